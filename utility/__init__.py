@@ -1,0 +1,1 @@
+"""What stands between scenes on a disk and the networks: one subject per file, named for it."""

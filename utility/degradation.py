@@ -1,0 +1,195 @@
+"""How a low-resolution cube is made, and brought back to the high-resolution grid.
+
+Every model is linear and separable, so each axis is one small matrix: a batch is degraded by a few matrix products, on the
+device it is on. A matrix is the 1-D operation applied to the identity, so it is that operation, edges included.
+
+| kind        | blur                                                    | down                      | up                   |
+|-------------|---------------------------------------------------------|---------------------------|----------------------|
+| `reference` | Gaussian sigma 3, 7 taps, reflect, on bands, rows, cols | cubic-spline zoom 1/s     | cubic-spline zoom s  |
+| `spatial`   | the same on rows and columns alone                      | the same                  | the same             |
+| `gaussian`  | Gaussian sigma 3, 8 taps about each block's centre      | one sample a block        | Keys bicubic a=-0.5  |
+| `bicubic`   | none                                                    | Keys bicubic widened by s | Keys bicubic a=-0.5  |
+
+`reference` is what the released code of Bi-3DQRNN does (it filters the bands too). The spline zoom is
+`scipy.ndimage.zoom(order=3)`, whose grid maps the first and last samples onto each other; the Keys kernels work on pixel
+centres with symmetric edges, as MATLAB's `imresize` does (Keys, IEEE TASSP 29(6), 1981).
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+SCALES = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The 1-D operations of a degradation, by name; see `axis_matrix`."""
+
+    down: str  # on rows and on columns; "a+b" is a, then b
+    up: str
+    bands: str | None = None  # applied to the band axis
+
+
+KINDS: dict[str, Kind] = {
+    "reference": Kind(down="blur+zoom_down", up="zoom_up", bands="blur"),
+    "spatial": Kind(down="blur+zoom_down", up="zoom_up"),
+    "gaussian": Kind(down="block_gaussian", up="keys_up"),
+    "bicubic": Kind(down="keys_down", up="keys_up"),
+}
+
+
+def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
+    """Low resolution and back: what a network gets as its input.
+
+    Args:
+        x: (..., B, H, W), floating point, H and W multiples of `scale`.
+        scale: 2, 3, 4 or 8 (not 3 for `gaussian`, whose 8 taps need an even block).
+        kind: one of `KINDS`.
+
+    Returns: the same shape, type and device as `x`.
+
+    Raises:
+        ValueError: an unknown kind or scale, or H or W is not a multiple of `scale`.
+
+    Example:
+        >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "spatial").shape
+        torch.Size([2, 1, 31, 64, 64])
+    """
+    return upsample(downsample(x, scale, kind), scale, kind)
+
+
+def downsample(x: Tensor, scale: int, kind: str) -> Tensor:
+    """The true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s). Raises as `degrade`."""
+    chosen = _kind(kind, scale)
+    height, width = x.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"a {height} x {width} image cannot be degraded by x{scale}: crop it to multiples of {scale}")
+    if chosen.bands:
+        x = _apply(x, chosen.bands, scale, -3)
+    return _apply(_apply(x, chosen.down, scale, -2), chosen.down, scale, -1)
+
+
+def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
+    """A low-resolution cube on the high-resolution grid: (..., B, h, w) -> (..., B, h*s, w*s). Raises as `degrade`."""
+    chosen = _kind(kind, scale)
+    return _apply(_apply(x, chosen.up, scale, -2), chosen.up, scale, -1)
+
+
+def crop_to_multiple(cube: np.ndarray | Tensor, multiple: int) -> np.ndarray | Tensor:
+    """(..., H, W) without its last rows and columns, so that both are multiples of `multiple`."""
+    height, width = cube.shape[-2:]
+    return cube[..., : height - height % multiple, : width - width % multiple]
+
+
+@lru_cache(maxsize=256)
+def axis_matrix(operation: str, n: int, scale: int) -> np.ndarray:
+    """A 1-D operation on n samples as a read-only float64 matrix (n_out, n).
+
+    Args:
+        operation: `blur`, `zoom_down`, `zoom_up`, `block_gaussian`, `keys_down` or `keys_up`, or "a+b": a, then b.
+    """
+    if "+" in operation:
+        first, rest = operation.split("+", 1)
+        before = axis_matrix(first, n, scale)
+        matrix = axis_matrix(rest, len(before), scale) @ before
+    elif operation == "blur":
+        matrix = ndimage.gaussian_filter1d(np.eye(n), sigma=3.0, radius=3, mode="reflect", axis=0)
+    elif operation == "zoom_down":
+        matrix = zoom_matrix(n, n // scale)
+    elif operation == "zoom_up":
+        matrix = zoom_matrix(n, n * scale)
+    elif operation == "block_gaussian":
+        taps = np.arange(8) - 3.5
+        weights = np.exp(-0.5 * (taps / 3.0) ** 2)
+        centres = scale * np.arange(n // scale) + (scale - 1) / 2
+        positions = np.rint(centres[:, None] + taps).astype(int)
+        matrix = _scatter(positions, np.broadcast_to(weights / weights.sum(), positions.shape), n)
+    elif operation == "keys_down":
+        matrix = _keys_matrix(n, n // scale, widen=float(scale))
+    elif operation == "keys_up":
+        matrix = _keys_matrix(n, n * scale, widen=1.0)
+    else:
+        raise ValueError(f"unknown operation {operation!r}")
+    matrix.setflags(write=False)
+    return matrix
+
+
+def zoom_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """`scipy.ndimage.zoom(order=3)` along one axis, from `n_in` to `n_out` samples: float64 (n_out, n_in).
+
+    Both grids share their first and last samples. At some sizes (32 -> 16, 256 -> 32) the library rounds the last position
+    past the end of the axis and returns zero there; the released code's low-resolution cubes have that dark last row, so
+    the two kinds that repeat it have it too. `gaussian` and `bicubic` do not.
+    """
+    if n_in == 1:
+        return np.ones((n_out, 1))
+    return ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
+
+
+def _keys_matrix(n_in: int, n_out: int, widen: float) -> np.ndarray:
+    """MATLAB-style `imresize` along one axis: Keys' cubic with a = -0.5, stretched by `widen`, rows summing to one."""
+    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    reach = int(np.ceil(2 * widen)) + 1
+    positions = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 1)
+    distance = np.abs(centres[:, None] - positions) / widen
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return _scatter(positions, weights / weights.sum(axis=1, keepdims=True), n_in)
+
+
+def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
+    """Rows of taps to a matrix; taps outside 0 .. n-1 fold back with the edge sample repeated (d c b a | a b c d)."""
+    folded = np.mod(positions, 2 * n)
+    folded = np.where(folded < n, folded, 2 * n - 1 - folded)
+    matrix = np.zeros((len(positions), n))
+    np.add.at(matrix, (np.arange(len(positions))[:, None], folded), weights)
+    return matrix
+
+
+def _kind(kind: str, scale: int) -> Kind:
+    if kind not in KINDS:
+        raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale factor {scale}; choose one of {', '.join(map(str, SCALES))}")
+    if kind == "gaussian" and scale % 2:
+        raise ValueError(f"degradation 'gaussian' needs an even scale factor, not {scale}: its 8 taps centre on even blocks")
+    return KINDS[kind]
+
+
+def _apply(x: Tensor, operation: str, scale: int, axis: int) -> Tensor:
+    """A 1-D operation along `axis` (-1, -2 or -3) of x."""
+    matrix = _axis_tensor(operation, x.shape[axis], scale, x.device, x.dtype)
+    with _full_precision(x.device):
+        if axis == -1:
+            return x @ matrix.mT
+        if axis == -2:
+            return matrix @ x
+        return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+
+
+@lru_cache(maxsize=64)
+def _axis_tensor(operation: str, n: int, scale: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(axis_matrix(operation, n, scale).copy()).to(device, dtype)
+
+
+@contextmanager
+def _full_precision(device: torch.device):
+    """Neither autocast nor TF32 may touch the degradation: it defines the problem."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = allowed
