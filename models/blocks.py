@@ -6,7 +6,7 @@ the whole image's: with align_corners=True an upsampled pixel depends on the who
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,99 +21,141 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """Where an image lies in a larger one, in pixels of some resolution."""
+    """Where an image lies in a larger one: rows top .. bottom and columns left .. right of height x width pixels."""
 
     top: int
+    bottom: int
     left: int
-    whole_height: int
-    whole_width: int
+    right: int
+    height: int
+    width: int
 
-    def halved(self) -> Window:
-        return Window(self.top // 2, self.left // 2, self.whole_height // 2, self.whole_width // 2)
+    @classmethod
+    def whole(cls, height: int, width: int) -> Window:
+        return cls(0, height, 0, width, height, width)
 
-    def doubled(self) -> Window:
-        return Window(self.top * 2, self.left * 2, self.whole_height * 2, self.whole_width * 2)
+    def grown(self, margin: int) -> Window:
+        """With `margin` pixels more on each side, as far as the larger image goes."""
+        return Window(max(self.top - margin, 0), min(self.bottom + margin, self.height),
+                      max(self.left - margin, 0), min(self.right + margin, self.width), self.height, self.width)
+
+    def scaled(self, numerator: int, denominator: int) -> Window:
+        """At another resolution."""
+        return Window(*(v * numerator // denominator for v in astuple(self)))
+
+    def cut(self, x: Tensor, inside: Window) -> Tensor:
+        """The part of x (..., rows, columns) that this window is, where x is the image in the window `inside`."""
+        return x[..., self.top - inside.top:self.bottom - inside.top, self.left - inside.left:self.right - inside.left]
 
 
-def run_in_blocks(net: QRNN3D, x: Tensor, window: Window | None = None) -> Tensor:
-    """What `net(x)` gives, without gradients.
+def run_in_blocks(net: QRNN3D, x: Tensor, wanted: Window | None = None) -> Tensor:
+    """What `net(image)` gives inside a window, without gradients.
 
     Args:
-        x: (N, 1, B, H, W), H and W multiples of `net.multiple`.
-        window: where x lies in a larger image; top, left and the whole sizes are multiples of `net.multiple`. Pixels
-            nearer to an inner edge of x than `halo(net)` are not those of the larger image.
+        x: (N, 1, B, H, W), the image in the window `wanted.grown(halo(net))`.
+        wanted: the window to compute, all of its numbers multiples of `net.multiple`; the whole of x by default.
 
-    Returns: (N, 1, B, H, W).
+    Returns: (N, 1, B, rows, columns) of `wanted`; the same numbers as the whole image's, up to rounding.
+
+    Raises:
+        ValueError: a window that does not fit x, or whose numbers are not multiples of `net.multiple`.
     """
-    window = window or Window(0, 0, x.shape[-2], x.shape[-1])
-    if any(v % net.multiple for v in (window.top, window.left, window.whole_height, window.whole_width)):
-        raise ValueError(f"a window's place and size must be multiples of {net.multiple}: {window}")
-    h = _run(net, net.feature_extractor, x, window)
-    skips = [h]
+    wanted = wanted or Window.whole(x.shape[-2], x.shape[-1])
+    have = wanted.grown(halo(net))
+    if any(v % net.multiple for v in astuple(wanted)) or x.shape[-2:] != (have.bottom - have.top, have.right - have.left):
+        raise ValueError(f"an image {tuple(x.shape)} is not {have}, or {wanted} is not in multiples of {net.multiple}")
+    margins = iter(_margins(net))
+
+    def step(unit: Unit, h: Tensor, have: Window, level: Window, skip: Tensor | None = None,
+             skip_window: Window | None = None, in_place: bool = False) -> tuple[Tensor, Window, Window]:
+        """One unit on as much of h as later units need: its output, that output's window, and `wanted` at its resolution."""
+        need = level.grown(next(margins))
+        h = need.cut(h, have)
+        up, down = (2, 1) if unit.upsamples else (1, unit.stride)
+        have, level = need.scaled(up, down), level.scaled(up, down)
+        skip = None if skip is None else have.cut(skip, skip_window)
+        return _run(net, unit, h, need, have, skip, skip if in_place else None), have, level
+
+    h, have, level = step(net.feature_extractor, x, have, wanted)
+    skips = [(h, have)]
     for unit in net.encoder.layers[:-1]:
-        h = _run(net, unit, h, window)
-        window = window.halved() if unit.stride == 2 else window
-        skips.append(h)
-    last = net.encoder.layers[-1]
-    h = _run(net, last, h, window)
-    window = window.halved() if last.stride == 2 else window
+        h, have, level = step(unit, h, have, level)
+        skips.append((h, have))
+    h, have, level = step(net.encoder.layers[-1], h, have, level)
     for unit in net.decoder.layers:
-        window = window.doubled() if unit.upsamples else window
-        skip = skips.pop()
-        h = _run(net, unit, h, window, skip, out=skip)
-    out = _run(net, net.reconstructor, h, window, x)
-    return out.add_(x) if net.long_skip else out
+        h, have, level = step(unit, h, have, level, *skips.pop(), in_place=True)
+    h, have, level = step(net.reconstructor, h, have, level, x, wanted.grown(halo(net)))
+    h = wanted.cut(h, have)
+    return h + wanted.cut(x, wanted.grown(halo(net))) if net.long_skip else h
 
 
 def halo(net: QRNN3D) -> int:
-    """Rows (and columns) on each side of an output pixel that it depends on, rounded up to a multiple of `net.multiple`.
+    """Pixels around a window that its output depends on, rounded up to a multiple of `net.multiple`."""
+    return -(-_margins(net)[0] // net.multiple) * net.multiple
 
-    Walks the units backwards from one output pixel: a convolution needs one pixel more on each side, one of stride 2 doubles
-    the distance, an upsampling needs source pixels floor and floor + 1 of a coordinate that align_corners moves by at most
-    half a pixel. A skip needs no more than the path around it.
+
+def _margins(net: QRNN3D) -> list[int]:
+    """For each unit in order, how many pixels of its input around the wanted window are needed, at its own resolution.
+
+    Walks back from the output. A convolution needs one pixel more than is asked of it. One of stride 2 needs 2r + 1, made
+    even so that its rows stay aligned. An upsampled pixel p comes from source pixels floor and floor + 1 of a coordinate
+    between p/2 - 1/2 and p/2. A skip never needs more than the path around it.
     """
-    low, high = 0, 0
+    margins: list[int] = []
+    needed = 0
     for unit in reversed(net.units()):
-        low, high = (2 * low - 1, 2 * high + 1) if unit.stride == 2 else (low - 1, high + 1)
         if unit.upsamples:
-            low, high = (low - 1) // 2, high // 2 + 1
-    reach = max(-low, high)
-    return -(-reach // net.multiple) * net.multiple
+            needed = max(-(-(needed + 2) // 2), (needed + 1) // 2 + 1)
+        elif unit.stride == 2:
+            needed = 2 * needed + 2
+        else:
+            needed += 1
+        margins.append(needed)
+    return margins[::-1]
 
 
-def _run(net: QRNN3D, unit: Unit, x: Tensor, window: Window, skip: Tensor | None = None,
+def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, skip: Tensor | None = None,
          out: Tensor | None = None) -> Tensor:
-    """One unit in blocks of rows; `window` is that of its output (of its input where it strides)."""
+    """One unit in blocks of rows, from the image x in the window `source` to that in `target`."""
     weight, bias = unit.parameters_of_conv
-    channels_last = net.execution.channels_last
-    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    layout = torch.channels_last_3d if net.execution.channels_last else torch.contiguous_format
     weight = weight.contiguous(memory_format=layout)
     n, _, bands, height, width = x.shape
+    out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
-        height, width = 2 * height, 2 * width
+        height, width = out_height, out_width
+        columns = _Double(source.left, source.right, source.width, target.left, target.right, x)
     stride = unit.stride
-    out_height, out_width = height // stride, width // stride
     rows = _rows_per_block(net, x, n * bands * out_width)
-    columns = _Lerp(window.left, width, window.whole_width, x) if unit.upsamples else None
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
-        first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, one beyond each side
+        first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, with one on each side
         above, below = max(-first, 0), max(last - height, 0)
-        if columns is not None:
-            lines = _Lerp(window.top, height, window.whole_height, x, max(first, 0), min(last, height))
+        first, last = max(first, 0), min(last, height)
+        if unit.upsamples:
+            lines = _Double(source.top, source.bottom, source.height, target.top + first, target.top + last, x)
             piece = columns(lines(x, -2), -1)
         else:
-            piece = x[..., max(first, 0):min(last, height), :]
+            piece = x[..., first:last, :]
         if above or below:
             piece = F.pad(piece, (0, 0, above, below))
-        gates = F.conv3d(piece.contiguous(memory_format=layout), weight, bias, (1, stride, stride), (1, 0, 1))
+        gates = _convolve(piece.contiguous(memory_format=layout), weight, bias, stride)
         if out is None:
-            dtype = torch.promote_types(gates.dtype, skip.dtype) if skip is not None else gates.dtype
+            dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
                               memory_format=layout)
         pool_into(out[..., top:bottom, :], gates, unit.kind, unit.direction,
                   None if skip is None else skip[..., top:bottom, :], net.execution.pooling)
     return out
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """A 3x3x3 convolution with padding (1, 0, 1)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() \
+            and not torch.is_autocast_enabled("cpu"):
+        # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower than oneDNN's.
+        return torch.mkldnn_convolution(x, weight, bias, (1, 0, 1), (1, stride, stride), (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, (1, stride, stride), (1, 0, 1))
 
 
 def _rows_per_block(net: QRNN3D, x: Tensor, voxels_per_row: int) -> int:
@@ -123,16 +165,19 @@ def _rows_per_block(net: QRNN3D, x: Tensor, voxels_per_row: int) -> int:
     return max(1, voxels // voxels_per_row) if voxels else 2**31
 
 
-class _Lerp:
-    """Doubles one axis as trilinear interpolation with align_corners=True does, for a range of a window's positions."""
+class _Double:
+    """Linear interpolation with align_corners=True that doubles one axis, for part of the axis.
 
-    def __init__(self, start: int, size: int, whole: int, like: Tensor, first: int = 0, last: int | None = None) -> None:
-        last = size if last is None else last
-        step = (whole // 2 - 1) / (whole - 1)
-        position = (start + torch.arange(first, last, dtype=torch.float64)) * step - start // 2
-        below = position.floor().clamp_(0, size // 2 - 1)
+    Args:
+        start, stop, whole: the source is samples start .. stop of `whole`.
+        first, last: the positions wanted, of 2 * whole. Where they need samples that the source lacks, its edge stands in.
+    """
+
+    def __init__(self, start: int, stop: int, whole: int, first: int, last: int, like: Tensor) -> None:
+        position = torch.arange(first, last, dtype=torch.float64) * ((whole - 1) / (2 * whole - 1)) - start
+        below = position.floor().clamp_(0, stop - start - 1)
         self.below = below.long().to(like.device)
-        self.above = (self.below + 1).clamp_(max=size // 2 - 1)
+        self.above = (self.below + 1).clamp_(max=stop - start - 1)
         self.weight = (position - below).clamp_(0, 1).to(like.device, like.dtype)
 
     def __call__(self, x: Tensor, axis: int) -> Tensor:
