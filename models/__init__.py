@@ -5,9 +5,9 @@ import difflib
 import re
 from typing import Any
 
-from models.qrnn3d import Execution, QRNN3D, initialise_fast
+from models.qrnn3d import QRNN3D, Execution, initialise_fast
 
-__all__ = ["Execution", "QRNN3D", "create_model", "initialise_fast", "list_models"]
+__all__ = ["QRNN3D", "Execution", "create_model", "initialise_fast", "list_models"]
 
 # family -> how its units pool; a name is <family>_<width>_<half-depth>
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -120,10 +120,10 @@ def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, ski
     weight, bias = unit.parameters_of_conv
     layout = torch.channels_last_3d if net.execution.channels_last else torch.contiguous_format
     weight = weight.contiguous(memory_format=layout)
-    n, _, bands, height, width = x.shape
+    n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
-        height, width = out_height, out_width
+        height = out_height
         columns = _Double(source.left, source.right, source.width, target.left, target.right, x)
     stride = unit.stride
     rows = _rows_per_block(net, x, n * bands * out_width)

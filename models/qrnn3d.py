@@ -9,7 +9,7 @@ A unit is one 3x3x3 convolution giving all gates, then pooling along bands (`mod
 rows and columns and double the channels; their mirror images in the decoder upsample first and halve the channels.
 
 The same weights run in two ways. With gradients, unit by unit over the whole image (`QRNN3D.forward`). Without, each unit in
-blocks of rows (`_run_blocks`): pooling is independent for every pixel and the convolution's halo is one row, so the gates of
+blocks of rows (`models.blocks`): pooling is independent for every pixel and the convolution's halo is one row, so the gates of
 a whole scene never exist at once, and a block stays in the cache. Both give the same numbers.
 """
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.pooling import gate_count, pool, pool_into
+from models.pooling import gate_count, pool
 
 STRIDED_LAYERS = (1, 3)  # encoder layers of spatial stride 2, where they exist
 

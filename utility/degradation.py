@@ -16,6 +16,8 @@ centres with symmetric edges, as MATLAB's `imresize` does (Keys, IEEE TASSP 29(6
 """
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,18 +107,8 @@ def axis_matrix(operation: str, n: int, scale: int) -> np.ndarray:
         matrix = zoom_matrix(n, n // scale)
     elif operation == "zoom_up":
         matrix = zoom_matrix(n, n * scale)
-    elif operation == "block_gaussian":
-        taps = np.arange(8) - 3.5
-        weights = np.exp(-0.5 * (taps / 3.0) ** 2)
-        centres = scale * np.arange(n // scale) + (scale - 1) / 2
-        positions = np.rint(centres[:, None] + taps).astype(int)
-        matrix = _scatter(positions, np.broadcast_to(weights / weights.sum(), positions.shape), n)
-    elif operation == "keys_down":
-        matrix = _keys_matrix(n, n // scale, widen=float(scale))
-    elif operation == "keys_up":
-        matrix = _keys_matrix(n, n * scale, widen=1.0)
     else:
-        raise ValueError(f"unknown operation {operation!r}")
+        matrix = _scatter(*_taps(operation, n, scale)(np.arange(_length(operation, n, scale))), n)
     matrix.setflags(write=False)
     return matrix
 
@@ -133,16 +125,83 @@ def zoom_matrix(n_in: int, n_out: int) -> np.ndarray:
     return ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
 
 
-def _keys_matrix(n_in: int, n_out: int, widen: float) -> np.ndarray:
-    """MATLAB-style `imresize` along one axis: Keys' cubic with a = -0.5, stretched by `widen`, rows summing to one."""
-    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-    reach = int(np.ceil(2 * widen)) + 1
-    positions = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 1)
-    distance = np.abs(centres[:, None] - positions) / widen
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-    return _scatter(positions, weights / weights.sum(axis=1, keepdims=True), n_in)
+def axis_rows(operation: str, n: int, scale: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Rows first .. last of `axis_matrix(operation, n, scale)`, without ever making the rest.
+
+    Returns: (start, matrix): the rows without the zero columns outside start .. start + matrix.shape[1]. Spline weights below
+        1e-17 count as zero.
+    """
+    if "+" in operation:
+        before, after = operation.rsplit("+", 1)
+        start, outer = axis_rows(after, _length(before, n, scale), scale, first, last)
+        start, inner = axis_rows(before, n, scale, start, start + outer.shape[1])
+        return start, outer @ inner
+    if operation == "blur":
+        start, stop = max(first - 6, 0), min(last + 6, n)  # three samples of halo, and three more to keep its edges out
+        matrix = axis_matrix("blur", stop - start, scale)
+        return start, matrix[first - start:last - start]
+    if operation in ("zoom_down", "zoom_up"):
+        return _zoom_rows(n, _length(operation, n, scale), first, last)
+    positions, weights = _taps(operation, n, scale)(np.arange(first, last))
+    matrix = _scatter(positions, weights, n)
+    used = np.flatnonzero(matrix.any(axis=0))
+    return int(used[0]), matrix[:, used[0]:used[-1] + 1]
+
+
+def _length(operation: str, n: int, scale: int) -> int:
+    """Samples after an operation on n samples."""
+    if "+" in operation:
+        first, rest = operation.split("+", 1)
+        return _length(rest, _length(first, n, scale), scale)
+    return {"zoom_up": n * scale, "keys_up": n * scale, "blur": n}.get(operation, n // scale)
+
+
+def _zoom_rows(n_in: int, n_out: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies as .268 ** distance."""
+    if n_in == 1:
+        return 0, np.ones((last - first, 1))
+    position = np.arange(first, last) * ((n_in - 1) / max(n_out - 1, 1))
+    below = np.floor(position).astype(int)
+    start, stop = max(below[0] - 32, 0), min(below[-1] + 34, n_in)
+    response = ndimage.spline_filter1d(np.eye(stop - start), order=3, axis=0, mode="mirror")
+    matrix = np.zeros((last - first, stop - start))
+    for tap in range(-1, 3):
+        index = np.abs(below + tap)
+        index = np.where(index < n_in, index, 2 * (n_in - 1) - index) - start
+        distance = np.abs(position - below - tap)
+        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6)
+        matrix += weight[:, None] * response[index]
+    matrix[ndimage.zoom(np.ones(n_in), n_out / n_in, order=3)[first:last] == 0] = 0  # see `zoom_matrix`
+    return int(start), matrix
+
+
+def _taps(operation: str, n: int, scale: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """For output samples (m,): the positions (m, taps) that they take, unfolded at the edges, and the weights."""
+    if operation == "block_gaussian":
+        offsets = np.arange(8) - 3.5
+        weights = np.exp(-0.5 * (offsets / 3.0) ** 2)
+
+        def block_gaussian(j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            positions = np.rint(scale * j[:, None] + (scale - 1) / 2 + offsets).astype(int)
+            return positions, np.broadcast_to(weights / weights.sum(), positions.shape)
+
+        return block_gaussian
+    if operation not in ("keys_down", "keys_up"):
+        raise ValueError(f"unknown operation {operation!r}")
+    step, widen = (float(scale), float(scale)) if operation == "keys_down" else (1 / scale, 1.0)
+
+    def keys(j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """MATLAB-style `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to one."""
+        centres = (j + 0.5) * step - 0.5
+        reach = math.ceil(2 * widen) + 1
+        positions = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 1)
+        distance = np.abs(centres[:, None] - positions) / widen
+        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        return positions, weights / weights.sum(axis=1, keepdims=True)
+
+    return keys
 
 
 def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
@@ -181,7 +240,7 @@ def _axis_tensor(operation: str, n: int, scale: int, device: torch.device, dtype
 
 
 @contextmanager
-def _full_precision(device: torch.device):
+def _full_precision(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32 may touch the degradation: it defines the problem."""
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":

@@ -1,0 +1,217 @@
+"""Tiles: the whole scene's result, in bounded memory."""
+import numpy as np
+import pytest
+import torch
+
+from models import create_model, initialise_fast, list_models
+from models.blocks import Window, halo, run_in_blocks
+from utility.degradation import KINDS, degrade, downsample, upsample
+from utility.errors import UserError
+from utility.tiling import Consistency, auto_tile, interpolated, super_resolve, super_resolve_cube
+
+
+def network(name="biqrnn_4_5", seed=0, gain=1.2):
+    """A network whose every weight matters."""
+    generator = torch.Generator().manual_seed(seed)
+    net = create_model(name)
+    with torch.no_grad():
+        for p in net.parameters():
+            fan_in = p[0].numel() if p.dim() > 1 else 16
+            p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
+    return net
+
+
+def scene(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", [*list_models(), "biqrnn_4_5"])
+def test_tiles_of_32_give_the_whole_scene_s_result(name):
+    cube = scene(3, 75, 109)
+    net = network(name)
+    whole = super_resolve_cube(net, cube, tile=0)
+    assert np.abs(super_resolve_cube(net, cube, tile=32) - whole).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_odd_scene_of_31_bands_is_the_same_in_tiles(name):
+    cube = scene(31, 203, 331)[:, :, :]
+    cube = cube[:5] if name != "biqrnn_16_5" else cube[::4]  # bands are never tiled: a few show what many would
+    net = network(name)
+    whole = super_resolve_cube(net, cube, tile=0)
+    assert np.abs(super_resolve_cube(net, cube, tile=100) - whole).max() <= 1e-4
+
+
+@pytest.mark.parametrize("tile", [32, 36, 48, 64, 100, 128, 200])
+def test_every_tile_size_gives_the_whole_scene_s_result(tile):
+    cube = scene(2, 123, 131)
+    net = network()
+    assert np.abs(super_resolve_cube(net, cube, tile=tile) - super_resolve_cube(net, cube, tile=0)).max() <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tile", [32, 64, 256])
+@pytest.mark.parametrize("name", list_models())
+def test_a_31x203x331_scene_is_the_same_in_tiles(name, tile):
+    cube = scene(31, 203, 331)
+    net = network(name)
+    assert np.abs(super_resolve_cube(net, cube, tile=tile) - super_resolve_cube(net, cube, tile=0)).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["biqrnn_4_5", "qrnn_4_3", "biqrnn_2_2", "fqrnn_4_1"])
+def test_the_halo_holds_all_that_an_output_depends_on(name):
+    """Everything outside the halo is replaced; inside the window nothing moves, at every place in the scene."""
+    net = network(name)
+    torch.manual_seed(0)
+    x = torch.rand(1, 1, 2, 128, 144)
+    for top in (0, 48, 96):
+        for left in (0, 64, 112):
+            window = Window(top, top + 32, left, left + 32, 128, 144)
+            need = window.grown(halo(net))
+            other = torch.rand_like(x)
+            other[..., need.top:need.bottom, need.left:need.right] = need.cut(x, Window.whole(128, 144))
+            with torch.no_grad():
+                difference = window.cut(net(x) - net(other), Window.whole(128, 144)).abs().max()
+            assert difference < 1e-5
+
+
+def test_a_smaller_halo_would_not_do():
+    net = network("biqrnn_4_2")
+    torch.manual_seed(0)
+    x = torch.rand(1, 1, 2, 64, 64)
+    window = Window(32, 64, 32, 64, 64, 64)
+    need = window.grown(halo(net) - net.multiple)
+    other = torch.rand_like(x)
+    other[..., need.top:need.bottom, need.left:need.right] = need.cut(x, Window.whole(64, 64))
+    with torch.no_grad():
+        assert window.cut(net(x) - net(other), Window.whole(64, 64)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["biqrnn_8_3", "qrnn_4_4", "iqrnn_4_1", "fqrnn_4_2"])
+def test_blocks_of_rows_give_what_the_network_gives_with_gradients(name):
+    net = network(name).double()
+    x = torch.rand(2, 1, 4, 24, 20, dtype=torch.float64)
+    expected = net(x).detach()
+    for voxels in (1, 4 * 20 * 2 * 3, 0, None):
+        net.set_execution(block_voxels=voxels)
+        with torch.no_grad():
+            assert torch.allclose(net(x), expected, rtol=0, atol=1e-11)
+
+
+def test_sizes_that_are_no_multiple_are_padded_by_reflection_and_cropped():
+    net = network()
+    cube = scene(3, 33, 42)
+    padded = np.pad(cube, ((0, 0), (0, 3), (0, 2)), mode="reflect")
+    with torch.no_grad():
+        expected = net(torch.from_numpy(padded)[None, None])[0, 0, :, :33, :42].numpy()
+    assert np.allclose(super_resolve_cube(net, cube, tile=0), expected, atol=1e-6)
+
+
+def test_the_smallest_scenes_work():
+    net = network()
+    for shape in ((1, 1, 1), (1, 3, 2), (2, 5, 4)):
+        assert super_resolve_cube(net, scene(*shape), tile=0).shape == shape
+
+
+def test_a_tile_below_32_is_refused():
+    with pytest.raises(UserError, match="tile of 16 pixels"):
+        super_resolve_cube(network(), scene(2, 64, 64), tile=16)
+
+
+@pytest.mark.parametrize("tile", [0, 36])
+def test_self_ensemble_averages_the_eight_turns_of_the_padded_scene(tile):
+    net = network()
+    cube = scene(2, 43, 70)
+    padded = torch.from_numpy(np.pad(cube, ((0, 0), (0, 1), (0, 2)), mode="reflect"))[None, None]
+    total = torch.zeros_like(padded)
+    with torch.no_grad():
+        for k in range(4):
+            for flip in (False, True):
+                turned = torch.rot90(padded.flip(-1) if flip else padded, k, (-2, -1))
+                back = torch.rot90(net(turned), -k, (-2, -1))
+                total += back.flip(-1) if flip else back
+    expected = (total / 8)[0, 0, :, :43, :70].numpy()
+    assert np.abs(super_resolve_cube(net, cube, tile=tile, self_ensemble=True) - expected).max() < 1e-5
+
+
+def test_self_ensemble_runs_the_network_eight_times_and_no_more(monkeypatch):
+    net, cube, calls = network(), scene(2, 32, 32), []
+    monkeypatch.setattr("utility.tiling.run_in_blocks", lambda *a: calls.append(1) or run_in_blocks(*a))
+    super_resolve_cube(net, cube, tile=0, self_ensemble=True)
+    assert len(calls) == 8
+
+
+def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch):
+    net, cube = network(), scene(2, 128, 160)
+    expected = super_resolve_cube(net, cube, tile=0)
+    seen = []
+
+    def scarce(net, x, window):
+        if x.shape[-1] > 120:
+            raise torch.cuda.OutOfMemoryError("scripted")
+        seen.append(window)
+        return run_in_blocks(net, x, window)
+
+    monkeypatch.setattr("utility.tiling.run_in_blocks", scarce)
+    assert np.abs(super_resolve_cube(net, cube, tile=128) - expected).max() <= 1e-4
+    assert len(seen) > 1
+
+
+def test_a_gpu_too_small_for_any_tile_is_said_plainly(monkeypatch):
+    def never(*_):
+        raise torch.cuda.OutOfMemoryError("scripted")
+
+    monkeypatch.setattr("utility.tiling.run_in_blocks", never)
+    with pytest.raises(UserError, match="--no-cuda"):
+        super_resolve_cube(network(), scene(2, 64, 64), tile=64)
+
+
+def test_auto_takes_the_whole_scene_where_it_fits_and_a_tile_where_it_does_not(monkeypatch):
+    net = network("biqrnn_16_5")
+    assert auto_tile(net, (31, 64, 64)) == 0
+    monkeypatch.setattr("utility.tiling.free_memory", lambda: 4 << 30)
+    tile = auto_tile(net, (31, 4096, 4096))
+    assert tile % 32 == 0 and 32 <= tile < 1024
+    monkeypatch.setattr("utility.tiling.free_memory", lambda: 1 << 20)
+    assert auto_tile(net, (31, 4096, 4096)) == 32
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("scale", [2, 4])
+def test_windows_of_an_interpolated_scene_are_those_of_the_whole(kind, scale):
+    low = scene(3, 60, 47).astype(np.float64) * 900 - 100
+    source = interpolated(low, scale, kind, -100.0, 800.0)
+    whole = upsample(torch.from_numpy((low + 100) / 900), scale, kind).numpy()
+    for top, bottom, left, right in ((0, 60 * scale, 0, 47 * scale), (8, 40, 16, 60), (100, 60 * scale, 60, 47 * scale)):
+        assert np.abs(source(top, bottom, left, right) - whole[:, top:bottom, left:right]).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):
+    cube = scene(5, 96, 160)
+    consistency = Consistency(cube.shape, scale, kind)
+    for top in range(0, 96, 36):
+        for left in range(0, 160, 36):
+            consistency.add(top, left, cube[:, top:top + 36, left:left + 36])
+    expected = downsample(torch.from_numpy(cube).double(), scale, kind).numpy()
+    assert np.abs(consistency.result() - expected).max() < 1e-5
+
+
+def test_sources_are_read_no_further_than_a_tile_and_its_halo():
+    net, cube, reads = network(), scene(2, 200, 200), []
+
+    def source(top, bottom, left, right):
+        reads.append((bottom - top) * (right - left))
+        return cube[:, top:bottom, left:right]
+
+    super_resolve(net, source, cube.shape, lambda *_: None, tile=32)
+    assert max(reads) <= (32 + 2 * halo(net)) ** 2 and len(reads) == 49
+
+
+def test_a_degraded_scene_starts_at_the_interpolation():
+    """With the fast recipe's weights a network is the interpolation, tiled or not."""
+    net = create_model("biqrnn_4_3")
+    initialise_fast(net, torch.Generator().manual_seed(0))
+    x = degrade(torch.from_numpy(scene(4, 48, 64)), 4, "spatial").numpy()
+    assert np.array_equal(super_resolve_cube(net, x, tile=32), x)
