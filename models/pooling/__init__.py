@@ -1,0 +1,176 @@
+"""Quasi-recurrent pooling along the band axis, three ways side by side, and the choice between them.
+
+`loop` is the definition (plain autograd); `cpu` a compiled kernel, or vectorised torch where there is no compiler; `triton`
+a CUDA kernel. The last two apply the activations themselves, save nothing but the gates for the backward pass and
+recompute the states there.
+"""
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from models.pooling import cpu, loop
+from models.pooling.loop import gate_count, output_dtype
+
+__all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into"]
+
+BACKENDS = ("loop", "cpu", "triton")
+_KINDS = ("f", "fo", "ifo")
+_DIRECTIONS = ("forward", "backward", "both")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that can run on this machine, in the order of `BACKENDS`."""
+    triton = _HAS_TRITON and (torch.cuda.is_available() or _interpreting())
+    return BACKENDS if triton else BACKENDS[:2]
+
+
+def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
+    """Pool the raw output of a convolution along its bands; differentiable in `gates` and `skip`.
+
+    Args:
+        gates: (N, g*C, B, H, W) with g = gate_count(kind, direction == "both"), before any activation; any strides.
+        kind: "f", "fo" or "ifo" (formulas in `models.pooling.loop`).
+        direction: "forward", "backward" or "both" (their sum).
+        skip: (N, C, B, H, W), added to the result.
+        backend: "auto" (triton for CUDA tensors where Triton is installed, cpu for CPU tensors, else loop) or one of
+            `BACKENDS`.
+
+    Returns:
+        (N, C, B, H, W) in the memory format of the gates. Its dtype is that of the gates, promoted with that of `skip`;
+        half precision is accumulated in float32.
+
+    Raises:
+        ValueError: shapes, kind, direction or backend that do not fit.
+        RuntimeError: a backend that cannot run here.
+    """
+    _check(gates, kind, direction, skip)
+    backend = _choose(backend, gates)
+    if backend == "loop":
+        return loop.pool(gates, kind, direction, skip)
+    return torch.ops.bi3dqrnn.pool(gates, skip, kind, direction, backend)
+
+
+def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
+              backend: str = "auto") -> None:
+    """`pool` without autograd, written into `out` (N, C, B, H, W), which may be any strided view of any floating dtype.
+
+    `out` may be the same memory as `skip` (adding in place), but must not overlap `gates`.
+    """
+    channels = _check(gates, kind, direction, skip)
+    if out.shape != (gates.shape[0], channels, *gates.shape[2:]):
+        raise ValueError(f"out has shape {tuple(out.shape)}, expected {(gates.shape[0], channels, *gates.shape[2:])}")
+    backend = _choose(backend, gates)
+    with torch.no_grad():
+        if backend == "loop":
+            out.copy_(loop.pool(gates, kind, direction, skip))
+        else:
+            torch.ops.bi3dqrnn.pool_into(out, gates, skip, kind, direction, backend)
+
+
+def _check(gates: Tensor, kind: str, direction: str, skip: Tensor | None) -> int:
+    """Refuse what no backend can pool; returns C."""
+    if kind not in _KINDS:
+        raise ValueError(f"pooling kind {kind!r} is unknown; choose one of {', '.join(_KINDS)}")
+    if direction not in _DIRECTIONS:
+        raise ValueError(f"direction {direction!r} is unknown; choose one of {', '.join(_DIRECTIONS)}")
+    count = gate_count(kind, direction == "both")
+    if gates.dim() != 5 or gates.shape[1] % count or gates.shape[2] < 1 or not gates.is_floating_point():
+        raise ValueError(f"gates are {tuple(gates.shape)} {gates.dtype}, expected floating (N, {count}*C, B >= 1, H, W) "
+                         f"for {kind}-pooling, {direction}")
+    channels = gates.shape[1] // count
+    if skip is not None and skip.shape != (gates.shape[0], channels, *gates.shape[2:]):
+        raise ValueError(f"skip has shape {tuple(skip.shape)}, expected {(gates.shape[0], channels, *gates.shape[2:])}")
+    return channels
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _choose(backend: str, gates: Tensor) -> str:
+    if backend == "auto":
+        if gates.device.type == "cpu":
+            return "cpu"
+        return "triton" if gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 else "loop"
+    if backend not in BACKENDS:
+        raise ValueError(f"pooling backend {backend!r} is unknown; choose auto or one of {', '.join(BACKENDS)}")
+    if backend == "cpu" and gates.device.type != "cpu":
+        raise RuntimeError(f"the cpu pooling takes CPU tensors, these are on {gates.device}; choose auto, loop or triton")
+    if backend == "triton":
+        if not _HAS_TRITON:
+            raise RuntimeError("the triton pooling needs the package triton, which is not installed; choose auto, "
+                               "loop or cpu")
+        if not gates.is_cuda and not _interpreting():
+            raise RuntimeError(f"the triton pooling takes CUDA tensors, these are on {gates.device}; choose auto, loop or "
+                               "cpu, or set TRITON_INTERPRET=1 to run it under Triton's interpreter")
+        if gates.dtype == torch.float64:
+            raise ValueError("the triton pooling takes float32, float16 and bfloat16, not float64; choose loop or cpu")
+    return backend
+
+
+# Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients.
+_library = torch.library.Library("bi3dqrnn", "DEF")
+_library.define("pool(Tensor gates, Tensor? skip, str kind, str direction, str backend) -> Tensor")
+_library.define("pool_backward(Tensor grad, Tensor gates, str kind, str direction, str backend) -> Tensor")
+_library.define("pool_into(Tensor(a!) out, Tensor gates, Tensor? skip, str kind, str direction, str backend) -> ()")
+
+
+def _kernels(backend: str):
+    if backend == "cpu":
+        return cpu
+    from models.pooling import gpu  # imports Triton
+
+    return gpu
+
+
+def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> Tensor:
+    channels = gates.shape[1] // gate_count(kind, direction == "both")
+    return torch.empty_like(gates[:, :channels], dtype=output_dtype(gates, skip))
+
+
+def _pool(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> Tensor:
+    out = _empty_output(gates, skip, kind, direction)
+    _kernels(backend).forward(out, gates, skip, kind, direction)
+    return out
+
+
+def _pool_backward(grad: Tensor, gates: Tensor, kind: str, direction: str, backend: str) -> Tensor:
+    grad_gates = torch.empty_like(gates)
+    _kernels(backend).backward(grad_gates, grad, gates, kind, direction)
+    return grad_gates
+
+
+def _pool_into(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> None:
+    _kernels(backend).forward(out, gates, skip, kind, direction)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    gates, skip, ctx.kind, ctx.direction, ctx.backend = inputs
+    ctx.skip_dtype = None if skip is None else skip.dtype
+    ctx.save_for_backward(gates)
+
+
+def _gradients(ctx, grad: Tensor):
+    (gates,) = ctx.saved_tensors
+    grad_gates = grad_skip = None
+    if ctx.needs_input_grad[0]:
+        grad_gates = torch.ops.bi3dqrnn.pool_backward(grad, gates, ctx.kind, ctx.direction, ctx.backend)
+    if ctx.needs_input_grad[1]:
+        grad_skip = grad.to(ctx.skip_dtype)
+    return grad_gates, grad_skip, None, None, None
+
+
+_library.impl("pool", _pool, "CompositeExplicitAutograd")
+_library.impl("pool_backward", _pool_backward, "CompositeExplicitAutograd")
+_library.impl("pool_into", _pool_into, "CompositeExplicitAutograd")
+torch.library.register_fake("bi3dqrnn::pool", lambda gates, skip, kind, direction, backend:
+                            _empty_output(gates, skip, kind, direction), lib=_library)
+torch.library.register_fake("bi3dqrnn::pool_backward", lambda grad, gates, kind, direction, backend:
+                            torch.empty_like(gates), lib=_library)
+torch.library.register_fake("bi3dqrnn::pool_into", lambda out, gates, skip, kind, direction, backend: None, lib=_library)
+torch.library.register_autograd("bi3dqrnn::pool", _gradients, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,333 @@
+"""Pooling on a CUDA GPU: Triton kernels; the formulas stand in `loop.py`.
+
+One thread owns one lane (an output channel of a pixel) and walks its bands serially with a float32 state; neighbouring
+threads own neighbouring lanes along the innermost axis of the gates, so every access is coalesced in any memory format.
+
+Bands are walked in chunks of U, unrolled: all loads of a chunk are independent and in flight together, and its activated
+gates stay in registers. One direction needs a single pass. With both, the first pass goes up through all chunks but the
+last, reads z and f alone and notes the state at each chunk's border; the second goes down, holds a chunk of z, h and b in
+registers, continues h from its border and g from the chunk above, and writes the sum once. The traffic, in units of an
+output of C channels: B <= U (U = 32 for f-pooling: any 31-band image) is one chunk, 3 read + 1 written, the ideal; a long
+spectrum tends to 5 read + 1 written, two thirds of the ideal. Nothing is read back through the cache, as it would be if h
+waited in the output: at full occupancy 270,000 lanes are in flight on a large GPU, and 31 bands of four float32 values of
+these are 134 MB, more than any second-level cache. The notes take (ceil(B/U) - 1) / B of an output in float32.
+
+The backward pass is built the same way. What flows up (the states of the forward direction, the gradient of the backward
+one) is noted at the borders by the first pass; what flows down (the other two) is carried by the second, which recomputes
+the states from the gates and writes all their gradients once: 4 read + 3 written for one chunk, 8 + 3 at most.
+
+A row past the last band reads as zero gates and zero gradient: z = 0 leaves a state of zero at zero, so a walk down may
+start there.
+"""
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from models.pooling.cpu import lane_axes
+from models.pooling.loop import gate_count
+
+_KINDS = {"f": 0, "fo": 1, "ifo": 2}
+# Bands per chunk: as many as fit the 255 registers of a thread without spilling.
+_FORWARD_CHUNK = {"f": 32, "fo": 32, "ifo": 16}
+_BACKWARD_CHUNK = {"f": 16, "fo": 16, "ifo": 8}
+_ONE_WAY_CHUNK = 8
+
+
+def forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> None:
+    """Write the pooled states (+ skip) into `out`, any strided view."""
+    both = direction == "both"
+    chunk = _FORWARD_CHUNK[kind] if both else _ONE_WAY_CHUNK
+    _launch(_forward, [gates, out, skip], kind, direction, chunk, notes=both)
+
+
+def backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, direction: str) -> None:
+    """Write the gradient of the raw gates into `grad_gates`, given the gradient of the states."""
+    _launch(_backward, [gates, grad_gates, grad], kind, direction, _BACKWARD_CHUNK[kind], notes=True)
+
+
+def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chunk: int, notes: bool) -> None:
+    gates = tensors[0]
+    if not gates.numel():
+        return
+    both = direction == "both"
+    batch, channels, bands, height, width = gates.shape
+    channels //= gate_count(kind, both)
+    given = [gates if t is None else t for t in tensors]
+    strides = [t.stride() for t in given]
+    sizes, steps = lane_axes((batch, channels, bands, height, width), strides)
+    # A lone backward direction is a forward one from the last band on, with the band stride reversed.
+    turned = direction == "backward"
+    places = []
+    for tensor, stride, step in zip(given, strides, steps, strict=True):
+        places += [tensor, *step, -stride[2] if turned else stride[2], (bands - 1) * stride[2] if turned else 0]
+    chunk = min(chunk, triton.next_power_of_2(bands))
+    chunks = triton.cdiv(bands, chunk)
+    lanes = batch * channels * height * width
+    borders = (chunks - 1) * (1 + (both and kernel is _backward)) if notes else 0
+    carry = torch.empty((max(borders, 1), lanes if borders else 1), dtype=torch.float32, device=gates.device)
+    block = 128 if gates.is_cuda else min(triton.next_power_of_2(lanes), 4096)
+    guard = torch.cuda.device(gates.device) if gates.is_cuda else contextlib.nullcontext()
+    with guard:
+        kernel[(triton.cdiv(lanes, block),)](
+            *places, carry, channels * strides[0][1], channels * strides[1][1], lanes, *sizes[:3], bands, chunks,
+            KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None, WIDE=lanes + block >= 2**31, U=chunk, BLOCK=block,
+            num_warps=4)
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _tanh(x):
+    # By the exponential, but near zero, where that cancels, by its series: relative error stays at float32's.
+    e = tl.exp(-2.0 * tl.abs(x))
+    large = (1.0 - e) / (1.0 + e)
+    s = x * x
+    small = x + x * s * (-0.333333333 + s * (0.133333333 + s * (-0.0539682540 + s * (0.0218694885 - s * 0.00886323552))))
+    return tl.where(tl.abs(x) < 0.35, small, tl.where(x < 0, -large, large))
+
+
+@triton.jit
+def _place(lane, D0, D1, D2, s0, s1, s2, s3, first):
+    """The offset of each lane's first band, 64 bits."""
+    rest = lane // D0
+    up = rest // D1
+    return ((lane % D0).to(tl.int64) * s0 + (rest % D1).to(tl.int64) * s1 + (up % D2).to(tl.int64) * s2
+            + (up // D2).to(tl.int64) * s3 + first)
+
+
+@triton.jit
+def _rows(start, stride, t, bands, mask, U: tl.constexpr, ACT: tl.constexpr):
+    """U bands from t on, as a tuple: raw (0), tanh (1) or sigmoid (2)."""
+    rows = ()
+    for u in tl.static_range(U):
+        band = t + u
+        x = tl.load(start + band.to(tl.int64) * stride, mask=mask & (band < bands), other=0.0).to(tl.float32)
+        if ACT == 1:
+            x = _tanh(x)
+        if ACT == 2:
+            x = _sigmoid(x)
+        rows = rows + (x,)
+    return rows
+
+
+@triton.jit
+def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
+    """What enters the state, x of c_t = f_t c_{t-1} + x_t."""
+    rows = ()
+    for u in tl.static_range(U):
+        if KIND == 2:
+            rows = rows + (i[u] * z[u],)
+        else:
+            rows = rows + ((1.0 - f[u]) * z[u],)
+    return rows
+
+
+@triton.jit
+def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, out, os0, os1, os2, os3, o_band, o_first,
+             skip, ss0, ss1, ss2, ss3, s_band, s_first, carry, gate, _, lanes, D0, D1, D2, bands, chunks,
+             KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
+             BLOCK: tl.constexpr):
+    index = tl.program_id(0)
+    if WIDE:
+        index = index.to(tl.int64)
+    lane = index * BLOCK + tl.arange(0, BLOCK)
+    mask = lane < lanes
+    gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
+    out += _place(lane, D0, D1, D2, os0, os1, os2, os3, o_first)
+    if SKIP:
+        skip += _place(lane, D0, D1, D2, ss0, ss1, ss2, ss3, s_first)
+    carry += lane.to(tl.int64)
+    gate = tl.cast(gate, tl.int64)
+    n: tl.constexpr = 2 if BOTH else 1
+    h = tl.zeros((BLOCK,), tl.float32)
+
+    if BOTH:
+        for k in range(chunks - 1):
+            z = _rows(gates, g_band, k * U, bands, mask, U, 1)
+            f = _rows(gates + gate, g_band, k * U, bands, mask, U, 2)
+            i = f
+            if KIND == 2:
+                i = _rows(gates + 5 * gate, g_band, k * U, bands, mask, U, 2)
+            x = _inputs(f, i, z, KIND, U)
+            for u in tl.static_range(U):
+                h = f[u] * h + x[u]
+            tl.store(carry + tl.cast(k, tl.int64) * lanes, h, mask=mask)
+        tl.debug_barrier()
+
+    g = tl.zeros((BLOCK,), tl.float32)
+    for step in range(chunks):
+        k = step
+        if BOTH:
+            k = chunks - 1 - step
+            h = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=mask & (k > 0), other=0.0)
+        t = k * U
+        z = _rows(gates, g_band, t, bands, mask, U, 1)
+        f = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        i = f
+        o = f
+        if KIND >= 1:
+            o = _rows(gates + (1 + n) * gate, g_band, t, bands, mask, U, 2)
+        if KIND == 2:
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+        x = _inputs(f, i, z, KIND, U)
+        y = ()
+        for u in tl.static_range(U):
+            h = f[u] * h + x[u]
+            if KIND >= 1:
+                y = y + (o[u] * h,)
+            else:
+                y = y + (h,)
+        if SKIP:
+            s = _rows(skip, s_band, t, bands, mask, U, 0)
+        if BOTH:
+            f = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            if KIND >= 1:
+                o = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+            if KIND == 2:
+                i = _rows(gates + 6 * gate, g_band, t, bands, mask, U, 2)
+            x = _inputs(f, i, z, KIND, U)
+        for v in tl.static_range(U - 1, -1, -1):
+            total = y[v]
+            if BOTH:
+                g = f[v] * g + x[v]
+                if KIND >= 1:
+                    total += o[v] * g
+                else:
+                    total += g
+            if SKIP:
+                total += s[v]
+            band = t + v
+            tl.store(out + band.to(tl.int64) * o_band, total, mask=mask & (band < bands))
+
+
+@triton.jit
+def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, into, is0, is1, is2, is3, i_band, i_first,
+              grad, ds0, ds1, ds2, ds3, d_band, d_first, carry, gate, into_gate, lanes, D0, D1, D2, bands, chunks,
+              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
+              BLOCK: tl.constexpr):
+    index = tl.program_id(0)
+    if WIDE:
+        index = index.to(tl.int64)
+    lane = index * BLOCK + tl.arange(0, BLOCK)
+    mask = lane < lanes
+    gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
+    into += _place(lane, D0, D1, D2, is0, is1, is2, is3, i_first)
+    grad += _place(lane, D0, D1, D2, ds0, ds1, ds2, ds3, d_first)
+    carry += lane.to(tl.int64)
+    gate = tl.cast(gate, tl.int64)
+    into_gate = tl.cast(into_gate, tl.int64)
+    n: tl.constexpr = 2 if BOTH else 1
+    zero = tl.zeros((BLOCK,), tl.float32)
+
+    # Up: the states of direction 1 (c1), the gradient of direction 2 times its f (r2). Down: c2 and r1.
+    c1 = zero
+    r2 = zero
+    for k in range(chunks - 1):
+        t = k * U
+        z = _rows(gates, g_band, t, bands, mask, U, 1)
+        f = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        i = f
+        if KIND == 2:
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+        x = _inputs(f, i, z, KIND, U)
+        for u in tl.static_range(U):
+            c1 = f[u] * c1 + x[u]
+        tl.store(carry + tl.cast(k, tl.int64) * lanes, c1, mask=mask)
+        if BOTH:
+            d = _rows(grad, d_band, t, bands, mask, U, 0)
+            f = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            if KIND >= 1:
+                i = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+            for u in tl.static_range(U):
+                if KIND >= 1:
+                    r2 = f[u] * (d[u] * i[u] + r2)
+                else:
+                    r2 = f[u] * (d[u] + r2)
+            tl.store(carry + (tl.cast(chunks, tl.int64) - 1 + k) * lanes, r2, mask=mask)
+    tl.debug_barrier()
+
+    c2 = zero
+    r1 = zero
+    for step in range(chunks):
+        k = chunks - 1 - step
+        t = k * U
+        c1 = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=mask & (k > 0), other=0.0)
+        z = _rows(gates, g_band, t, bands, mask, U, 1)
+        d = _rows(grad, d_band, t, bands, mask, U, 0)
+        f1 = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        o1 = f1
+        i1 = f1
+        if KIND >= 1:
+            o1 = _rows(gates + (1 + n) * gate, g_band, t, bands, mask, U, 2)
+        if KIND == 2:
+            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+        x = _inputs(f1, i1, z, KIND, U)
+        before = ()
+        for u in tl.static_range(U):
+            before = before + (c1,)
+            c1 = f1[u] * c1 + x[u]
+        if BOTH:
+            f2 = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            o2 = f2
+            i2 = f2
+            if KIND >= 1:
+                o2 = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+            if KIND == 2:
+                i2 = _rows(gates + 6 * gate, g_band, t, bands, mask, U, 2)
+            r2 = tl.load(carry + (tl.cast(chunks + k, tl.int64) - 2) * lanes, mask=mask & (k > 0), other=0.0)
+            arriving = ()
+            for u in tl.static_range(U):
+                e2 = d[u] + r2
+                if KIND >= 1:
+                    e2 = d[u] * o2[u] + r2
+                arriving = arriving + (e2,)
+                r2 = f2[u] * e2
+        for v in tl.static_range(U - 1, -1, -1):
+            band = t + v
+            valid = mask & (band < bands)
+            to = into + band.to(tl.int64) * i_band
+            into_z, r1 = _gradients(to + into_gate, n * into_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
+                                    True, KIND)
+            if BOTH:
+                more, _r = _gradients(to + 2 * into_gate, n * into_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
+                                      arriving[v], False, KIND)
+                into_z += more
+                if KIND == 2:
+                    c2 = f2[v] * c2 + i2[v] * z[v]
+                else:
+                    c2 = f2[v] * c2 + (1.0 - f2[v]) * z[v]
+            tl.store(to, into_z * (1.0 - z[v]) * (1.0 + z[v]), mask=valid)
+
+
+@triton.jit
+def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr, KIND: tl.constexpr):
+    """Writes the gradients of one band's raw F (at `to`), O and I (`next_kind` further each) of one direction.
+
+    With ADD, `e` is what reaches c_t from later bands, and the output's gradient is added; else it is all of it.
+    Returns what reaches z and what reaches c_{t-1}.
+    """
+    if KIND >= 1:
+        if KIND == 2:
+            now = f * before + i * z
+        else:
+            now = f * before + (1.0 - f) * z
+        tl.store(to + next_kind, d * now * o * (1.0 - o), mask=valid)
+        d = d * o
+    if ADD:
+        e = e + d
+    if KIND == 2:
+        into_z = e * i
+        tl.store(to, e * before * f * (1.0 - f), mask=valid)
+        tl.store(to + 2 * next_kind, e * z * i * (1.0 - i), mask=valid)
+    else:
+        into_z = e * (1.0 - f)
+        tl.store(to, (before - z) * f * into_z, mask=valid)
+    return into_z, f * e

@@ -1,0 +1,473 @@
+"""Containers: what each holds goes in and comes out, in other libraries' eyes too; damaged files are refused by name."""
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+import spectral.io.envi as envi
+from rasterio.transform import from_origin
+
+from utility import formats
+from utility.errors import UserError
+from utility.formats import LazyCube
+from utility.scenes import Scene, clean, create_scene, open_scene, read_scene, scaled, write_scene
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+WRITTEN = [("mat5", "a.mat"), ("mat7.3", "a.mat"), ("hdf5", "a.h5"), ("npy", "a.npy"), ("npz", "a.npz"),
+           ("envi", "a.hdr"), ("envi", "a.bil"), ("envi", "a.bip"), ("raster", "a.tif")]
+
+
+def cube_of(bands: int = 5, rows: int = 24, columns: int = 18, dtype: str = "int16") -> np.ndarray:
+    return np.random.default_rng(bands * rows + columns).integers(-300, 9000, (bands, rows, columns)).astype(dtype)
+
+
+def layout_for(kind: str, name: str) -> str:
+    return {"mat7.3": "BWH", "mat5": "HWB", "a.bil": "HBW", "a.bip": "HWB"}.get(
+        name if kind == "envi" else kind, "BHW")
+
+
+@pytest.fixture
+def geotiff(tmp_path: Path) -> Path:
+    """A GeoTIFF by rasterio's own writer."""
+    path = tmp_path / "scene.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=5, height=24, width=18, dtype="int16", crs="EPSG:32633",
+                       transform=from_origin(500000, 5200000, 30, 30), nodata=-9999, interleave="pixel") as target:
+        target.write(cube_of())
+        target.update_tags(sensor="imager")
+        for band in range(1, 6):
+            target.set_band_description(band, f"band {band}")
+            target.update_tags(band, wavelength=str(0.4 + band / 10), wavelength_units="Micrometers")
+    return path
+
+
+def save_envi(path: Path, cube: np.ndarray, interleave: str = "bsq", order: str = "little", **fields: object) -> Path:
+    """An ENVI file by spectral's own writer."""
+    metadata = {"map info": ["UTM", "1.5", "2", "500000", "5200000", "30", "20", "33", "North", "WGS-84", "units=Meters"],
+                "wavelength units": "Micrometers", "wavelength": [0.4 + b / 10 for b in range(len(cube))],
+                "band names": [f"b{b}" for b in range(len(cube))], "fwhm": [0.01] * len(cube),
+                "bbl": [1] * len(cube), "data ignore value": -9999} | fields
+    envi.save_image(str(path), cube.transpose(1, 2, 0), interleave=interleave, byteorder=order, dtype=cube.dtype,
+                    metadata={k: v for k, v in metadata.items() if v is not None}, ext="img", force=True)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------- both ways
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_a_scene_comes_back_from_every_container(tmp_path: Path, kind: str, name: str) -> None:
+    source = Scene(cube_of(), "a", format="" if kind in ("envi", "raster") else kind, key="rad",
+                   layout=layout_for(kind, name), wavelengths=np.linspace(400, 700, 5), nodata=-9999)
+    write_scene(tmp_path / name, source)
+    scene = read_scene(tmp_path / name, bands=5)
+    np.testing.assert_array_equal(scene.cube, source.cube)
+    assert (scene.format, scene.layout, scene.cube.dtype) == (kind, source.layout, source.cube.dtype)
+    assert scene.key == (None if kind in ("npy", "envi", "raster") else "rad")
+    if kind != "npy":
+        np.testing.assert_array_equal(scene.wavelengths, source.wavelengths)
+        assert scene.nodata == -9999
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_blocks_are_read_and_written_in_place_on_disk(tmp_path: Path, kind: str, name: str) -> None:
+    cube = cube_of()
+    like = Scene(cube, "a", format="" if kind in ("envi", "raster") else kind, layout=layout_for(kind, name))
+    with create_scene(tmp_path / name, like) as writer:
+        for row in range(0, 24, 7):
+            for column in range(0, 18, 5):
+                writer[:, row:row + 7, column:column + 5] = cube[:, row:row + 7, column:column + 5]
+        assert not (tmp_path / name).exists()
+    scene = open_scene(tmp_path / name, bands=5)
+    if kind not in ("mat5", "npz"):
+        assert isinstance(scene.cube, LazyCube | np.memmap)
+    for index in (np.s_[1:3, 4:20, 5:9], np.s_[2], np.s_[..., 3], np.s_[::2, -5:, ::3], np.s_[1, 2, 3], np.s_[:, 4:4]):
+        np.testing.assert_array_equal(scene.cube[index], cube[index])
+    np.testing.assert_array_equal(np.asarray(scene.cube), cube)
+
+
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "hdf5", "npz"])
+@pytest.mark.parametrize("layout", ["pixels", "pixels.T"])
+def test_bands_by_pixels_are_written_as_such(tmp_path: Path, kind: str, layout: str) -> None:
+    path = tmp_path / {"hdf5": "a.h5", "npz": "a.npz"}.get(kind, "a.mat")
+    cube = cube_of()
+    with create_scene(path, Scene(cube, "a", format=kind, layout=layout, key="Y")) as writer:
+        writer[:, :10] = cube[:, :10]
+        writer[:, 10:, :7] = cube[:, 10:, :7]
+        writer[:, 10:, 7:] = cube[:, 10:, 7:]
+    scene = read_scene(path)
+    assert (scene.key, scene.layout) == ("Y", layout)
+    np.testing.assert_array_equal(scene.cube, cube)
+
+
+def test_a_v73_file_becomes_v5_and_back_with_matlabs_axes(tmp_path: Path) -> None:
+    source = Scene(cube_of(), "a", format="mat7.3", layout="BWH", key="rad")
+    write_scene(tmp_path / "a.mat", source)
+    with h5py.File(tmp_path / "a.mat") as file:
+        assert file["rad"].shape == (5, 18, 24)
+        assert file["rad"].attrs["MATLAB_class"] == b"int16"
+    assert (tmp_path / "a.mat").read_bytes()[:10] == b"MATLAB 7.3"
+    write_scene(tmp_path / "b.npz", source)
+    assert np.load(tmp_path / "b.npz")["rad"].shape == (24, 18, 5)
+
+
+def test_an_array_too_large_for_v5_is_written_as_v73(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "MAT5_LIMIT", 1000)
+    write_scene(tmp_path / "a.mat", Scene(cube_of(), "a", format="mat5", layout="HWB", key="data"))
+    scene = read_scene(tmp_path / "a.mat")
+    assert (scene.format, scene.layout, scene.key) == ("mat7.3", "BWH", "data")
+    np.testing.assert_array_equal(scene.cube, cube_of())
+
+
+def test_matlab_v5_holds_the_array_as_its_author_wrote_it(tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.mat", Scene(cube_of(), "a", key="paviaU", layout="HWB"))
+    np.testing.assert_array_equal(scipy.io.loadmat(tmp_path / "a.mat")["paviaU"], cube_of().transpose(1, 2, 0))
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path, geotiff: Path) -> None:
+    for kind, name in WRITTEN[:5]:
+        path = tmp_path / name
+        write_scene(path, Scene(cube_of(), "a", format=kind, layout=layout_for(kind, name)), overwrite=True)
+        path.rename(tmp_path / "a.dat")
+        assert read_scene(tmp_path / "a.dat").format == kind
+    geotiff.rename(tmp_path / "scene.mat")
+    assert read_scene(tmp_path / "scene.mat").format == "raster"
+
+
+# --------------------------------------------------------------------------------------------------------------- ENVI
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float32", "float64", "int64", "uint64"])
+def test_every_interleave_byte_order_and_type_of_spectral_is_read(tmp_path: Path, interleave: str, order: str,
+                                                                  dtype: str) -> None:
+    cube = np.abs(cube_of()).astype(dtype)
+    header = save_envi(tmp_path / "a.hdr", cube, interleave, order)
+    for path in (header, tmp_path / "a.img"):
+        scene = read_scene(path)
+        np.testing.assert_array_equal(scene.cube, cube)
+        assert scene.cube.dtype == np.dtype(dtype) and scene.cube.dtype.isnative
+    np.testing.assert_array_equal(open_scene(header).cube[1:3, 4:6, 7:], cube[1:3, 4:6, 7:])
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_an_envi_file_is_written_as_it_was_read(tmp_path: Path, interleave: str, order: str) -> None:
+    scene = read_scene(save_envi(tmp_path / "a.hdr", cube_of(), interleave, order))
+    write_scene(tmp_path / "b.hdr", scene)
+    image = envi.open(str(tmp_path / "b.hdr"))
+    np.testing.assert_array_equal(image.open_memmap(interleave="bip"), cube_of().transpose(1, 2, 0))
+    before, after = (envi.read_envi_header(str(tmp_path / n)) for n in ("a.hdr", "b.hdr"))
+    for name in ("interleave", "byte order", "data type", "map info", "wavelength units", "band names", "fwhm", "bbl",
+                 "data ignore value"):
+        assert after[name] == before[name], name
+    assert [float(w) for w in after["wavelength"]] == [float(w) for w in before["wavelength"]]
+
+
+def test_envi_wavelengths_come_in_nanometres_whatever_their_unit(tmp_path: Path) -> None:
+    for units in ("Micrometers", "um", None):
+        scene = read_scene(save_envi(tmp_path / "a.hdr", cube_of(), **{"wavelength units": units}))
+        np.testing.assert_allclose(scene.wavelengths, [400, 500, 600, 700, 800])
+    nm = [400.5, 500, 600, 700, 800]
+    scene = read_scene(save_envi(tmp_path / "a.hdr", cube_of(), **{"wavelength units": "Nanometers", "wavelength": nm}))
+    np.testing.assert_allclose(scene.wavelengths, nm)
+    assert scene.band_names == ["b0", "b1", "b2", "b3", "b4"]
+    assert scene.nodata == -9999
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_super_resolved_envi_file_covers_the_same_ground(tmp_path: Path, scale: int) -> None:
+    path = save_envi(tmp_path / "a.hdr", cube_of())
+    scene = read_scene(path)
+    with rasterio.open(tmp_path / "a.img") as source:
+        bounds, crs = source.bounds, source.crs
+        assert bounds.left == 500000 - 15 and bounds.top == 5200000 + 20
+    fine = scaled(scene, cube_of().repeat(scale, 1).repeat(scale, 2), scale)
+    write_scene(tmp_path / "fine.hdr", fine)
+    write_scene(tmp_path / "fine.tif", fine)
+    for name in ("fine.img", "fine.tif"):
+        with rasterio.open(tmp_path / name) as target:
+            assert target.bounds == pytest.approx(bounds)
+            assert target.crs == crs and target.crs.to_epsg() == 32633
+            assert target.res == pytest.approx((30 / scale, 20 / scale))
+            assert target.nodata == -9999
+    again = read_scene(tmp_path / "fine.hdr")
+    assert again.band_names == scene.band_names
+    assert again.metadata["header"]["fwhm"] == scene.metadata["header"]["fwhm"]
+    assert again.transform == pytest.approx(fine.transform)
+
+
+def test_dropped_bands_leave_the_envi_header_too(tmp_path: Path) -> None:
+    scene = read_scene(save_envi(tmp_path / "a.hdr", cube_of(), fwhm=list("12345"), **{"default bands": ["5", "3", "2"]}))
+    write_scene(tmp_path / "b.hdr", clean(scene, drop="0"))
+    header = envi.read_envi_header(str(tmp_path / "b.hdr"))
+    assert header["bands"] == "4"
+    assert header["band names"] == ["b1", "b2", "b3", "b4"]
+    assert header["fwhm"] == list("2345")
+    assert header["default bands"] == ["4", "2", "1"]
+    assert len(header["wavelength"]) == 4
+
+
+def test_a_header_in_another_code_page_or_with_an_offset_is_read(tmp_path: Path) -> None:
+    save_envi(tmp_path / "a.hdr", cube_of())
+    text = (tmp_path / "a.hdr").read_text().replace("header offset = 0", "header offset = 64")
+    (tmp_path / "a.hdr").write_bytes((text + "\ndescription = {20 \xb5m, \xb0C}\n").encode("latin-1"))
+    (tmp_path / "a.img").write_bytes(b"\0" * 64 + (tmp_path / "a.img").read_bytes())
+    np.testing.assert_array_equal(read_scene(tmp_path / "a.hdr").cube, cube_of())
+
+
+def edit_header(tmp_path: Path, old: str, new: str) -> Path:
+    path = save_envi(tmp_path / "a.hdr", cube_of())
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(("old", "new", "reason"), [
+    ("lines = 24", "lines = 25", r"a.hdr describes 4500 bytes .*a.img has 4320"),
+    ("interleave = bsq", "interleave = bsx", "interleave = bsx.*bsq, bil or bip"),
+    ("data type = 2", "data type = 77", "data type = 77.*12 uint16"),
+    ("data type = 2", "data type = 6", "describes 17280 bytes"),
+    ("byte order = 0", "byte order = 3", "byte order = 3.*0 .*or 1"),
+    ("byte order = 0\n", "", "lacks the field 'byte order'"),
+    ("bands = 5\n", "", "lacks the field 'bands'"),
+    ("samples = 18", "samples = many", "samples = many.*whole number"),
+    ("bands = 5", "bands = 0", "0 bands"),
+    ("b0 , ", "", "4 values under 'band names' for 5 bands"),
+    ("0.4 , ", "", "4 values under 'wavelength' for 5 bands"),
+    ("0.4 , ", "red , ", "other than numbers under 'wavelength'"),
+    ("data ignore value = -9999", "data ignore value = none", "data ignore value = none"),
+    ("b4 }", "b4", "a.hdr is not a readable ENVI header")])
+def test_a_header_that_is_wrong_or_disagrees_with_its_data_is_refused(tmp_path: Path, old: str, new: str,
+                                                                      reason: str) -> None:
+    path = edit_header(tmp_path, old, new)
+    if new == "b4":  # an open brace swallows the rest
+        path.write_text(path.read_text().replace("}", ""))
+    with pytest.raises(UserError, match=reason):
+        read_scene(path)
+
+
+def test_a_header_without_its_data_is_refused(tmp_path: Path) -> None:
+    path = save_envi(tmp_path / "a.hdr", cube_of())
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(UserError, match=r"a\.hdr has no data file.*a\.img"):
+        read_scene(path)
+
+
+def test_a_rotated_grid_is_not_flattened_into_map_info(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rotated.*GeoTIFF"):
+        write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", transform=(1, 0.5, 0, 0.5, -1, 0)))
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------------ rasters
+
+def test_a_geotiffs_place_bands_and_no_data_are_read(geotiff: Path) -> None:
+    scene = read_scene(geotiff)
+    np.testing.assert_array_equal(scene.cube, cube_of())
+    assert (scene.format, scene.layout, scene.nodata) == ("raster", "BHW", -9999)
+    assert rasterio.crs.CRS.from_wkt(scene.crs).to_epsg() == 32633
+    assert scene.transform == (30, 0, 500000, 0, -30, 5200000)
+    assert scene.band_names == [f"band {b}" for b in range(1, 6)]
+    np.testing.assert_allclose(scene.wavelengths, [500, 600, 700, 800, 900])
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".hdr"])
+def test_a_super_resolved_geotiff_covers_the_same_ground(tmp_path: Path, geotiff: Path, suffix: str) -> None:
+    scene = read_scene(geotiff)
+    path = tmp_path / f"fine{suffix}"
+    write_scene(path, scaled(scene, cube_of().repeat(4, 1).repeat(4, 2), 4))
+    with rasterio.open(geotiff) as source, rasterio.open(path.with_suffix(".img") if suffix == ".hdr" else path) as target:
+        assert target.bounds == source.bounds
+        assert target.res == (7.5, 7.5)
+        assert target.crs == source.crs
+        assert target.nodata == source.nodata
+        assert (target.dtypes, target.shape) == (source.dtypes, (96, 72))
+        if suffix == ".tif":
+            assert target.descriptions == source.descriptions
+            assert target.tags(2)["wavelength"] == source.tags(2)["wavelength"]
+            assert target.tags()["sensor"] == "imager"
+    again = read_scene(path)
+    np.testing.assert_allclose(again.wavelengths, scene.wavelengths)
+    assert again.band_names == scene.band_names
+
+
+@pytest.mark.parametrize("epsg", [4326, 32733, 3035, 2154])
+def test_any_crs_survives_the_way_through_envi(tmp_path: Path, epsg: int) -> None:
+    crs = rasterio.crs.CRS.from_epsg(epsg)
+    write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", crs=crs.to_wkt(), transform=(0.5, 0, 10, 0, -0.25, 50)))
+    with rasterio.open(tmp_path / "a.img") as source:
+        assert source.crs.to_proj4() == crs.to_proj4()
+        assert source.transform == rasterio.Affine(0.5, 0, 10, 0, -0.25, 50)
+    scene = read_scene(tmp_path / "a.hdr")
+    write_scene(tmp_path / "b.hdr", scaled(scene, scene.cube.repeat(2, 1).repeat(2, 2), 2))
+    with rasterio.open(tmp_path / "b.img") as source:
+        assert source.crs.to_proj4() == crs.to_proj4()
+        assert source.res == (0.25, 0.125)
+
+
+def test_an_area_or_point_tag_does_not_move_the_grid(tmp_path: Path, geotiff: Path) -> None:
+    with rasterio.open(geotiff, "r+") as target:
+        target.update_tags(AREA_OR_POINT="Point")
+    scene = read_scene(geotiff)
+    write_scene(tmp_path / "b.tif", scene)
+    with rasterio.open(geotiff) as source, rasterio.open(tmp_path / "b.tif") as target:
+        assert source.bounds == target.bounds
+
+
+def test_a_large_raster_is_tiled_and_written_block_by_block(tmp_path: Path) -> None:
+    cube = cube_of(3, 300, 280)
+    with create_scene(tmp_path / "a.tif", Scene(cube, "a")) as writer:
+        for row in range(0, 300, 64):
+            writer[:, row:row + 64] = cube[:, row:row + 64]
+    with rasterio.open(tmp_path / "a.tif") as source:
+        assert source.block_shapes[0] == (256, 256)
+    np.testing.assert_array_equal(read_scene(tmp_path / "a.tif").cube, cube)
+
+
+def test_wavelengths_are_read_from_band_names_and_from_gdals_own_tags(tmp_path: Path) -> None:
+    for way in ("names", "imagery"):
+        with rasterio.open(tmp_path / f"{way}.tif", "w", driver="GTiff", count=2, height=4, width=4,
+                           dtype="uint8") as target:
+            for band, centre in ((1, 450.5), (2, 550.0)):
+                if way == "names":
+                    target.set_band_description(band, f"Band {band} ({centre} Nanometers)")
+                else:
+                    target.update_tags(band, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=str(centre / 1000))
+        np.testing.assert_allclose(read_scene(tmp_path / f"{way}.tif").wavelengths, [450.5, 550])
+
+
+def test_a_raster_of_one_band_is_refused(tmp_path: Path) -> None:
+    with rasterio.open(tmp_path / "one.tif", "w", driver="GTiff", count=1, height=4, width=4, dtype="uint8"):
+        pass
+    with pytest.raises(UserError, match=r"one\.tif is a raster with 1 band,.*at least 2 bands"):
+        read_scene(tmp_path / "one.tif")
+
+
+def test_bands_with_different_no_data_values_or_types_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").unlink(missing_ok=True)
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", count=1, height=4, width=4, dtype="int16"):
+        pass
+    bands = "".join(f'<VRTRasterBand dataType="{kind}" band="{i}"><NoDataValue>{nodata}</NoDataValue><SimpleSource>'
+                    f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+                    f'</VRTRasterBand>' for i, kind, nodata in ((1, "Int16", -1), (2, "Int16", -2)))
+    vrt = f'<VRTDataset rasterXSize="4" rasterYSize="4">{bands}</VRTDataset>'
+    (tmp_path / "mixed.vrt").write_text(vrt)
+    with pytest.raises(UserError, match=r"mixed\.vrt declares different no-data values.*-1.*-2"):
+        read_scene(tmp_path / "mixed.vrt")
+    (tmp_path / "types.vrt").write_text(vrt.replace('"Int16" band="2"', '"Float32" band="2"'))
+    with pytest.raises(UserError, match=r"types\.vrt has bands of different data types \(float32, int16\)"):
+        read_scene(tmp_path / "types.vrt")
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize(("kind", "name"), [w for w in WRITTEN if w[0] != "envi"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kind: str, name: str, kept: float) -> None:
+    path = tmp_path / name
+    write_scene(path, Scene(cube_of(rows=40, columns=40), "a", format=kind if kind != "raster" else "",
+                            layout=layout_for(kind, name)))
+    content = path.read_bytes()
+    path.write_bytes(content[:int(len(content) * kept)])
+    with pytest.raises(UserError, match=rf"{name} (cannot be read|is not a scene|holds no cube)"):
+        read_scene(path)
+
+
+def test_damage_in_the_data_behind_a_sound_header_is_refused_by_name(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("cube", data=cube_of(), chunks=(1, 24, 18), compression="gzip")
+        offset = file["cube"].id.get_chunk_info(3).byte_offset
+    with open(tmp_path / "a.h5", "r+b") as raw:
+        raw.seek(offset)
+        raw.write(b"\xff" * 200)
+    with pytest.raises(UserError, match=r"a\.h5 cannot be read; it is truncated or damaged"):
+        read_scene(tmp_path / "a.h5")
+
+
+def test_what_is_no_scene_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mat").write_text("not a scene")
+    (tmp_path / "empty.mat").touch()
+    np.savez(tmp_path / "object.npz", a=np.array([{"x": 1}], dtype=object))
+    np.save(tmp_path / "object.npy", np.array([{"x": 1}], dtype=object))
+    np.save(tmp_path / "text.npy", np.array([[["a", "b"]]]))
+    for name, reason in (("text.mat", "is not a scene"), ("empty.mat", r"is empty \(0 bytes\)"),
+                         ("missing.mat", "does not exist"), (".", "is a folder"), ("object.npy", "cannot be read"),
+                         ("object.npz", "holds no cube"), ("text.npy", "where integers or real numbers")):
+        with pytest.raises(UserError, match=reason):
+            read_scene(tmp_path / name)
+
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path, kind: str, name: str) -> None:
+    scene = Scene(cube_of(), "a", format=kind, layout="BHW")
+    write_scene(tmp_path / name, scene)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="exists already"):
+        write_scene(tmp_path / name, scene)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    write_scene(tmp_path / name, Scene(cube_of(4), "a", format=kind, layout="BHW"), overwrite=True)
+    assert read_scene(tmp_path / name, bands=4).cube.shape[0] == 4
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files stop growing at `size` bytes: real write errors, in every library."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_nothing_is_left_when_there_is_no_room(tmp_path: Path, kind: str, name: str) -> None:
+    scene = Scene(cube_of(20, 100, 100), "a", format=kind, layout="BHW")
+    with room_for(100_000), pytest.raises(UserError, match=rf"Writing .*{name} failed"):
+        write_scene(tmp_path / name, scene)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_nothing_is_left_when_the_work_stops_half_way(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(KeyboardInterrupt), create_scene(tmp_path / name, Scene(cube_of(), "a", format=kind)) as writer:
+        writer[:, :5] = cube_of()[:, :5]
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_header_takes_its_data_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = formats.os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if str(target).endswith(".hdr"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("utility.files.os.replace", fail)
+    with pytest.raises(UserError, match="disk is full"):
+        write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_suffix_or_a_type_that_the_format_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.xyz does not say by its suffix.*\.mat"):
+        write_scene(tmp_path / "a.xyz", Scene(cube_of(), "a"))
+    for name, dtype in (("a.hdr", "int8"), ("a.mat", "float16"), ("a.tif", "float16")):
+        with pytest.raises(UserError, match=f"cannot hold values of type {dtype}"):
+            write_scene(tmp_path / name, Scene(cube_of().astype(dtype), "a"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_block_of_a_type_that_would_lose_its_values_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="float64"), create_scene(tmp_path / "a.npy", Scene(cube_of(), "a")) as writer:
+        writer[:] = cube_of(dtype="float64")

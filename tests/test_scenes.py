@@ -1,0 +1,368 @@
+"""Scenes: which key and layout are taken, which bands are refused, how values are scaled and come back."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from utility.errors import UserError
+from utility.formats import LazyCube
+from utility.scenes import (
+    Scene,
+    band_statistics,
+    clean,
+    describe,
+    find_bad_bands,
+    from_unit_range,
+    list_scenes,
+    open_scene,
+    parse_bands,
+    read_scene,
+    scaled,
+    select_bands,
+    unit_range,
+    write_scene,
+)
+
+
+def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:
+    return np.random.default_rng(bands * rows + columns).integers(1, 1000, (bands, rows, columns)).astype(dtype)
+
+
+def save_v73(path: Path, **arrays: np.ndarray) -> Path:
+    """Arrays as MATLAB's save -v7.3 lays them: axes reversed, a user block, the class as an attribute."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            file[name] = array.T
+            file[name].attrs["MATLAB_class"] = np.bytes_("double")
+    with open(path, "r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- keys and layouts
+
+@pytest.mark.parametrize(("shape", "layout"), [
+    ((100, 100, 189), "HWB"), ((145, 145, 200), "HWB"), ((64, 64, 31), "HWB"), ((61, 34, 10), "HWB"),
+    ((51, 22, 20), "HWB"), ((31, 130, 139), "BHW"), ((102, 64, 64), "BHW"), ((31, 64, 64), "BHW")])
+def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape: tuple[int, ...], layout: str) -> None:
+    array = cube_of(*shape)
+    scipy.io.savemat(tmp_path / "a.mat", {"data": array})
+    np.save(tmp_path / "a.npy", array)
+    for name in ("a.mat", "a.npy"):
+        scene = read_scene(tmp_path / name)
+        assert scene.layout == layout
+        np.testing.assert_array_equal(scene.cube, array.transpose([layout.index(a) for a in "BHW"]))
+        assert scene.cube.flags.c_contiguous and scene.cube.dtype == np.uint16
+
+
+@pytest.mark.parametrize("shape", [(30, 12, 40), (30, 12, 30), (20, 20, 20), (20, 25, 30)])
+def test_an_unclear_layout_is_refused_with_the_choices(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "unclear.npy", np.zeros(shape))
+    with pytest.raises(UserError, match=rf"unclear.npy is {shape[0]} x .*--layout.*HWB \({shape[2]} bands\)"):
+        read_scene(tmp_path / "unclear.npy")
+    assert read_scene(tmp_path / "unclear.npy", layout="HBW").cube.shape == (shape[1], shape[0], shape[2])
+
+
+def test_the_expected_number_of_bands_settles_the_layout_or_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((30, 12, 40)))
+    assert read_scene(tmp_path / "a.npy", bands=12).layout == "HBW"
+    assert read_scene(tmp_path / "a.npy", bands=40).layout == "HWB"
+    assert read_scene(tmp_path / "a.npy", bands=30).layout == "BHW"
+    with pytest.raises(UserError, match="31 bands"):
+        read_scene(tmp_path / "a.npy", bands=31)
+    with pytest.raises(UserError, match="40 bands, where 30"):
+        read_scene(tmp_path / "a.npy", bands=30, layout="HWB")
+
+
+def test_a_map_or_wavelengths_beside_the_cube_settle_its_layout(tmp_path: Path) -> None:
+    array = np.zeros((30, 12, 40))
+    scipy.io.savemat(tmp_path / "map.mat", {"data": array, "map": np.zeros((30, 12))})
+    assert read_scene(tmp_path / "map.mat").layout == "HWB"
+    scipy.io.savemat(tmp_path / "wl.mat", {"data": array, "wavelengths": np.linspace(400, 700, 30)})
+    scene = read_scene(tmp_path / "wl.mat")
+    assert scene.layout == "BHW"
+    assert scene.wavelengths[-1] == 700
+
+
+def test_icvls_layout_is_read_with_rows_and_columns_in_place(tmp_path: Path) -> None:
+    cube = cube_of(5, 12, 9, "float64")
+    save_v73(tmp_path / "icvl.mat", rad=cube.transpose(1, 2, 0), bands=np.linspace(400, 700, 5)[None])
+    scene = read_scene(tmp_path / "icvl.mat")
+    assert (scene.format, scene.key, scene.layout) == ("mat7.3", "rad", "BWH")
+    np.testing.assert_array_equal(scene.cube, cube)
+    np.testing.assert_array_equal(scene.wavelengths, np.linspace(400, 700, 5))
+    np.testing.assert_array_equal(read_scene(tmp_path / "icvl.mat", bands=5, layout="HWB").cube, cube)
+
+
+def test_plain_hdf5_is_taken_as_it_stands_and_nested_keys_are_found(tmp_path: Path) -> None:
+    cube = cube_of(5, 12, 14)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["scene/radiance"] = cube
+        file["scene/label"] = np.zeros((12, 14))
+    scene = read_scene(tmp_path / "a.h5")
+    assert (scene.format, scene.key, scene.layout) == ("hdf5", "scene/radiance", "BHW")
+    np.testing.assert_array_equal(scene.cube, cube)
+
+
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz"])
+def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str) -> None:
+    cube = cube_of(7, 12, 9, "float64")
+    flat = cube.transpose(0, 2, 1).reshape(7, -1)  # pixels run down the columns
+    beside = {"nRow": np.array([[12.0]]), "nCol": np.array([[9.0]]), "SlectBands": np.arange(7.0)[:, None]}
+    path = tmp_path / f"a.{'npz' if kind == 'npz' else 'mat'}"
+    if kind == "mat7.3":
+        save_v73(path, Y=flat, **beside)
+    elif kind == "mat5":
+        scipy.io.savemat(path, {"Y": flat, **beside})
+    else:
+        np.savez(path, Y=flat, **beside)
+    scene = read_scene(path, bands=7)
+    assert scene.layout == ("pixels.T" if kind == "mat7.3" else "pixels")
+    np.testing.assert_array_equal(scene.cube, cube)
+    np.testing.assert_array_equal(open_scene(path).cube[2:5, 3:11, 4:8], cube[2:5, 3:11, 4:8])
+    with pytest.raises(UserError, match="8 bands were expected"):
+        read_scene(path, bands=8)
+
+
+def test_a_2d_array_without_a_size_is_refused_and_takes_one(tmp_path: Path) -> None:
+    cube = cube_of(7, 12, 9)
+    np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(7, -1))
+    with pytest.raises(UserError, match=r"flat.npy is a 2-D array of 7 x 108.*nRow.*--size.*size=\(H, W\)"):
+        read_scene(tmp_path / "flat.npy")
+    np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", layout="pixels", size=(12, 9)).cube, cube)
+    with pytest.raises(UserError, match="no axis of 100 pixels"):
+        read_scene(tmp_path / "flat.npy", size=(10, 10))
+
+
+def test_several_cubes_are_listed_and_a_key_is_asked_for(tmp_path: Path) -> None:
+    arrays = {"before": cube_of(), "after": cube_of(7)}
+    scipy.io.savemat(tmp_path / "two.mat", arrays)
+    save_v73(tmp_path / "two73.mat", **arrays)
+    np.savez(tmp_path / "two.npz", **arrays)
+    for name, shape in (("two.mat", "6 x 20 x 15"), ("two73.mat", "15 x 20 x 6"), ("two.npz", "6 x 20 x 15")):
+        with pytest.raises(UserError, match=rf"{name}.*before \({shape}\).*--key"):
+            read_scene(tmp_path / name)
+        assert read_scene(tmp_path / name, key="after", bands=7).key == "after"
+
+
+def test_a_wrong_key_is_answered_with_the_candidates_and_the_nearest(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "p.mat", {"paviaU": cube_of(), "other": cube_of()})
+    with pytest.raises(UserError, match=r"no array 'pavia' \(nearest: paviaU\).*other \(6 x 20 x 15\).*--key"):
+        read_scene(tmp_path / "p.mat", key="pavia")
+
+
+def test_maps_texts_structures_and_vectors_are_no_candidates(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of(6, 9, 9), "map": np.ones((9, 9)), "note": "text",
+                                          "info": {"sensor": "x"}, "list": np.arange(5.0)})
+    assert read_scene(tmp_path / "a.mat").key == "data"
+    scipy.io.savemat(tmp_path / "none.mat", {"note": "text", "list": np.arange(5.0)})
+    with pytest.raises(UserError, match=r"none.mat holds no cube"):
+        read_scene(tmp_path / "none.mat")
+
+
+def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", cube_of())
+    with pytest.raises(UserError, match=r"'XYZ' is unknown.*HWB"):
+        read_scene(tmp_path / "a.npy", layout="XYZ")
+    assert read_scene(tmp_path / "a.npy", layout="hwb").layout == "HWB"
+
+
+def test_a_single_band_and_complex_values_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((1, 20, 20)))
+    with pytest.raises(UserError, match="at least 2 bands"):
+        read_scene(tmp_path / "one.npy")
+    scipy.io.savemat(tmp_path / "complex.mat", {"data": cube_of().astype(complex)})
+    with pytest.raises(UserError, match="complex"):
+        read_scene(tmp_path / "complex.mat")
+
+
+def test_big_endian_arrays_arrive_in_native_order(tmp_path: Path) -> None:
+    np.save(tmp_path / "big.npy", cube_of().astype(">i2"))
+    scene = read_scene(tmp_path / "big.npy", bands=6)
+    assert scene.cube.dtype == np.dtype("int16") and scene.cube.dtype.isnative
+    block = open_scene(tmp_path / "big.npy", bands=6).cube[:, 2:4]
+    assert block.dtype.isnative
+    np.testing.assert_array_equal(block, scene.cube[:, 2:4])
+
+
+def test_a_scene_is_described_in_one_line(tmp_path: Path) -> None:
+    cube = cube_of(31, 64, 64)
+    cube.flat[:2] = 0, 65535
+    scipy.io.savemat(tmp_path / "cloth.mat", {"NRD": cube.transpose(1, 2, 0)})
+    line = describe(read_scene(tmp_path / "cloth.mat"))
+    assert line.endswith("cloth.mat: key 'NRD', stored H x W x B, 31 bands, 64 x 64, uint16, 0 .. 65535")
+
+
+def test_a_folder_lists_its_scenes_by_content(tmp_path: Path) -> None:
+    np.save(tmp_path / "b.npy", cube_of())
+    scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of()})
+    np.save(tmp_path / "hidden.npy", cube_of())
+    (tmp_path / "hidden.npy").rename(tmp_path / "renamed.bin")
+    (tmp_path / ".c.npy").write_bytes((tmp_path / "b.npy").read_bytes())
+    (tmp_path / "notes.txt").write_text("no scene")
+    (tmp_path / "fake.mat").write_text("no scene")
+    (tmp_path / "empty.mat").touch()
+    write_scene(tmp_path / "d.hdr", Scene(cube_of(), "d"))
+    found = [p.name for p in list_scenes([tmp_path, tmp_path / "b.npy"])]
+    assert found == ["a.mat", "b.npy", "d.hdr", "renamed.bin"]
+
+
+def test_a_folder_without_scenes_names_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match=r"no scene in it.*\(train\)"):
+        list_scenes(tmp_path)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        list_scenes(tmp_path / "nowhere")
+
+
+# -------------------------------------------------------------------------------------------------------- bad bands
+
+def spoiled() -> Scene:
+    cube = cube_of(8, 10, 12, "float32")
+    cube[1] = 7                      # constant
+    cube[3, 2, 3] = np.nan           # single pixels
+    cube[3, 2, 4] = np.inf
+    cube[4] = np.nan                 # dead
+    cube[6, :, 0] = -9999            # no-data
+    return Scene(cube, "spoiled", wavelengths=np.linspace(400, 470, 8), nodata=-9999,
+                 metadata={"header": {"fwhm": [str(i) for i in range(8)], "map info": ["UTM"] * 8}})
+
+
+def test_bad_bands_are_found_with_their_reasons() -> None:
+    scene = spoiled()
+    found = {b.index: b.reason for b in find_bad_bands(scene.cube, scene.nodata)}
+    assert found == {1: "constant (7)", 3: "2 NaN or infinite pixels", 4: "dead (no valid pixel)",
+                     6: "10 no-data (-9999) pixels"}
+
+
+def test_a_band_of_no_data_alone_is_dead_and_integers_have_no_data_too() -> None:
+    cube = cube_of(4, 5, 6, "int16")
+    cube[2] = -1
+    cube[3, 0, 0] = -1
+    found = find_bad_bands(cube, -1)
+    assert [(b.index, b.pixels, b.fillable) for b in found] == [(2, 30, False), (3, 1, True)]
+    assert find_bad_bands(cube_of(4), 0.5) == [] == find_bad_bands(cube_of(4), -1)
+
+
+def test_bad_bands_are_refused_by_number_unless_dropping_is_asked_for() -> None:
+    found = r"4 bad bands .*from 0\): 1 constant.*3 2 NaN.*4 dead.*6 10 no-data.*--drop-bad-bands.*--fill-nodata"
+    with pytest.raises(UserError, match=found):
+        clean(spoiled())
+    kept = clean(spoiled(), drop_bad_bands=True)
+    assert kept.cube.shape == (4, 10, 12)
+    np.testing.assert_array_equal(kept.wavelengths, np.linspace(400, 470, 8)[[0, 2, 5, 7]])
+    assert kept.metadata["header"]["fwhm"] == ["0", "2", "5", "7"]
+    assert kept.metadata["header"]["map info"] == ["UTM"] * 8
+    assert kept.metadata["source_bands"] == [0, 2, 5, 7]
+
+
+def test_filled_pixels_take_the_nearest_valid_value_and_dead_bands_still_go() -> None:
+    scene = spoiled()
+    with pytest.raises(UserError, match="2 bad bands"):
+        clean(scene, fill_nodata=True)
+    filled = clean(scene, drop_bad_bands=True, fill_nodata=True)
+    assert filled.metadata["source_bands"] == [0, 2, 3, 5, 6, 7]
+    assert not find_bad_bands(filled.cube, scene.nodata)
+    np.testing.assert_array_equal(filled.cube[4][:, 0], scene.cube[6][:, 1])
+    np.testing.assert_array_equal(filled.cube[0], scene.cube[0])
+    assert np.isnan(scene.cube[3, 2, 3]), "the scene given is not changed"
+
+
+def test_a_border_without_data_is_without_data_again_at_the_new_size() -> None:
+    cube = cube_of(3, 6, 6, "int16")
+    cube[:, 0] = -1
+    scene = clean(Scene(cube, "border", nodata=-1), fill_nodata=True)
+    with pytest.raises(UserError, match=r"only 0 bands.*--fill-nodata"):
+        clean(Scene(cube, "border", nodata=-1), drop_bad_bands=True)
+    result = np.full((3, 12, 12), 5, "int16")
+    again = scaled(scene, result, 2)
+    assert (again.cube[:, :2] == -1).all() and (again.cube[:, 2:] == 5).all()
+    assert (result == 5).all()
+
+
+def test_a_clean_scene_passes_unchanged() -> None:
+    scene = Scene(cube_of(), "fine")
+    assert clean(scene) is scene
+
+
+def test_bands_are_chosen_and_dropped_by_text() -> None:
+    assert parse_bands("0-2,5, 4", 6) == [0, 1, 2, 4, 5]
+    scene = Scene(cube_of(), "x", band_names=list("abcdef"))
+    assert clean(scene, bands="1-4", drop="2").band_names == ["b", "d", "e"]
+    for text, reason in (("0-6", "band 6"), ("-1", "no list"), ("a", "no list"), ("4-2", "backwards"), ("", "no band"),
+                         ("0-99999999999", "band 6")):
+        with pytest.raises(UserError, match=reason):
+            parse_bands(text, 6)
+    with pytest.raises(UserError, match="1 of its 6 bands"):
+        clean(scene, bands="3")
+
+
+def test_bands_are_chosen_from_a_cube_on_disk_without_reading_it(tmp_path: Path) -> None:
+    cube = cube_of()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = cube
+    scene = open_scene(tmp_path / "a.h5", layout="BHW")
+    chosen = select_bands(scene, [0, 3, 4])
+    assert isinstance(chosen.cube, LazyCube)
+    np.testing.assert_array_equal(chosen.cube[1:, 2:5, 3], cube[[3, 4], 2:5, 3])
+    np.testing.assert_array_equal(np.asarray(clean(scene, drop="1-2").cube), cube[[0, 3, 4, 5]])
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+def test_statistics_of_a_cube_on_disk_equal_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utility.scenes.blocks", lambda cube: ((slice(None), slice(r, r + 3), slice(None))
+                                                               for r in range(0, cube.shape[1], 3)))
+    scene = spoiled()
+    statistics = band_statistics(scene.cube, scene.nodata)
+    for band, values in enumerate(scene.cube):
+        valid = values[np.isfinite(values) & (values != -9999)]
+        expected = (valid.min(), valid.max()) if valid.size else (np.nan, np.nan)
+        np.testing.assert_array_equal((statistics.low[band], statistics.high[band]), expected)
+    assert statistics.not_finite.tolist() == [0, 0, 0, 2, 120, 0, 0, 0]
+    assert statistics.missing.tolist() == [0, 0, 0, 0, 0, 0, 10, 0]
+
+
+def test_min_max_is_taken_in_float64_and_comes_back_exactly() -> None:
+    cube = cube_of(4, 9, 9, "int32") + 2_000_000_000  # neighbours that float32 cannot tell apart
+    unit, low, high = unit_range(cube)
+    assert unit.dtype == np.float32 and unit.min() == 0 and unit.max() == 1
+    assert (low, high) == (cube.min(), cube.max())
+    np.testing.assert_array_equal(from_unit_range(unit, low, high, "int32"), cube)
+
+
+def test_given_limits_are_used_and_negative_values_kept() -> None:
+    unit, low, high = unit_range(np.array([[[-5, 0, 10]]], "int16"), low=0, high=5)
+    np.testing.assert_array_equal(unit, [[[-1, 0, 2]]])
+    assert (low, high) == (0.0, 5.0)
+
+
+@pytest.mark.parametrize(("value", "reason"), [(3.0, "no contrast"), (np.nan, "NaN"), (np.inf, "NaN or infinite")])
+def test_a_cube_without_a_range_is_refused(value: float, reason: str) -> None:
+    cube = np.full((2, 3, 3), value)
+    if not np.isfinite(value):
+        cube[0] = 1
+    with pytest.raises(UserError, match=reason):
+        unit_range(cube)
+
+
+def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
+    cube = np.array([-0.1, 0.5, 1.1])
+    with pytest.raises(UserError, match=r"2 values .* do not fit uint8 \(0 .. 255\)"):
+        from_unit_range(cube, 0, 255, "uint8")
+    np.testing.assert_array_equal(from_unit_range(cube, 0, 255, "uint8", on_overflow="clip"), [0, 128, 255])
+    with pytest.raises(UserError, match="float16"):
+        from_unit_range(cube, 0, 1e6, "float16")
+    assert np.isfinite(from_unit_range(cube, 0, 1e6, "float16", on_overflow="clip")).all()
+    with pytest.raises(UserError, match="NaN"):
+        from_unit_range(np.array([np.nan]), 0, 1, "int16", on_overflow="clip")
+    top = from_unit_range(np.array([2.0, -1.0]), 0, 2.0**63, "int64", on_overflow="clip")
+    assert top.tolist() == [2**63 - 1, -(2**63)]
+
+
+def test_rounding_is_to_the_nearest_not_downwards() -> None:
+    np.testing.assert_array_equal(from_unit_range(np.array([0.299, 0.999]), 0, 10, "int16"), [3, 10])
