@@ -1,0 +1,187 @@
+"""Every card can be read and says what it must; training and test never share a pixel; a wrong card is named."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utility.cards import generic_card, list_cards, load_card, test_cubes, training_cubes, training_rectangles
+from utility.errors import UserError
+from utility.patches import count_patches
+from utility.scenes import Scene
+
+FACTS = {  # key, bands, size, patch, strides, zooms
+    "icvl": ("rad", 31, (1392, 1300), 64, (64, 32, 32), (1.0, 0.5, 0.25)),
+    "pavia_center": ("pavia", 102, (1096, 715), 64, (64,), (1.0,)),
+    "pavia_university": ("paviaU", 103, (610, 340), 64, (64,), (1.0,)),
+    "salinas": ("salinas_corrected", 204, (512, 217), 64, (32,), (1.0,)),
+    "indian_pines": ("indian_pines_corrected", 200, (145, 145), 36, (18,), (1.0,)),
+    "urban": ("Y", 162, (307, 307), 64, (32,), (1.0,)),
+}
+ONE_SCENE = [name for name in list_cards() if load_card(name).test_region]
+MINIMAL = 'title = "t"\npatch = 8\nstrides = [8]\n'
+
+
+def ramp(size: tuple[int, int], bands: int = 2) -> Scene:
+    """A scene whose first band holds each pixel's number, so that pixels can be told apart."""
+    numbers = np.arange(size[0] * size[1], dtype=np.float64).reshape(size)
+    return Scene(np.stack([numbers] + [np.zeros(size)] * (bands - 1)), "ramp")
+
+
+def numbers_in(cube: np.ndarray, size: tuple[int, int]) -> set[int]:
+    return set(np.rint(cube[0].astype(np.float64) * (size[0] * size[1] - 1)).astype(int).ravel().tolist())
+
+
+def card_file(tmp_path, text: str):
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_cards_are_all_there():
+    assert set(FACTS) | {"sample", "sample_remote"} == set(list_cards())
+
+
+@pytest.mark.parametrize("name", list_cards())
+def test_a_card_has_a_wavelength_for_each_band_and_shows_red_green_and_blue(name):
+    card = load_card(name)
+    assert card.name == name and card.title and card.publisher
+    assert len(card.wavelengths) == card.bands
+    red, green, blue = card.wavelengths[list(card.rgb)]
+    assert 600 < red < 700 and 500 < green < 600 and 400 < blue < 500
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_card_holds_the_published_facts(name):
+    card = load_card(name)
+    assert (card.key, card.bands, card.size, card.patch, card.strides, card.zooms) == FACTS[name]
+
+
+def test_icvl_trains_on_the_centre_of_the_normalised_scene_and_tests_on_a_normalised_centre():
+    card = replace(load_card("icvl"), crop=(8, 8), test_crop=(4, 4), patch=4)
+    scene = ramp((16, 20))
+    (training,) = training_cubes(card, scene)
+    ((name, test),) = test_cubes(card, scene)
+    whole = (scene.cube / (16 * 20 - 1)).astype(np.float32)
+    np.testing.assert_allclose(training, whole[:, 4:12, 6:14], atol=1e-7)
+    assert name == "ramp" and test.shape == (2, 4, 4) and test.min() == 0 and test.max() == 1
+    assert (load_card("icvl").crop, load_card("icvl").test_crop) == ((1024, 1024), (512, 512))
+
+
+def test_pavia_center_tests_on_its_centre():
+    assert load_card("pavia_center").test_region == ((1096 - 256) // 2, (715 - 256) // 2, 256, 256)
+
+
+@pytest.mark.parametrize("name", ONE_SCENE)
+def test_training_and_test_share_no_pixel_and_every_patch_fits(name):
+    card = load_card(name)
+    assert all(n % 8 == 0 for n in card.test_region[2:])
+    training, ((_, test),) = training_cubes(card, ramp(card.size)), test_cubes(card, ramp(card.size))
+    seen = [numbers_in(cube, card.size) for cube in training]
+    held = numbers_in(test, card.size)
+    assert len(held) == card.test_region[2] * card.test_region[3]
+    assert not held & set().union(*seen)
+    assert sum(map(len, seen)) == len(set().union(*seen))
+    assert sum(count_patches(cube.shape[1:], card.patch, card.strides, card.zooms) for cube in training) >= 30
+
+
+@given(st.data())
+def test_training_rectangles_cover_what_the_test_leaves_exactly_once(data):
+    height, width = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
+    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
+    covered = np.zeros((height, width), int)
+    for t, le, rows, columns in [(top, left, h, w), *training_rectangles((height, width), (top, left, h, w))]:
+        covered[t : t + rows, le : le + columns] += 1
+    assert (covered == 1).all()
+
+
+def test_without_a_card_the_whole_scene_trains_and_tests():
+    scene = ramp((6, 7))
+    (training,) = training_cubes(generic_card(4), scene)
+    ((_, test),) = test_cubes(generic_card(4), scene)
+    assert training.dtype == np.float32 and training.shape == scene.cube.shape
+    assert np.array_equal(training, test)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float64"])
+def test_the_range_is_that_of_the_scene_whatever_its_type(dtype):
+    cube = np.array([[[-5 if dtype != "uint16" else 5, 20]], [[45, 20]]], dtype)
+    (training,) = training_cubes(generic_card(1), Scene(cube, "s"))
+    assert training.min() == 0 and training.max() == 1
+
+
+def test_an_unknown_card_is_answered_with_the_near_ones():
+    with pytest.raises(UserError, match=r"'indian_pine'.*did you mean indian_pines"):
+        load_card("indian_pine")
+
+
+def test_a_card_of_ones_own_is_read_by_path(tmp_path):
+    card = load_card(card_file(tmp_path, MINIMAL + "wavelengths = [500, 600.5]\nbands = 2\n"))
+    assert (card.name, card.patch, card.zooms, list(card.wavelengths)) == ("mine", 8, (1.0,), [500, 600.5])
+
+
+def test_removed_channels_are_counted_from_1(tmp_path):
+    text = MINIMAL + "bands = 3\nwavelengths = { first = 400, last = 900, count = 6, removed = [[1, 2], [6, 6]] }\n"
+    assert list(load_card(card_file(tmp_path, text)).wavelengths) == [600, 700, 800]
+
+
+REGION = MINIMAL + "size = [20, 20]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('patch = 8\nstrides = [8]\n', "title"),
+        ('title = "t"\nstrides = [8]\n', "patch"),
+        (MINIMAL + "pach = 3\n", "pach.*did you mean 'patch'"),
+        (MINIMAL.replace("8\n", '"8"\n', 1), "patch"),
+        (MINIMAL + "bands = true\n", "bands"),
+        (MINIMAL + "bands = 0\n", "bands"),
+        (MINIMAL + 'layout = "WHB?"\n', "layout"),
+        (MINIMAL + 'normalise = "band"\n', "normalise"),
+        (MINIMAL + "zooms = [2.0]\n", "zooms"),
+        (MINIMAL + "zooms = []\n", "zooms"),
+        (MINIMAL + "zooms = [1.0, 0.5]\n", "strides.*expected 2"),
+        (MINIMAL + "crop = [8]\n", "crop"),
+        (MINIMAL + "rgb = [0, 1]\n", "rgb"),
+        (MINIMAL + "bands = 3\nrgb = [0, 1, 3]\n", "rgb.*below the 3 bands"),
+        (MINIMAL + "bands = 3\nwavelengths = [400, 500]\n", "wavelengths.*2 values"),
+        (MINIMAL + "wavelengths = { first = 400, last = 700 }\n", "wavelengths"),
+        (MINIMAL + "bands = 3\nwavelengths = { from = 400, last = 700 }\n", "wavelengths"),
+        (MINIMAL + "test_region = [0, 0, 8, 8]\n", "size.*is missing"),
+        (REGION + "test_region = [16, 0, 8, 8]\n", "test_region.*inside"),
+        (REGION + "test_region = [0, 0, 16, 16]\n", "test_region.*room"),
+        (REGION + "test_region = [0, 0, 8, 8]\ncrop = [9, 9]\n", "test_region.*either"),
+        (REGION + "test_region = [0, 0, 8, 0]\n", "test_region"),
+    ],
+)
+def test_a_wrong_card_is_refused_by_file_and_field(tmp_path, text, field):
+    with pytest.raises(UserError, match=rf"mine\.toml: the field '?{field}"):
+        load_card(card_file(tmp_path, text))
+
+
+def test_a_card_that_is_not_toml_or_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"mine\.toml is not TOML"):
+        load_card(card_file(tmp_path, "title = "))
+    with pytest.raises(UserError, match=r"gone\.toml.*No such file"):
+        load_card(tmp_path / "gone.toml")
+
+
+def test_a_scene_of_another_size_is_refused_by_name_and_sizes():
+    with pytest.raises(UserError, match=r"ramp is 100x145 pixels.*145x145"):
+        training_cubes(load_card("indian_pines"), ramp((100, 145)))
+    with pytest.raises(UserError, match=r"ramp is 600x1400 pixels.*1024x1024"):
+        training_cubes(load_card("icvl"), ramp((600, 1400)))
+
+
+def test_a_constant_scene_and_one_with_nan_are_refused_by_name():
+    with pytest.raises(UserError, match="flat is constant"):
+        training_cubes(generic_card(2), Scene(np.full((2, 4, 4), 7), "flat"))
+    cube = np.ones((2, 4, 4))
+    cube[1, 2, 3] = np.nan
+    with pytest.raises(UserError, match="holey has 1 values that are NaN"):
+        training_cubes(generic_card(2), Scene(cube, "holey"))

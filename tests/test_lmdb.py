@@ -1,0 +1,572 @@
+"""Databases: built whole or not at all, read back exactly, in any process; published ones too; bad ones are named."""
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import scipy.io
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from torch.utils.data import DataLoader
+
+import utility.lmdb_data as script
+from utility.cards import generic_card, load_card
+from utility.datum import decode_datum
+from utility.errors import UserError
+from utility.lmdb_data import build_database, main
+from utility.lmdb_dataset import LMDBDataset
+from utility.patches import extract_patches
+from utility.scenes import read_scene, unit_range
+
+ROOT = Path(__file__).parent.parent
+CARD = replace(generic_card(8), strides=(8,))
+
+
+def scene_file(folder: Path, name: str, bands: int = 3, side: int = 24, seed: int = 0) -> Path:
+    """A cube of bands x side x side as .npy, values 0 to 999."""
+    path = folder / f"{name}.npy"
+    cube = np.random.default_rng(seed).integers(0, 1000, (bands, side, side)).astype(np.int16)
+    cube[0, 0, :2] = 0, 999
+    np.save(path, cube)
+    return path
+
+
+def everything(path: Path) -> np.ndarray:
+    data = LMDBDataset(path)
+    return np.stack([data[i] for i in range(len(data))])
+
+
+def expected(path: Path, card=CARD) -> np.ndarray:
+    cube = unit_range(read_scene(path).cube)[0]
+    return np.concatenate(list(extract_patches(cube, card.patch, card.strides, card.zooms)))
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    return [scene_file(tmp_path, name, seed=seed) for seed, name in enumerate("abc")]
+
+
+@pytest.fixture
+def database(scenes, tmp_path):
+    build_database(tmp_path / "abc.lmdb", scenes, CARD, quiet=True)
+    return tmp_path / "abc.lmdb"
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".npy")
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+def test_the_database_holds_the_scenes_patches_in_their_order(scenes, database):
+    assert np.array_equal(everything(database), np.concatenate([expected(scene) for scene in scenes]))
+
+
+def test_the_layout_on_disk_is_the_contracts(scenes, database):
+    assert left_in(database) == ["data.mdb"]
+    with lmdb.open(str(database), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        first, meta = transaction.get(b"00000000"), json.loads(transaction.get(b"__meta__"))
+        assert environment.stat()["entries"] == 28
+    assert first == expected(scenes[0])[0].astype("<f4").tobytes()
+    assert (meta["version"], meta["dtype"], meta["shape"], meta["count"]) == (1, "float32", [3, 8, 8], 27)
+    assert [source["file"] for source in meta["sources"]] == ["a.npy", "b.npy", "c.npy"]
+    first = meta["sources"][0]
+    assert (first["low"], first["high"], first["patches"], first["size"]) == (0.0, 999.0, 9, [24, 24])
+
+
+def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
+    build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", quiet=True)
+    got = everything(tmp_path / "half.lmdb")
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.concatenate([expected(scene) for scene in scenes]), atol=5e-4)
+
+
+def test_a_map_that_is_too_small_grows(tmp_path):
+    scene = scene_file(tmp_path, "large", bands=20, side=256)  # 5 MB of patches in a map of 1 MB
+    build_database(tmp_path / "large.lmdb", [scene], CARD, map_size_mb=1, quiet=True)
+    assert np.array_equal(everything(tmp_path / "large.lmdb"), expected(scene))
+
+
+def test_the_same_scenes_give_the_same_values(scenes, database, tmp_path):
+    build_database(tmp_path / "again.lmdb", scenes, CARD, quiet=True)
+    assert np.array_equal(everything(database), everything(tmp_path / "again.lmdb"))
+
+
+def test_baked_augmentation_stores_each_patch_and_other_variants_of_it(scenes, tmp_path):
+    build_database(tmp_path / "k.lmdb", scenes[:1], CARD, augment=3, quiet=True)
+    got = everything(tmp_path / "k.lmdb")
+    assert len(got) == 27 and np.array_equal(got[::3], expected(scenes[0]))
+
+
+def test_scenes_held_out_for_validation_come_last(scenes, tmp_path):
+    meta = build_database(tmp_path / "v.lmdb", scenes, CARD, val_scenes=["a"], quiet=True)
+    validation = LMDBDataset(tmp_path / "v.lmdb", "validation")
+    assert [source["part"] for source in meta["sources"]] == ["training", "training", "validation"]
+    assert np.array_equal(np.stack([validation[i] for i in range(9)]), expected(scenes[0]))
+    assert len(LMDBDataset(tmp_path / "v.lmdb", "train")) == 18
+
+
+@pytest.mark.parametrize(("last", "training"), [(None, 25), (5, 22), (0, 27)])
+def test_the_last_patches_are_for_validation(scenes, tmp_path, last, training):
+    build_database(tmp_path / "v.lmdb", scenes, CARD, val_last=last, quiet=True)
+    whole, train, validation = (LMDBDataset(tmp_path / "v.lmdb", split) for split in (None, "train", "validation"))
+    assert (len(train), len(validation)) == (training, 27 - training)
+    if len(validation):
+        assert np.array_equal(validation[0], whole[training]) and np.array_equal(validation[-1], whole[26])
+    assert np.array_equal(train[0], whole[0])
+
+
+def test_a_card_with_a_test_region_writes_the_test_cube_beside(tmp_path):
+    scene = scene_file(tmp_path, "field", bands=4, side=32)
+    card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16))
+    build_database(tmp_path / "f.lmdb", [scene], card, test_out=tmp_path / "test", quiet=True)
+    assert left_in(tmp_path / "test") == ["field_test.mat"]
+    stored = scipy.io.loadmat(tmp_path / "test" / "field_test.mat")["gt"]
+    assert stored.shape == (16, 16, 4) and stored.dtype == np.float32
+    test = read_scene(tmp_path / "test" / "field_test.mat").cube
+    assert np.array_equal(test, unit_range(read_scene(scene).cube)[0][:, 16:, 16:])
+    held = {patch.tobytes() for patch in extract_patches(test, 8, [1], [1.0]) for patch in patch}
+    assert not held & {patch.tobytes() for patch in everything(tmp_path / "f.lmdb")}
+    with pytest.raises(UserError, match=r"field_test\.mat exists already"):
+        build_database(tmp_path / "g.lmdb", [scene], card, test_out=tmp_path / "test", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("indian_pines", lambda v: {"indian_pines_corrected": v.reshape(145, 145, 200)}),
+        ("salinas", lambda v: {"salinas_corrected": v.reshape(512, 217, 204)}),
+        ("urban", lambda v: {"Y": v.reshape(162, 307 * 307), "nRow": 307, "nCol": 307}),
+    ],
+)
+def test_a_scene_of_a_cards_size_and_layout_goes_through(tmp_path, name, content):
+    card = load_card(name)
+    values = np.random.default_rng(0).integers(0, 4000, card.bands * card.size[0] * card.size[1], dtype=np.uint16)
+    scipy.io.savemat(tmp_path / f"{name}.mat", content(values))
+    out, source = tmp_path / "x.lmdb", tmp_path / f"{name}.mat"
+    build_database(out, [source], card, test_out=tmp_path / "test", dtype="float16", quiet=True)
+    assert LMDBDataset(out).shape == (card.bands, card.patch, card.patch)
+    assert read_scene(tmp_path / "test" / f"{name}_test.mat").cube.shape == (card.bands, *card.test_region[2:])
+
+
+# --- what is refused, and what is left then ----------------------------------------------------------------------------
+
+def test_a_missing_source_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        build_database(tmp_path / "x.lmdb", [tmp_path / "nowhere"], CARD, quiet=True)
+
+
+def test_a_scene_that_cannot_be_read_stops_the_build_and_leaves_nothing(scenes, tmp_path):
+    scenes[1].write_bytes(scenes[1].read_bytes()[:200])
+    with pytest.raises(UserError, match=r"b\.npy"):
+        build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
+    assert left_in(tmp_path) == []
+
+
+def test_skip_bad_leaves_it_out_and_names_it(scenes, tmp_path, capsys):
+    scenes[1].write_bytes(scenes[1].read_bytes()[:200])
+    meta = build_database(tmp_path / "x.lmdb", scenes, CARD, skip_bad=True)
+    assert meta["skipped"] == ["b.npy"] and meta["count"] == 18
+    assert "b.npy" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"None of the 1 scenes.*b\.npy"):
+        build_database(tmp_path / "y.lmdb", scenes[1:2], CARD, skip_bad=True)
+
+
+def test_a_cube_smaller_than_a_patch_is_refused_by_name_and_sizes(tmp_path):
+    scene = scene_file(tmp_path, "tiny", side=7)
+    with pytest.raises(UserError, match=r"tiny\.npy is 7x7 pixels.*8x8.*--patch"):
+        build_database(tmp_path / "x.lmdb", [scene], CARD, quiet=True)
+
+
+def test_scenes_of_different_band_counts_are_refused_by_both_names(scenes, tmp_path):
+    other = scene_file(tmp_path, "other", bands=5)
+    with pytest.raises(UserError, match=r"other\.npy has 5 bands and a\.npy has 3"):
+        build_database(tmp_path / "x.lmdb", [scenes[0], other], CARD, quiet=True)
+    assert left_in(tmp_path) == []
+
+
+def test_another_band_count_than_the_cards_is_refused(scenes, tmp_path):
+    with pytest.raises(UserError, match=r"a\.npy.*31"):
+        build_database(tmp_path / "x.lmdb", scenes, replace(CARD, bands=31), quiet=True)
+
+
+def test_bad_bands_are_refused_unless_they_may_be_dropped(tmp_path):
+    path = scene_file(tmp_path, "dead", bands=4)
+    cube = np.load(path)
+    cube[2] = 5
+    np.save(path, cube)
+    with pytest.raises(UserError, match=r"dead\.npy.*2 constant.*--drop-bad-bands"):
+        build_database(tmp_path / "x.lmdb", [path], CARD, quiet=True)
+    meta = build_database(tmp_path / "x.lmdb", [path], CARD, drop_bad_bands=True, quiet=True)
+    assert meta["shape"] == [3, 8, 8]
+
+
+def test_an_unknown_or_greedy_validation_is_refused(scenes, tmp_path):
+    with pytest.raises(UserError, match=r"nobody.*a, b, c"):
+        build_database(tmp_path / "x.lmdb", scenes, CARD, val_scenes=["nobody"], quiet=True)
+    with pytest.raises(UserError, match="Every scene"):
+        build_database(tmp_path / "x.lmdb", scenes, CARD, val_scenes=["a", "b", "c"], quiet=True)
+    with pytest.raises(UserError, match="27 of 27"):
+        build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=27, quiet=True)
+    assert left_in(tmp_path) == []
+
+
+def test_an_existing_database_is_replaced_only_with_force(scenes, database):
+    before = everything(database)
+    with pytest.raises(UserError, match=r"abc\.lmdb exists already.*--force"):
+        build_database(database, scenes[:1], CARD, quiet=True)
+    assert np.array_equal(everything(database), before)
+    build_database(database, scenes[:1], CARD, force=True, quiet=True)
+    assert len(LMDBDataset(database)) == 9 and np.array_equal(everything(database), before[:9])
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "database with something else"])
+def test_what_is_no_database_is_never_replaced(scenes, database, tmp_path, kind):
+    place = tmp_path / "precious"
+    if kind == "file":
+        place.write_text("thesis")
+    elif kind == "folder":
+        place.mkdir()
+        (place / "thesis").write_text("thesis")
+    else:
+        shutil.copytree(database, place)
+        (place / "thesis").write_text("thesis")
+    with pytest.raises(UserError, match="precious exists and is not an LMDB database"):
+        build_database(place, scenes, CARD, force=True, quiet=True)
+    assert (place if kind == "file" else place / "thesis").read_text() == "thesis"
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, monkeypatch, fault):
+    def interrupted(*args):
+        yield from list(extract_patches(*args))[:2]
+        raise fault
+
+    before = everything(database)
+    monkeypatch.setattr(script, "extract_patches", interrupted)
+    for out in (tmp_path / "new.lmdb", database):
+        with pytest.raises(fault):
+            build_database(out, scenes, CARD, force=True, quiet=True)
+    assert left_in(tmp_path) == ["abc.lmdb"] and np.array_equal(everything(database), before)
+
+
+def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(scenes, tmp_path, monkeypatch):
+    def killed(*args):
+        yield from list(extract_patches(*args))[:2]
+        os._exit(9)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(script, "extract_patches", killed)
+        build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "x.lmdb").exists()
+    assert build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)["count"] == 27
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
+    scene = scene_file(tmp_path, "large", bands=20, side=256)
+    command = [sys.executable, "utility/lmdb_data.py", "--source", str(scene), "--out", str(tmp_path / "x.lmdb")]
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    run = subprocess.run(command, cwd=ROOT, preexec_fn=small_disk, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "Traceback" not in run.stderr
+    assert "x.lmdb" in run.stderr and "space" in run.stderr
+    assert left_in(tmp_path) == []
+
+
+def test_lmdbs_disk_full_is_said_so(scenes, tmp_path, monkeypatch):
+    class Full:
+        def begin(self, **kwargs):
+            raise lmdb.DiskError("no space")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(script.lmdb, "open", lambda *args, **kwargs: Full())
+    with pytest.raises(UserError, match=r"disk is full while writing .*x\.lmdb"):
+        build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
+
+
+# --- the command line --------------------------------------------------------------------------------------------------
+
+def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sys.path.insert(0, str(ROOT))
+    from data import make_samples
+
+    small = make_samples.make_samples
+    monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
+    main([])
+    said = capsys.readouterr().out
+    assert "next: python hsi_sr.py -a biqrnn_16_5\n" in said and "from 8 scenes" in said
+    meta = LMDBDataset("data/lmdb/sample.lmdb").meta
+    assert meta["shape"] == [31, 32, 32] and meta["sources"][-1]["file"] == "natural_08.mat"
+    assert meta["validation"] == meta["sources"][-1]["patches"]
+    with pytest.raises(UserError, match=r"sample\.lmdb exists already.*--force"):
+        main([])
+    main(["--dataset", "sample_remote"])
+    assert LMDBDataset("data/lmdb/sample_remote.lmdb").shape == (103, 32, 32)
+    assert read_scene("data/test/sample_remote/village_test.mat").cube.shape == (103, 64, 64)
+
+
+def test_options_change_what_a_card_says(tmp_path):
+    scene_file(tmp_path, "a", side=40)
+    scene_file(tmp_path, "b", side=40)
+    out = tmp_path / "x.lmdb"
+    main(["--source", str(tmp_path), "--patch", "8", "--stride", "8", "4", "--zooms", "1", ".5", "--out", str(out),
+          "--augment", "2", "--dtype", "float16", "--val-scenes", "a", "--quiet"])
+    meta = LMDBDataset(out).meta
+    assert (meta["count"], meta["validation"], meta["dtype"], meta["zooms"]) == (2 * 2 * (25 + 16), 2 * 41, "float16", [1, 0.5])
+
+
+def test_a_bands_x_pixels_cube_may_be_given_its_size(tmp_path):
+    np.save(tmp_path / "flat.npy", np.random.default_rng(0).random((3, 16 * 24), dtype=np.float32))
+    arguments = ["--source", str(tmp_path / "flat.npy"), "--patch", "8", "--out", str(tmp_path / "x.lmdb"), "--quiet"]
+    with pytest.raises(UserError, match=r"flat\.npy.*--size"):
+        main(arguments)
+    main([*arguments, "--size", "16", "24"])
+    assert LMDBDataset(tmp_path / "x.lmdb").meta["count"] == 6
+
+
+def test_a_card_whose_scenes_are_not_there_says_where_they_are_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"salinas.*data/salinas.*Basque Country.*--source"):
+        main(["--dataset", "salinas"])
+
+
+def test_strides_that_do_not_fit_the_zooms_are_refused(scenes):
+    with pytest.raises(UserError, match="--stride has 2 values for 3 zooms"):
+        main(["--source", *map(str, scenes), "--zooms", "1", ".5", ".25", "--stride", "8", "4"])
+
+
+def test_bad_input_ends_with_one_line_and_a_non_zero_exit(tmp_path):
+    command = [sys.executable, "utility/lmdb_data.py", "--dataset", "icvll", "--out", str(tmp_path / "x.lmdb")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "icvl" in run.stderr
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+def test_a_patch_may_be_written_to(database):
+    data = LMDBDataset(database)
+    data[0][:] = 0
+    assert data[0].any() and data.shape == (3, 8, 8) and data[-1].shape == (3, 8, 8)
+    with pytest.raises(IndexError):
+        data[27]
+
+
+def test_two_splits_and_a_pickled_copy_share_one_process(database):
+    train, validation = LMDBDataset(database, "train"), LMDBDataset(database, "validation")
+    copy = pickle.loads(pickle.dumps(train))
+    assert np.array_equal(copy[3], train[3]) and validation[0].shape == train.shape
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_what_the_parent_reads(database, context):
+    data = LMDBDataset(database)
+    first = data[0].copy()  # the parent's environment is open before the workers start
+    batches = list(DataLoader(data, 9, num_workers=2 if context == "fork" else 1, multiprocessing_context=context))
+    assert np.array_equal(np.concatenate([batch.numpy() for batch in batches]), everything(database))
+    assert np.array_equal(data[0], first)
+
+
+def test_a_worker_gets_500_patches_a_second(tmp_path):
+    scene = scene_file(tmp_path, "s", bands=31, side=512)
+    build_database(tmp_path / "s.lmdb", [scene], generic_card(64), quiet=True)
+    data = LMDBDataset(tmp_path / "s.lmdb")
+    for _ in range(2):  # the second from a warm file
+        start = time.perf_counter()
+        for i in range(len(data)):
+            data[i]
+    assert len(data) / (time.perf_counter() - start) > 500
+
+
+def test_a_missing_database_and_what_is_none_are_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"no database .*gone.*utility/lmdb_data\.py"):
+        LMDBDataset(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"is not an LMDB database.*data\.mdb"):
+        LMDBDataset(tmp_path)
+    for content in (b"", b"not a database at all" * 1000):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(UserError, match="file is not an LMDB database"):
+            LMDBDataset(tmp_path / "file")
+
+
+@pytest.mark.parametrize("kept", [100, 4096, 8192, 0.5, -1])
+def test_a_truncated_database_is_refused_and_not_a_crash(database, kept):
+    file = database / "data.mdb"
+    size = file.stat().st_size
+    os.truncate(file, int(size * kept) if kept == 0.5 else size + kept if kept < 0 else kept)
+    with pytest.raises(UserError, match=r"abc\.lmdb.*truncated"):
+        LMDBDataset(database)
+
+
+def put(database: Path, key: bytes, value: bytes | None) -> None:
+    with lmdb.open(str(database), map_size=1 << 24, lock=False) as environment, environment.begin(write=True) as transaction:
+        if value is None:
+            transaction.delete(key)
+        else:
+            transaction.put(key, value)
+
+
+def test_a_corrupt_or_missing_record_is_named_by_its_key(database):
+    put(database, b"00000004", b"short")
+    data = LMDBDataset(database)
+    assert data[3].shape == (3, 8, 8)
+    with pytest.raises(UserError, match=r"abc\.lmdb.*00000004 has 5 bytes.*768"):
+        data[4]
+
+
+def test_a_database_that_lacks_records_is_refused(database):
+    put(database, b"00000009", None)
+    with pytest.raises(UserError, match="holds 26 records and says 27"):
+        LMDBDataset(database)
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        (b"{", "cannot be used"),
+        (b"[]", "cannot be used"),
+        (b'{"version": 2}', "version 2.*reads version 1"),
+        (b'{"version": 1}', "shape"),
+        (b'{"version": 1, "shape": [3, 8], "count": 27, "validation": 0, "dtype": "float32"}', "sizes"),
+        (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 28, "dtype": "float32"}', "sizes"),
+        (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 2, "dtype": "int8"}', "int8"),
+    ],
+)
+def test_meta_that_cannot_be_used_is_refused(database, meta, message):
+    put(database, b"__meta__", meta)
+    with pytest.raises(UserError, match=rf"abc\.lmdb.*{message}"):
+        LMDBDataset(database)
+
+
+# --- published databases -----------------------------------------------------------------------------------------------
+
+PATCH = np.random.default_rng(0).random((3, 5, 4), dtype=np.float32)
+
+
+def datum_class(packed: bool):
+    """Caffe's Datum, compiled by protobuf itself."""
+    file = descriptor_pb2.FileDescriptorProto(name=f"datum_{packed}.proto", package=f"p{packed}".lower(), syntax="proto2")
+    message = file.message_type.add(name="Datum")
+    kind = descriptor_pb2.FieldDescriptorProto
+    for name, number, type_, label in [
+        ("channels", 1, kind.TYPE_INT32, 1), ("height", 2, kind.TYPE_INT32, 1), ("width", 3, kind.TYPE_INT32, 1),
+        ("data", 4, kind.TYPE_BYTES, 1), ("label", 5, kind.TYPE_INT32, 1), ("float_data", 6, kind.TYPE_FLOAT, 3),
+        ("encoded", 7, kind.TYPE_BOOL, 1),
+    ]:
+        field = message.field.add(name=name, number=number, type=type_, label=label)
+        if name == "float_data":
+            field.options.packed = packed
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.Datum"))
+
+
+def datum(patch: np.ndarray = PATCH, how: str = "unpacked", **fields) -> bytes:
+    channels, height, width = patch.shape
+    message = datum_class(how == "packed")(**{"channels": channels, "height": height, "width": width, "label": 300} | fields)
+    if how in ("packed", "unpacked"):
+        message.float_data.extend(patch.ravel().tolist())
+    else:
+        message.data = patch.astype("<f4").tobytes() if how == "raw floats" else np.rint(patch * 255).astype(np.uint8).tobytes()
+    return message.SerializeToString()
+
+
+def published(path: Path, records: list[bytes]) -> Path:
+    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for i, record in enumerate(records):
+            transaction.put(f"{i:08d}".encode(), record)
+    return path
+
+
+@pytest.mark.parametrize(("how", "tolerance"), [("unpacked", 0), ("packed", 0), ("raw floats", 0), ("bytes", 0.5 / 255 + 1e-6)])
+def test_a_datum_is_decoded_as_protobuf_wrote_it(how, tolerance):
+    got = decode_datum(datum(how=how))
+    assert got.shape == (3, 5, 4) and got.dtype == np.float32 and got.flags.writeable
+    np.testing.assert_allclose(got, PATCH, rtol=0, atol=tolerance)
+
+
+def test_float_data_in_several_runs_among_other_fields_is_joined():
+    values = PATCH.ravel()
+    unpacked = b"".join(b"\x35" + struct.pack("<f", value) for value in values[:7])
+    packed = b"\x32\x04" + struct.pack("<f", values[7])
+    rest = b"".join(b"\x35" + struct.pack("<f", value) for value in values[8:])
+    sizes = b"\x08\x03\x10\x05\x18\x04"
+    unknown = b"\x41" + bytes(8) + b"\x4a\x03abc" + b"\x55" + bytes(4)  # fields 8 to 10 of other wire types
+    assert np.array_equal(decode_datum(unpacked + sizes + packed + unknown + rest), PATCH)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"", "size 0x0x0"),
+        (datum()[:-1], "past the end"),
+        (datum()[:-5], "59 values"),
+        (datum(how="raw floats")[:-4], "past the end"),
+        (datum(width=5), "60 values"),
+        (datum(how="bytes", height=6), "60 values"),
+        (datum(encoded=True), "encoded"),
+        (b"\x08\x03\x80", "middle of a number"),
+        (b"\x0b", "wire type 3"),
+        (b"\x08\x01\x10\x01\x18\x01\x32\x03abc", "whole number"),
+        (b"\x08" + b"\xff" * 12, "middle of a number"),
+    ],
+)
+def test_a_malformed_datum_is_refused(record, message):
+    with pytest.raises(ValueError, match=message):
+        decode_datum(record)
+
+
+def test_a_published_database_is_read_without_meta(tmp_path):
+    patches = np.random.default_rng(0).random((21, 3, 5, 4), dtype=np.float32)
+    path = published(tmp_path / "old.lmdb", [datum(patch) for patch in patches])
+    data = LMDBDataset(path)
+    assert data.shape == (3, 5, 4) and data.meta["count"] == 21 and data.meta["format"] == "datum"
+    assert np.array_equal(everything(path), patches)
+    assert (len(LMDBDataset(path, "train")), len(LMDBDataset(path, "validation"))) == (19, 2)
+    assert np.array_equal(pickle.loads(pickle.dumps(data))[20], patches[20])
+
+
+def test_a_database_in_a_single_file_is_read_too(tmp_path):
+    path = published(tmp_path / "old.lmdb", [datum(), datum()])
+    (path / "data.mdb").rename(tmp_path / "single.mdb")
+    assert np.array_equal(LMDBDataset(tmp_path / "single.mdb")[1], PATCH)
+
+
+def test_a_corrupt_datum_is_named_by_its_key(tmp_path):
+    data = LMDBDataset(published(tmp_path / "old.lmdb", [datum(), datum()[:-1], datum(PATCH[:2])]))
+    assert np.array_equal(data[0], PATCH)
+    with pytest.raises(UserError, match=r"old\.lmdb.*00000001.*past the end"):
+        data[1]
+    with pytest.raises(UserError, match=r"old\.lmdb.*00000002 is \(2, 5, 4\)"):
+        data[2]
+
+
+@pytest.mark.parametrize("records", [[], [b"\x00" * 768], [b"hello"]])
+def test_a_database_of_something_else_is_refused(tmp_path, records):
+    with pytest.raises(UserError, match=r"old\.lmdb.*neither"):
+        LMDBDataset(published(tmp_path / "old.lmdb", records))
+
+
+def test_unpacked_floats_are_decoded_fast():
+    patch = np.random.default_rng(0).random((31, 64, 64), dtype=np.float32)
+    record = datum(patch)
+    start = time.perf_counter()
+    for _ in range(20):
+        decode_datum(record)
+    assert time.perf_counter() - start < 1.0  # a loop over the values takes more than that for one patch

@@ -1,0 +1,114 @@
+"""The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to learn, and repeatable."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from utility.cards import load_card, training_cubes
+from utility.degradation import degrade
+from utility.errors import UserError
+from utility.scenes import find_bad_bands, read_scene
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "data"))
+import make_samples as maker
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples") / "sample"
+    maker.make_samples(folder, train=2, test=1, side=96, remote=(160, 128))
+    return folder
+
+
+def natural(folder: Path) -> list[Path]:
+    return sorted(folder.glob("natural/*/*.mat"))
+
+
+def test_the_files_are_where_the_cards_look_for_them(folder):
+    assert [path.relative_to(folder).as_posix() for path in natural(folder)] == [
+        "natural/test/natural_03.mat", "natural/train/natural_01.mat", "natural/train/natural_02.mat",
+    ]
+    for name in ("sample", "sample_remote"):
+        for source in (load_card(name).source, load_card(name).test_source):
+            assert any((folder / Path(source).relative_to("data/sample")).glob("*.mat"))
+
+
+def test_a_natural_scene_is_a_v7_3_file_like_icvls(folder):
+    path = natural(folder)[0]
+    assert path.read_bytes()[:10] == b"MATLAB 7.3" and path.read_bytes()[124:128] == b"\x00\x02IM"
+    with pytest.raises(NotImplementedError, match="HDF reader"):
+        scipy.io.loadmat(path)
+    with h5py.File(path) as file:
+        assert file.userblock_size == 512 and file["rad"].attrs["MATLAB_class"] == b"single"
+        assert file["rad"].shape == (31, 96, 96)
+
+
+def test_a_scene_is_stored_bands_columns_rows(tmp_path):
+    cube = np.arange(31 * 6 * 4, dtype=np.float32).reshape(31, 6, 4)
+    maker.write_as_icvl(tmp_path / "s.mat", cube)
+    with h5py.File(tmp_path / "s.mat") as file:
+        assert np.array_equal(file["rad"], cube.transpose(0, 2, 1))
+    card = load_card("sample")
+    scene = read_scene(tmp_path / "s.mat", key=card.key, layout=card.layout, bands=card.bands)
+    assert np.array_equal(scene.cube, cube)
+
+
+def test_the_scenes_are_read_without_being_told_how(folder):
+    for path in natural(folder):
+        scene = read_scene(path)
+        assert scene.cube.shape == (31, 96, 96) and scene.key == "rad"
+        np.testing.assert_allclose(scene.wavelengths, load_card("sample").wavelengths)
+    scene = read_scene(folder / "remote" / "village.mat")
+    assert scene.cube.shape == (103, 160, 128) and scene.cube.dtype == np.uint16
+    np.testing.assert_allclose(scene.wavelengths, load_card("sample_remote").wavelengths)
+
+
+def test_the_scenes_hold_counts_of_a_12_bit_sensor_and_no_bad_band(folder):
+    for path in [*natural(folder), folder / "remote" / "village.mat"]:
+        cube = read_scene(path).cube
+        assert cube.min() >= 0 and 2500 < cube.max() <= 4095 and np.array_equal(cube, np.round(cube))
+        assert not find_bad_bands(cube)
+
+
+def test_spectra_are_smooth_and_water_absorbs(folder):
+    cube = read_scene(natural(folder)[0]).cube
+    steps = np.abs(np.diff(cube.astype(np.float64).mean((1, 2)))) / cube.mean()
+    assert steps.max() < 0.3
+    village = read_scene(folder / "remote" / "village.mat")
+    mean = dict(zip(village.wavelengths.tolist(), village.cube.mean((1, 2)), strict=True))
+    for dip, shoulder in [(940, 860), (1140, 1060), (1380, 1260), (1860, 1660)]:
+        assert mean[dip] < 0.85 * mean[shoulder]
+
+
+def test_interpolation_leaves_something_to_learn(folder):
+    for path in natural(folder):
+        (cube,) = training_cubes(load_card("sample"), read_scene(path))
+        low = degrade(torch.from_numpy(cube), 4, "bicubic").numpy()
+        psnr = np.mean(10 * np.log10(1 / ((low - cube) ** 2).mean((1, 2))))
+        assert 23 < psnr < 36
+
+
+def test_the_same_seed_gives_the_same_scenes_and_another_seed_others(folder, tmp_path):
+    maker.make_samples(tmp_path / "again", train=1, test=0, side=96, remote=(160, 128))
+    maker.make_samples(tmp_path / "other", seed=7, train=1, test=0, side=96, remote=(160, 128))
+    for part in ("natural/train/natural_01.mat", "remote/village.mat"):
+        first, again, other = (read_scene(place / part).cube for place in (folder, tmp_path / "again", tmp_path / "other"))
+        assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_no_two_scenes_are_alike(folder):
+    first, second, third = (read_scene(path).cube.astype(np.float64).ravel() for path in natural(folder))
+    assert np.abs(np.corrcoef([first, second, third])[np.triu_indices(3, 1)]).max() < 0.8
+
+
+def test_an_existing_folder_is_not_replaced_unasked(folder):
+    before = natural(folder)[0].stat().st_mtime_ns
+    with pytest.raises(UserError, match="exists already"):
+        maker.make_samples(folder)
+    assert natural(folder)[0].stat().st_mtime_ns == before

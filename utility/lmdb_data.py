@@ -1,0 +1,395 @@
+"""Cut scenes into patches and store them in an LMDB folder for training.
+
+    python utility/lmdb_data.py                                              the sample scenes (rendered if not there)
+    python utility/lmdb_data.py --dataset icvl --source DIR                  a dataset card, its scenes in DIR
+    python utility/lmdb_data.py --dataset pavia_center --source Pavia.mat    a test cube is written beside, too
+    python utility/lmdb_data.py --source a.mat b.hdr --patch 64 --stride 32 --out data/lmdb/mine.lmdb
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import lmdb  # noqa: E402
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from utility.cards import Card, generic_card, load_card, scene_range, test_cubes, training_cubes  # noqa: E402
+from utility.errors import UserError, run_script  # noqa: E402
+from utility.files import refuse_existing, replacing  # noqa: E402
+from utility.lmdb_dataset import DTYPES, META_KEY, VERSION, default_validation  # noqa: E402
+from utility.patches import bake, check_size, extract_patches  # noqa: E402
+from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, write_scene  # noqa: E402
+
+MB = 1_000_000
+
+
+@dataclass
+class _Prepared:
+    """A scene that has passed every check: what is left is to cut it."""
+
+    file: Path
+    cubes: list[np.ndarray]
+    tests: list[tuple[str, np.ndarray]]
+    source: dict[str, Any]  # what the database will say of it
+    wavelengths: np.ndarray | None
+
+
+def build_database(
+    out: str | Path,
+    sources: Sequence[str | Path],
+    card: Card,
+    *,
+    dtype: str = "float32",
+    augment: int = 1,
+    seed: int = 2021,
+    val_scenes: Sequence[str] = (),
+    val_last: int | None = None,
+    drop_bad_bands: bool = False,
+    fill_nodata: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
+    map_size_mb: int = 1024,
+    test_out: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole; returns its meta.
+
+    Args:
+        out: the folder to make.
+        sources: scene files, or folders of them, in the order of writing but for those of validation, which come last.
+        dtype: of the stored values, "float32" or "float16".
+        augment: how many rotations and flips of each patch are stored, 1 (the patch itself) to 8.
+        seed: of the draw of those.
+        val_scenes: names (stems) of the scenes held out for validation; with none, the last `val_last` patches are, and
+            with that None, the last 1,000 or a tenth, whichever is less.
+        drop_bad_bands, fill_nodata: mend scenes that need it instead of refusing them.
+        skip_bad: leave out, and name, the scenes that cannot be used instead of stopping.
+        force: replace `out` and the test cubes, if they exist; never a folder that is not an LMDB database.
+        map_size_mb: LMDB's map to begin with; it doubles when it is full.
+        test_out: folder for the test cubes of a card with a `test_region`; None writes none.
+        quiet: no progress bar, and nothing said about what is skipped.
+
+    Raises:
+        UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk is full; each by name.
+    """
+    out = Path(out)
+    _refuse_foreign(out, force)
+    files = _ordered(list_scenes(sources), val_scenes)
+    test_out = Path(test_out) if test_out is not None and card.test_region else None
+    if test_out:
+        for file in files:
+            refuse_existing(test_out / f"{file.stem}_test.mat", force)
+
+    written: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    tests: list[Scene] = []
+    wavelengths: np.ndarray | None = None
+    with replacing(out, force) as temporary:
+        writer = _Writer(temporary, out, np.dtype(dtype).newbyteorder("<"), map_size_mb)
+        bar = tqdm(files, desc=out.stem, unit="scene", disable=True if quiet else None)
+        with closing(writer), closing(bar):
+            for file in bar:
+                try:
+                    scene = _prepare(file, card, drop_bad_bands, fill_nodata)
+                    _check_bands(scene.source, written, file)
+                except UserError as error:
+                    if not skip_bad:
+                        raise
+                    skipped.append(file.name)
+                    if not quiet:
+                        tqdm.write(f"skipped: {error}", file=sys.stderr)
+                    continue
+                begin = writer.patches
+                _cut(scene, card, augment, seed, writer, bar)
+                part = "validation" if file.stem in val_scenes else "training"
+                wavelengths = wavelengths if written else scene.wavelengths
+                written.append(scene.source | {"patches": writer.patches - begin, "part": part})
+                if test_out:
+                    tests += [Scene(cube, name, layout="HWB", key="gt", wavelengths=scene.wavelengths)
+                              for name, cube in scene.tests]
+                del scene  # before the next one is read
+            if not written:
+                raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
+            meta = {
+                "version": VERSION,
+                "dtype": dtype,
+                "shape": [written[0]["bands"], card.patch, card.patch],
+                "count": writer.patches,
+                "validation": _validation(written, writer.patches, val_scenes, val_last),
+                "sources": written,
+                "skipped": skipped,
+                "card": card.name,
+                "patch": card.patch,
+                "strides": list(card.strides),
+                "zooms": list(card.zooms),
+                "augment": augment,
+                "wavelengths": None if wavelengths is None else [float(nm) for nm in wavelengths],
+                "created_by": f"bi3dqrnn {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}",
+            }
+            writer.finish(meta)
+        for test in tests:  # before the database takes its name: all of them are there, or it is not
+            write_scene(test_out / f"{test.name}.mat", test, overwrite=force)
+    return meta
+
+
+class _Writer:
+    """An LMDB environment that grows when it is full; LMDB's errors become one sentence about `name`."""
+
+    def __init__(self, path: Path, name: Path, dtype: np.dtype, map_size_mb: int) -> None:
+        self.name, self.dtype = name, dtype
+        self.started, self.patches, self.bytes = time.perf_counter(), 0, 0
+        # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
+        self.environment = lmdb.open(str(path), map_size=map_size_mb << 20, lock=False, sync=False)
+
+    def write(self, patches: np.ndarray) -> None:
+        """Commit (n, B, h, w) under the next numbers."""
+        stored = np.ascontiguousarray(patches, self.dtype)
+        keys = (f"{self.patches + i:08d}".encode() for i in range(len(stored)))
+        self._commit([(key, memoryview(patch).cast("B")) for key, patch in zip(keys, stored, strict=True)])
+        self.patches += len(stored)
+        self.bytes += stored.nbytes
+
+    def finish(self, meta: dict[str, Any]) -> None:
+        self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
+        try:
+            self.environment.sync(True)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def speed(self) -> str:
+        seconds = time.perf_counter() - self.started
+        return f"{self.patches} patches, {self.patches / seconds:.0f} patches/s, {self.bytes / seconds / MB:.0f} MB/s"
+
+    def close(self) -> None:
+        self.environment.close()
+
+    def _commit(self, records: list[tuple[bytes, bytes | memoryview]]) -> None:
+        while True:
+            try:
+                with self.environment.begin(write=True) as transaction:
+                    for key, value in records:
+                        transaction.put(key, value, append=key != META_KEY)
+                return
+            except lmdb.MapFullError:
+                self.environment.set_mapsize(2 * self.environment.info()["map_size"])
+            except lmdb.Error as error:
+                raise self._failed(error) from error
+
+    def _failed(self, error: lmdb.Error) -> UserError:
+        if isinstance(error, lmdb.DiskError):
+            return UserError(f"The disk is full while writing {self.name}; free some space and run again.")
+        return UserError(f"Cannot write {self.name} ({error}); check the disk's space and quota, and run again.")
+
+
+def _prepare(file: Path, card: Card, drop_bad_bands: bool, fill_nodata: bool) -> _Prepared:
+    """Read and check one scene, and take its training and test parts."""
+    size = card.size if (card.layout or "").startswith("pixels") else None
+    scene = read_scene(file, key=card.key, layout=card.layout, bands=card.bands, size=size)
+    count = len(scene.cube)
+    if card.bands and count != card.bands:
+        raise UserError(f"{file} has {count} bands, and the card {card.name} expects {card.bands}; check the file.")
+    if scene.wavelengths is None:
+        scene.wavelengths = card.wavelengths
+    scene = clean(scene, drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
+    bands, height, width = scene.cube.shape
+    low, high = scene_range(scene)
+    cubes = training_cubes(card, scene, (low, high))
+    for cube in cubes:
+        check_size(cube.shape[1:], card.patch, str(file))
+    source = {
+        "file": file.name, "key": scene.key, "layout": scene.layout, "size": [height, width], "bands": bands,
+        "low": low, "high": high,
+    }
+    tests = test_cubes(card, scene, (low, high)) if card.test_region else []
+    return _Prepared(file, cubes, tests, source, scene.wavelengths)
+
+
+def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Path) -> None:
+    if written and source["bands"] != written[0]["bands"]:
+        raise UserError(
+            f"{file} has {source['bands']} bands and {written[0]['file']} has {written[0]['bands']}, and one database "
+            "holds patches of one size; build two databases."
+        )
+
+
+def _cut(scene: _Prepared, card: Card, augment: int, seed: int, writer: _Writer, bar: tqdm) -> None:
+    for cube in scene.cubes:
+        for patches in extract_patches(cube, card.patch, card.strides, card.zooms, str(scene.file)):
+            if augment > 1:
+                patches = bake(patches, augment, seed, writer.patches // augment)
+            writer.write(patches)
+            bar.set_postfix_str(writer.speed(), refresh=False)
+            bar.update(0)
+
+
+def _refuse_foreign(out: Path, force: bool) -> None:
+    refuse_existing(out, force)
+    if out.exists():
+        inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if "data.mdb" not in inside or not inside <= {"data.mdb", "lock.mdb"}:
+            raise UserError(f"{out} exists and is not an LMDB database, so it is not replaced; choose another --out.")
+
+
+def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
+    """Validation scenes last, because the last patches of a database are those of validation."""
+    stems = [file.stem for file in files]
+    unknown = [name for name in val_scenes if name not in stems]
+    if unknown:
+        raise UserError(f"No scene is called {', '.join(unknown)} (--val-scenes); the scenes are {', '.join(stems)}.")
+    training = [file for file in files if file.stem not in val_scenes]
+    if not training:
+        raise UserError("Every scene is held out for validation (--val-scenes); leave at least one for training.")
+    return training + [file for file in files if file.stem in val_scenes]
+
+
+def _validation(written: list[dict[str, Any]], count: int, val_scenes: Sequence[str], val_last: int | None) -> int:
+    if val_scenes:
+        validation = sum(source["patches"] for source in written if source["part"] == "validation")
+    else:
+        validation = default_validation(count) if val_last is None else val_last
+    if validation >= count:
+        raise UserError(f"{validation} of {count} patches would be for validation; hold out fewer (--val-last).")
+    return validation
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    group = parser.add_argument_group("what to read")
+    group.add_argument("--dataset", metavar="NAME", help="dataset card: a name in data/, or a .toml (default: sample)")
+    group.add_argument("--source", nargs="+", metavar="PATH", help="scene files or folders (default: the card's place)")
+    group.add_argument("--scenes-limit", type=_whole(1), metavar="N", help="the first N scenes only")
+    group.add_argument("--key", help="name of the cube in its file, when it holds several (default: the card's)")
+    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES", help=f"of the cube as stored: {', '.join(LAYOUTS)}")
+    group.add_argument("--size", type=_whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
+                       help="of the image, for a bands x pixels cube that does not say")
+    group.add_argument("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
+    group.add_argument("--fill-nodata", action="store_true", help="fill no-data pixels from their neighbours")
+    group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used")
+    group = parser.add_argument_group("how to cut (default: as the card says; without a card, 64x64 side by side)")
+    group.add_argument("--patch", type=_whole(1), metavar="PX", help="side of a patch")
+    group.add_argument("--stride", type=_whole(1), nargs="+", metavar="PX", help="step between patches, for each zoom")
+    group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z", help="spatial scales, above 0 and up to 1")
+    group.add_argument("--augment", type=_whole(1, 8), default=1, metavar="K",
+                       help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
+    group.add_argument("--seed", type=_whole(0), default=2021, help="of the draw of those (default: %(default)s)")
+    held = group.add_mutually_exclusive_group()
+    held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
+    held.add_argument("--val-last", type=_whole(0), metavar="N",
+                      help="the last N patches are for validation (default: 1000, or a tenth if that is less)")
+    group = parser.add_argument_group("what to write")
+    group.add_argument("--out", metavar="DB", help="LMDB folder (default: data/lmdb/NAME.lmdb)")
+    group.add_argument("--test-out", metavar="DIR", help="folder for a card's test cubes (default: data/test/NAME)")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored values (default: %(default)s)")
+    group.add_argument("--force", action="store_true", help="replace the database and test cubes if they exist")
+    group.add_argument("--map-size-mb", type=_whole(1), default=1024, metavar="MB",
+                       help="LMDB's map to begin with; it grows (default: %(default)s)")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def _whole(low: int, high: int | None = None):
+    def number(text: str) -> int:
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{value} is not {f'from {low} to {high}' if high else f'at least {low}'}")
+        return value
+
+    return number
+
+
+def _zoom(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0 and up to 1")
+    return value
+
+
+def _card(options: argparse.Namespace) -> Card:
+    """The card, with what the options change."""
+    if options.dataset or not options.source:
+        card = load_card(options.dataset or "sample")
+    else:
+        card = generic_card(options.patch or 64)
+    zooms = tuple(options.zooms or card.zooms)
+    strides = tuple(options.stride or card.strides)
+    if len(strides) == 1:
+        strides *= len(zooms)
+    if len(strides) != len(zooms):
+        raise UserError(f"--stride has {len(strides)} values for {len(zooms)} zooms; give one, or one for each zoom.")
+    return replace(
+        card, patch=options.patch or card.patch, strides=strides, zooms=zooms,
+        key=options.key or card.key, layout=options.layout or ("pixels" if options.size else card.layout),
+        size=tuple(options.size) if options.size else card.size,
+    )
+
+
+def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
+    if options.source:
+        return [Path(source) for source in options.source]
+    source = Path(card.source)
+    if not source.exists() and source.is_relative_to("data/sample") and not Path("data/sample").exists():
+        from data.make_samples import make_samples
+
+        if not options.quiet:
+            print("rendering the sample scenes into data/sample ...", flush=True)
+        make_samples("data/sample")
+    if not card.source or not source.exists():
+        raise UserError(
+            f"The scenes of {card.name} are not in {card.source or 'a place that its card names'}; get them "
+            f"({card.publisher or card.title}), and put them there or give --source."
+        )
+    return [source]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    card = _card(options)
+    out = Path(options.out or f"data/lmdb/{card.name}.lmdb")
+    _refuse_foreign(out, options.force)
+    files = list_scenes(_sources(options, card))[: options.scenes_limit]
+    val_scenes = options.val_scenes
+    if not val_scenes and options.val_last is None and not options.source:
+        val_scenes = [name for name in card.validation_scenes if name in {file.stem for file in files}]
+    started = time.perf_counter()
+    test_out = Path(options.test_out or f"data/test/{card.name}")
+    meta = build_database(
+        out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
+        val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
+        skip_bad=options.skip_bad, force=options.force, map_size_mb=options.map_size_mb, test_out=test_out,
+        quiet=options.quiet,
+    )
+    if options.quiet:
+        return
+    size = sum(file.stat().st_size for file in out.iterdir()) / MB
+    shape, scenes = "x".join(map(str, meta["shape"])), len(meta["sources"])
+    print(
+        f"{out}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, {size:.1f} MB, "
+        f"in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
+        f"{meta['validation']} for validation"
+    )
+    if meta["skipped"]:
+        print(f"left out: {', '.join(meta['skipped'])}")
+    if card.test_region:
+        print(f"test cubes: {test_out}")
+    print("next: python hsi_sr.py -a biqrnn_16_5" + (f" --data {out}" if out != Path("data/lmdb/sample.lmdb") else ""))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,180 @@
+"""Patches from an LMDB folder, for training: this project's databases and those published with this family of networks.
+
+This project's: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape, count,
+validation, sources); the last `validation` patches are for validation. The published ones hold `Datum` records
+(`utility.datum`) and no ``__meta__``.
+"""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from torch.utils.data import Dataset
+
+from utility.datum import decode_datum
+from utility.errors import UserError
+
+META_KEY = b"__meta__"
+VERSION = 1
+DTYPES = ("float32", "float16")
+
+# LMDB lets a process open a database once, and an environment must not cross a fork:
+# path -> (process, inode of the data file, environment).
+_environments: dict[str, tuple[int, int, lmdb.Environment]] = {}
+
+
+class LMDBDataset(Dataset):
+    """Map-style dataset: item i is a (B, h, w) float32 array that may be written to.
+
+    It may be pickled and used by fork and spawn workers: each process opens the database on its first read.
+
+    Args:
+        path: the database's folder (or its single file).
+        split: None for all patches, "train" for all but the last `meta["validation"]`, "validation" for those. Of a
+            published database, which does not say, the last 1,000 or a tenth, whichever is less, are for validation.
+
+    Attributes:
+        meta: the database's ``__meta__``.
+        shape: (B, h, w).
+
+    Raises:
+        UserError: `path` is missing, is not a database of either kind, is of a version that is not known here, or is
+            truncated; on reading, a record is missing or corrupt (named by its key).
+    """
+
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        if split not in (None, "train", "validation"):
+            raise ValueError(f"split is {split!r}; expected None, 'train' or 'validation'")
+        self.path = str(Path(path).absolute())
+        self.split = split
+        data = _data_file(Path(path))
+        held = _environments.get(self.path)
+        if held and held[1] != data.stat().st_ino:  # the database was built anew since
+            held[2].close()
+            del _environments[self.path]
+        environment = self._environment()
+        pages, page = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
+        if data.stat().st_size < pages * page:  # reading on would be a bus error, not an exception
+            raise UserError(
+                f"{path} is truncated: its file has {data.stat().st_size} bytes and {pages * page} were written; "
+                "copy or build it again."
+            )
+        with environment.begin() as transaction:
+            stored = transaction.get(META_KEY)
+        self.datum = stored is None
+        self.meta: dict[str, Any] = self._published_meta() if stored is None else _checked_meta(stored, path)
+        self.shape: tuple[int, int, int] = tuple(self.meta["shape"])
+        count, validation = self.meta["count"], self.meta["validation"]
+        records = environment.stat()["entries"] - (stored is not None)
+        if records != count:
+            raise UserError(f"{path} holds {records} records and says {count}; build it again.")
+        self._first = count - validation if split == "validation" else 0
+        self._count = {None: count, "train": count - validation, "validation": validation}[split]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index < 0:
+            index += self._count
+        if not 0 <= index < self._count:
+            raise IndexError(f"patch {index} of {self._count}")
+        return self._read(self._first + index)
+
+    def _read(self, number: int) -> np.ndarray:
+        key = f"{number:08d}"
+        with self._environment().begin(buffers=True) as transaction:
+            record = transaction.get(key.encode())
+            if record is None:
+                raise UserError(f"{self.path} has no record {key}; build or copy it again.")
+            if self.datum:
+                return self._decoded(key, record)
+            dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
+            expected = int(np.prod(self.shape)) * dtype.itemsize
+            if len(record) != expected:
+                raise UserError(
+                    f"{self.path}: the record {key} has {len(record)} bytes, and a patch of {self.shape} {dtype.name} "
+                    f"has {expected}; build or copy the database again."
+                )
+            return np.frombuffer(record, dtype).astype(np.float32).reshape(self.shape)
+
+    def _decoded(self, key: str, record: memoryview) -> np.ndarray:
+        try:
+            patch = decode_datum(record)
+        except ValueError as error:
+            raise UserError(f"{self.path}: the record {key} is not a Datum patch ({error}); copy it again.") from None
+        if patch.shape != self.shape:
+            raise UserError(f"{self.path}: the record {key} is {patch.shape}, others are {self.shape}; copy it again.")
+        return patch
+
+    def _published_meta(self) -> dict[str, Any]:
+        environment = self._environment()
+        count = environment.stat()["entries"]
+        with environment.begin() as transaction:
+            first = transaction.get(b"00000000")
+        try:
+            if first is None:
+                raise ValueError("there is no record 00000000")
+            shape = decode_datum(first).shape
+        except ValueError as error:
+            raise UserError(
+                f"{self.path} is an LMDB database, but neither one of utility/lmdb_data.py (no {META_KEY.decode()}) "
+                f"nor one of Datum patches ({error}); build one with utility/lmdb_data.py."
+            ) from None
+        return {
+            "version": VERSION, "format": "datum", "dtype": "float32", "shape": list(shape), "count": count,
+            "validation": default_validation(count), "sources": [],
+        }
+
+    def _environment(self) -> lmdb.Environment:
+        process, held = os.getpid(), _environments.get(self.path)
+        if held and held[0] == process:
+            return held[2]
+        data = _data_file(Path(self.path))
+        try:
+            if held:
+                held[2].close()
+            environment = lmdb.open(
+                self.path, subdir=os.path.isdir(self.path), readonly=True, create=False, lock=False, readahead=False
+            )
+        except lmdb.Error as error:
+            reason = str(error).rpartition(": ")[2]
+            raise UserError(f"{self.path} is not an LMDB database, or truncated ({reason}); build it again.") from error
+        _environments[self.path] = process, data.stat().st_ino, environment
+        return environment
+
+
+def default_validation(count: int) -> int:
+    """How many of `count` patches are for validation where nothing says so: the released 1,000, or a tenth if less."""
+    return min(1000, max(count // 10, min(1, count - 1)))
+
+
+def _data_file(path: Path) -> Path:
+    data = path / "data.mdb" if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"There is no database {path}; build it with utility/lmdb_data.py, or check the path.")
+    if not data.is_file():
+        raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); build one with utility/lmdb_data.py.")
+    return data
+
+
+def _checked_meta(stored: bytes, path: str | Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(stored)
+        version = meta["version"]
+        if version == VERSION:
+            shape, count, validation = meta["shape"], meta["count"], meta["validation"]
+            whole = all(isinstance(n, int) for n in (*shape, count, validation))
+            if not whole or len(shape) != 3 or min(shape) < 1 or not 0 <= validation <= count:
+                raise ValueError("its sizes disagree")
+            if meta["dtype"] not in DTYPES:
+                raise ValueError(f"dtype {meta['dtype']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {META_KEY.decode()} cannot be used ({error!r}); build the database again.") from error
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version!r}, and this program reads version {VERSION}; build it again.")
+    return meta
