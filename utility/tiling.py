@@ -36,7 +36,10 @@ def super_resolve_cube(net: QRNN3D, cube: np.ndarray, tile: int | str = "auto", 
     def sink(top: int, left: int, block: np.ndarray) -> None:
         out[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
-    super_resolve(net, lambda t, b, l, r: cube[:, t:b, l:r], cube.shape, sink, tile, amp, self_ensemble, progress)
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        return cube[:, top:bottom, left:right]
+
+    super_resolve(net, source, cube.shape, sink, tile, amp, self_ensemble, progress)
     return out
 
 

@@ -1,0 +1,225 @@
+"""Test a network against ground truth, or super-resolve a cube of your own.
+
+    python hsi_test.py -r -rp runs/NAME/best.pth                                   the sample test scenes
+    python hsi_test.py -rp best.pth --data scene.mat folder/ --report              your ground-truth scenes, with an HTML page
+    python hsi_test.py -rp best.pth --dataset pavia_center --data Pavia.mat        the test part that a card names
+    python hsi_test.py -rp best.pth --input low.hdr --output high_x4.hdr           a cube without ground truth, any size
+
+Network, scale factor and degradation come from the checkpoint. A test leaves metrics.json, metrics.csv, the super-resolved
+cubes and a figure per image in a new folder under results/.
+"""
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.pooling import BACKENDS
+from utility import evaluation, inference
+from utility.cards import Card, list_cards, load_card
+from utility.checkpoints import CheckpointInfo, model_from_checkpoint
+from utility.degradation import KINDS, SCALES
+from utility.devices import choose_device
+from utility.errors import UserError, run_script
+from utility.evaluation import Outputs, Problem, Reading
+from utility.figures import no_truth_figure
+from utility.files import replacing, write_json
+from utility.indexes import PRESETS, format_table
+from utility.report import write_report
+from utility.runs import device_name, shown
+from utility.scenes import LAYOUTS, list_scenes
+
+
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    options = parse(arguments)
+    device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
+    net, info = model_from_checkpoint(options.resumePath, options.arch, options.long_skip or None, pooling=options.pooling)
+    problem = state_problem(options, info)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    net = net.to(device)
+    facts = {
+        "Command": shlex.join(["python", *sys.argv]), "Network": info.arch, "Checkpoint": str(info.path),
+        "Scale factor": f"x{problem.scale}", "Degradation": problem.degradation,
+        "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None, "Computed on": device_name(device),
+    }
+    if options.input:
+        return apply(net, options, problem, facts)
+    return test(net, options, problem, facts, info)
+
+
+def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any],
+         info: CheckpointInfo) -> None:
+    card, paths = find_scenes(options)
+    name = f"{info.arch}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"
+    out = Path(options.out or Path("results") / name)
+    recorded = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
+                "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
+                "command": facts["Command"], "device": facts["Computed on"]}
+    outputs = Outputs(options.cubes, options.figures, options.report, options.error_band, facts)
+    images = evaluation.read_images(paths, reading_of(options), card)
+    results = evaluation.run(net, images, problem, out, outputs, recorded, not options.quiet, options.force)
+    if not options.quiet:
+        print(format_table(results["images"], problem.preset, problem.scale, problem.border, ("interpolation", info.arch)))
+    print(f"results in {shown(out)}/")
+
+
+def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any]) -> None:
+    target = Path(options.output)
+    writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
+    done = inference.apply_to_file(net, Path(options.input), target, problem, reading_of(options), writing,
+                                   not options.quiet)
+    summary, agreement = done.summary, done.summary["consistency"]
+    angle = "-" if agreement["sam"] is None else f"{agreement['sam']:.2f} deg"
+    words = f"degraded again it agrees with the input to {agreement['psnr']:.1f} dB PSNR and {angle} SAM"
+    if summary["clipped_values"]:
+        print(f"note: {summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
+              "--dtype float32 keeps them", file=sys.stderr)
+    print(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {words}")
+    if options.report or options.out:
+        with replacing(Path(options.out or f"{target.with_suffix('')}_report"), options.force) as folder:
+            folder.mkdir()
+            write_json(folder / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
+                                                 "checkpoint": facts["Checkpoint"]})
+            no_truth_figure(folder / "figure.png", done.low, done.interpolation, done.network, done.scene.wavelengths,
+                            name=target.name, scale=problem.scale, note=words)
+            write_report(folder / "report.html", f"{target.name}: {facts['Network']}, x{problem.scale}",
+                         {**facts, "Input": summary["read_as"]},
+                         figures=[("input, interpolation and network (the middle of the scene)", folder / "figure.png")],
+                         scale=problem.scale, lead=f"{words[0].upper()}{words[1:]}.")
+        print(f"report in {shown(options.out or f'{target.with_suffix(str())}_report')}/")
+
+
+def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:
+    """Scale and degradation: what is asked for, else what the checkpoint was trained for; a difference is said."""
+    scale = options.scale or (info.scales[0] if info.scales else None)
+    if scale is None:
+        raise UserError(f"{info.path} does not say for which scale factor it was trained; give it with --scale.")
+    kind = options.degradation or info.degradation or "reference"
+    if kind == "gaussian" and scale % 2:
+        raise UserError(f"The degradation gaussian needs an even scale factor, and {scale} was asked for; choose another.")
+    for what, asked, trained in (("scale factor", scale, info.scales),
+                                 ("degradation", kind, (info.degradation,) if info.degradation else None)):
+        if trained is None and what == "degradation":
+            print(f"note: {info.path} does not say its {what}; {asked} is taken", file=sys.stderr)
+        elif trained is not None and asked not in trained:
+            print(f"note: {info.path} was trained for {what} {', '.join(map(str, trained))}, and {asked} is asked for: "
+                  "expect less of it", file=sys.stderr)
+        elif len(trained or ()) > 1 and not options.scale:
+            print(f"note: {info.path} was trained for scale factors {', '.join(map(str, trained))}; {asked} is taken, "
+                  "--scale chooses another", file=sys.stderr)
+    return Problem(scale, kind, options.tile, options.amp, options.self_ensemble, options.bandwise, options.preset,
+                   options.border)
+
+
+def find_scenes(options: argparse.Namespace) -> tuple[Card | None, list[Path]]:
+    """The card, if there is one, and the scene files."""
+    data, name = options.data, options.dataset
+    if data and len(data) == 1 and not name and not Path(data[0]).exists() and data[0] in list_cards():
+        data, name = None, data[0]
+    if data and not name:
+        return None, list_scenes(data)
+    card = load_card(name or "sample")
+    if not data and not Path(card.test_source).exists():
+        hint = "python utility/lmdb_data.py makes the sample scenes" if card.name.startswith("sample") else \
+            f"put the publisher's scenes there ({card.publisher.rstrip('.')}), or give them with --data"
+        raise UserError(f"{card.test_source}, where the card {card.name} has its test scenes, does not exist; {hint}.")
+    return card, list_scenes(data or [card.test_source])
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    return Reading(options.key, options.layout, tuple(options.size) if options.size else None, options.bands,
+                   options.drop_bands, options.drop_bad_bands, options.fill_nodata, options.keep_range)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    add = parser.add_argument_group("network").add_argument
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; required")
+    add("-r", "--resume", action="store_true", help="said by the released scripts beside -rp; changes nothing")
+    add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
+    add("--long-skip", action="store_true", help="alternating networks add their input twice, as the released ones do")
+    add = parser.add_argument_group("test against ground truth").add_argument
+    add("--data", nargs="+", metavar="PATH", help="ground-truth scenes: files and folders (default: the card's)")
+    add("--dataset", metavar="CARD", help="dataset card that says which part of a scene tests: a name in data/, or a .toml "
+        "(default without --data: sample)")
+    add("--out", metavar="DIR", help="results folder, a new one (default: results/NETWORK_SCALE_TIME)")
+    add("--preset", choices=PRESETS, default="standard", help="how the indexes are computed (default: %(default)s)")
+    add("--border", type=int, default=0, metavar="PX", help="pixels left out of the indexes on each side (default: 0)")
+    add("--error-band", type=int, metavar="BAND", help="draw absolute error maps at this band, from 0")
+    add("--report", action="store_true", help="write one self-contained HTML page too")
+    add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
+    add("--no-figures", dest="figures", action="store_false", help="draw nothing")
+    add("--test", action="store_true", help="said by the released scripts; changes nothing")
+    add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
+    add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or any raster GDAL opens")
+    add("--output", metavar="FILE", help="the result; its suffix chooses the format")
+    add("--dtype", metavar="TYPE", help="of the result, e.g. float32 (default: the input's)")
+    add("--on-overflow", choices=("clip", "refuse"), default="clip",
+        help="what happens to values that an integer type cannot hold (default: %(default)s, and say how many)")
+    add("--unit-range", action="store_true", help="write the result in [0, 1] as float32, not in the input's values")
+    add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument
+    add("--scale", type=int, choices=SCALES, help="scale factor")
+    add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")
+    add = parser.add_argument_group("reading scenes").add_argument
+    add("--key", help="name of the cube in its file, when it holds several")
+    add("--layout", choices=LAYOUTS, metavar="AXES", help=f"of the cube as stored: {', '.join(LAYOUTS)}")
+    add("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of the image, for bands x pixels without one")
+    add("--bands", metavar="LIST", help="bands to take, from 0, e.g. 0-49,60")
+    add("--drop-bands", metavar="LIST", help="bands to leave out")
+    add("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
+    add("--fill-nodata", action="store_true", help="fill NaN and no-data pixels from their neighbours")
+    add("--keep-range", action="store_true", help="values are in [0, 1] already: do not scale by minimum and maximum")
+    add = parser.add_argument_group("computing").add_argument
+    add("--tile", type=_tile, default="auto", metavar="PX|auto",
+        help="side of a tile in pixels of the result; 0 is the whole scene at once, auto what memory allows. The result is "
+        "the same (default: auto)")
+    add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work")
+    add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
+    add("--use-2dconv", action="store_true", help="for 2-D networks, of which there is none here: refused")
+    add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
+    add("--gpu-ids", type=_numbers, metavar="ID", help="the GPU (default: 0, if there is one)")
+    add("--pooling", choices=("auto", *BACKENDS), default="auto", help="backend of the recurrence (default: auto)")
+    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (default: off)")
+    add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
+        "relative error near 1e-3")
+    add("--force", action="store_true", help="replace outputs that exist")
+    add("--quiet", action="store_true", help="print only where the results are, and errors")
+    options = parser.parse_args(arguments)
+    if not options.resumePath:
+        raise UserError("No checkpoint was given, and one is needed; name it with -rp runs/NAME/best.pth (hsi_sr.py prints "
+                        "the command when it ends).")
+    if bool(options.input) != bool(options.output):
+        raise UserError("--input and --output go together; give both.")
+    if options.input and (options.data or options.dataset):
+        raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
+    if options.input and options.bandwise:
+        raise UserError("--bandwise is for tests against ground truth; leave it out with --input.")
+    if options.use_2dconv:
+        raise UserError("--use-2dconv is for 2-D networks, and every network here is 3-D; leave it out.")
+    if options.border < 0:
+        raise UserError(f"--border is {options.border}, and 0 or more pixels were expected.")
+    return options
+
+
+def _tile(text: str) -> int | str:
+    if text == "auto":
+        return text
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(i for i in (int(part) for part in text.replace(",", " ").split()) if i >= 0)
+
+
+if __name__ == "__main__":
+    run_script(main)

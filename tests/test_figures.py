@@ -1,0 +1,273 @@
+"""What the figures promise: any cube can be drawn, panels share their scales, nothing is chosen by the method shown."""
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from utility.errors import UserError
+from utility.figures import (
+    INTERPOLATION,
+    NETWORK,
+    TRUTH,
+    band_psnr_figure,
+    choose_crop,
+    choose_pixels,
+    comparison_figure,
+    composite,
+    display_bands,
+    error_figure,
+    no_truth_figure,
+    sam_figure,
+    spectra_figure,
+    training_curve_figure,
+)
+from utility.indexes import band_psnr, evaluate, sam_map
+
+VISIBLE = np.linspace(400, 700, 31)
+
+
+def scene(bands: int = 31, height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
+    """Two materials, a busy corner at the lower right, values in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    x = np.linspace(0, 1, bands)
+    left = np.broadcast_to(np.arange(width) < width / 2, (height, width))
+    cube = np.where(left, (0.2 + 0.5 * x)[:, None, None], (0.7 - 0.5 * x)[:, None, None]).astype(np.float32)
+    h, w = max(1, height // 4), max(1, width // 4)
+    cube[:, -h:, -w:] *= rng.uniform(0.3, 1.2, (h, w)).astype(np.float32)
+    return np.clip(cube, 0, 1)
+
+
+def blurred(cube: np.ndarray, amount: float) -> np.ndarray:
+    return (1 - amount) * cube + amount * cube.mean((1, 2), keepdims=True)
+
+
+def maps(fig: Figure) -> list:
+    """The images drawn by a colour scale, colour bars left out."""
+    return [im for ax in fig.axes for im in ax.images if im.get_array().ndim == 2]
+
+
+def words(fig: Figure) -> str:
+    artists = fig.findobj(mpl.text.Text)
+    return "\n".join(t.get_text() for t in artists)
+
+
+def assert_drawn(path, fig: Figure, dpi: int) -> None:
+    picture = imread(path)
+    width, height = fig.get_size_inches()
+    np.testing.assert_allclose(picture.shape[:2], (height * dpi, width * dpi), atol=1)
+    assert picture[..., :3].std() > 0.02  # not blank
+
+
+@pytest.mark.parametrize(("bands", "height", "width", "wavelengths"), [
+    (1, 24, 24, None), (2, 24, 24, None), (31, 24, 36, VISIBLE), (200, 100, 30, None),
+    (8, 16, 64, np.linspace(450, 900, 8)),
+])
+def test_every_figure_draws_any_cube(tmp_path, bands, height, width, wavelengths):
+    gt = scene(bands, height, width)
+    methods = {"Bicubic": blurred(gt, 0.5), "Net": blurred(gt, 0.1)}
+    low = gt[:, :height // 4, :width // 4]
+    up = np.repeat(np.repeat(low, 4, 1), 4, 2)
+    metrics = {"interpolation": evaluate(methods["Bicubic"], gt, 4), "network": evaluate(methods["Net"], gt, 4)}
+    figures = {
+        "comparison": comparison_figure(tmp_path / "comparison.png", gt, *methods.values(), wavelengths=wavelengths,
+                                        metrics=metrics, name="a scene", scale=4, dpi=60),
+        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths, dpi=60),
+        "sam": sam_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, dpi=60),
+        "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths,
+                                 dpi=60),
+        "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
+                                  wavelengths, dpi=60),
+        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, up, up, wavelengths, name="mine", scale=4, dpi=60),
+    }
+    for name, fig in figures.items():
+        assert_drawn(tmp_path / f"{name}.png", fig, 60)
+        assert fig.get_figwidth() <= 7.2  # two columns of a page
+    assert sorted(p.stem for p in tmp_path.iterdir()) == sorted(figures)  # no temporary file stays
+
+
+def test_composites_are_true_colour_where_wavelengths_allow_and_fall_back_to_the_card():
+    assert display_bands(31, VISIBLE) == ((24, 15, 6), "true colour (640, 550, 460 nm)")
+    infrared = np.linspace(540, 900, 37)
+    assert display_bands(37, infrared)[0] == (32, 11, 1)
+    assert "false colour (860, 650, 550 nm)" in display_bands(37, infrared)[1]
+    assert display_bands(100, None, (50, 30, 10))[0] == (50, 30, 10)
+    assert display_bands(100, np.linspace(1000, 2500, 100), (50, 30, 10))[0] == (50, 30, 10)  # no visible light in it
+    assert display_bands(7)[0] == (5, 3, 1)
+    assert display_bands(7, None, (50, 30, 10))[0] == (5, 3, 1)  # a card of other bands does not fit
+    assert display_bands(1, [550.0])[0] == (0, 0, 0)
+
+
+def test_a_composite_puts_the_long_wavelengths_into_red():
+    cube = np.zeros((31, 4, 4), np.float32)
+    cube[20:, :2] = 1
+    image = composite(cube, VISIBLE)
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 4, 3)
+    assert image[0, 0].tolist() == [255, 0, 0]
+
+
+def test_composites_with_one_reference_share_their_stretch():
+    gt = scene()
+    dim = composite(0.5 * gt, VISIBLE, reference=gt)
+    assert dim.mean() < 0.8 * composite(gt, VISIBLE, reference=gt).mean()
+    np.testing.assert_array_equal(composite(0.5 * gt, VISIBLE), composite(gt, VISIBLE))  # alone, each fills its range
+
+
+def test_composites_survive_nan_and_constant_bands():
+    cube = scene()
+    cube[:, :3] = np.nan
+    cube[24] = 0.5
+    image = composite(cube, VISIBLE)
+    assert image[0].max() == 0
+    cube[:] = np.nan
+    assert composite(cube).max() == 0
+
+
+def test_the_comparison_has_one_colour_scale_from_0_to_20_for_both_methods():
+    gt = scene()
+    fig = comparison_figure(None, gt, np.clip(gt + 0.2, 0, 1), gt + 0.01)
+    shown = maps(fig)
+    assert [im.norm.vmin for im in shown] == [0, 0]
+    assert [im.norm.vmax for im in shown] == [20, 20]
+    assert shown[1].get_array().mean() == pytest.approx(2.55, rel=1e-3)  # times 255, mean over bands
+    assert "(×255)" in words(fig)
+
+
+def test_the_comparison_shows_both_rows_of_metrics_with_preset_unit_and_border():
+    gt = scene()
+    rows = {"interpolation": evaluate(blurred(gt, 0.5), gt, 4), "network": evaluate(blurred(gt, 0.1), gt, 4)}
+    fig = comparison_figure(None, gt, blurred(gt, 0.5), blurred(gt, 0.1), VISIBLE, metrics=rows, name="scene", scale=4)
+    text = words(fig)
+    for row in rows.values():
+        assert f"{row['psnr']:.3f}" in text
+    assert "SAM (deg) ↓" in text
+    assert "preset standard, border 0 px" in text
+    bold = [t.get_text() for t in fig.findobj(mpl.text.Text) if t.get_weight() == "bold"]
+    assert f"{rows['network']['psnr']:.3f}" in bold
+    assert f"{rows['interpolation']['psnr']:.3f}" not in bold
+
+
+def test_the_spectra_of_the_comparison_are_those_of_the_marked_pixels_in_fixed_colours():
+    gt = scene()
+    fig = comparison_figure(None, gt, blurred(gt, 0.5), blurred(gt, 0.1), VISIBLE, pixels=[(3, 4), (20, 30)])
+    plots = [ax for ax in fig.axes if ax.get_xlabel() == "Wavelength (nm)"]
+    assert [ax.get_title() for ax in plots] == ["A: row 3, column 4", "B: row 20, column 30"]
+    for ax, (r, c) in zip(plots, [(3, 4), (20, 30)], strict=True):
+        truth, interpolation, network = ax.lines
+        np.testing.assert_allclose(truth.get_ydata(), gt[:, r, c])
+        np.testing.assert_allclose(network.get_ydata(), blurred(gt, 0.1)[:, r, c], rtol=1e-6)
+        np.testing.assert_allclose(truth.get_xdata(), VISIBLE)
+        assert [line.get_color() for line in ax.lines] == [TRUTH, INTERPOLATION, NETWORK]
+        assert interpolation.get_linestyle() == "--"
+
+
+def test_the_band_is_the_axis_where_wavelengths_are_unknown_and_gaps_break_the_line():
+    gt = scene(10)
+    fig = spectra_figure(None, {"Ground truth": gt}, [(1, 2)])
+    assert fig.axes[0].get_xlabel() == "Band"
+    nm = np.array([400, 410, 420, 430, 440, 1000, 1010, 1020, 1030, 1040.0])
+    line = spectra_figure(None, {"Ground truth": gt}, [(1, 2)], nm).axes[0].lines[0]
+    assert np.isnan(line.get_ydata()).sum() == 1
+    assert np.isnan(line.get_ydata()[5])
+
+
+def test_the_error_map_is_of_the_band_asked_for_times_255():
+    gt = scene()
+    off = gt.copy()
+    off[7] += 10 / 255
+    fig = error_figure(None, gt, {"Bicubic": off, "Net": gt}, 7, VISIBLE)
+    _, error, none = maps(fig)
+    np.testing.assert_allclose(error.get_array(), 10, rtol=1e-4)
+    assert none.get_array().max() == 0
+    assert (error.norm.vmin, error.norm.vmax) == (none.norm.vmin, none.norm.vmax) == (0, 20)
+    assert "band 7, 470 nm" in words(fig)
+
+
+def test_sam_maps_share_one_scale_in_degrees_and_leave_pixels_without_an_angle_empty():
+    a, b = np.full((10, 12), 3.0), np.full((10, 12), 7.0)
+    a[2, 3] = np.nan
+    fig = sam_figure(None, {"Bicubic": b, "Net": a})
+    assert {(im.norm.vmin, im.norm.vmax) for im in maps(fig)} == {(0, 8)}
+    assert maps(fig)[1].get_array().mask[2, 3]
+    assert "Bicubic: mean 7.00°" in words(fig)
+
+
+def test_the_crop_is_where_the_detail_is_and_does_not_follow_a_dead_pixel():
+    cube = scene(8, 64, 96)
+    cube[:, 2, 2] = 50
+    top, left, h, w = choose_crop(cube)
+    assert (h, w) == (16, 24)
+    assert top + h > 56
+    assert left + w > 84
+    assert choose_crop(scene(3, 9, 9)) == (0, 0, 9, 9)  # smaller than any crop: the whole image
+
+
+def test_the_two_pixels_lie_in_and_outside_the_crop_and_are_of_different_materials():
+    cube = scene(31, 64, 96)
+    crop = choose_crop(cube)
+    (r1, c1), (r2, c2) = choose_pixels(cube, crop)
+    top, left, h, w = crop
+    assert top <= r1 < top + h and left <= c1 < left + w
+    assert not (top <= r2 < top + h and left <= c2 < left + w)
+    assert c1 >= 48 > c2
+
+
+def test_crop_and_pixels_do_not_depend_on_the_methods():
+    gt = scene()
+    titles = [[ax.get_title() for ax in comparison_figure(None, gt, gt * k, gt * (1 - k)).axes if ax.lines][-2:]
+              for k in (0.2, 0.9)]
+    assert titles[0] == titles[1]
+
+
+def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the_pixel_beneath():
+    low = scene(31, 24, 24)
+    up = np.repeat(np.repeat(low, 4, 1), 4, 2)
+    fig = no_truth_figure(None, low, up, up * 0.9, VISIBLE, name="mine", note="consistency 48 dB")
+    text = words(fig)
+    assert "mine ×4" in text
+    assert "consistency 48 dB" in text
+    for ax in (a for a in fig.axes if a.get_xlabel() == "Wavelength (nm)"):
+        source, interpolation, network = (line.get_ydata() for line in ax.lines)
+        np.testing.assert_allclose(source, interpolation)
+        np.testing.assert_allclose(network, 0.9 * source, rtol=1e-5)
+
+
+def test_the_training_curve_leaves_out_what_was_not_measured():
+    rows = [{"iteration": i, "loss": 1 / i, "psnr": 30.0 + i if i % 5 == 0 else None} for i in range(1, 21)]
+    rows[4]["interpolation_psnr"] = rows[19]["interpolation_psnr"] = 31.0
+    loss, psnr = training_curve_figure(None, rows).axes
+    assert len(loss.lines[0].get_xdata()) == 20
+    assert psnr.lines[0].get_xdata().tolist() == [5, 10, 15, 20]
+    assert psnr.lines[1].get_xdata().tolist() == [5, 20]
+    assert loss.get_yscale() == "log"
+    training_curve_figure(None, [])
+
+
+def test_cubes_memory_mapped_from_disk_are_drawn(tmp_path):
+    np.save(tmp_path / "cube.npy", scene())
+    cube = np.load(tmp_path / "cube.npy", mmap_mode="r")
+    comparison_figure(tmp_path / "figure.png", cube, cube, cube, VISIBLE, dpi=40)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_drawing_leaves_matplotlibs_settings_alone():
+    before = dict(mpl.rcParams)
+    band_psnr_figure(None, {"Bicubic": np.ones(5)})
+    assert dict(mpl.rcParams) == before
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_sentence_and_leaves_no_file(tmp_path):
+    gt = scene()
+    for draw, text in (
+        (lambda p: comparison_figure(p, gt, gt[:, :-1], gt), "Interpolation has shape"),
+        (lambda p: error_figure(p, gt, {"Net": gt}, 31), "band from 0 to 30"),
+        (lambda p: spectra_figure(p, {"Net": gt}, [(24, 0)]), r"pixel \(24, 0\)"),
+        (lambda p: spectra_figure(p, {"Net": gt}, []), "No pixel"),
+        (lambda p: no_truth_figure(p, gt[:, :10], gt, gt), "whole multiple"),
+    ):
+        with pytest.raises(UserError, match=text):
+            draw(tmp_path / "figure.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,262 @@
+"""What the quality indexes promise: the formulas of each preset, what they leave out, and what they refuse."""
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utility.errors import UserError
+from utility.indexes import (
+    INDEXES,
+    PRESETS,
+    UNITS,
+    band_psnr,
+    band_ssim,
+    better,
+    evaluate,
+    format_table,
+    mean_of,
+    sam_map,
+    unit,
+)
+
+
+def pair(bands: int = 3, height: int = 20, width: int = 27, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    gt = rng.random((bands, height, width))
+    return np.clip(gt + 0.1 * rng.standard_normal(gt.shape), 0, 1), gt
+
+
+def direct_ssim(x: np.ndarray, y: np.ndarray, window: np.ndarray, data_range: float, unbiased: bool) -> float:
+    """SSIM written out window by window."""
+    n = len(window)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    scale = n * n / (n * n - 1) if unbiased else 1.0
+    values = []
+    for i in range(x.shape[0] - n + 1):
+        for j in range(x.shape[1] - n + 1):
+            u, v = x[i:i + n, j:j + n], y[i:i + n, j:j + n]
+            mu, mv = (window * u).sum(), (window * v).sum()
+            suu, svv = (scale * (window * (a - m) ** 2).sum() for a, m in ((u, mu), (v, mv)))
+            suv = scale * (window * (u - mu) * (v - mv)).sum()
+            values.append((2 * mu * mv + c1) * (2 * suv + c2) / ((mu**2 + mv**2 + c1) * (suu + svv + c2)))
+    return float(np.mean(values))
+
+
+def gaussian_window() -> np.ndarray:
+    r = np.arange(11) - 5
+    window = np.exp(-(r[:, None] ** 2 + r[None] ** 2) / (2 * 1.5**2))
+    return window / window.sum()
+
+
+@pytest.mark.parametrize(("preset", "window", "data_range", "unbiased"), [
+    ("standard", gaussian_window(), 1.0, False),
+    ("reference", np.full((7, 7), 1 / 49), 2.0, True),
+    ("sspsr", np.full((7, 7), 1 / 49), 1.0, True),
+])
+def test_ssim_of_each_preset_equals_the_sum_over_windows_written_out(preset, window, data_range, unbiased):
+    sr, gt = pair()
+    expected = [direct_ssim(x, y, window, data_range, unbiased) for x, y in zip(sr, gt, strict=True)]
+    np.testing.assert_allclose(band_ssim(sr, gt, preset), expected, rtol=1e-10)
+    assert evaluate(sr, gt, 4, preset)["ssim"] == pytest.approx(np.mean(expected), rel=1e-10)
+
+
+def test_ssim_does_not_depend_on_the_strips_it_is_computed_in(monkeypatch):
+    sr, gt = pair(1, 61, 30)
+    whole = band_ssim(sr, gt)
+    monkeypatch.setattr("utility.indexes.STRIP_ROWS", 7)
+    np.testing.assert_allclose(band_ssim(sr, gt), whole, rtol=1e-12)
+
+
+def test_psnr_is_the_mean_over_bands_and_cube_psnr_is_of_the_mean_error():
+    gt = np.full((2, 12, 12), 0.5)
+    sr = gt + np.array([0.1, 0.01])[:, None, None]
+    row = evaluate(sr, gt, 2)
+    np.testing.assert_allclose(band_psnr(sr, gt), [20, 40], rtol=1e-9)
+    assert row["psnr"] == pytest.approx(30)
+    assert row["cube_psnr"] == pytest.approx(-10 * math.log10((1e-2 + 1e-4) / 2))
+    assert row["rmse"] == pytest.approx(math.sqrt((1e-2 + 1e-4) / 2))
+
+
+def test_ergas_equals_the_value_worked_out_by_hand():
+    gt = np.empty((2, 12, 12))
+    gt[0], gt[1] = 0.5, 0.25
+    sr = gt + np.array([0.05, 0.05])[:, None, None]
+    # relative errors .05/.5 = .1 and .05/.25 = .2: sqrt((.01 + .04)/2) = .158114
+    assert evaluate(sr, gt, 4)["ergas"] == pytest.approx(25 * 0.15811388, rel=1e-7)
+    assert evaluate(sr, gt, 8)["ergas"] == pytest.approx(12.5 * 0.15811388, rel=1e-7)
+
+
+def test_ergas_leaves_out_a_band_whose_ground_truth_is_zero():
+    gt = np.full((2, 12, 12), 0.5)
+    gt[1] = 0
+    assert evaluate(gt + 0.05, gt, 1)["ergas"] == pytest.approx(10)
+    assert evaluate(gt + 0.05, np.zeros_like(gt), 1)["ergas"] is None
+
+
+def test_cc_is_pearsons_r_and_leaves_out_constant_bands_of_the_ground_truth():
+    sr, gt = pair()
+    expected = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(sr, gt, strict=True)]
+    assert evaluate(sr, gt, 2)["cc"] == pytest.approx(np.mean(expected), rel=1e-10)
+    gt[0] = 0.3
+    assert evaluate(sr, gt, 2)["cc"] == pytest.approx(np.mean(expected[1:]), rel=1e-10)
+    sr[1] = 0.3  # a constant prediction of a band that varies explains nothing of it
+    assert evaluate(sr, gt, 2)["cc"] == pytest.approx(expected[2] / 2, rel=1e-10)
+
+
+def test_sam_in_degrees_skips_and_counts_zero_spectra():
+    gt = np.zeros((2, 12, 12))
+    gt[0] = 1.0
+    sr = gt.copy()
+    sr[:, :6] = np.array([1.0, 1.0])[:, None, None]  # 45 degrees in half of the image
+    assert evaluate(sr, gt, 2)["sam"] == pytest.approx(22.5)
+    gt[:, 6:] = 0
+    row = evaluate(sr, gt, 2)
+    assert row["sam"] == pytest.approx(45)
+    assert row["skipped_pixels"] == 72
+    angles = sam_map(sr, gt)
+    assert angles.shape == (12, 12)
+    assert np.isnan(angles[6:]).all()
+    np.testing.assert_allclose(angles[:6], 45)
+
+
+def test_sam_of_the_reference_is_in_radians_with_its_epsilon_and_counts_every_pixel():
+    sr, gt = pair(5)
+    sr[:, 3, 4] = 0
+    x, y = sr.reshape(5, -1), gt.reshape(5, -1)
+    eps = 1e-8
+    cosine = ((x * y).sum(0) + eps) / (np.linalg.norm(x, axis=0) + eps) / (np.linalg.norm(y, axis=0) + eps)
+    row = evaluate(sr, gt, 4, "reference")
+    assert row["sam"] == pytest.approx(np.arccos(np.clip(cosine, -1, 1)).mean(), rel=1e-10)
+    assert row["skipped_pixels"] == 0
+    assert unit("sam", "reference") == "rad"
+    assert unit("sam", "standard") == UNITS["sam"] == "deg"
+
+
+def test_presets_differ_in_ssim_and_sam_alone():
+    sr, gt = pair(4)
+    rows = {name: evaluate(sr, gt, 4, name) for name in PRESETS}
+    for key in ("psnr", "cube_psnr", "ergas", "cc", "rmse"):
+        assert len({row[key] for row in rows.values()}) == 1
+    assert len({row["ssim"] for row in rows.values()}) == 3
+    assert rows["standard"]["sam"] == rows["sspsr"]["sam"]
+    assert rows["standard"]["sam"] == pytest.approx(math.degrees(rows["reference"]["sam"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_identical_cube_is_perfect_and_still_json(preset):
+    _, gt = pair()
+    row = evaluate(gt, gt, 4, preset)
+    json.dumps(row, allow_nan=False)
+    assert row["psnr"] == row["cube_psnr"] == 100
+    assert row["ssim"] == pytest.approx(1)
+    assert row["cc"] == pytest.approx(1)
+    assert row["sam"] == pytest.approx(0, abs=1e-3)  # the reference's epsilon does not cancel
+    assert row["rmse"] == row["ergas"] == 0
+
+
+def test_constant_and_empty_cubes_give_json_without_nan():
+    zero = np.zeros((3, 12, 12))
+    row = evaluate(zero, zero, 4)
+    json.dumps(row, allow_nan=False)
+    assert row["sam"] is None
+    assert row["ergas"] is None
+    assert row["cc"] is None
+    assert row["skipped_pixels"] == 144
+
+
+def test_flips_rotations_and_band_order_change_nothing():
+    sr, gt = pair(6)
+    row = evaluate(sr, gt, 4)
+    for move in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2)), lambda x: x[::-1]):
+        moved = evaluate(move(sr), move(gt), 4)
+        for key in INDEXES:
+            assert moved[key] == pytest.approx(row[key], rel=1e-10), key
+
+
+def test_more_noise_is_worse_in_every_index():
+    rng = np.random.default_rng(1)
+    gt = 0.2 + 0.6 * rng.random((4, 30, 30))
+    noise = rng.standard_normal(gt.shape)
+    good, bad = evaluate(gt + 0.02 * noise, gt, 4), evaluate(gt + 0.06 * noise, gt, 4)
+    assert all(good[k] > bad[k] for k in ("psnr", "cube_psnr", "ssim", "cc"))
+    assert all(good[k] < bad[k] for k in ("sam", "ergas", "rmse"))
+
+
+def test_a_border_is_cut_from_all_four_edges():
+    sr, gt = pair(2, 30, 33)
+    sr[:, 0] = sr[:, -1] = 1
+    sr[:, :, 0] = sr[:, :, -1] = 0
+    assert evaluate(sr, gt, 4, border=3) == evaluate(sr[:, 3:-3, 3:-3], gt[:, 3:-3, 3:-3], 4)
+
+
+def test_tensors_float32_and_strided_views_are_taken():
+    sr, gt = pair(3)
+    sr, gt = sr.astype(np.float32), gt.astype(np.float32)
+    row = evaluate(sr, gt, 4)
+    assert evaluate(torch.from_numpy(sr).requires_grad_(), torch.from_numpy(gt), 4) == row
+    last = [np.ascontiguousarray(x.transpose(1, 2, 0)).transpose(2, 0, 1) for x in (sr, gt)]
+    assert evaluate(*last, 4) == row
+    assert row == evaluate(sr.astype(np.float64), gt.astype(np.float64), 4)  # float32 data, float64 arithmetic
+
+
+def test_a_single_band_works():
+    sr, gt = pair(1)
+    row = evaluate(sr, gt, 4)
+    assert row["sam"] == pytest.approx(0, abs=2e-6)  # positive scalars are parallel
+    assert row["psnr"] == pytest.approx(row["cube_psnr"])
+
+
+def test_what_cannot_be_compared_is_refused_in_one_sentence():
+    sr, gt = pair()
+    nan = gt.copy()
+    nan[1, 2, 3] = np.nan
+    for arguments, words in (
+        ((sr[:2], gt, 4), "shape"),
+        ((sr[0], gt[0], 4), "bands, height, width"),
+        ((nan, gt, 4), "Band 1 of the super-resolved cube holds NaN"),
+        ((sr, nan, 4), "Band 1 of the ground truth holds NaN"),
+        ((sr, gt * 255, 4), r"\[0, 1\]"),
+        ((sr, gt, 0), "scale"),
+        ((sr, gt, 4, "paper"), "standard, reference, sspsr"),
+        ((sr, gt, 4, "standard", 5), "window"),
+        ((sr, gt, 4, "standard", 10), "border"),
+    ):
+        with pytest.raises(UserError, match=words) as refusal:
+            evaluate(*arguments)
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_mean_over_images_leaves_out_undefined_values_and_adds_up_skipped_pixels():
+    rows = [{"psnr": 30.0, "cc": None, "skipped_pixels": 2}, {"psnr": 40.0, "cc": 0.5, "skipped_pixels": 3}]
+    assert mean_of(rows) == {"psnr": 35.0, "cc": 0.5, "skipped_pixels": 5}
+    with pytest.raises(UserError):
+        mean_of([])
+
+
+def test_the_better_value_is_known_per_index_and_a_printed_tie_has_none():
+    assert better("psnr", 30.0, 31.0) == (False, True)
+    assert better("sam", 3.0, 4.0) == (True, False)
+    assert better("psnr", 30.00001, 30.00002) == (False, False)
+    assert better("cc", None, 0.5) == (False, False)
+
+
+def test_the_printed_table_carries_preset_unit_border_and_the_interpolation_beside_the_network():
+    sr, gt = pair()
+    rows = {"network": evaluate(sr, gt, 4), "interpolation": evaluate(gt * 0.9, gt, 4)}
+    images = [{"name": "a", **rows}, {"name": "b", **rows, "interpolation": {**rows["interpolation"], "cc": None}}]
+    lines = format_table(images, "standard", 4, 0).splitlines()
+    assert "PSNR [dB] ↑" in lines[0]
+    assert "SAM [deg] ↓" in lines[0]
+    first_column = [line.split()[0] for line in lines if not line.startswith(("-", " ", "("))]
+    assert first_column == ["image", "a", "b", "mean"]
+    assert sum("interpolation" in line for line in lines) == sum("network" in line for line in lines) == 3
+    assert f"{images[0]['network']['psnr']:.3f}" in lines[2]
+    named = format_table(images, "standard", 4, labels=("bicubic", "biqrnn_16_5")).splitlines()
+    assert "biqrnn_16_5" in named[2]
+    assert "bicubic" in named[3]
+    assert lines[-1] == "(preset standard, scale x4, border 0 px, data in [0, 1])"
+    assert "SAM [rad]" in format_table(images, "reference", 4)

@@ -1,0 +1,159 @@
+"""What the HTML report promises: one file, nothing fetched, everything escaped, the interpolation beside the network."""
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utility.errors import UserError
+from utility.figures import band_psnr_figure
+from utility.indexes import evaluate
+from utility.report import write_report
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.cells: list[str] = []
+        self.bold: list[str] = []
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.open or "th" in self.open:
+            self.cells.append(data)
+            if "b" in self.open:
+                self.bold.append(data)
+
+    def named(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture
+def images() -> list[dict]:
+    rng = np.random.default_rng(0)
+    gt = rng.random((3, 16, 16))
+    rows = [{"network": evaluate(np.clip(gt + 0.02 * rng.standard_normal(gt.shape), 0, 1), gt, 4),
+             "interpolation": evaluate(np.clip(gt + 0.1 * rng.standard_normal(gt.shape), 0, 1), gt, 4)} for _ in range(2)]
+    return [{"name": name, **row} for name, row in zip(("feathers", "jasper"), rows, strict=True)]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "figure.png"
+    band_psnr_figure(path, {"Bicubic": np.linspace(30, 40, 8)}, dpi=40)
+    return path
+
+
+def write(path: Path, *args, **how) -> Page:
+    write_report(path, *args, **how)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_fetches_nothing_and_holds_its_pictures(tmp_path, images, picture):
+    page = write(tmp_path / "report.html", "A test", {"Command": "python hsi_test.py"}, images,
+                 [("Per-band PSNR", picture), ("Again", picture)], scale=4)
+    text = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(?:https?:)?//[a-z]|url\(|@import", re.sub(r"base64,[\w+/=]+", "", text))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
+    sources = [attrs["src"] for attrs in page.named("img")]
+    assert len(sources) == 2
+    for source in sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data) == picture.read_bytes()
+
+
+def test_every_image_and_the_mean_have_the_network_beside_the_interpolation(tmp_path, images):
+    page = write(tmp_path / "report.html", "A test", {}, images, scale=4)
+    cells = page.cells
+    for name in ("feathers", "jasper", "Mean of 2"):
+        assert cells.count(name) == 1
+    assert cells.count("network") == cells.count("interpolation") == 3
+    for image in images:
+        for method in ("network", "interpolation"):
+            assert f"{image[method]['psnr']:.3f}" in cells
+    named = write(tmp_path / "named.html", "A test", {}, images, scale=4, labels=("bicubic", "net")).cells
+    assert named[named.index("net") + 1] == f"{images[0]['network']['psnr']:.3f}"
+    assert named[named.index("bicubic") + 1] == f"{images[0]['interpolation']['psnr']:.3f}"
+    assert f"{np.mean([image['network']['psnr'] for image in images]):.3f}" in cells
+
+
+def test_the_better_value_is_bold_whichever_method_it_is(tmp_path, images):
+    page = write(tmp_path / "report.html", "A test", {}, images[:1], scale=4)
+    assert f"{images[0]['network']['sam']:.3f}" in page.bold
+    assert f"{images[0]['interpolation']['sam']:.3f}" not in page.bold
+    swapped = {"name": "x", "network": images[0]["interpolation"], "interpolation": images[0]["network"]}
+    page = write(tmp_path / "report.html", "A test", {}, [swapped], scale=4)
+    assert f"{images[0]['interpolation']['psnr']:.3f}" not in page.bold
+    assert "dB below" in (tmp_path / "report.html").read_text()
+
+
+def test_numbers_carry_preset_unit_and_border(tmp_path, images):
+    page = write(tmp_path / "report.html", "A test", {}, images, preset="reference", scale=4, border=2)
+    text = (tmp_path / "report.html").read_text()
+    assert "SAM [rad] ↓" in page.cells
+    assert "PSNR [dB] ↑" in page.cells
+    assert "Preset reference, scale x4, border 2 px" in text
+
+
+def test_what_was_run_is_listed_with_machine_and_versions(tmp_path):
+    text_of = {"Command": "python hsi_test.py -r", "Network": "biqrnn_16_5", "Scale": 4, "Checkpoint": None}
+    write(tmp_path / "report.html", "A test", text_of)
+    text = (tmp_path / "report.html").read_text()
+    for part in ("<code>python hsi_test.py -r</code>", "<dd>biqrnn_16_5</dd>", "<dd>4</dd>", "<dt>Date</dt>",
+                 "<dt>Machine</dt>", "torch "):
+        assert part in text
+    assert "Checkpoint" not in text
+    assert "<table>" not in text  # nothing to compare without ground truth
+    write(tmp_path / "report.html", "A test", {"Date": "2021-02-05"})
+    assert (tmp_path / "report.html").read_text().count("<dt>Date</dt>") == 1
+
+
+def test_strings_from_outside_are_escaped(tmp_path, images, picture):
+    evil = '<script>alert("x")</script> & \' "'
+    images[0]["name"] = evil
+    page = write(tmp_path / "report.html", evil, {evil: evil, "Command": evil}, images, [(evil, picture)],
+                 labels=("interpolation", evil), lead=evil, scale=4)
+    assert not page.named("script")
+    assert evil in page.cells
+    assert page.named("img")[0]["alt"] == evil
+
+
+def test_undefined_values_are_shown_as_a_dash(tmp_path, images):
+    for image in images:
+        image["network"]["cc"] = None
+    assert write(tmp_path / "report.html", "A test", {}, images, scale=4).cells.count("-") == 3
+
+
+def test_a_missing_or_foreign_figure_is_refused_and_no_page_is_left(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a picture")
+    for name, words in (("gone.png", "cannot be read"), ("notes.txt", "neither PNG nor JPEG")):
+        with pytest.raises(UserError, match=words):
+            write_report(tmp_path / "report.html", "A test", {}, figures=[("c", tmp_path / name)])
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_existing_page_is_kept_unless_it_may_be_replaced(tmp_path):
+    write_report(tmp_path / "report.html", "first", {})
+    with pytest.raises(UserError, match="exists already"):
+        write_report(tmp_path / "report.html", "second", {}, overwrite=False)
+    assert "first" in (tmp_path / "report.html").read_text()

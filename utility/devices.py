@@ -1,0 +1,38 @@
+"""Which device computes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from models.pooling import available_backends
+from utility.errors import UserError
+
+
+def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: str = "off",
+                  pooling: str = "auto") -> torch.device:
+    """The first GPU named, GPU 0 where there is one, else the processor.
+
+    Args:
+        cuda: False for the processor, although there is a GPU.
+        gpu_ids: GPUs asked for; none of them (an empty sequence) means the processor.
+        amp, pooling: what shall run there; refused where it cannot.
+
+    Raises:
+        UserError: a GPU that was asked for and is not there, or `amp` or `pooling` cannot run on the device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not cuda or (gpu_ids is not None and not gpu_ids) or (gpu_ids is None and not count):
+        device = torch.device("cpu")
+    else:
+        wanted = gpu_ids[0] if gpu_ids else 0
+        if wanted >= count:
+            raise UserError(f"GPU {wanted} was asked for and this machine has {count or 'none'} that torch can use; "
+                            "choose another --gpu-ids, or run on the processor with --no-cuda.")
+        device = torch.device("cuda", wanted)
+    if amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs a GPU and this run is on the processor; use --amp bf16 or off.")
+    runs = {"auto", *available_backends()} - ({"cpu"} if device.type == "cuda" else set())
+    if pooling not in runs:
+        raise UserError(f"--pooling {pooling} cannot run on {device} here; choose one of {', '.join(sorted(runs))}.")
+    return device

@@ -1,0 +1,224 @@
+"""Testing a network against ground truth: degrade, super-resolve, compare, and leave files that people can open."""
+from __future__ import annotations
+
+import csv
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import QRNN3D
+from utility.cards import Card, test_cubes
+from utility.degradation import crop_to_multiple, degrade
+from utility.errors import UserError
+from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure
+from utility.files import replacing, write_json
+from utility.indexes import INDEXES, band_psnr, evaluate, mean_of, sam_map, unit
+from utility.report import write_report
+from utility.scenes import Scene, clean, from_unit_range, read_scene, unit_range, write_scene
+from utility.tiling import super_resolve_cube
+
+SUFFIXES = {"mat5": ".mat", "mat7.3": ".mat", "hdf5": ".h5", "npy": ".npy", "npz": ".npz", "envi": ".hdr", "raster": ".tif"}
+"""Container of a scene -> suffix of what is written in the same container."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scene files are read; the defaults find out."""
+
+    key: str | None = None
+    layout: str | None = None
+    size: tuple[int, int] | None = None
+    bands: str | None = None
+    drop_bands: str | None = None
+    drop_bad_bands: bool = False
+    fill_nodata: bool = False
+    keep_range: bool = False
+
+    def cleaned(self, scene: Scene) -> Scene:
+        return clean(scene, self.drop_bad_bands, self.fill_nodata, self.bands, self.drop_bands)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked of the network, and how its answer is measured."""
+
+    scale: int
+    degradation: str
+    tile: int | str = "auto"
+    amp: str = "off"
+    self_ensemble: bool = False
+    bandwise: bool = False
+    preset: str = "standard"
+    border: int = 0
+
+
+@dataclass
+class TestImage:
+    """A ground-truth cube in [0, 1] and the scene that it was taken from."""
+
+    __test__ = False  # its name looks like a test's to pytest
+
+    name: str
+    cube: np.ndarray  # float32 (B, H, W)
+    scene: Scene
+    low: float = 0.0
+    high: float = 1.0
+    rgb: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the metrics."""
+
+    cubes: bool = True
+    figures: bool = True
+    report: bool = False
+    error_band: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None) -> Iterator[TestImage]:
+    """The test images in scene files: whole scenes, or with a card the parts of them that it says are for testing.
+
+    Raises:
+        UserError: a file that cannot be read or used; see `scenes` and `cards`.
+    """
+    for path in paths:
+        if card is None:
+            scene = reading.cleaned(read_scene(path, reading.key, reading.layout, size=reading.size))
+            cube, low, high = unit_range(scene.cube, *((0.0, 1.0) if reading.keep_range else ()))
+            if reading.keep_range and not (scene.cube.min() >= 0 and scene.cube.max() <= 1):
+                raise UserError(f"{path} holds values from {scene.cube.min():g} to {scene.cube.max():g}, and --keep-range "
+                                "expects them in [0, 1]; leave it out to scale them by their minimum and maximum.")
+            yield TestImage(scene.name, cube, scene, low, high)
+        else:
+            size = card.size if (card.layout or "").startswith("pixels") else reading.size
+            scene = reading.cleaned(read_scene(path, reading.key or card.key, reading.layout or card.layout, card.bands, size))
+            if scene.wavelengths is None and card.wavelengths is not None and len(card.wavelengths) == len(scene.cube):
+                scene.wavelengths = card.wavelengths
+            for name, cube in test_cubes(card, scene):
+                yield TestImage(name, cube, _unplaced(scene), rgb=card.rgb)
+
+
+def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],
+        progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
+    """Test a network on images and write a results folder: metrics.json, metrics.csv, cubes/ and figures.
+
+    Args:
+        net: on the device that shall compute.
+        out: the folder; it appears when all of it is written.
+        facts: put into metrics.json as they are (`arch`, `checkpoint`, ...).
+
+    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, ...
+
+    Raises:
+        UserError: the folder exists, an image cannot be used, or there is none.
+    """
+    rows: list[dict[str, Any]] = []
+    with replacing(out, overwrite) as folder:
+        folder.mkdir()
+        for image in images:
+            rows.append(_test_one(net, image, problem, folder, outputs, progress, {row["name"] for row in rows}))
+        if not rows:
+            raise UserError("There is no image to test on; give scenes with --data.")
+        results = {
+            **facts, "preset": problem.preset, "scale": problem.scale, "degradation": problem.degradation,
+            "border": problem.border, "tile": problem.tile, "self_ensemble": problem.self_ensemble,
+            "units": {index: unit(index, problem.preset) for index in INDEXES},
+            "images": rows,
+            "mean": {key: mean_of([row[key] for row in rows]) for key in ("network", "interpolation")},
+        }
+        write_json(folder / "metrics.json", results)
+        _write_csv(folder / "metrics.csv", results)
+        if outputs.report:
+            figures = [(f"{row['name']}: {kind}", folder / name) for row in rows for kind, name in row["figures"].items()]
+            write_report(folder / "report.html", f"{facts['arch']}, x{problem.scale}, {problem.degradation}", outputs.facts,
+                         rows, figures, problem.preset, problem.scale, problem.border, ("interpolation", facts["arch"]))
+    return results
+
+
+def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, outputs: Outputs, progress: bool,
+              taken: set[str]) -> dict[str, Any]:
+    scale = problem.scale
+    gt = crop_to_multiple(image.cube, scale)
+    bands, height, width = gt.shape
+    if 0 in gt.shape:
+        raise UserError(f"{image.scene.path} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the scale "
+                        f"factor {scale}; use a larger scene.")
+    name = _free_name(image.name, taken)
+    device = next(net.parameters()).device
+    interpolation = degrade(torch.from_numpy(np.ascontiguousarray(gt)).to(device), scale, problem.degradation).cpu().numpy()
+    started = time.perf_counter()
+    if problem.bandwise:
+        sr = np.concatenate([super_resolve_cube(net, band[None], problem.tile, problem.amp, problem.self_ensemble)
+                             for band in interpolation])
+    else:
+        sr = super_resolve_cube(net, interpolation, problem.tile, problem.amp, problem.self_ensemble, progress)
+    seconds = time.perf_counter() - started
+    row: dict[str, Any] = {"name": name, "file": image.scene.path.name if image.scene.path else None,
+                           "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3)}
+    for key, cube in (("network", sr), ("interpolation", interpolation)):
+        row[key] = evaluate(cube, gt, scale, problem.preset, problem.border)
+    if outputs.cubes:
+        path = folder / "cubes" / f"{name}_x{scale}{SUFFIXES[image.scene.format]}"
+        raw = from_unit_range(sr, image.low, image.high, np.float32, on_overflow="clip")
+        write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None))
+        row["cube"] = str(path.relative_to(folder))
+    if outputs.figures or outputs.report:
+        row["figures"] = _figures(image, name, gt, interpolation, sr, row, problem, folder, outputs)
+    return row
+
+
+def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndarray, sr: np.ndarray, row: dict[str, Any],
+             problem: Problem, folder: Path, outputs: Outputs) -> dict[str, str]:
+    """Draw what was asked for; returns {what it shows: file name}."""
+    wavelengths, made = image.scene.wavelengths, {}
+    both = {"Interpolation": interpolation, "Network": sr}
+
+    def path(kind: str, words: str) -> Path:
+        made[words] = f"{name}{kind}.png"
+        return folder / made[words]
+
+    comparison_figure(path("", "ground truth, interpolation, network and errors"), gt, interpolation, sr, wavelengths,
+                      image.rgb, row, name, problem.scale, problem.preset, problem.border)
+    if outputs.error_band is not None or outputs.report:
+        band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
+        error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, both, band, wavelengths, name)
+    if outputs.report:
+        band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in both.items()},
+                         wavelengths, name)
+        sam_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in both.items()}, name)
+    return made
+
+
+def _write_csv(path: Path, results: dict[str, Any]) -> None:
+    preset, border = results["preset"], results["border"]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        units = [f"{index} [{unit(index, preset)}]" if unit(index, preset) else index for index in INDEXES]
+        writer.writerow(["image", "method", "preset", "scale", "degradation", "border_px", *units])
+        for row in [*results["images"], {"name": "mean", **results["mean"]}]:
+            for method in ("network", "interpolation"):
+                writer.writerow([row["name"], method, preset, results["scale"], results["degradation"], border,
+                                 *(row[method][index] for index in INDEXES)])
+
+
+def _unplaced(scene: Scene) -> Scene:
+    """Without its place on the ground: a part of a scene lies elsewhere."""
+    header = {k: v for k, v in scene.metadata.get("header", {}).items() if k != "map info"}
+    metadata = {**scene.metadata, "header": header} if "header" in scene.metadata else scene.metadata
+    return dataclasses.replace(scene, crs=None, transform=None, metadata=metadata)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, numbered where another image of this test has it."""
+    count, free = 2, name
+    while free in taken:
+        free, count = f"{name}_{count}", count + 1
+    return free

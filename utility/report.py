@@ -1,0 +1,159 @@
+"""One self-contained HTML page of a result: what was run, the table, the figures. It opens from disk with no network."""
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from html import escape
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from utility.errors import UserError
+from utility.files import replacing
+from utility.indexes import INDEXES, better, describe, format_value, header, mean_of
+
+_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
+
+_STYLE = """
+:root { --ink: #1b1f24; --soft: #5d6670; --line: #dfe3e8; --wash: #f5f7f9; --network: #0072b2; --interpolation: #b34b00; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); font-size: .9rem; }
+.lead { font-size: 1.1rem; margin: .75rem 0 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.25rem; margin: 0; font-size: .92rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+code { font: .88em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+dd code { display: block; background: var(--wash); border: 1px solid var(--line); border-radius: 4px; padding: .35rem .6rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td.method { text-align: left; } th.method { text-align: left; }
+thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
+tbody { border-bottom: 1px solid var(--line); } tbody th { text-align: left; font-weight: 400; vertical-align: top; }
+tbody.mean { background: var(--wash); } tbody.mean th { font-weight: 600; }
+.network td.method { color: var(--network); } .interpolation td.method { color: var(--interpolation); }
+td b { font-weight: 700; }
+figure { margin: 0 0 2rem; } figure img { display: block; width: 100%; height: auto; max-width: 60rem;
+  border: 1px solid var(--line); border-radius: 4px; }
+figcaption { margin-bottom: .4rem; font-size: .92rem; color: var(--soft); }
+@media (max-width: 40rem) { body { padding: 1.25rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; } th, td { padding: .3rem .45rem; } }
+@media print { html { font-size: 11px; } body { max-width: none; padding: 0; font-size: 1rem; }
+  figure, tbody { break-inside: avoid; }
+  .scroll { overflow: visible; } th, td { padding: .2rem .3rem; } figure img { max-height: 24cm; width: auto; max-width: 100%; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""
+
+
+def machine_facts() -> dict[str, str]:
+    """When, where and with what: date, machine and the versions that a result depends on."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads: {torch.get_num_threads()}"
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "scipy")]
+    return {
+        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "Machine": f"{platform.system()} {platform.machine()}, {device}",
+        "Versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+    }
+
+
+def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images: Sequence[Mapping[str, Any]] = (),
+                 figures: Sequence[tuple[str, str | Path]] = (), preset: str = "standard", scale: float = 1,
+                 border: int = 0, labels: tuple[str, str] = ("interpolation", "network"), lead: str = "",
+                 overwrite: bool = True) -> None:
+    """Write the page, whole or not at all; styles and pictures are inside it and it runs no script.
+
+    Args:
+        facts: shown in the order given, after them those of `machine_facts` that it does not hold; a key "Command" is set
+            in a fixed-width font. Values of None are left out.
+        images: as in `metrics.json`, dicts with "name", "network", "interpolation"; empty when there is no ground truth.
+        figures: (caption, PNG or JPEG file).
+        labels: what interpolation and network are called, in this order.
+        lead: the sentence under the title; by default the gain of the network over the interpolation.
+
+    Raises:
+        UserError: a figure is missing or is not a PNG or JPEG, or the page exists and `overwrite` is False.
+    """
+    path = Path(path)
+    pictures = [_figure(caption, Path(file)) for caption, file in figures]
+    facts = {**facts, **{key: value for key, value in machine_facts().items() if key not in facts}}
+    parts = [
+        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
+        f"<h1>{escape(title)}</h1>",
+    ]
+    lead = lead or (_gain(images, labels) if images else "")
+    if lead:
+        parts.append(f'<p class="lead">{escape(lead)}</p>')
+    if images:
+        parts += ["<h2>Results</h2>", _table(images, preset, labels),
+                  f'<p class="soft">{escape(_reading(images, preset, scale, border))}</p>']
+    parts += ["<h2>What was run</h2>", _facts(facts)]
+    if pictures:
+        parts += ["<h2>Figures</h2>", *pictures]
+    parts += ["</body>", "</html>", ""]
+    with replacing(path, overwrite) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _gain(images: Sequence[Mapping[str, Any]], labels: tuple[str, str]) -> str:
+    network, interpolation = (mean_of([image[key] for image in images])["psnr"] for key in ("network", "interpolation"))
+    over = f"over {len(images)} images" if len(images) > 1 else "on one image"
+    word = "above" if network >= interpolation else "below"
+    return (f"{labels[1]}: {network:.2f} dB PSNR {over}, {abs(network - interpolation):.2f} dB {word} "
+            f"the {interpolation:.2f} dB of {labels[0]}.")
+
+
+def _table(images: Sequence[Mapping[str, Any]], preset: str, labels: tuple[str, str]) -> str:
+    keys = ("network", "interpolation")
+    groups = [(str(image["name"]), "", {key: image[key] for key in keys}) for image in images]
+    groups.append((f"Mean of {len(images)}", "mean", {key: mean_of([image[key] for image in images]) for key in keys}))
+    head = "".join(f'<th scope="col">{escape(header(index, preset))}</th>' for index in INDEXES)
+    parts = ['<div class="scroll"><table>',
+             f'<thead><tr><th scope="col">Image</th><th scope="col" class="method">Method</th>{head}</tr></thead>']
+    for name, kind, rows in groups:
+        best = {index: better(index, *(rows[key][index] for key in keys)) for index in INDEXES}
+        parts.append(f'<tbody class="{kind}">' if kind else "<tbody>")
+        for k, (key, label) in enumerate(zip(keys, labels[::-1], strict=True)):
+            first = f'<th scope="rowgroup" rowspan="2">{escape(name)}</th>' if k == 0 else ""
+            values = [format_value(index, rows[key][index]) for index in INDEXES]
+            cells = "".join(f"<td><b>{value}</b></td>" if best[index][k] else f"<td>{value}</td>"
+                            for index, value in zip(INDEXES, values, strict=True))
+            parts.append(f'<tr class="{key}">{first}<td class="method">{escape(label)}</td>{cells}</tr>')
+        parts.append("</tbody>")
+    return "\n".join([*parts, "</table></div>"])
+
+
+def _reading(images: Sequence[Mapping[str, Any]], preset: str, scale: float, border: int) -> str:
+    text = f"{describe(preset, scale, border).capitalize()}. Bold: the better of the two."
+    skipped = sum(image["network"].get("skipped_pixels", 0) for image in images)
+    return f"{text} SAM leaves out {skipped} pixels whose spectrum is zero." if skipped else text
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    parts = ["<dl>"]
+    for key, value in facts.items():
+        if value is not None:
+            text = escape(str(value))
+            parts.append(f"<dt>{escape(str(key))}</dt><dd>{f'<code>{text}</code>' if key == 'Command' else text}</dd>")
+    return "\n".join([*parts, "</dl>"])
+
+
+def _figure(caption: str, file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"The figure {file} cannot be read ({error.strerror}); draw it before writing the report.") from error
+    kind = next((kind for magic, kind in _TYPES.items() if data.startswith(magic)), None)
+    if kind is None:
+        raise UserError(f"The figure {file} is neither PNG nor JPEG; a page can only hold such pictures, so save it as PNG.")
+    text = base64.b64encode(data).decode("ascii")
+    return (f'<figure><figcaption>{escape(caption)}</figcaption>'
+            f'<img alt="{escape(caption)}" src="data:image/{kind};base64,{text}"></figure>')
