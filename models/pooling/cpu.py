@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -189,8 +190,10 @@ def _activated(gates: Tensor, kind: str, direction: str) -> tuple[Tensor, list[t
     rest = [torch.sigmoid(part) for part in rest]
     reverses = [False, True] if direction == "both" else [direction == "backward"]
     n = len(reverses)
-    return torch.tanh(z), [(reverse, rest[k], rest[n + k] if kind != "f" else None, rest[2 * n + k] if kind == "ifo" else None)
-                           for k, reverse in enumerate(reverses)]
+    return torch.tanh(z), [
+        (reverse, rest[k], rest[n + k] if kind != "f" else None, rest[2 * n + k] if kind == "ifo" else None)
+        for k, reverse in enumerate(reverses)
+    ]
 
 
 def _order(bands: int, reverse: bool) -> range:
@@ -198,13 +201,11 @@ def _order(bands: int, reverse: bool) -> range:
 
 
 def _states(z: Tensor, f: Tensor, i: Tensor | None, reverse: bool) -> Tensor:
-    """All c_t, and so that c_{t-1} can be had by a shift: (N, C, B + 1, H, W), the zero state at its end of the bands."""
-    bands = z.shape[2]
-    states = torch.empty_like(torch.cat([z, z[:, :, :1]], dim=2))
-    shift = 0 if reverse else 1
-    before = states[:, :, bands if reverse else 0].zero_()
-    for t in _order(bands, reverse):
-        now = states[:, :, t + shift]
+    """All c_t."""
+    states = torch.empty_like(z)
+    before = torch.zeros_like(z[:, :, 0])
+    for t in _order(z.shape[2], reverse):
+        now = states[:, :, t]
         if i is None:
             torch.lerp(z[:, :, t], before, f[:, :, t], out=now)
         else:
@@ -217,8 +218,7 @@ def _torch_forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, d
     z, directions = _activated(gates, kind, direction)
     total = None
     for reverse, f, o, i in directions:
-        states = _states(z, f, i, reverse)
-        h = states[:, :, :-1] if reverse else states[:, :, 1:]
+        h = _states(z, f, i, reverse)
         if o is not None:
             h.mul_(o)
         total = h if total is None else total.add_(h)
@@ -234,13 +234,14 @@ def _torch_backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, 
     parts = grad_gates.chunk(gate_count(kind, direction == "both"), dim=1)
     grad_z = torch.zeros_like(z)
     for k, (reverse, f, o, i) in enumerate(directions):
-        states = _states(z, f, i, reverse)
-        before, after = (states[:, :, 1:], states[:, :, :-1]) if reverse else (states[:, :, :-1], states[:, :, 1:])
+        c = _states(z, f, i, reverse)
         if o is not None:
-            parts[1 + n + k].copy_(grad * after * o * (1 - o))
+            parts[1 + n + k].copy_(grad * c * o * (1 - o))
+        zero = torch.zeros_like(c[:, :, :1])
+        before = torch.cat([c[:, :, 1:], zero] if reverse else [zero, c[:, :, :-1]], dim=2)
         e = grad.clone() if o is None else grad * o
         order = _order(z.shape[2], not reverse)
-        for step, t in zip(order, order[1:], strict=False):
+        for step, t in itertools.pairwise(order):
             e[:, :, t].addcmul_(f[:, :, step], e[:, :, step])
         into_z = e * (1 - f if i is None else i)
         grad_z += into_z

@@ -19,6 +19,7 @@ the states from the gates and writes all their gradients once: 4 read + 3 writte
 A row past the last band reads as zero gates and zero gradient: z = 0 leaves a state of zero at zero, so a walk down may
 start there.
 """
+# ruff: noqa: RUF005  (Triton compiles no starred tuples)
 from __future__ import annotations
 
 import contextlib
@@ -32,10 +33,14 @@ from models.pooling.cpu import lane_axes
 from models.pooling.loop import gate_count
 
 _KINDS = {"f": 0, "fo": 1, "ifo": 2}
-# Bands per chunk: as many as fit the 255 registers of a thread without spilling.
-_FORWARD_CHUNK = {"f": 32, "fo": 32, "ifo": 16}
+# Bands per chunk: as many as fit the 255 registers of a thread. Compiled for compute capability 9.0 nothing spills, but
+# for f-pooling forward in half precision or with a skip: 70 to 150 bytes a thread, against a second pass over the gates.
+_FORWARD_CHUNK = {"f": 32, "fo": 16, "ifo": 16}
 _BACKWARD_CHUNK = {"f": 16, "fo": 16, "ifo": 8}
 _ONE_WAY_CHUNK = 8
+_PLACES = ["gates", "gs0", "gs1", "gs2", "gs3", "g_band", "g_first", "written", "ws0", "ws1", "ws2", "ws3", "w_band",
+           "w_first", "read", "rs0", "rs1", "rs2", "rs3", "r_band", "r_first"]
+_COUNTS = ["carry", "gate", "w_gate", "lanes", "D0", "D1", "D2", "bands", "chunks"]
 
 
 def forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> None:
@@ -104,12 +109,12 @@ def _place(lane, D0, D1, D2, s0, s1, s2, s3, first):
 
 
 @triton.jit
-def _rows(start, stride, t, bands, mask, U: tl.constexpr, ACT: tl.constexpr):
+def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr):
     """U bands from t on, as a tuple: raw (0), tanh (1) or sigmoid (2)."""
     rows = ()
     for u in tl.static_range(U):
         band = t + u
-        x = tl.load(start + band.to(tl.int64) * stride, mask=mask & (band < bands), other=0.0).to(tl.float32)
+        x = tl.load(start + band.to(tl.int64) * stride, mask=band < limit, other=0.0).to(tl.float32)
         if ACT == 1:
             x = _tanh(x)
         if ACT == 2:
@@ -130,20 +135,22 @@ def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
     return rows
 
 
-@triton.jit
-def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, out, os0, os1, os2, os3, o_band, o_first,
-             skip, ss0, ss1, ss2, ss3, s_band, s_first, carry, gate, _, lanes, D0, D1, D2, bands, chunks,
+# Not specialised on sizes and strides: each lane is one element, so nothing is gained by knowing what divides them, and a
+# network of many shapes compiles each kernel once.
+@triton.jit(do_not_specialize=_PLACES + _COUNTS)
+def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
+             read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
              BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
-    mask = lane < lanes
+    limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
-    out += _place(lane, D0, D1, D2, os0, os1, os2, os3, o_first)
+    written += _place(lane, D0, D1, D2, ws0, ws1, ws2, ws3, w_first)
     if SKIP:
-        skip += _place(lane, D0, D1, D2, ss0, ss1, ss2, ss3, s_first)
+        read += _place(lane, D0, D1, D2, rs0, rs1, rs2, rs3, r_first)
     carry += lane.to(tl.int64)
     gate = tl.cast(gate, tl.int64)
     n: tl.constexpr = 2 if BOTH else 1
@@ -151,15 +158,15 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, out, os0, os1, os2, os3
 
     if BOTH:
         for k in range(chunks - 1):
-            z = _rows(gates, g_band, k * U, bands, mask, U, 1)
-            f = _rows(gates + gate, g_band, k * U, bands, mask, U, 2)
+            z = _rows(gates, g_band, k * U, limit, U, 1)
+            f = _rows(gates + gate, g_band, k * U, limit, U, 2)
             i = f
             if KIND == 2:
-                i = _rows(gates + 5 * gate, g_band, k * U, bands, mask, U, 2)
+                i = _rows(gates + 5 * gate, g_band, k * U, limit, U, 2)
             x = _inputs(f, i, z, KIND, U)
             for u in tl.static_range(U):
                 h = f[u] * h + x[u]
-            tl.store(carry + tl.cast(k, tl.int64) * lanes, h, mask=mask)
+            tl.store(carry + tl.cast(k, tl.int64) * lanes, h, mask=limit > 0)
         tl.debug_barrier()
 
     g = tl.zeros((BLOCK,), tl.float32)
@@ -167,32 +174,34 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, out, os0, os1, os2, os3
         k = step
         if BOTH:
             k = chunks - 1 - step
-            h = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=mask & (k > 0), other=0.0)
+            h = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
         t = k * U
-        z = _rows(gates, g_band, t, bands, mask, U, 1)
-        f = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        z = _rows(gates, g_band, t, limit, U, 1)
+        f = _rows(gates + gate, g_band, t, limit, U, 2)
         i = f
         o = f
         if KIND >= 1:
-            o = _rows(gates + (1 + n) * gate, g_band, t, bands, mask, U, 2)
+            o = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2)
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
         x = _inputs(f, i, z, KIND, U)
+        if SKIP:
+            s = _rows(read, r_band, t, limit, U, 0)
         y = ()
         for u in tl.static_range(U):
             h = f[u] * h + x[u]
+            total = h
             if KIND >= 1:
-                y = y + (o[u] * h,)
-            else:
-                y = y + (h,)
-        if SKIP:
-            s = _rows(skip, s_band, t, bands, mask, U, 0)
+                total = o[u] * h
+            if SKIP:
+                total += s[u]
+            y = y + (total,)
         if BOTH:
-            f = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
             if KIND >= 1:
-                o = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+                o = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
             if KIND == 2:
-                i = _rows(gates + 6 * gate, g_band, t, bands, mask, U, 2)
+                i = _rows(gates + 6 * gate, g_band, t, limit, U, 2)
             x = _inputs(f, i, z, KIND, U)
         for v in tl.static_range(U - 1, -1, -1):
             total = y[v]
@@ -202,28 +211,26 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, out, os0, os1, os2, os3
                     total += o[v] * g
                 else:
                     total += g
-            if SKIP:
-                total += s[v]
             band = t + v
-            tl.store(out + band.to(tl.int64) * o_band, total, mask=mask & (band < bands))
+            tl.store(written + band.to(tl.int64) * w_band, total, mask=band < limit)
 
 
-@triton.jit
-def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, into, is0, is1, is2, is3, i_band, i_first,
-              grad, ds0, ds1, ds2, ds3, d_band, d_first, carry, gate, into_gate, lanes, D0, D1, D2, bands, chunks,
+@triton.jit(do_not_specialize=_PLACES + _COUNTS)
+def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
+              read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
               KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
               BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
-    mask = lane < lanes
+    limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
-    into += _place(lane, D0, D1, D2, is0, is1, is2, is3, i_first)
-    grad += _place(lane, D0, D1, D2, ds0, ds1, ds2, ds3, d_first)
+    written += _place(lane, D0, D1, D2, ws0, ws1, ws2, ws3, w_first)
+    read += _place(lane, D0, D1, D2, rs0, rs1, rs2, rs3, r_first)
     carry += lane.to(tl.int64)
     gate = tl.cast(gate, tl.int64)
-    into_gate = tl.cast(into_gate, tl.int64)
+    w_gate = tl.cast(w_gate, tl.int64)
     n: tl.constexpr = 2 if BOTH else 1
     zero = tl.zeros((BLOCK,), tl.float32)
 
@@ -232,26 +239,26 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, into, is0, is1, is2, i
     r2 = zero
     for k in range(chunks - 1):
         t = k * U
-        z = _rows(gates, g_band, t, bands, mask, U, 1)
-        f = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        z = _rows(gates, g_band, t, limit, U, 1)
+        f = _rows(gates + gate, g_band, t, limit, U, 2)
         i = f
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
         x = _inputs(f, i, z, KIND, U)
         for u in tl.static_range(U):
             c1 = f[u] * c1 + x[u]
-        tl.store(carry + tl.cast(k, tl.int64) * lanes, c1, mask=mask)
+        tl.store(carry + tl.cast(k, tl.int64) * lanes, c1, mask=limit > 0)
         if BOTH:
-            d = _rows(grad, d_band, t, bands, mask, U, 0)
-            f = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            d = _rows(read, r_band, t, limit, U, 0)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
             if KIND >= 1:
-                i = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+                i = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
             for u in tl.static_range(U):
                 if KIND >= 1:
                     r2 = f[u] * (d[u] * i[u] + r2)
                 else:
                     r2 = f[u] * (d[u] + r2)
-            tl.store(carry + (tl.cast(chunks, tl.int64) - 1 + k) * lanes, r2, mask=mask)
+            tl.store(carry + (tl.cast(chunks, tl.int64) - 1 + k) * lanes, r2, mask=limit > 0)
     tl.debug_barrier()
 
     c2 = zero
@@ -259,30 +266,30 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, into, is0, is1, is2, i
     for step in range(chunks):
         k = chunks - 1 - step
         t = k * U
-        c1 = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=mask & (k > 0), other=0.0)
-        z = _rows(gates, g_band, t, bands, mask, U, 1)
-        d = _rows(grad, d_band, t, bands, mask, U, 0)
-        f1 = _rows(gates + gate, g_band, t, bands, mask, U, 2)
+        c1 = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
+        z = _rows(gates, g_band, t, limit, U, 1)
+        d = _rows(read, r_band, t, limit, U, 0)
+        f1 = _rows(gates + gate, g_band, t, limit, U, 2)
         o1 = f1
         i1 = f1
         if KIND >= 1:
-            o1 = _rows(gates + (1 + n) * gate, g_band, t, bands, mask, U, 2)
+            o1 = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2)
         if KIND == 2:
-            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, bands, mask, U, 2)
+            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
         x = _inputs(f1, i1, z, KIND, U)
         before = ()
         for u in tl.static_range(U):
             before = before + (c1,)
             c1 = f1[u] * c1 + x[u]
         if BOTH:
-            f2 = _rows(gates + 2 * gate, g_band, t, bands, mask, U, 2)
+            f2 = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
             o2 = f2
             i2 = f2
             if KIND >= 1:
-                o2 = _rows(gates + 4 * gate, g_band, t, bands, mask, U, 2)
+                o2 = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
             if KIND == 2:
-                i2 = _rows(gates + 6 * gate, g_band, t, bands, mask, U, 2)
-            r2 = tl.load(carry + (tl.cast(chunks + k, tl.int64) - 2) * lanes, mask=mask & (k > 0), other=0.0)
+                i2 = _rows(gates + 6 * gate, g_band, t, limit, U, 2)
+            r2 = tl.load(carry + (tl.cast(chunks + k, tl.int64) - 2) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
             arriving = ()
             for u in tl.static_range(U):
                 e2 = d[u] + r2
@@ -292,12 +299,12 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, into, is0, is1, is2, i
                 r2 = f2[u] * e2
         for v in tl.static_range(U - 1, -1, -1):
             band = t + v
-            valid = mask & (band < bands)
-            to = into + band.to(tl.int64) * i_band
-            into_z, r1 = _gradients(to + into_gate, n * into_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
+            valid = band < limit
+            to = written + band.to(tl.int64) * w_band
+            into_z, r1 = _gradients(to + w_gate, n * w_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
                                     True, KIND)
             if BOTH:
-                more, _r = _gradients(to + 2 * into_gate, n * into_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
+                more, _r = _gradients(to + 2 * w_gate, n * w_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
                                       arriving[v], False, KIND)
                 into_z += more
                 if KIND == 2:

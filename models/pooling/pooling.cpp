@@ -1,12 +1,12 @@
 // Quasi-recurrent pooling along bands on a CPU; the formulas stand in loop.py, the caller in cpu.py.
 //
 // A lane is one output channel of one pixel: its recurrence depends on no other lane. Work is cut into blocks of some
-// hundred lanes that lie next to each other in memory. A block's gates are read once, activated into scratch that fits the
-// cache, scanned there in one or both directions, and the sum is written once. The backward pass does the same from the
-// saved gates, recomputing the states.
+// hundred lanes that lie next to each other in memory. A block's gates are read once, activated into scratch that fits
+// the cache, scanned there in one or both directions, and the sum is written once. The backward pass does the same from
+// the saved gates, recomputing the states.
 //
-// Plain C interface, no headers of torch. Vectors are the compiler's own (GCC, Clang), so that the exponentials vectorise
-// with the same rounding on every processor, and NaN stays NaN: never build this with -ffast-math.
+// Plain C interface, no headers of torch. Vectors are the compiler's own (GCC, Clang), so that the exponentials
+// vectorise everywhere. Rounding by a large constant and NaN need strict arithmetic: never build with -ffast-math.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -71,8 +71,9 @@ inline To bits(From from) {
     return to;
 }
 
-// e^x - 1 for |x| <= 87 with small relative error everywhere: x = n ln 2 + r, the polynomial of Cephes' expf for e^r - 1,
-// and 2^n (e^r - 1) + (2^n - 1). Adding and subtracting 1.5 * 2^23 rounds to an integer, whose low bits make 2^n.
+// e^x - 1 for |x| <= 87 with small relative error everywhere: x = n ln 2 + r, the polynomial of Cephes' expf for
+// e^r - 1, and 2^n (e^r - 1) + (2^n - 1). Adding and subtracting 1.5 * 2^23 rounds to an integer, whose low bits make
+// 2^n.
 inline FloatV expm1(FloatV x) {
     const FloatV shifted = x * 1.44269504088896341f + 12582912.0f;
     const FloatV n = shifted - 12582912.0f;
@@ -275,7 +276,7 @@ void forward_block(const Scratch<T>& s, T* rows, const Shape& shape, const View&
                       block);
 }
 
-// The gradient of direction k of n, gate arrays replaced by the gradients of the raw gates, that of z added to `grad_z`.
+// The gradient of direction k of n: gate arrays are replaced by gradients of the raw gates, that of z adds to `grad_z`.
 // With e the gradient that reaches c_t: do = G c, e = G o + (f e of the step after), df = e (c_{t-1} - z) or e c_{t-1},
 // di = e z, dz = e (1 - f) or e i.
 template <class T, Kind kind>
@@ -345,7 +346,8 @@ void backward_block(const Scratch<T>& s, T* rows, const Shape& shape, const View
             store(z + c, V(load<V>(dz + c) * (T(1) - zv) * (T(1) + zv)));
         }
         for (int k = 0; k < count; ++k)
-            write_row(s.row(k, t), grad_gates, to + t * grad_gates.band + k * grad_gates.gate, grad_gates.band, block);
+            write_row(s.row(k, t), grad_gates, to + t * grad_gates.band + k * grad_gates.gate, grad_gates.band,
+                      block);
     }
 }
 
@@ -427,23 +429,29 @@ int backward(const Shape& shape, const View& grad_gates, const View& grad, const
     });
 }
 
+template <class T>
+int forward(const Shape& shape, const View& out, const View& gates, const View* skip) {
+    return shape.kind == kF    ? forward<T, kF>(shape, out, gates, skip)
+           : shape.kind == kFo ? forward<T, kFo>(shape, out, gates, skip)
+                               : forward<T, kIfo>(shape, out, gates, skip);
+}
+
+template <class T>
+int backward(const Shape& shape, const View& grad_gates, const View& grad, const View& gates) {
+    return shape.kind == kF    ? backward<T, kF>(shape, grad_gates, grad, gates)
+           : shape.kind == kFo ? backward<T, kFo>(shape, grad_gates, grad, gates)
+                               : backward<T, kIfo>(shape, grad_gates, grad, gates);
+}
+
 }  // namespace
 
-// Computes in double when the gates are double, else in float. Returns 0, or 1 when memory ran out.
+// Both compute in double when the gates are double, else in float, and return 0, or 1 when memory ran out.
 extern "C" int pooling_forward(const Shape* shape, const View* out, const View* gates, const View* skip) {
-    const bool wide = gates->dtype == kFloat64;
-    switch (shape->kind) {
-        case kF: return wide ? forward<double, kF>(*shape, *out, *gates, skip) : forward<float, kF>(*shape, *out, *gates, skip);
-        case kFo: return wide ? forward<double, kFo>(*shape, *out, *gates, skip) : forward<float, kFo>(*shape, *out, *gates, skip);
-        default: return wide ? forward<double, kIfo>(*shape, *out, *gates, skip) : forward<float, kIfo>(*shape, *out, *gates, skip);
-    }
+    return gates->dtype == kFloat64 ? forward<double>(*shape, *out, *gates, skip)
+                                    : forward<float>(*shape, *out, *gates, skip);
 }
 
 extern "C" int pooling_backward(const Shape* shape, const View* grad_gates, const View* grad, const View* gates) {
-    const bool wide = gates->dtype == kFloat64;
-    switch (shape->kind) {
-        case kF: return wide ? backward<double, kF>(*shape, *grad_gates, *grad, *gates) : backward<float, kF>(*shape, *grad_gates, *grad, *gates);
-        case kFo: return wide ? backward<double, kFo>(*shape, *grad_gates, *grad, *gates) : backward<float, kFo>(*shape, *grad_gates, *grad, *gates);
-        default: return wide ? backward<double, kIfo>(*shape, *grad_gates, *grad, *gates) : backward<float, kIfo>(*shape, *grad_gates, *grad, *gates);
-    }
+    return gates->dtype == kFloat64 ? backward<double>(*shape, *grad_gates, *grad, *gates)
+                                    : backward<float>(*shape, *grad_gates, *grad, *gates);
 }
