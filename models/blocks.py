@@ -124,7 +124,6 @@ def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, ski
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
         height = out_height
-        columns = _Double(source.left, source.right, source.width, target.left, target.right, x)
     stride = unit.stride
     rows = _rows_per_block(net, x, n * bands * out_width)
     for top in range(0, out_height, rows):
@@ -133,8 +132,8 @@ def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, ski
         above, below = max(-first, 0), max(last - height, 0)
         first, last = max(first, 0), min(last, height)
         if unit.upsamples:
-            lines = _Double(source.top, source.bottom, source.height, target.top + first, target.top + last, x)
-            piece = columns(lines(x, -2), -1)
+            piece = _double(x, -2, source.top, source.bottom, source.height, target.top + first, target.top + last)
+            piece = _double(piece, -1, source.left, source.right, source.width, target.left, target.right)
         else:
             piece = x[..., first:last, :]
         if above or below:
@@ -161,26 +160,43 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
 def _rows_per_block(net: QRNN3D, x: Tensor, voxels_per_row: int) -> int:
     voxels = net.execution.block_voxels
     if voxels is None:
-        voxels = 2**22 if x.is_cuda else 2**17
+        voxels = 2**22 if x.is_cuda else 2**15
     return max(1, voxels // voxels_per_row) if voxels else 2**31
 
 
-class _Double:
-    """Linear interpolation with align_corners=True that doubles one axis, for part of the axis.
+def _double(x: Tensor, axis: int, start: int, stop: int, whole: int, first: int, last: int) -> Tensor:
+    """Double one axis as linear interpolation with align_corners=True does, for some of the result's positions.
+
+    Position p lies at p (whole - 1) / (2 whole - 1) of the source: an even one between samples p/2 - 1 and p/2, an odd one
+    between (p - 1)/2 and the next. So both halves of the result are regular slices, several times faster than a gather.
 
     Args:
-        start, stop, whole: the source is samples start .. stop of `whole`.
-        first, last: the positions wanted, of 2 * whole. Where they need samples that the source lacks, its edge stands in.
+        start, stop, whole: along `axis`, x is samples start .. stop of `whole`.
+        first, last: the positions wanted, within 2 start .. 2 stop. The outermost two copy the edge sample, which is exact
+            at the ends of the whole axis and no matter elsewhere: there they are part of the halo.
     """
+    shape = list(x.shape)
+    shape[axis] = last - first
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout_of(x))
+    for odd in (0, 1):
+        p = torch.arange(first + (first + odd) % 2, last, 2)
+        below = p // 2 - 1 + odd - start
+        view = out.narrow(axis, int(p[0]) - first, last - int(p[0])) if len(p) else out
+        view = view[(..., slice(None, None, 2)) if axis == -1 else (..., slice(None, None, 2), slice(None))]
+        if len(p) and below[0] < 0:
+            view.select(axis, 0).copy_(x.select(axis, 0))
+            p, below, view = p[1:], below[1:], view.narrow(axis, 1, len(p) - 1)
+        if len(p) and below[-1] + 1 >= stop - start:
+            view.select(axis, -1).copy_(x.select(axis, -1))
+            p, below, view = p[:-1], below[:-1], view.narrow(axis, 0, len(p) - 1)
+        if len(p):
+            weight = p.double() * ((whole - 1) / (2 * whole - 1)) - start - below
+            weight = weight.to(x.device, x.dtype).view([-1, *[1] * (-1 - axis)])
+            at = int(below[0])
+            torch.lerp(x.narrow(axis, at, len(p)), x.narrow(axis, at + 1, len(p)), weight, out=view)
+    return out
 
-    def __init__(self, start: int, stop: int, whole: int, first: int, last: int, like: Tensor) -> None:
-        position = torch.arange(first, last, dtype=torch.float64) * ((whole - 1) / (2 * whole - 1)) - start
-        below = position.floor().clamp_(0, stop - start - 1)
-        self.below = below.long().to(like.device)
-        self.above = (self.below + 1).clamp_(max=stop - start - 1)
-        self.weight = (position - below).clamp_(0, 1).to(like.device, like.dtype)
 
-    def __call__(self, x: Tensor, axis: int) -> Tensor:
-        shape = [1] * x.dim()
-        shape[axis] = -1
-        return torch.lerp(x.index_select(axis, self.below), x.index_select(axis, self.above), self.weight.view(shape))
+def _layout_of(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last_3d) or x.stride(1) == 1 and x.shape[1] > 1
+    return torch.channels_last_3d if last else torch.contiguous_format
