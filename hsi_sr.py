@@ -1,0 +1,110 @@
+"""Train a network to super-resolve hyperspectral cubes.
+
+    python hsi_sr.py -a biqrnn_16_5                                       the sample database, the released recipe
+    python hsi_sr.py --recipe fast --iterations 400                       a quick start from better weights
+    python hsi_sr.py -a biqrnn_16_5 --data data/lmdb/icvl.lmdb --scale 2,4,8 --amp bf16
+    python hsi_sr.py -r -rp runs/NAME/last.pth                            go on with an interrupted run
+    python hsi_sr.py --init runs/NAME/best.pth --data data/lmdb/salinas.lmdb     fine-tune on other scenes, any bands
+    python hsi_sr.py --data data/lmdb/icvl.lmdb --dry-run                 say what would run, and stop
+
+The run folder gets config.json, environment.json, log.txt, history.csv, training.png, TensorBoard's events, last.pth,
+best.pth and epoch_NNN.pth. Ctrl-C saves last.pth and says how to go on.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from models.pooling import BACKENDS
+from utility.augment import MODES
+from utility.degradation import KINDS
+from utility.errors import UserError, run_script
+from utility.training import AMP, LOSSES, RECIPES, configure, prepare, train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parse(arguments)
+    dry_run = given.pop("dry_run", False)
+    config = configure(given)
+    plan = prepare(config)
+    if dry_run:
+        print(*plan.describe(), json.dumps(asdict(config), indent=2), sep="\n")
+        return 0
+    return 130 if train(config, plan).interrupted else 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The fields of `training.TrainingConfig` that were given; others keep their default, or their resumed value."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    add = parser.add_argument_group("network and problem").add_argument
+    add("-a", "--arch", metavar="NAME", help="<family>_<width>_<half-depth>, families biqrnn, fqrnn, qrnn, iqrnn "
+        "(default: biqrnn_16_5, or the checkpoint's)")
+    add("--long-skip", action="store_true", help="alternating networks add their input twice, as released")
+    add("--scale", dest="scales", type=_whole_numbers, metavar="S[,S...]",
+        help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
+    add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
+    add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: spatial, or the checkpoint's)")
+    add = parser.add_argument_group("start").add_argument
+    add("-r", "--resume", action="store_true", help="go on with the run of -rp: all as it was, but for what is given")
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint to go on from")
+    add("--init", metavar="CKPT", help="take its weights alone; optimizer and schedule start anew")
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="DB", help="LMDB folder (default: data/lmdb/sample.lmdb)")
+    add("--augment", choices=MODES, help="on the fly; spatial: 8 rotations and flips, spectral: band reversal besides, "
+        "reference: the released ones (default: spatial)")
+    add("--val-batches", type=int, metavar="N", help="validate on N batches at most (default: all)")
+    add("--threads", type=int, metavar="N", help="loader processes (default: 0 on a CPU, up to 4 with a GPU)")
+    add = parser.add_argument_group("recipe (defaults: released, fast)").add_argument
+    add("--recipe", choices=RECIPES, help="released: PyTorch's weights, lr lowered on a plateau; fast: weights that start "
+        "as the interpolation, warm-up, then a cosine to zero (default: released)")
+    add("-b", "--batchSize", dest="batch", type=int, metavar="N", help=f"patches a step (default: {_of('batch')})")
+    add("-n", "--nEpochs", dest="epochs", type=int, metavar="N", help="passes over the data (default: 50)")
+    add("--iterations", type=int, metavar="N", help="steps, instead of -n")
+    add("--lr", type=float, help=f"Adam's step (default: {_of('lr')})")
+    add("-mlr", "--min-lr", type=float, metavar="LR", help=f"its lowest (default: {_of('min_lr')})")
+    add("--warmup", type=int, metavar="N", help=f"steps of warm-up, fast alone (default: {_of('warmup')})")
+    add("--wd", type=float, help="weight decay (default: 0)")
+    add("--last-lr", type=float, metavar="SHARE", help=f"of --lr, for the reconstructor (default: {_of('last_lr')})")
+    add("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: any)")
+    add("--loss", choices=LOSSES, help="(default: mse)")
+    add("--seed", type=int, help="of weights, order and augmentation (default: 2021)")
+    add = parser.add_argument_group("computing").add_argument
+    add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
+    add("--gpu-ids", type=_whole_numbers, metavar="ID", help="the GPU; of a list, the first (default: 0, if there is one)")
+    add("--pooling", choices=("auto", *BACKENDS), help="backend of the recurrence (default: auto)")
+    add("--amp", choices=AMP, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
+    add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
+        "relative error near 1e-3; the degradation never does")
+    add("--compile", action="store_true", help="torch.compile the network of the training step")
+    add("--checkpoint-activations", action="store_true", help="compute activations again in the backward pass: less "
+        "memory, a slower step")
+    add = parser.add_argument_group("run folder").add_argument
+    add("-p", "--prefix", metavar="NAME", help="names it: runs/NAME_TIME (default: the network's name)")
+    add("--run-dir", metavar="DIR", help="the folder itself (a resumed run goes on in its own)")
+    add("--ri", dest="record_interval", type=int, metavar="N", help="keep a checkpoint every N epochs (default: 5)")
+    add("--no-log", dest="tensorboard", action="store_false", help="no TensorBoard events")
+    add("--quiet", action="store_true", help="print nothing but what to do next, and errors")
+    add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length; write nothing")
+    given = vars(parser.parse_args(arguments))
+    path, resume = given.pop("resumePath", None), given.pop("resume", False)
+    if resume != (path is not None):
+        raise UserError("Resuming takes both -r and -rp CKPT; the checkpoint is last.pth in the folder of the run.")
+    if "gpu_ids" in given:  # the released scripts write -1 for none
+        given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
+    return given | ({"resume": path} if resume else {})
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.replace(",", " ").split())
+
+
+def _of(field: str) -> str:
+    return ", ".join(f"{RECIPES[name][field]:g}" for name in RECIPES)
+
+
+if __name__ == "__main__":
+    run_script(main)

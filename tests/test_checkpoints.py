@@ -1,0 +1,176 @@
+"""Checkpoints: what loads, what is refused, and the words for it."""
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import create_model
+from utility.checkpoints import load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint
+from utility.errors import UserError
+
+
+def released(name: str = "biqrnn_4_2", prefix: str = "") -> dict:
+    """As the released code saves: no word of the network, numpy numbers."""
+    net = create_model(name)
+    optimizer = torch.optim.Adam(net.parameters())
+    return {"net": OrderedDict((prefix + k, v) for k, v in net.state_dict().items()), "optimizer": optimizer.state_dict(),
+            "psnr": np.float64(31.5), "loss": np.float32(0.01), "epoch": 7, "iteration": 700}
+
+
+def refusal(path: Path, *words: str, **options) -> str:
+    """The sentence with which the file is refused; it names the file and says these words."""
+    with pytest.raises(UserError) as error:
+        model_from_checkpoint(path, **options)
+    sentence = str(error.value)
+    assert "\n" not in sentence and str(path) in sentence
+    for word in words:
+        assert word in sentence
+    return sentence
+
+
+def test_a_saved_checkpoint_gives_the_same_network_and_says_what_it_is(tmp_path):
+    net = create_model("qrnn_4_2", long_skip=True)
+    path = tmp_path / "new" / "last.pth"
+    save_checkpoint(path, {"net": net.state_dict(), "arch": "qrnn_4_2", "long_skip": True, "scale": [2, 4],
+                           "degradation": "bicubic", "bands": 5, "epoch": 1, "iteration": 10, "psnr": 30.0})
+    again, info = model_from_checkpoint(path, pooling="loop")
+    assert (info.arch, info.scales, info.degradation, info.bands, info.long_skip) == ("qrnn_4_2", (2, 4), "bicubic", 5, True)
+    assert again.execution.pooling == "loop" and not again.training
+    x = torch.rand(1, 1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again(x), net.set_execution(pooling="loop")(x))
+    assert [p.name for p in path.parent.iterdir()] == ["last.pth"]
+
+
+@pytest.mark.parametrize("name", ["biqrnn_4_2", "fqrnn_4_2", "qrnn_8_3", "iqrnn_2_5"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_a_released_checkpoint_loads_and_its_shapes_tell_its_network(tmp_path, name, prefix):
+    path = tmp_path / "r.pth"
+    contents = released(name, prefix)
+    torch.save(contents, path)
+    net, info = model_from_checkpoint(path)
+    assert (info.arch, info.scales, info.degradation, info.psnr, info.epoch) == (name, None, None, 31.5, 7)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, contents["net"][prefix + key])
+
+
+def test_the_old_file_format_of_torch_loads(tmp_path):
+    torch.save(released(), tmp_path / "r.pth", _use_new_zipfile_serialization=False)
+    assert model_from_checkpoint(tmp_path / "r.pth")[1].arch == "biqrnn_4_2"
+
+
+def test_an_alternating_released_network_can_be_given_its_second_skip(tmp_path):
+    torch.save(released("qrnn_4_2"), tmp_path / "r.pth")
+    assert not model_from_checkpoint(tmp_path / "r.pth")[0].long_skip
+    assert model_from_checkpoint(tmp_path / "r.pth", long_skip=True)[0].long_skip
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    refusal(tmp_path / "none.pth", "There is no checkpoint")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.pth").touch()
+    refusal(tmp_path / "run", "is a folder", "best.pth")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.3, 0.9])
+@pytest.mark.parametrize("new", [True, False])
+def test_a_truncated_file_is_refused(tmp_path, keep, new):
+    path = tmp_path / "cut.pth"
+    torch.save(released(), path, _use_new_zipfile_serialization=new)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
+    refusal(path, "truncated")
+
+
+@pytest.mark.parametrize("contents", [b"hello there", b"\x89PNG\r\n\x1a\n" + bytes(200), bytes(5000), b"PK\x03\x04"])
+def test_another_kind_of_file_is_refused(tmp_path, contents):
+    (tmp_path / "other.pth").write_bytes(contents)
+    refusal(tmp_path / "other.pth", "cannot be read as a checkpoint")
+
+
+class Hostile:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, plain):
+    path, trace = tmp_path / "hostile.pth", tmp_path / "was_here"
+    contents = released() | {"epoch": Hostile(trace)}
+    if plain:
+        path.write_bytes(pickle.dumps(contents))
+    else:
+        torch.save(contents, path)
+    refusal(path, "cannot be read" if plain else "could run any code")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("contents", [{"weights": 1}, {"net": {}}, {"net": {"a": 3}}, {"net": None}, [1, 2], torch.zeros(3)])
+def test_a_file_without_weights_is_refused(tmp_path, contents):
+    torch.save(contents, tmp_path / "odd.pth")
+    refusal(tmp_path / "odd.pth", "'net'")
+
+
+def test_the_network_asked_for_must_be_the_one_in_the_file(tmp_path):
+    path = tmp_path / "q.pth"
+    for contents in (released("qrnn_4_2"), released("qrnn_4_2") | {"arch": "qrnn_4_2"}):
+        torch.save(contents, path)
+        refusal(path, "qrnn_4_2", "biqrnn_16_5", arch="biqrnn_16_5")
+        assert model_from_checkpoint(path, arch="qrnn_4_2")[1].arch == "qrnn_4_2"
+
+
+def test_weights_of_no_known_network_are_refused(tmp_path):
+    contents = released()
+    contents["net"].popitem()
+    torch.save(contents, tmp_path / "odd.pth")
+    refusal(tmp_path / "odd.pth", "-a")
+    assert "1 of them" in refusal(tmp_path / "odd.pth", "another network", arch="biqrnn_4_2")
+
+
+def test_wrong_shapes_under_the_right_name_are_refused(tmp_path):
+    torch.save(released("biqrnn_8_2") | {"arch": "biqrnn_4_2"}, tmp_path / "odd.pth")
+    refusal(tmp_path / "odd.pth", "shape")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    contents = released()
+    contents["net"]["encoder.layers.0.conv.conv.weight"][0, 0, 0, 0, 0] = value
+    torch.save(contents, tmp_path / "nan.pth")
+    refusal(tmp_path / "nan.pth", "encoder.layers.0.conv.conv.weight", "NaN")
+
+
+def test_a_name_that_no_network_has_is_refused(tmp_path):
+    torch.save(released() | {"arch": "resnet"}, tmp_path / "r.pth")
+    with pytest.raises(UserError, match="resnet"):
+        model_from_checkpoint(tmp_path / "r.pth")
+
+
+def test_weights_load_into_a_network_of_any_number_of_bands(tmp_path):
+    torch.save(released(), tmp_path / "r.pth")
+    net = create_model("biqrnn_4_2")
+    load_weights(net, load_checkpoint(tmp_path / "r.pth"), "r.pth")
+    assert net(torch.rand(1, 1, 9, 4, 4)).shape == (1, 1, 9, 4, 4)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, released())
+    before = path.read_bytes()
+
+    def full(_, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="disk is full"):
+        save_checkpoint(path, released())
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pth"]

@@ -1,0 +1,118 @@
+"""The training command as it is typed."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+
+import hsi_sr
+from utility.errors import UserError
+from utility.training import configure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "small.lmdb"
+    environment = lmdb.open(str(path), map_size=1 << 24)
+    rng = np.random.default_rng(0)
+    with environment.begin(write=True) as transaction:
+        for i in range(12):
+            transaction.put(f"{i:08d}".encode(), rng.random((3, 8, 8), dtype=np.float32).tobytes())
+        meta = {"version": 1, "dtype": "float32", "shape": [3, 8, 8], "count": 12, "validation": 4, "sources": []}
+        transaction.put(b"__meta__", json.dumps(meta).encode())
+    environment.close()
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_flag_it_is_the_released_recipe():
+    config = configure(hsi_sr.parse([]))
+    assert (config.arch, config.recipe, config.loss, config.batch, config.epochs) == ("biqrnn_16_5", "released", "mse", 16, 50)
+    assert (config.lr, config.min_lr, config.wd, config.seed, config.scales) == (1e-4, 5e-5, 0, 2021, (4,))
+    assert (config.degradation, config.augment, config.data) == ("spatial", "spatial", "data/lmdb/sample.lmdb")
+
+
+def test_the_flags_of_the_released_scripts_are_understood():
+    short = ["-a", "qrnn_16_5", "-p", "mine", "-b", "8", "-n", "7", "-mlr", "1e-5"]
+    long = ["--arch", "qrnn_16_5", "--prefix", "mine", "--batchSize", "8", "--nEpochs", "7", "--min-lr", "1e-5"]
+    rest = ["--lr", "1e-3", "--ri", "2", "--wd", "0.1", "--no-cuda", "--no-log", "--threads", "3", "--seed", "5",
+            "--gpu-ids", "0,1"]
+    config = configure(hsi_sr.parse(short + rest))
+    assert (config.arch, config.prefix, config.batch, config.epochs, config.lr, config.min_lr) == \
+        ("qrnn_16_5", "mine", 8, 7, 1e-3, 1e-5)
+    assert (config.record_interval, config.wd, config.cuda, config.tensorboard, config.threads, config.seed) == \
+        (2, 0.1, False, False, 3, 5)
+    assert config.gpu_ids == (0, 1)
+    assert configure(hsi_sr.parse(long + rest)) == config
+
+
+def test_a_recipe_sets_what_no_flag_does():
+    assert configure(hsi_sr.parse(["--recipe", "fast"])).batch == 4
+    assert configure(hsi_sr.parse(["--recipe", "fast", "-b", "6"])).batch == 6
+
+
+def test_several_scales_are_given_by_commas():
+    assert configure(hsi_sr.parse(["--scale", "2,4,8"])).scales == (2, 4, 8)
+
+
+@pytest.mark.parametrize("line", [["-r"], ["-rp", "x.pth"]])
+def test_resuming_takes_both_of_its_flags(line):
+    with pytest.raises(UserError, match="both -r and -rp"):
+        hsi_sr.main(line)
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys):
+    assert hsi_sr.main(["-a", "biqrnn_4_2", "--data", data, "-b", "3", "-n", "5", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "8,427 parameters" in said and "8 patches of 3x8x8 for training, 4 for validation" in said
+    assert "10 iterations, 5 epochs of 2 steps" in said
+    assert json.loads(said[said.index("{"):])["batch"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(data, tmp_path):
+    def command(*words):
+        return [sys.executable, str(ROOT / "hsi_sr.py"), *words]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command("-a", "biqrnn_2_1", "--data", data, "-b", "4", "-n", "99999", "--no-log", "--threads", "1", "--run-dir", "run"),
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's workers get it too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "the state is saved" in err
+    assert "python hsi_test.py -r -rp run/best.pth" in out and (tmp_path / "run" / "best.pth").exists()
+    resume = re.search(r"python hsi_sr.py (-r -rp \S+)", out).group(1).split()
+    made = torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"]
+    again = subprocess.run(command(*resume, "-n", str(made + 1)), cwd=tmp_path, env=environment, capture_output=True, text=True,
+                           timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == made + 1
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "hsi_sr.py"), "--data", "none.lmdb"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "none.lmdb" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

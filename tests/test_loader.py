@@ -1,0 +1,100 @@
+"""Loading: every draw depends on its key alone, whatever the number of workers."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from utility.errors import UserError
+from utility.loader import DeviceBatches, Epochs, training_loader, validation_loader
+
+CPU = torch.device("cpu")
+
+
+class Numbered:
+    """Patch i holds i everywhere, but for a corner that shows how it was turned."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        patch = np.full((3, 4, 4), index, np.float32)
+        patch[0, 0, 1] = -1
+        return patch
+
+
+class Broken(Numbered):
+    def __getitem__(self, index: int) -> np.ndarray:
+        raise UserError(f"x.lmdb has no record {index:08d}; build it again.")
+
+
+def epoch_of(loader, epoch: int, first: int = 0) -> list[torch.Tensor]:
+    loader.batch_sampler.set_position(epoch, first)
+    return list(loader)
+
+
+def test_an_epoch_visits_every_patch_once_and_leaves_out_what_fills_no_batch():
+    batches = epoch_of(training_loader(Numbered(11), 3, seed=1), 0)
+    seen = torch.cat(batches)[:, 1, 0, 0].tolist()
+    assert len(batches) == 3 and len(set(seen)) == 9 and set(seen) <= set(range(11))
+
+
+def test_the_order_changes_with_the_epoch_and_with_the_seed_alone():
+    def order(seed, epoch):
+        sampler = Epochs(50, 5, seed)
+        sampler.set_position(epoch, 0)
+        return [key for batch in sampler for key in batch]
+
+    assert order(1, 0) == order(1, 0)
+    assert [i for _, i in order(1, 0)] != [i for _, i in order(1, 1)] != [i for _, i in order(2, 1)]
+
+
+def test_the_augmentation_of_a_patch_changes_with_the_epoch():
+    loader = training_loader(Numbered(16), 16, seed=1, mode="spatial")
+    turned = [{int(p[1, 0, 0]): tuple(np.argwhere(p[0].numpy() == -1)[0]) for p in epoch_of(loader, e)[0]} for e in (0, 1)]
+    assert len(set(turned[0].values())) > 2
+    assert turned[0] != turned[1]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_change_nothing_and_live_through_the_epochs(context):
+    alone = training_loader(Numbered(12), 4, seed=5)
+    helped = training_loader(Numbered(12), 4, seed=5, threads=2, context=context)
+    for epoch in (0, 1, 7):
+        for a, b in zip(epoch_of(alone, epoch), epoch_of(helped, epoch), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_epoch_goes_on_after_its_first_batches_as_if_it_had_not_stopped():
+    loader = training_loader(Numbered(20), 4, seed=3)
+    whole, rest = epoch_of(loader, 2), epoch_of(loader, 2, first=3)
+    assert len(rest) == 2 and all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+
+
+def test_validation_keeps_the_order_and_the_last_few():
+    batches = list(validation_loader(Numbered(7), 3))
+    assert [len(b) for b in batches] == [3, 3, 1]
+    assert torch.cat(batches)[:, 1, 0, 0].tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_bad_data_is_named_in_one_sentence_also_from_a_worker(threads):
+    with pytest.raises(UserError) as error:
+        list(DeviceBatches(validation_loader(Broken(1), 1, threads), CPU))
+    assert str(error.value) == "x.lmdb has no record 00000000; build it again."
+
+
+def test_waiting_for_data_is_measured():
+    class Slow(Numbered):
+        def __getitem__(self, index):
+            torch.ones(1).add_(1)
+            import time
+            time.sleep(0.02)
+            return super().__getitem__(index)
+
+    batches = DeviceBatches(validation_loader(Slow(5), 1), CPU)
+    assert len(list(batches)) == 5
+    assert 0.09 < batches.waited() < 2

@@ -1,0 +1,441 @@
+"""Training: what it learns, what it repeats exactly, what it leaves, and what it refuses."""
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from models import create_model
+from utility import training
+from utility.errors import UserError
+from utility.indexes import evaluate
+from utility.training import TrainingConfig, configure, prepare, train
+
+
+def make_database(path: Path, count: int = 14, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
+                  seed: int = 0) -> str:
+    """Patches of sharp regions of smooth spectra, written by hand as the contract says."""
+    rng = np.random.default_rng(seed)
+    bands, height, width = shape
+    environment = lmdb.open(str(path), map_size=1 << 26)
+    with environment.begin(write=True) as transaction:
+        for i in range(count):
+            regions = gaussian_filter(rng.normal(size=(3, height, width)), (0, 2, 2)).argmax(0)
+            spectra = gaussian_filter(rng.random((3, bands)), (0, 1))
+            patch = spectra[regions].transpose(2, 0, 1).astype("<f4")
+            transaction.put(f"{i:08d}".encode(), patch.tobytes())
+        meta = {"version": 1, "dtype": "float32", "shape": shape, "count": count, "validation": validation, "sources": []}
+        transaction.put(b"__meta__", json.dumps(meta).encode())
+    environment.close()
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return make_database(tmp_path_factory.mktemp("data") / "small.lmdb")
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def config(data: str, **changes) -> TrainingConfig:
+    """A training of seconds: 3 epochs of 3 steps."""
+    small = {"arch": "biqrnn_4_2", "batch": 3, "epochs": 3, "tensorboard": False, "quiet": True, "data": data}
+    return configure(small | changes)
+
+
+def contents(path: str | Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def history(run: str | Path) -> list[dict[str, str]]:
+    with open(Path(run) / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(a, b) -> bool:
+    """Whether two checkpoints are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def interrupt_at(monkeypatch, iteration: int, number: int = signal.SIGINT) -> None:
+    """Ctrl-C reaches the process while this iteration runs."""
+    real = training._step
+
+    def step(state, *rest):
+        real(state, *rest)
+        if state.iteration == iteration:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(training, "_step", step)
+
+
+# --- what it learns ---------------------------------------------------------------------------------------------------
+
+def test_the_fast_recipe_passes_the_interpolation_on_patches_it_has_not_seen(data):
+    result = train(config(data, recipe="fast", arch="biqrnn_4_1", batch=8, iterations=50, lr=1e-2, scales=(2,)))
+    assert result.psnr > result.interpolation_psnr + 0.15
+
+
+def test_the_fast_recipe_starts_as_the_interpolation(data):
+    plan = prepare(config(data, recipe="fast"))
+    row, _ = training.validate(plan.net, training.validation_loader(plan.validation, 4), plan)
+    assert row["gain"] == 0 and row["psnr"] > 10
+
+
+def test_the_released_recipe_lowers_its_loss(data):
+    train(config(data, epochs=8, lr=3e-3, run_dir="r"))
+    losses = [row["loss"] for row in contents("r/last.pth")["history"]]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_released_recipe_lowers_its_rate_on_a_plateau_down_to_the_lowest(data, monkeypatch):
+    monkeypatch.setattr(training, "validate", lambda *_: (
+        {"val_loss": 1.0, "psnr": 20.0, "interpolation_psnr": 20.0, "gain": 0.0}, np.zeros((1, 1, 3), np.uint8)))
+    train(config(data, epochs=9, batch=10, run_dir="r"))
+    rates = [row["lr"] for row in contents("r/last.pth")["history"]]
+    assert rates[0] == 1e-4 and rates[-1] == 5e-5
+
+
+def test_the_fast_rate_warms_up_and_falls_to_zero():
+    c = TrainingConfig(recipe="fast", warmup=30, lr=1e-3)
+    rates = [training._cosine(c, i, 300) for i in range(300)]
+    assert rates[0] == pytest.approx(1e-3 / 30) and max(rates) > 0.97e-3 and rates[-1] < 1e-6
+    assert rates.index(max(rates)) == 29
+
+
+def test_psnr_of_the_validation_is_the_one_of_the_indexes():
+    rng = np.random.default_rng(3)
+    gt = rng.random((2, 5, 12, 12), dtype=np.float32)
+    sr = (gt + 0.1 * rng.normal(size=gt.shape)).astype(np.float32)
+    sr[0, 0] = gt[0, 0]  # an identical band, capped
+    mine = training.psnr(torch.from_numpy(sr), torch.from_numpy(gt))
+    assert mine.tolist() == pytest.approx([evaluate(a, b, 4)["psnr"] for a, b in zip(sr, gt, strict=True)], abs=1e-9)
+
+
+# --- what it repeats exactly ------------------------------------------------------------------------------------------
+
+def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
+    for name, changes in {"a": {}, "b": {"threads": 2}, "c": {"seed": 2022}}.items():
+        train(config(data, epochs=2, run_dir=name, **changes))
+    a, b, c = (contents(f"{name}/last.pth") for name in "abc")
+    a["config"], b["config"] = (d["config"] | {"threads": None} for d in (a, b))
+    assert same(a, b)
+    assert not same(a["net"], c["net"])
+
+
+@pytest.mark.parametrize("changes", [
+    {"recipe": "released"},
+    {"recipe": "fast", "iterations": 8},
+    {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 3},
+], ids=["released", "fast", "scales"])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, monkeypatch, changes, stop):
+    whole = train(config(data, run_dir="whole", **changes))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stop)
+        first = train(config(data, run_dir="parts", **changes))
+    assert first.interrupted and first.iteration == stop
+    second = train(configure({"resume": "parts/last.pth"}))
+    assert second.run == first.run and not second.interrupted and second.iteration == whole.iteration
+    for name in ("last.pth", "best.pth"):
+        assert same(contents(f"whole/{name}"), contents(f"parts/{name}"))
+    whole_rows, rows = history("whole"), history("parts")
+    assert all(float(row.pop("seconds")) > 0 for row in rows + whole_rows)
+    for row in rows + whole_rows:
+        del row["patches_per_s"], row["data_wait"]
+    assert rows == whole_rows
+
+
+def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):
+    train(config(data, run_dir="whole"))
+    real = training.validate
+
+    def validate(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validate", validate)
+        assert train(config(data, run_dir="parts")).interrupted
+    assert contents("parts/last.pth")["batch"] == 3
+    train(configure({"resume": "parts/last.pth"}))
+    assert same(contents("whole/last.pth"), contents("parts/last.pth"))
+
+
+def test_a_kept_checkpoint_is_resumed_in_a_new_folder_and_ends_the_same(data):
+    train(config(data, run_dir="whole", record_interval=1))
+    before = Path("whole/last.pth").read_bytes()
+    again = train(configure({"resume": "whole/epoch_002.pth"}))
+    assert again.run.parent == Path("runs") and Path("whole/last.pth").read_bytes() == before
+    assert same(contents("whole/last.pth"), contents(again.last))
+
+
+def test_recomputed_activations_change_nothing(data):
+    plain = train(config(data, epochs=1))
+    lean = train(config(data, epochs=1, checkpoint_activations=True, run_dir="lean"))
+    assert same(contents(plain.last)["net"], contents(lean.last)["net"])
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------------
+
+def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
+    result = train(config(data, prefix="mine", quiet=False, tensorboard=True, record_interval=2))
+    run = result.run
+    assert run.parent == Path("runs") and run.name.startswith("mine_")
+    assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
+        "config.json", "environment.json", "log.txt", "history.csv", "training.png", "last.pth", "best.pth", "epoch_002.pth"}
+    assert any(p.name.startswith("events") and p.stat().st_size > 1000 for p in run.iterdir())
+    recorded = json.loads((run / "config.json").read_text())
+    assert recorded["batch"] == 3 and recorded["lr"] == 1e-4 and recorded["run_dir"] == str(run)
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    printed, log = capsys.readouterr().out, (run / "log.txt").read_text()
+    assert printed == log
+    assert log.count("data wait") == 3 and log.rstrip().endswith(f"python hsi_test.py -r -rp {run}/best.pth")
+    rows = history(run)
+    assert [row["iteration"] for row in rows] == ["3", "6", "9"]
+    assert float(rows[-1]["gain"]) == pytest.approx(float(rows[-1]["psnr"]) - float(rows[-1]["interpolation_psnr"]))
+    assert all(0 <= float(row["data_wait"]) < 1 and float(row["patches_per_s"]) > 0 for row in rows)
+
+
+def test_a_checkpoint_says_what_was_trained(data):
+    result = train(config(data, epochs=1, scales=(2,), degradation="bicubic"))
+    saved = contents(result.best)
+    assert {"net", "optimizer", "psnr", "loss", "epoch", "iteration"} <= set(saved)
+    assert (saved["arch"], saved["scale"], saved["degradation"], saved["bands"]) == ("biqrnn_4_2", 2, "bicubic", 5)
+    assert (saved["epoch"], saved["iteration"], saved["psnr"]) == (1, 3, result.psnr)
+    assert create_model("biqrnn_4_2").load_state_dict(saved["net"])
+
+
+def test_best_is_the_best_and_last_the_last(data, monkeypatch):
+    gains = iter([1.0, 3.0, 2.0])
+
+    def validate(*_):
+        gain = next(gains)
+        return ({"val_loss": 1.0, "psnr": 20 + gain, "interpolation_psnr": 20.0, "gain": gain}, np.zeros((1, 1, 3), np.uint8))
+
+    monkeypatch.setattr(training, "validate", validate)
+    train(config(data, run_dir="r"))
+    assert contents("r/best.pth")["epoch"] == 2 and contents("r/last.pth")["epoch"] == 3
+    assert contents("r/last.pth")["best_psnr"] == 23
+
+
+def test_a_run_interrupted_in_its_first_epoch_leaves_its_last_state_and_says_so(data, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 2)
+    result = train(config(data, run_dir="r"))
+    assert result.best is None and result.last == Path("r/last.pth")
+    said = capsys.readouterr().out
+    assert "python hsi_sr.py -r -rp r/last.pth" in said and "python hsi_test.py -r -rp r/last.pth" in said
+
+
+def test_a_run_interrupted_later_leaves_its_best_too(data, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 5)
+    train(config(data, run_dir="r"))
+    assert contents("r/best.pth")["epoch"] == 1 and contents("r/last.pth")["iteration"] == 5
+    assert "python hsi_test.py -r -rp r/best.pth" in capsys.readouterr().out
+
+
+def test_a_second_interruption_stops_at_once_and_keeps_what_was_saved(data, monkeypatch):
+    real = training._step
+
+    def step(state, *rest):
+        if state.iteration == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        real(state, *rest)
+
+    monkeypatch.setattr(training, "_step", step)
+    result = train(config(data, run_dir="r"))
+    assert result.interrupted and contents("r/last.pth")["iteration"] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# --- starting from weights --------------------------------------------------------------------------------------------
+
+def test_init_takes_weights_network_and_problem_and_starts_anew_on_any_bands(data, tmp_path):
+    train(config(data, epochs=1, scales=(2,), degradation="gaussian", run_dir="first"))
+    other = make_database(tmp_path / "other.lmdb", shape=(9, 16, 16))
+    plan = prepare(configure({"init": "first/best.pth", "data": other, "recipe": "fast"}))
+    assert (plan.config.arch, plan.config.scales, plan.config.degradation) == ("biqrnn_4_2", (2,), "gaussian")
+    assert same(dict(plan.net.state_dict()), dict(contents("first/best.pth")["net"]))
+    result = train(configure({"init": "first/best.pth", "data": other, "epochs": 1, "batch": 5, "run_dir": "second",
+                              "scales": (4,), "tensorboard": False, "quiet": True}))
+    saved = contents(result.last)
+    assert (saved["epoch"], saved["iteration"], saved["bands"], saved["scale"]) == (1, 2, 9, 4)
+    assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {2}
+
+
+def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
+    net = create_model("biqrnn_4_2")
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-5)
+    net(torch.rand(1, 1, 5, 8, 8)).sum().backward()
+    optimizer.step()
+    torch.save({"net": {f"module.{k}": v for k, v in net.state_dict().items()}, "optimizer": optimizer.state_dict(),
+                "psnr": np.float64(30), "loss": np.float64(0.1), "epoch": 1, "iteration": 7}, "released.pth")
+    result = train(configure({"resume": "released.pth", "data": data, "batch": 5, "epochs": 2, "tensorboard": False}))
+    saved = contents(result.last)
+    assert (saved["epoch"], saved["iteration"]) == (2, 9)
+    assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {3}
+    assert saved["history"][0]["lr"] == 3e-5
+
+
+def test_a_finished_run_goes_on_when_more_is_asked_for(data):
+    train(config(data, run_dir="long", epochs=4))
+    train(config(data, run_dir="r", epochs=2))
+    with pytest.raises(UserError, match="larger -n"):
+        train(configure({"resume": "r/last.pth"}))
+    train(configure({"resume": "r/last.pth", "epochs": 4}))
+    assert same(contents("long/last.pth"), contents("r/last.pth"))
+
+
+def test_a_place_inside_an_epoch_holds_for_its_own_batch_size(data, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        train(config(data, run_dir="r"))
+    with pytest.raises(UserError, match="inside an epoch"):
+        train(configure({"resume": "r/last.pth", "batch": 2}))
+
+
+def test_a_resumed_run_keeps_its_recipe(data):
+    train(config(data, run_dir="r", epochs=1))
+    with pytest.raises(UserError, match="--init"):
+        configure({"resume": "r/last.pth", "recipe": "fast"})
+
+
+# --- the problem ------------------------------------------------------------------------------------------------------
+
+def test_several_scales_alternate_or_are_drawn_by_iteration(data):
+    turn = config(data, scales=(2, 4, 8))
+    assert [training._scale(turn, i) for i in range(4)] == [2, 4, 8, 2]
+    drawn = config(data, scales=(2, 4, 8), scale_order="random")
+    scales = [training._scale(drawn, i) for i in range(60)]
+    assert scales == [training._scale(drawn, i) for i in range(60)]
+    assert {2, 4, 8} == set(scales) and scales != sorted(scales)
+
+
+def test_every_scale_is_validated(data):
+    result = train(config(data, epochs=1, scales=(2, 4)))
+    saved = contents(result.last)
+    row = saved["history"][0]
+    assert saved["scale"] == [2, 4]
+    assert row["gain"] == pytest.approx((row["gain_x2"] + row["gain_x4"]) / 2)
+
+
+def test_a_database_without_validation_holds_out_its_last_patches(tmp_path):
+    plan = prepare(config(make_database(tmp_path / "whole.lmdb", count=20, validation=0)))
+    assert len(plan.training) + len(plan.validation) == 20 and len(plan.validation) == 3
+    assert "held out" in plan.notes[0]
+    assert set(plan.training.indices).isdisjoint(plan.validation.indices)
+
+
+def test_a_database_smaller_than_a_batch_is_one_batch(data):
+    plan = prepare(config(data, batch=64))
+    assert plan.batch == 10 and plan.steps == 1 and "10 patches instead of 64" in plan.notes[0]
+
+
+def test_patches_are_cropped_to_what_scale_and_network_need(tmp_path):
+    odd = make_database(tmp_path / "odd.lmdb", shape=(3, 18, 21), validation=2)
+    result = train(config(odd, epochs=1))
+    assert "cropped to 16x20" in (result.run / "log.txt").read_text()
+
+
+def test_validation_can_be_limited(data):
+    assert len(prepare(config(data, val_batches=1)).validation) == 3
+
+
+def test_bfloat16_trains_to_nearly_the_same(data):
+    full = train(config(data, epochs=1, recipe="fast"))
+    half = train(config(data, epochs=1, recipe="fast", amp="bf16", run_dir="half"))
+    assert half.psnr == pytest.approx(full.psnr, abs=0.1) and half.psnr != full.psnr
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(data, monkeypatch, epoch):
+    real = training.LOSSES["mse"]
+    calls = iter(range(10**6))
+    monkeypatch.setitem(training.LOSSES, "mse", lambda a, b: real(a, b) * (float("nan") if next(calls) > 7 * epoch else 1))
+    with pytest.raises(UserError) as error:
+        train(config(data, run_dir="r"))
+    assert "\n" not in str(error.value) and f"epoch {epoch + 1}" in str(error.value)
+    if epoch:
+        assert "r/last.pth holds the state before" in str(error.value)
+        saved = contents("r/last.pth")
+        assert saved["epoch"] == 1 and all(torch.isfinite(w).all() for w in saved["net"].values())
+    else:
+        assert "nothing was saved" in str(error.value) and not list(Path("r").glob("*.pth"))
+
+
+def test_weights_that_became_nan_are_not_saved_by_an_interruption(data, monkeypatch):
+    real = training._step
+
+    def step(state, *rest):
+        real(state, *rest)
+        if state.iteration == 4:
+            next(state.net.parameters()).data[0] = float("nan")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training, "_step", step)
+    with pytest.raises(UserError, match="NaN"):
+        train(config(data, run_dir="r"))
+    assert contents("r/last.pth")["iteration"] == 3
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"arch": "biqrnn_16"}, "did you mean"),
+    ({"scales": (5,)}, "scale factor 5"),
+    ({"scales": (3,), "degradation": "gaussian"}, "even"),
+    ({"scales": (4, 4)}, "different"),
+    ({"degradation": "blur"}, "'blur'"),
+    ({"recipe": "slow"}, "released, fast"),
+    ({"batch": 0}, "batch is 0"),
+    ({"lr": 0.0}, "lr is 0"),
+    ({"lr": float("nan")}, "lr is nan"),
+    ({"seed": -1}, "seed is -1"),
+    ({"resume": "none.pth"}, "none.pth"),
+    ({"init": "none.pth"}, "none.pth"),
+    ({"data": "none.lmdb"}, "none.lmdb"),
+    ({"amp": "fp16", "cuda": False}, "needs a GPU"),
+    ({"pooling": "cuda"}, "choose one of auto"),
+    ({"run_dir": "."}, "choose another --run-dir"),
+])
+def test_bad_input_is_one_sentence_and_leaves_nothing(data, tmp_path, changes, words):
+    Path("something").touch()
+    with pytest.raises(UserError) as error:
+        train(config(**({"data": data} | changes)))
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["something"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_when_it_was_asked_for(data):
+    with pytest.raises(UserError, match="--no-cuda"):
+        prepare(config(data, gpu_ids=(0,)))
+    assert prepare(config(data)).device.type == prepare(config(data, gpu_ids=(0,), cuda=False)).device.type == "cpu"
+
+
+def test_patches_too_small_for_the_scale_are_refused(tmp_path):
+    with pytest.raises(UserError, match="at least 8x8"):
+        prepare(config(make_database(tmp_path / "tiny.lmdb", shape=(3, 6, 6)), scales=(8,)))
+
+
+def test_a_folder_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="folder"):
+        prepare(config(str(tmp_path / "folder")))

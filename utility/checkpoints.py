@@ -1,0 +1,197 @@
+"""Checkpoints: one file that `torch.load(weights_only=True)` reads, holding everything a run needs to go on.
+
+    net        state dict under the published names (a `module.` or `_orig_mod.` prefix is taken off when it is read)
+    optimizer  state dict                       psnr, loss        of the last validation (dB, training loss function)
+    epoch      passes over the data finished    iteration         optimizer steps made
+    arch, long_skip, scale (a list where there are several), degradation, bands, normalisation, recipe, seed, version,
+    config     what was trained and how; `scheduler`, `scaler`, `batch`, `history` and others: see `training.State`
+
+The first six are the released format, which loads too: its network is then known by the shapes of its weights.
+"""
+from __future__ import annotations
+
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import FAMILIES, QRNN3D, create_model
+from models.pooling import gate_count
+from utility.errors import UserError
+from utility.files import replacing
+
+# numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
+_NUMBERS = [
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
+]
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about its network; None where it says nothing (the released format)."""
+
+    path: Path
+    arch: str
+    long_skip: bool
+    scales: tuple[int, ...] | None
+    degradation: str | None
+    bands: int | None        # of the training data; the network takes any number
+    epoch: int | None
+    iteration: int | None
+    psnr: float | None       # dB, of its validation
+
+
+def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if it cannot be written."""
+    with replacing(path) as temporary:
+        torch.save({**contents, "version": project_version()}, temporary)
+
+
+def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this project or of the released code; the names in its `net` come without prefixes.
+
+    Raises:
+        UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code, or has no weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.pth"))
+        raise UserError(f"{path} is a folder, not a checkpoint; give a file"
+                        + (f" in it: {', '.join(inside[:6])}." if inside else " such as runs/NAME/best.pth."))
+    if not path.exists():
+        raise UserError(f"There is no checkpoint {path}; check the path, or train one with hsi_sr.py.")
+    try:
+        with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch.load raises whatever its parser stumbled over
+        if "add_safe_globals" in str(error):
+            raise UserError(f"{path} holds Python objects beside its weights, and loading those could run any code, so it is "
+                            "refused; save it again as a dict of tensors and plain numbers.") from error
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or another kind of "
+                        "file; copy it again, or give a .pth file of hsi_sr.py.") from error
+    net = checkpoint.get("net") if isinstance(checkpoint, dict) else None
+    if not isinstance(net, Mapping) or not net or not all(isinstance(v, Tensor) for v in net.values()):
+        found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}" if isinstance(checkpoint, dict) \
+            else f"a {type(checkpoint).__name__}"
+        raise UserError(f"{path} is not a checkpoint of this network family: it holds {found}, and the weights were expected "
+                        "in a dict under 'net'.")
+    return {**checkpoint, "net": {_without_prefix(name): tensor for name, tensor in net.items()}}
+
+
+def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Copy the weights of a loaded checkpoint into `net`.
+
+    Raises:
+        UserError: names or shapes differ (the network the file holds is named if it is known), or a weight is NaN or
+            infinite.
+    """
+    weights, expected = checkpoint["net"], net.state_dict()
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
+        held = checkpoint.get("arch") or next(iter(_matching_networks(weights)), None)
+        if held:
+            raise UserError(f"{path} holds the weights of {held}, and another network was asked for; give -a {held}.")
+        wrong = sorted(set(weights) ^ set(expected)) or [k for k in weights if weights[k].shape != expected[k].shape]
+        raise UserError(f"{path} holds the weights of another network ({len(wrong)} of them differ by name or shape, the "
+                        f"first is {wrong[0]}); give the network it was trained as with -a.")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path} is of no use: its weight {name} holds NaN or infinity; take an earlier checkpoint.")
+    net.load_state_dict(weights)
+
+
+def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
+                        long_skip: bool | None = None) -> CheckpointInfo:
+    """What a loaded checkpoint holds; its network is what it says, else what the shapes of its weights say.
+
+    Args:
+        arch: the network asked for, which must then be the one it holds.
+        long_skip: how an alternating network adds its input, where the checkpoint does not say.
+
+    Raises:
+        UserError: it holds another network than `arch`, or none of the family.
+    """
+    found = checkpoint.get("arch")
+    candidates = [found] if found else _matching_networks(checkpoint["net"])
+    if arch is not None:
+        if candidates and arch not in candidates:
+            raise UserError(f"{path} holds {' or '.join(candidates)}, and -a asked for {arch}; leave -a out to take the "
+                            "checkpoint's network.")
+        found = arch
+    elif not found:
+        if len(candidates) != 1:
+            raise UserError(f"{path} does not say which network it holds, and the shapes of its weights fit "
+                            f"{' and '.join(candidates) or 'none of the family'}; name the network with -a.")
+        found = candidates[0]
+    scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")
+    return CheckpointInfo(
+        path=Path(path), arch=found,
+        long_skip=bool(checkpoint.get("long_skip", long_skip)),
+        scales=None if scale is None else tuple(scale) if isinstance(scale, list | tuple) else (int(scale),),
+        degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
+        iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
+    )
+
+
+def model_from_checkpoint(path: str | Path, arch: str | None = None, long_skip: bool | None = None,
+                          **execution: Any) -> tuple[QRNN3D, CheckpointInfo]:
+    """The network of a checkpoint with its weights, on the CPU and in eval mode.
+
+    Args:
+        arch: required only where the file does not say and its shapes do not tell.
+        long_skip: as in `describe_checkpoint`; the released alternating networks were trained with it.
+        execution: fields of `models.Execution`.
+
+    Raises:
+        UserError: as `load_checkpoint`, `describe_checkpoint` and `load_weights`.
+    """
+    checkpoint = load_checkpoint(path)
+    info = describe_checkpoint(checkpoint, path, arch, long_skip)
+    net = build_network(info.arch, info.long_skip, **execution)
+    load_weights(net, checkpoint, path)
+    return net.eval(), info
+
+
+def build_network(arch: str, long_skip: bool = False, **execution: Any) -> QRNN3D:
+    """`models.create_model`, an unknown name being bad input (UserError)."""
+    try:
+        return create_model(arch, long_skip=long_skip, **execution)
+    except ValueError as error:
+        message = str(error).rstrip(".")
+        raise UserError(f"{message[0].upper()}{message[1:]}.") from error
+
+
+def _matching_networks(weights: Mapping[str, Tensor]) -> list[str]:
+    """Networks of the family whose state dict has these names and shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    rows = shapes.get("feature_extractor.conv.conv.weight", (0,))[0]
+    half_depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
+    found = []
+    for family, options in FAMILIES.items():
+        width, rest = divmod(rows, gate_count(options["kind"], True))
+        if rest or not 0 < width < 10_000 or not 0 < half_depth < 100:
+            continue
+        with torch.device("meta"):
+            net = create_model(f"{family}_{width}_{half_depth}")
+        if {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes:
+            found.append(f"{family}_{width}_{half_depth}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def project_version() -> str:
+    return tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["version"]
+
+
+def _without_prefix(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name

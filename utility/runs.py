@@ -1,0 +1,139 @@
+"""The folder of a training run: what made it, what it said, and its numbers epoch by epoch.
+
+    config.json  environment.json  log.txt  history.csv  training.png  last.pth  best.pth  epoch_005.pth ...  events.*
+"""
+from __future__ import annotations
+
+import csv
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utility.checkpoints import project_version
+from utility.errors import UserError
+from utility.figures import training_curve_figure
+from utility.files import replacing, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class RunFolder:
+    """Makes the folder on construction and writes everything in it but the checkpoints.
+
+    Args:
+        path: the folder.
+        resume: it may hold a run already, which goes on: its log is appended to.
+        quiet: print nothing (the log is written all the same).
+
+    Raises:
+        UserError: it holds something and `resume` is False, or it cannot be made.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
+        self.path, self.quiet = Path(path), quiet
+        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
+                            "on with the run in it by -r -rp.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._log = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
+        except OSError as error:
+            raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
+                            "--run-dir.") from error
+
+    def say(self, line: str, loud: bool = False) -> None:
+        """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet."""
+        if loud or not self.quiet:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        self._log.write(line + "\n")
+        self._log.flush()
+
+    def close(self) -> None:
+        self._log.close()
+
+    def write_origin(self, config: Mapping[str, Any], device: torch.device) -> None:
+        """config.json (the whole resolved configuration) and environment.json."""
+        write_json(self.path / "config.json", dict(config))
+        write_json(self.path / "environment.json", describe_environment(device))
+
+    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float]) -> None:
+        """history.csv and training.png: one row an epoch, `speed` being the last one's.
+
+        The rows of `history` are the run's; speeds of earlier epochs are kept from the file, where they stand.
+        """
+        path = self.path / "history.csv"
+        known = {}
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                known = {row.get("epoch"): row for row in csv.DictReader(file)}
+        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*history[-1], *speed], extrasaction="ignore")
+            writer.writeheader()
+            for row in history[:-1]:
+                old = known.get(str(row["epoch"]), {})
+                writer.writerow({**{name: old.get(name) for name in speed}, **row})
+            writer.writerow({**history[-1], **speed})
+        training_curve_figure(self.path / "training.png", history, name=self.path.name)
+
+
+def new_run_folder(name: str) -> Path:
+    """runs/NAME_DATE_TIME, a folder that does not exist yet."""
+    base = Path("runs") / f"{name}_{datetime.now():%Y%m%d_%H%M%S}"
+    path, count = base, 2
+    while path.exists():
+        path, count = base.with_name(f"{base.name}-{count}"), count + 1
+    return path
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What a run depends on beside its configuration."""
+    return {
+        "version": project_version(),
+        "commit": _commit(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def shown(path: str | Path) -> str:
+    """A path as one would type it here: relative where it lies below the working folder, quoted where it must be."""
+    path = Path(path).absolute()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
+def _commit() -> str | None:
+    """The commit of the code, with `+` when files differ from it; None outside of a git checkout."""
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+                                   cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
