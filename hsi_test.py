@@ -29,7 +29,7 @@ from utility.devices import choose_device
 from utility.errors import UserError, run_script
 from utility.evaluation import Outputs, Problem, Reading
 from utility.figures import no_truth_figure
-from utility.files import replacing, write_json
+from utility.files import refuse_existing, replacing, write_json
 from utility.indexes import PRESETS, format_table
 from utility.report import write_report
 from utility.runs import device_name, shown
@@ -58,6 +58,8 @@ def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, fa
     card, paths = find_scenes(options)
     name = f"{info.arch}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"
     out = Path(options.out or Path("results") / name)
+    if card and options.keep_range:
+        raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
     recorded = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
                 "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
                 "command": facts["Command"], "device": facts["Computed on"]}
@@ -71,6 +73,9 @@ def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, fa
 
 def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any]) -> None:
     target = Path(options.output)
+    folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
+    if folder:
+        refuse_existing(folder, options.force)
     writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
     done = inference.apply_to_file(net, Path(options.input), target, problem, reading_of(options), writing,
                                    not options.quiet)
@@ -81,18 +86,18 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
         print(f"note: {summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
               "--dtype float32 keeps them", file=sys.stderr)
     print(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {words}")
-    if options.report or options.out:
-        with replacing(Path(options.out or f"{target.with_suffix('')}_report"), options.force) as folder:
-            folder.mkdir()
-            write_json(folder / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
-                                                 "checkpoint": facts["Checkpoint"]})
-            no_truth_figure(folder / "figure.png", done.low, done.interpolation, done.network, done.scene.wavelengths,
+    if folder:
+        with replacing(folder, options.force) as partial:
+            partial.mkdir()
+            write_json(partial / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
+                                                  "checkpoint": facts["Checkpoint"]})
+            no_truth_figure(partial / "figure.png", done.low, done.interpolation, done.network, done.scene.wavelengths,
                             name=target.name, scale=problem.scale, note=words)
-            write_report(folder / "report.html", f"{target.name}: {facts['Network']}, x{problem.scale}",
+            write_report(partial / "report.html", f"{target.name}: {facts['Network']}, x{problem.scale}",
                          {**facts, "Input": summary["read_as"]},
-                         figures=[("input, interpolation and network (the middle of the scene)", folder / "figure.png")],
+                         figures=[("input, interpolation and network (the middle of the scene)", partial / "figure.png")],
                          scale=problem.scale, lead=f"{words[0].upper()}{words[1:]}.")
-        print(f"report in {shown(options.out or f'{target.with_suffix(str())}_report')}/")
+        print(f"report in {shown(folder)}/")
 
 
 def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:
@@ -101,6 +106,9 @@ def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:
     if scale is None:
         raise UserError(f"{info.path} does not say for which scale factor it was trained; give it with --scale.")
     kind = options.degradation or info.degradation or "reference"
+    if scale not in SCALES or kind not in KINDS:
+        raise UserError(f"{info.path} was trained for scale factor {scale} and degradation {kind}, and known are "
+                        f"{', '.join(map(str, SCALES))} and {', '.join(KINDS)}; choose with --scale and --degradation.")
     if kind == "gaussian" and scale % 2:
         raise UserError(f"The degradation gaussian needs an even scale factor, and {scale} was asked for; choose another.")
     for what, asked, trained in (("scale factor", scale, info.scales),
@@ -203,6 +211,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--bandwise is for tests against ground truth; leave it out with --input.")
     if options.use_2dconv:
         raise UserError("--use-2dconv is for 2-D networks, and every network here is 3-D; leave it out.")
+    if options.error_band is not None and options.error_band < 0:
+        raise UserError(f"--error-band is {options.error_band}, and a band counted from 0 was expected.")
     if options.border < 0:
         raise UserError(f"--border is {options.border}, and 0 or more pixels were expected.")
     return options
@@ -211,14 +221,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _tile(text: str) -> int | str:
     if text == "auto":
         return text
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor auto")
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(i for i in (int(part) for part in text.replace(",", " ").split()) if i >= 0)
+    try:
+        return tuple(i for i in map(int, text.replace(",", " ").split()) if i >= 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
 
 
 if __name__ == "__main__":

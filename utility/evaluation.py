@@ -102,8 +102,9 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
             scene = reading.cleaned(read_scene(path, reading.key or card.key, reading.layout or card.layout, card.bands, size))
             if scene.wavelengths is None and card.wavelengths is not None and len(card.wavelengths) == len(scene.cube):
                 scene.wavelengths = card.wavelengths
+            rgb = None if "source_bands" in scene.metadata else card.rgb  # a card counts the bands of the whole scene
             for name, cube in test_cubes(card, scene):
-                yield TestImage(name, cube, _unplaced(scene), rgb=card.rgb)
+                yield TestImage(name, cube, _unplaced(scene), rgb=rgb)
 
 
 def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],
@@ -130,6 +131,7 @@ def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, o
         results = {
             **facts, "preset": problem.preset, "scale": problem.scale, "degradation": problem.degradation,
             "border": problem.border, "tile": problem.tile, "self_ensemble": problem.self_ensemble,
+            "bandwise": problem.bandwise, "amp": problem.amp,
             "units": {index: unit(index, problem.preset) for index in INDEXES},
             "images": rows,
             "mean": {key: mean_of([row[key] for row in rows]) for key in ("network", "interpolation")},
@@ -154,6 +156,10 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
     name = _free_name(image.name, taken)
     device = next(net.parameters()).device
     interpolation = degrade(torch.from_numpy(np.ascontiguousarray(gt)).to(device), scale, problem.degradation).cpu().numpy()
+    try:
+        plain = evaluate(interpolation, gt, scale, problem.preset, problem.border)
+    except UserError as error:
+        raise UserError(f"{image.scene.path or name} cannot be compared: {str(error)[0].lower()}{str(error)[1:]}") from error
     started = time.perf_counter()
     if problem.bandwise:
         sr = np.concatenate([super_resolve_cube(net, band[None], problem.tile, problem.amp, problem.self_ensemble)
@@ -162,9 +168,8 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
         sr = super_resolve_cube(net, interpolation, problem.tile, problem.amp, problem.self_ensemble, progress)
     seconds = time.perf_counter() - started
     row: dict[str, Any] = {"name": name, "file": image.scene.path.name if image.scene.path else None,
-                           "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3)}
-    for key, cube in (("network", sr), ("interpolation", interpolation)):
-        row[key] = evaluate(cube, gt, scale, problem.preset, problem.border)
+                           "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3),
+                           "network": evaluate(sr, gt, scale, problem.preset, problem.border), "interpolation": plain}
     if outputs.cubes:
         path = folder / "cubes" / f"{name}_x{scale}{SUFFIXES[image.scene.format]}"
         raw = from_unit_range(sr, image.low, image.high, np.float32, on_overflow="clip")
@@ -217,7 +222,8 @@ def _unplaced(scene: Scene) -> Scene:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """`name`, numbered where another image of this test has it."""
+    """`name`, numbered where another image of this test has it, and short enough for the endings that files get."""
+    name = name.encode()[:180].decode(errors="ignore")
     count, free = 2, name
     while free in taken:
         free, count = f"{name}_{count}", count + 1

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,20 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             where that is refused. Nothing is left under the name `target` then.
     """
     refuse_existing(target, writing.overwrite)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f"{target} is the input itself, which would be lost; choose another --output.")
     scene = reading.cleaned(open_scene(source, reading.key, reading.layout, size=reading.size))
+    dtype = _dtype(writing, scene)
+    nodata = _nodata(scene, dtype)
     low, high = _range(scene, reading.keep_range)
     bands, height, width = scene.cube.shape
     scale = problem.scale
     shape = (bands, height * scale, width * scale)
-    dtype = _dtype(writing, scene)
     read = interpolated(scene.cube, scale, problem.degradation, low, high)
     consistency = Consistency(shape, scale, problem.degradation)
     view = _preview(height, width, scale)
     network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
-    like = scaled(scene, scene.cube, scale)
+    like = replace(scaled(scene, scene.cube, scale), nodata=None if nodata is None else scene.nodata)
     missing = scene.metadata.get("missing")
     clipped = 0
     with create_scene(target, like, shape, dtype, writing.overwrite) as writer:
@@ -74,13 +77,18 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             bottom, right = top + block.shape[1], left + block.shape[2]
             consistency.add(top, left, block)
             _copy_part(network, view, block, top, left)
-            values = block if writing.unit_range else from_unit_range(block, low, high, dtype, writing.on_overflow)
-            if not writing.unit_range and dtype.kind in "iu":
-                limits, raw = np.iinfo(dtype), np.rint(block.astype(np.float64) * (high - low) + low)
-                clipped += int(((raw < limits.min) | (raw > limits.max)).sum())
-            if missing is not None and scene.nodata is not None and not writing.unit_range:
-                rows, columns = np.arange(top, bottom) // scale, np.arange(left, right) // scale
-                values[:, missing[np.ix_(rows, columns)]] = scene.nodata
+            first, last = (0.0, 1.0) if writing.unit_range else (low, high)
+            outside = _overflowing(block, first, last, dtype)
+            if outside and writing.on_overflow == "refuse":
+                raise UserError(f"{outside} values of the result do not fit {dtype}, so {target} is not written; give --dtype "
+                                "float32, or leave --on-overflow refuse out to have them clipped.")
+            clipped += outside
+            values = from_unit_range(block, first, last, dtype, "clip")
+            if nodata is not None:
+                values[values == nodata] = _beside(nodata, last)
+                if missing is not None:
+                    rows, columns = np.arange(top, bottom) // scale, np.arange(left, right) // scale
+                    values[:, missing[np.ix_(rows, columns)]] = nodata
             writer[:, top:bottom, left:right] = values
 
         super_resolve(net, read, shape, sink, problem.tile, problem.amp, problem.self_ensemble, progress)
@@ -117,12 +125,49 @@ def _dtype(writing: Writing, scene: Scene) -> np.dtype:
         return np.dtype(scene.cube.dtype).newbyteorder("=")
     try:
         dtype = np.dtype(writing.dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # numpy parses lists of fields too
         dtype = None
     if dtype is None or dtype.kind not in "iuf":
         raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give uint8, int16, uint16, int32, "
                         "float32 or float64.")
     return dtype
+
+
+def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
+    """The scene's no-data value as the result holds it; None where there is none, or the scene itself cannot hold it."""
+    if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
+        return None
+    if not _holds(dtype, scene.nodata):
+        raise UserError(f"{scene.path} has the no-data value {scene.nodata:g}, which {dtype} cannot hold; give --dtype float32 "
+                        "or another type that does.")
+    return dtype.type(scene.nodata)
+
+
+def _holds(dtype: np.dtype, value: float) -> bool:
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    inside = limits.min <= value <= limits.max
+    return inside and float(value).is_integer() if dtype.kind in "iu" else inside or not math.isfinite(value)
+
+
+def _beside(nodata: np.generic, high: float) -> np.generic:
+    """What a valid value becomes that happens to be the no-data value: the next one towards the valid values."""
+    down = nodata >= high
+    if nodata.dtype.kind in "iu":
+        return nodata - nodata.dtype.type(1) if down else nodata + nodata.dtype.type(1)
+    return np.nextafter(nodata, nodata.dtype.type(-np.inf if down else np.inf))
+
+
+def _overflowing(block: np.ndarray, low: float, high: float, dtype: np.dtype) -> int:
+    """How many values of a block in [0, 1] do not fit `dtype` when they run from low to high."""
+    whole = dtype.kind in "iu"
+    limits = np.iinfo(dtype) if whole else np.finfo(dtype)
+
+    def outside(values: np.ndarray) -> int:
+        raw = values.astype(np.float64) * (high - low) + low
+        raw = np.rint(raw, out=raw) if whole else raw
+        return int(((raw < float(limits.min)) | (raw > float(limits.max))).sum())
+
+    return outside(block) if outside(np.array([block.min(), block.max()])) else 0
 
 
 def _preview(height: int, width: int, scale: int) -> tuple[int, int, int, int]:

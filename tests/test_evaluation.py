@@ -1,0 +1,291 @@
+"""Testing against ground truth: what is computed, and what is left in the results folder."""
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from models import create_model, initialise_fast
+from utility import evaluation
+from utility.cards import load_card
+from utility.degradation import KINDS, degrade
+from utility.errors import UserError
+from utility.evaluation import Outputs, Problem, Reading, read_images
+from utility.indexes import INDEXES, PRESETS, evaluate, mean_of
+from utility.scenes import read_scene, unit_range
+from utility.tiling import super_resolve_cube
+
+FACTS = {"arch": "biqrnn_2_2"}
+NUMBERS_ONLY = Outputs(cubes=False, figures=False)
+
+
+def network(seed=0):
+    """A network that changes its input a little."""
+    torch.manual_seed(seed)
+    net = create_model("biqrnn_2_2")
+    initialise_fast(net)
+    with torch.no_grad():
+        net.reconstructor.conv.deconv.weight.normal_(0, 0.2)
+    return net.eval()
+
+
+def smooth(bands, height, width, seed=0):
+    """A cube with edges and noise, in about [0, 1000]."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
+    cube = coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width]
+    return (900 * cube + 100 * rng.random(cube.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two scenes, (H, W, B) as MATLAB users keep them; the first is not a multiple of any scale."""
+    (tmp_path / "scenes").mkdir()
+    for name, cube in (("first", smooth(4, 33, 38)), ("second", smooth(4, 24, 28, seed=1))):
+        scipy.io.savemat(tmp_path / "scenes" / f"{name}.mat", {"rad": cube.transpose(1, 2, 0)})
+    return tmp_path
+
+
+def images(folder, **reading):
+    return read_images(sorted((folder / "scenes").iterdir()), Reading(**reading))
+
+
+def run(folder, problem=None, outputs=NUMBERS_ONLY, net=None, out="out", overwrite=False, **reading):
+    return evaluation.run(net or network(), images(folder, **reading), problem or Problem(4, "spatial"), folder / out, outputs,
+                          FACTS, progress=False, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_metrics_are_those_of_the_degraded_and_super_resolved_cube(folder, kind, preset):
+    results = run(folder, Problem(4, kind, preset=preset, border=2))
+    gt = unit_range(read_scene(folder / "scenes" / "first.mat").cube)[0][:, :32, :36]
+    interpolation = degrade(torch.from_numpy(gt.copy()), 4, kind).numpy()
+    sr = super_resolve_cube(network(), interpolation, tile=0)
+    row = results["images"][0]
+    assert (row["name"], row["bands"], row["height"], row["width"]) == ("first", 4, 32, 36)
+    for method, cube in (("network", sr), ("interpolation", interpolation)):
+        for index, value in evaluate(cube, gt, 4, preset, 2).items():
+            assert row[method][index] == (None if value is None else pytest.approx(value, rel=1e-4)), (method, index)
+
+
+def test_metrics_json_holds_the_contract_and_the_csv_the_same_numbers(folder):
+    results = run(folder)
+    written = json.loads((folder / "out" / "metrics.json").read_text())
+    assert written == results
+    assert {"preset", "scale", "degradation", "arch", "images", "mean"} <= set(written)
+    assert [written[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "spatial", "biqrnn_2_2"]
+    assert [row["name"] for row in written["images"]] == ["first", "second"]
+    for method in ("network", "interpolation"):
+        assert written["mean"][method] == mean_of([row[method] for row in written["images"]])
+        assert set(INDEXES) <= set(written["mean"][method])
+    with (folder / "out" / "metrics.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:6] == ["image", "method", "preset", "scale", "degradation", "border_px"]
+    assert header[6:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse"]
+    wanted = {(row["name"], m): row[m] for row in [*written["images"], {"name": "mean", **written["mean"]}]
+              for m in ("network", "interpolation")}
+    assert {(r[0], r[1]) for r in rows} == set(wanted)
+    for row in rows:
+        assert list(map(float, row[6:])) == pytest.approx([wanted[row[0], row[1]][index] for index in INDEXES])
+
+
+def test_an_identity_network_scores_as_the_interpolation(folder):
+    net = create_model("biqrnn_2_2")
+    initialise_fast(net)
+    mean = run(folder, net=net.eval())["mean"]
+    assert mean["network"] == pytest.approx(mean["interpolation"])
+
+
+def test_cubes_are_named_after_their_sources_and_score_the_same_when_read_again(folder):
+    results = run(folder, outputs=Outputs(figures=False))
+    assert sorted(p.name for p in (folder / "out" / "cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
+    for row in results["images"]:
+        source = read_scene(folder / "scenes" / row["file"])
+        scene = read_scene(folder / "out" / row["cube"])
+        assert (scene.key, scene.layout, scene.cube.dtype) == (source.key, source.layout, np.float32)
+        gt, low, high = unit_range(source.cube)
+        gt = gt[:, :row["height"], :row["width"]]
+        again = evaluate(unit_range(scene.cube, low, high)[0], gt, 4)
+        assert again["psnr"] == pytest.approx(row["network"]["psnr"], abs=1e-4)
+
+
+def test_bandwise_gives_the_network_one_band_at_a_time(folder):
+    alone = run(folder, Problem(4, "spatial", bandwise=True))["images"][0]["network"]
+    together = run(folder, out="together")["images"][0]["network"]
+    gt = unit_range(read_scene(folder / "scenes" / "first.mat").cube)[0][:, :32, :36]
+    interpolation = degrade(torch.from_numpy(gt.copy()), 4, "spatial")
+    with torch.no_grad():
+        sr = network()(interpolation[:, None, None])[:, 0, 0].numpy()  # bands in the place of a batch
+    assert alone["psnr"] == pytest.approx(evaluate(sr, gt, 4)["psnr"], abs=1e-4)
+    assert abs(alone["psnr"] - together["psnr"]) > 1e-3
+
+
+def test_self_ensemble_averages_the_eight_rotations_and_flips(folder):
+    row = run(folder, Problem(4, "spatial", self_ensemble=True))["images"][1]
+    gt = unit_range(read_scene(folder / "scenes" / "second.mat").cube)[0]
+    x = degrade(torch.from_numpy(gt), 4, "spatial")[None, None]
+    with torch.no_grad():
+        turned = [network()(torch.rot90(v, k, (-2, -1))) for v in (x, x.flip(-1)) for k in range(4)]
+    back = [torch.rot90(y, -(i % 4), (-2, -1)) for i, y in enumerate(turned)]
+    back = [y.flip(-1) if i >= 4 else y for i, y in enumerate(back)]
+    expected = evaluate(torch.stack(back).mean(0)[0, 0].numpy(), gt, 4)
+    assert row["network"]["psnr"] == pytest.approx(expected["psnr"], abs=1e-4)
+
+
+def test_every_image_gets_a_figure_that_is_not_blank(folder):
+    results = run(folder, outputs=Outputs(cubes=False, error_band=1))
+    for row in results["images"]:
+        assert len(row["figures"]) == 2
+        for name in row["figures"].values():
+            picture = cv2.imread(str(folder / "out" / name))
+            assert picture is not None and min(picture.shape[:2]) > 200 and picture.std() > 10
+
+
+def test_images_of_one_name_from_two_folders_are_both_kept(folder):
+    (folder / "other").mkdir()
+    other = folder / "other" / "first.mat"
+    scipy.io.savemat(other, {"rad": smooth(4, 20, 20, seed=3).transpose(1, 2, 0)})
+    paths = [folder / "scenes" / "first.mat", other]
+    results = evaluation.run(network(), read_images(paths, Reading()), Problem(4, "spatial"), folder / "out", Outputs(), FACTS,
+                             progress=False)
+    names = [row["name"] for row in results["images"]]
+    assert names == ["first", "first_2"]
+    assert {p.name for p in (folder / "out" / "cubes").iterdir()} == {"first_x4.mat", "first_2_x4.mat"}
+    assert {p.name for p in (folder / "out").glob("*.png")} == {"first.png", "first_2.png"}
+
+
+def test_a_very_long_name_is_cut_so_that_its_files_can_be_written(folder):
+    path = folder / f"{'ü' * 120}.mat"
+    scipy.io.savemat(path, {"rad": smooth(4, 20, 20).transpose(1, 2, 0)})
+    results = evaluation.run(network(), read_images([path], Reading()), Problem(4, "spatial"), folder / "out",
+                             Outputs(report=True), FACTS, progress=False)
+    assert results["images"][0]["file"] == path.name
+    assert (folder / "out" / results["images"][0]["cube"]).exists()
+
+
+def test_kept_range_leaves_values_as_they_are(folder):
+    cube = smooth(4, 20, 20) / 2000
+    scipy.io.savemat(folder / "unit.mat", {"rad": cube.transpose(1, 2, 0)})
+    kept, = read_images([folder / "unit.mat"], Reading(keep_range=True))
+    assert np.array_equal(kept.cube, cube)
+    scaled, = read_images([folder / "unit.mat"], Reading())
+    assert scaled.cube.min() == 0 and scaled.cube.max() == 1
+    with pytest.raises(UserError, match=r"first\.mat holds values from .* --keep-range expects them in \[0, 1\]"):
+        list(read_images([folder / "scenes" / "first.mat"], Reading(keep_range=True)))
+
+
+def card(folder, text=""):
+    path = folder / "mine.toml"
+    path.write_text('title = "Mine"\nkey = "rad"\nbands = 4\nsize = [40, 48]\npatch = 16\nstrides = [16]\n'
+                    f'test_region = [8, 12, 16, 20]\nwavelengths = [450, 550, 650, 750]\nrgb = [3, 2, 1]\n{text}')
+    return load_card(path)
+
+
+def test_a_card_tests_on_its_region_alone(folder):
+    cube = smooth(4, 40, 48)
+    path = folder / "whole.mat"
+    scipy.io.savemat(path, {"rad": cube.transpose(1, 2, 0)})
+    image, = read_images([path], Reading(), card(folder))
+    assert image.name == "whole_test" and image.rgb == (3, 2, 1)
+    assert image.scene.wavelengths.tolist() == [450, 550, 650, 750]
+    whole = unit_range(cube)[0]
+    assert np.allclose(image.cube, whole[:, 8:24, 12:32], atol=1e-6)
+
+
+def test_colours_of_a_card_are_not_taken_when_bands_were_left_out(folder):
+    path = folder / "whole.mat"
+    scipy.io.savemat(path, {"rad": smooth(4, 40, 48).transpose(1, 2, 0)})
+    image, = read_images([path], Reading(drop_bands="3"), card(folder))
+    assert len(image.cube) == 3 and image.rgb is None
+    results = evaluation.run(network(), iter([image]), Problem(2, "bicubic"), folder / "out", Outputs(), FACTS, progress=False)
+    assert results["images"][0]["bands"] == 3
+
+
+@pytest.mark.parametrize(("shape", "scale", "words"), [
+    ((4, 8, 9), 4, "tiny.npy cannot be compared: the image is 8x8 pixels .* 11x11 window of SSIM"),
+    ((4, 3, 20), 4, "tiny.npy is 3 x 20 pixels, smaller than the scale factor 4")])
+def test_an_image_too_small_to_compare_is_refused_by_name(folder, shape, scale, words):
+    np.save(folder / "tiny.npy", smooth(*shape))
+    found = read_images([folder / "tiny.npy"], Reading(layout="BHW"))
+    with pytest.raises(UserError, match=words):
+        evaluation.run(network(), found, Problem(scale, "spatial"), folder / "out", NUMBERS_ONLY, FACTS, progress=False)
+    assert not (folder / "out").exists()
+
+
+def test_a_border_that_leaves_nothing_is_refused_by_the_scene_s_name(folder):
+    with pytest.raises(UserError, match=r"first\.mat cannot be compared: a border of 20 pixels leaves nothing of 32x36"):
+        run(folder, Problem(4, "spatial", border=20))
+
+
+def leftovers(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monkeypatch, failure):
+    before, calls, real = leftovers(folder), [], evaluation.super_resolve_cube
+
+    def broken(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise failure
+        return real(*args)
+
+    monkeypatch.setattr(evaluation, "super_resolve_cube", broken)
+    with pytest.raises(failure):
+        run(folder, outputs=Outputs())
+    assert len(calls) == 2 and leftovers(folder) == before
+
+
+def test_nothing_is_left_when_the_second_scene_cannot_be_read(folder):
+    data = (folder / "scenes" / "second.mat").read_bytes()
+    (folder / "scenes" / "second.mat").write_bytes(data[:len(data) // 2])
+    before = leftovers(folder)
+    with pytest.raises(UserError, match=r"second\.mat"):
+        run(folder, outputs=Outputs())
+    assert leftovers(folder) == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(folder, monkeypatch):
+    before = leftovers(folder)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "comparison_figure", full)
+    with pytest.raises(UserError, match=r"disk is full while writing .*out"):
+        run(folder, outputs=Outputs())
+    assert leftovers(folder) == before
+
+
+def test_an_existing_folder_is_kept_unless_replaced_whole(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match="exists already"):
+        run(folder)
+    assert leftovers(folder / "out") == ["mine.txt"]
+    run(folder, overwrite=True)
+    assert leftovers(folder / "out") == ["metrics.csv", "metrics.json"]
+
+
+def test_no_image_at_all_is_refused(folder):
+    with pytest.raises(UserError, match="no image to test on"):
+        evaluation.run(network(), iter(()), Problem(4, "spatial"), folder / "out", NUMBERS_ONLY, FACTS, progress=False)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npy", ".hdr", ".tif"])
+def test_cubes_come_in_the_container_of_their_source(folder, suffix):
+    from utility.scenes import Scene, write_scene
+    source = folder / f"scene{suffix}"
+    write_scene(source, Scene(smooth(4, 24, 28), "scene", wavelengths=np.array([450.0, 550, 650, 750])))
+    results = evaluation.run(network(), read_images([source], Reading()), Problem(4, "spatial"), folder / "out",
+                             Outputs(figures=False), FACTS, progress=False)
+    written = read_scene(folder / "out" / results["images"][0]["cube"])
+    assert written.path.name == f"scene_x4{suffix}" and written.cube.shape == (4, 24, 28)
+    if suffix != ".npy":
+        assert np.allclose(written.wavelengths, [450, 550, 650, 750])

@@ -1,0 +1,430 @@
+"""hsi_test.py: its command line, what it leaves behind and what it says."""
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+import torch
+
+import hsi_test
+from models import create_model, initialise_fast
+from utility import evaluation
+from utility.checkpoints import save_checkpoint
+from utility.errors import UserError
+from utility.scenes import read_scene
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def network(name="biqrnn_2_2"):
+    torch.manual_seed(0)
+    net = create_model(name)
+    initialise_fast(net)
+    with torch.no_grad():
+        net.reconstructor.conv.deconv.weight.normal_(0, 0.2)
+    return net
+
+
+def contents(net, **more):
+    """What every checkpoint holds, the released ones included."""
+    return {"net": net.state_dict(), "optimizer": {}, "psnr": 30.0, "loss": 0.1, "epoch": 3, "iteration": 40, **more}
+
+
+def smooth(bands, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
+    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder with a checkpoint and two scenes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hsi_test.py"])
+    save_checkpoint("best.pth", contents(network(), arch="biqrnn_2_2", scale=4, degradation="spatial"))
+    Path("scenes").mkdir()
+    for name, cube in (("first", smooth(4, 33, 38)), ("second", smooth(4, 24, 28, 1))):
+        scipy.io.savemat(f"scenes/{name}.mat", {"rad": cube.transpose(1, 2, 0)})
+    return tmp_path
+
+
+def run(*arguments, checkpoint="best.pth"):
+    hsi_test.main(["-rp", checkpoint, *map(str, arguments)])
+
+
+def numbers(out):
+    results = json.loads(Path(out, "metrics.json").read_text())
+    return {(row["name"], method): row[method] for row in results["images"] for method in ("network", "interpolation")}
+
+
+def refused(*arguments, words, checkpoint="best.pth"):
+    """The command is refused in one sentence, and leaves nothing."""
+    before = sorted(map(str, Path().rglob("*")))
+    with pytest.raises(UserError, match=words) as error:
+        run(*arguments, checkpoint=checkpoint)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+    assert sorted(map(str, Path().rglob("*"))) == before
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------- against ground truth
+
+def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
+    run("-r", "--test", "--data", "scenes", "--out", "out/here")
+    printed = capsys.readouterr().out
+    assert sorted(p.name for p in Path("out/here").iterdir()) == ["cubes", "first.png", "metrics.csv", "metrics.json",
+                                                                  "second.png"]
+    assert sorted(p.name for p in Path("out/here/cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
+    results = json.loads(Path("out/here/metrics.json").read_text())
+    assert [results[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "spatial", "biqrnn_2_2"]
+    assert [(row["name"], row["height"], row["width"]) for row in results["images"]] == [("first", 32, 36), ("second", 24, 28)]
+    assert set(results["mean"]) == {"network", "interpolation"}
+    for name in ("first", "second"):
+        assert cv2.imread(f"out/here/{name}.png").std() > 10
+    assert f"{results['mean']['network']['psnr']:.3f}" in printed and "interpolation" in printed and "PSNR [dB]" in printed
+    assert "preset standard, scale x4, border 0 px" in printed and "results in out/here/" in printed
+
+
+def test_quiet_says_only_where_the_results_are(capfd):
+    run("--data", "scenes", "--out", "out", "--quiet", "--no-figures", "--no-cubes")
+    said = capfd.readouterr()
+    assert said.out == "results in out/\n" and said.err == ""
+    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_the_default_folder_is_a_new_one_below_results(capsys):
+    run("--data", "scenes/second.mat", "--no-figures")
+    made, = Path("results").iterdir()
+    assert re.fullmatch(r"biqrnn_2_2_x4_\d{8}_\d{6}", made.name)
+    assert f"results in results/{made.name}/" in capsys.readouterr().out
+
+
+def test_files_and_folders_may_be_mixed_and_one_file_counts_once():
+    run("--data", "scenes/second.mat", "scenes", "--out", "out", "--no-figures", "--no-cubes")
+    assert [name for name, method in numbers("out") if method == "network"] == ["second", "first"]
+
+
+def test_a_card_says_which_part_tests():
+    cube = smooth(4, 60, 48)
+    scipy.io.savemat("whole.mat", {"rad": cube.transpose(1, 2, 0), "gt": np.ones((60, 48))})
+    Path("mine.toml").write_text('title = "Mine"\nkey = "rad"\nbands = 4\nsize = [60, 48]\npatch = 16\nstrides = [16]\n'
+                                 'test_region = [16, 8, 32, 24]\n')
+    run("--dataset", "mine.toml", "--data", "whole.mat", "--out", "out", "--no-figures")
+    row, = json.loads(Path("out/metrics.json").read_text())["images"]
+    assert (row["name"], row["height"], row["width"]) == ("whole_test", 32, 24)
+    result = read_scene("out/cubes/whole_test_x4.mat").cube
+    whole = (cube - cube.min()) / np.ptp(cube)
+    error = result - whole[:, 16:48, 8:32]
+    assert -10 * np.log10(np.mean(error ** 2)) == pytest.approx(row["network"]["cube_psnr"], abs=0.01)
+    assert "--keep-range" in refused("--dataset", "mine.toml", "--data", "whole.mat", "--keep-range", "--out", "no",
+                                     words="the card mine says how values are scaled")
+
+
+def test_the_sample_card_is_the_default_and_says_how_its_scenes_are_made():
+    refused(words=r"data/sample/natural/test, where the card sample has its test scenes, does not exist; "
+                  r"python utility/lmdb_data\.py makes")
+    refused("--data", "pavia_center", words=r"data/pavia_center.*\(University of the Basque Country")
+
+
+@pytest.mark.parametrize("tile", ["32", "auto"])
+def test_tiles_give_the_whole_scene_s_metrics(tile):
+    run("--data", "scenes", "--out", "whole", "--tile", "0", "--no-figures")
+    run("--data", "scenes", "--out", "tiled", "--tile", tile, "--no-figures")
+    for key, row in numbers("whole").items():
+        assert numbers("tiled")[key] == pytest.approx(row, rel=1e-4)
+    for name in ("first", "second"):
+        whole, tiled = (read_scene(f"{out}/cubes/{name}_x4.mat").cube for out in ("whole", "tiled"))
+        assert np.abs(whole - tiled).max() <= 1e-4
+
+
+def test_ensemble_bandwise_border_and_preset_change_what_they_should():
+    quick = ("--data", "scenes/first.mat", "--no-figures", "--no-cubes", "--quiet")
+    for name, more in (("plain", []), ("ensemble", ["--self-ensemble"]), ("bandwise", ["--bandwise"]),
+                       ("border", ["--border", "4"]), ("reference", ["--preset", "reference"]),
+                       ("sspsr", ["--preset", "sspsr"])):
+        run(*quick, "--out", name, *more)
+    plain = numbers("plain")
+    for name in ("ensemble", "bandwise"):
+        changed = numbers(name)
+        assert changed["first", "interpolation"] == plain["first", "interpolation"]
+        assert changed["first", "network"]["psnr"] != plain["first", "network"]["psnr"]
+        assert json.loads(Path(name, "metrics.json").read_text())[{"ensemble": "self_ensemble"}.get(name, name)] is True
+    assert numbers("border")["first", "interpolation"]["psnr"] != plain["first", "interpolation"]["psnr"]
+    for preset in ("reference", "sspsr"):
+        results = json.loads(Path(preset, "metrics.json").read_text())
+        assert results["preset"] == preset and results["units"]["sam"] == ("rad" if preset == "reference" else "deg")
+        assert numbers(preset)["first", "network"]["psnr"] == pytest.approx(plain["first", "network"]["psnr"])
+        assert numbers(preset)["first", "network"]["ssim"] != plain["first", "network"]["ssim"]
+
+
+def test_the_report_holds_everything_in_one_file():
+    run("--data", "scenes", "--out", "out", "--report", "--error-band", "2")
+
+    found = []
+
+    class Sources(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.extend(value for name, value in attributes if name in ("src", "href", "srcset", "data"))
+
+    page = Path("out/report.html").read_text()
+    Sources().feed(page)
+    assert len(found) == 2 * 4 and all(source.startswith("data:image/png;base64,") for source in found)
+    assert "<script" not in page and "url(" not in page
+    for text in ("first", "second", "PSNR", "biqrnn_2_2", "best.pth", "spatial"):
+        assert text in page
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+def test_a_checkpoint_of_another_scale_and_degradation_is_taken_at_its_word(capsys):
+    save_checkpoint("x2.pth", contents(network(), arch="biqrnn_2_2", scale=2, degradation="bicubic"))
+    run("--data", "scenes/first.mat", "--out", "out", "--no-figures", checkpoint="x2.pth")
+    results = json.loads(Path("out/metrics.json").read_text())
+    assert (results["scale"], results["degradation"]) == (2, "bicubic")
+    assert Path("out/cubes/first_x2.mat").exists() and "note" not in capsys.readouterr().err
+
+
+def test_another_scale_or_degradation_than_it_was_trained_for_is_said(capsys):
+    run("--data", "scenes/first.mat", "--out", "out", "--no-figures", "--scale", "2", "--degradation", "gaussian")
+    said = capsys.readouterr().err
+    assert "best.pth was trained for scale factor 4, and 2 is asked for" in said
+    assert "best.pth was trained for degradation spatial, and gaussian is asked for" in said
+    results = json.loads(Path("out/metrics.json").read_text())
+    assert (results["scale"], results["degradation"]) == (2, "gaussian")
+    assert (results["trained_scales"], results["trained_degradation"]) == ([4], "spatial")
+
+
+def test_a_checkpoint_of_several_scales_takes_the_first_and_says_so(capsys):
+    save_checkpoint("many.pth", contents(network(), arch="biqrnn_2_2", scale=[4, 2], degradation="spatial"))
+    run("--data", "scenes/first.mat", "--out", "out", "--no-figures", checkpoint="many.pth")
+    assert "was trained for scale factors 4, 2; 4 is taken, --scale chooses another" in capsys.readouterr().err
+    run("--data", "scenes/first.mat", "--out", "two", "--no-figures", "--scale", "2", checkpoint="many.pth")
+    assert capsys.readouterr().err.count("note") == 0
+
+
+def test_a_released_checkpoint_needs_only_its_scale(capsys):
+    weights = {f"module.{k}": v for k, v in network().state_dict().items()}
+    torch.save({**contents(network()), "net": weights}, "released.pth")
+    refused("--data", "scenes", "--out", "no", words=r"released\.pth does not say for which scale factor .* --scale",
+            checkpoint="released.pth")
+    run("--data", "scenes", "--out", "out", "--no-figures", "--scale", "4", "--degradation", "spatial",
+        checkpoint="released.pth")
+    run("--data", "scenes", "--out", "named", "--no-figures")
+    assert numbers("out") == numbers("named")
+    capsys.readouterr()
+    run("--data", "scenes", "--out", "quiet", "--no-figures", "--scale", "4", checkpoint="released.pth")
+    assert "released.pth does not say its degradation; reference is taken" in capsys.readouterr().err
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+def test_checkpoints_that_cannot_be_used_are_refused():
+    whole = Path("best.pth").read_bytes()
+    Path("half.pth").write_bytes(whole[:len(whole) // 2])
+    torch.save({**contents(network()), "extra": Hostile()}, "hostile.pth")
+    torch.save({"state_dict": network().state_dict()}, "foreign.pth")
+    save_checkpoint("odd.pth", contents(network(), arch="biqrnn_2_2", scale=5, degradation="spatial"))
+    Path("text.pth").write_text("not a checkpoint")
+    for checkpoint, words in (
+            ("none.pth", r"no checkpoint none\.pth"), ("half.pth", r"half\.pth cannot be read as a checkpoint .* truncated"),
+            ("text.pth", r"text\.pth cannot be read"), ("scenes", "scenes is a folder, not a checkpoint"),
+            ("hostile.pth", r"hostile\.pth "),
+            ("foreign.pth", r"foreign\.pth is not a checkpoint of this network family"),
+            ("odd.pth", r"odd\.pth was trained for scale factor 5 .* known are 2, 3, 4, 8")):
+        refused("--data", "scenes", "--out", "out", words=words, checkpoint=checkpoint)
+    assert not Path("hacked").exists()
+    refused("-a", "qrnn_2_2", "--data", "scenes", words=r"best\.pth holds biqrnn_2_2, and -a asked for qrnn_2_2")
+    with pytest.raises(UserError, match=r"No checkpoint was given.* -rp"):
+        hsi_test.main(["--data", "scenes"])
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+def test_scenes_that_cannot_be_read_are_refused_by_name():
+    data = Path("scenes/first.mat").read_bytes()
+    Path("half.mat").write_bytes(data[:len(data) // 2])
+    with h5py.File("seven.mat", "w", userblock_size=512) as file:
+        file["rad"] = smooth(4, 24, 24)
+    with open("seven.mat", "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(128))
+    seven = Path("seven.mat").read_bytes()
+    Path("half7.mat").write_bytes(seven[:len(seven) // 2])
+    two = smooth(4, 24, 24).transpose(1, 2, 0)
+    scipy.io.savemat("two.mat", {"a": two, "b": two})
+    scipy.io.savemat("flat.mat", {"Y": smooth(4, 24, 25).reshape(4, -1)})
+    Path("empty").mkdir()
+    for arguments, words in (
+            (["nowhere"], "nowhere does not exist"), (["empty"], "empty has no scene in it"),
+            (["half.mat"], r"half\.mat .*truncated or damaged"), (["half7.mat"], r"half7\.mat .*truncated or damaged"),
+            (["scenes/first.mat", "--key", "cube"], r"first\.mat has no array 'cube'.* rad \(33 x 38 x 4\)"),
+            (["two.mat"], r"two\.mat holds several arrays .*a \(24 x 24 x 4\), b .*--key"),
+            (["flat.mat"], r"flat\.mat.* 4 x 600, and no image size .*--size"),
+            (["best.pth"], r"best\.pth is not a scene")):
+        refused("--data", *arguments, "--out", "out", words=words)
+    run("--data", "two.mat", "--key", "b", "--out", "b", "--no-figures")
+    run("--data", "flat.mat", "--size", "24", "25", "--out", "flat", "--no-figures")
+
+
+def test_bad_bands_are_named_and_left_out_on_request():
+    cube = smooth(5, 24, 24)
+    cube[0], cube[2], cube[4, 3, 3] = np.nan, 1.0, np.nan
+    np.save("bad.npy", cube)
+    arguments = ("--data", "bad.npy", "--layout", "BHW", "--out", "out", "--no-figures")
+    refused(*arguments, words=r"bad\.npy has 3 bad bands .*0 dead .*2 constant .*4 1 NaN")
+    run(*arguments, "--drop-bad-bands")
+    assert json.loads(Path("out/metrics.json").read_text())["images"][0]["bands"] == 2
+    run(*arguments, "--drop-bad-bands", "--fill-nodata", "--force")
+    assert json.loads(Path("out/metrics.json").read_text())["images"][0]["bands"] == 3
+    run(*arguments, "--bands", "1,3", "--force")
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("--data", "scenes", "--gpu-ids", "0", words="GPU 0 was asked for and this machine has none .*--no-cuda")
+    refused("--data", "scenes", "--amp", "fp16", words="--amp fp16 needs a GPU")
+    refused("--data", "scenes", "--pooling", "triton", words="--pooling triton cannot run on cpu here")
+    run("--data", "scenes", "--gpu-ids", "0", "--no-cuda", "--out", "out", "--no-figures")
+
+
+def test_options_that_contradict_each_other_are_refused():
+    for arguments, words in (
+            (["--input", "scenes/first.mat"], "--input and --output go together"),
+            (["--output", "out.mat"], "--input and --output go together"),
+            (["--input", "a", "--output", "b", "--data", "scenes"], "give one of them"),
+            (["--input", "a", "--output", "b", "--bandwise"], "--bandwise is for tests"),
+            (["--use-2dconv"], "every network here is 3-D"),
+            (["--border", "-1"], "--border is -1"), (["--error-band", "-1"], "--error-band is -1"),
+            (["--data", "scenes", "--scale", "3", "--degradation", "gaussian"], "gaussian needs an even scale factor"),
+            (["--data", "scenes", "--tile", "8"], "at least 32 are expected"),
+            (["--data", "scenes", "--error-band", "4"], "Band 4 was asked for .* with 4 bands"),
+            (["--data", "scenes", "--border", "18"], r"first\.mat cannot be compared: a border of 18")):
+        refused(*arguments, *(["--out", "out"] if "--data" in arguments else []), words=words)
+
+
+@pytest.mark.parametrize("arguments", [["--tile", "big"], ["--gpu-ids", "all"], ["--scale", "5"], ["--no-such-option"]])
+def test_a_misspelt_option_shows_what_was_expected(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert error.value.code == 2 and arguments[-1].lstrip("-") in said and "_tile" not in said and "_numbers" not in said
+
+
+def test_results_that_exist_stay_unless_force_is_given():
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("kept")
+    refused("--data", "scenes", "--out", "out", words="out exists already.*--force")
+    run("--data", "scenes", "--out", "out", "--no-figures", "--no-cubes", "--force")
+    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_results_that_cannot_be_written_are_refused():
+    refused("--data", "scenes", "--out", "best.pth/out", words=r"Cannot make the folder best\.pth")
+
+
+def test_an_interrupted_test_leaves_nothing(monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    before = sorted(map(str, Path().rglob("*")))
+    monkeypatch.setattr(evaluation, "comparison_figure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("--data", "scenes", "--out", "out")
+    assert sorted(map(str, Path().rglob("*"))) == before
+
+
+def test_ending_codes_and_messages_of_the_script():
+    """As typed: 2 and one line for bad input, 0 when all is well; paths may be relative or absolute, with blanks in them."""
+    def typed(*arguments):
+        return subprocess.run([sys.executable, str(ROOT / "hsi_test.py"), *arguments], capture_output=True, text=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+
+    bad = typed("-rp", "none.pth")
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.stderr == "error: There is no checkpoint none.pth; check the path, or train one with hsi_sr.py.\n"
+    good = typed("-r", "-rp", str(Path("best.pth").absolute()), "--data", "scenes/second.mat", "--out", "my results", "--quiet")
+    assert (good.returncode, good.stderr, good.stdout) == (0, "", "results in 'my results'/\n")
+
+
+# ------------------------------------------------------------------------------------------------- without ground truth
+
+def geotiff(path="low.tif", **more):
+    values = np.random.default_rng(0).integers(1, 200, (4, 20, 24)).astype(np.uint8)
+    with rasterio.open(path, "w", driver="GTiff", count=4, height=20, width=24, dtype="uint8", crs="EPSG:32633",
+                       transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000), **more) as file:
+        file.write(values)
+
+
+def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
+    geotiff()
+    run("--input", "low.tif", "--output", "sub/high.tif", "--quiet", "--dtype", "float32")
+    said = capsys.readouterr()
+    assert re.fullmatch(r"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to \d+\.\d dB PSNR and "
+                        r"\d+\.\d\d deg SAM\n", said.out) and said.err == ""
+    with rasterio.open("low.tif") as low, rasterio.open("sub/high.tif") as high:
+        assert high.bounds == low.bounds and high.res == (7.5, 7.5) and high.crs == low.crs
+    assert [p.name for p in Path("sub").iterdir()] == ["high.tif"]
+
+
+def test_clipped_values_are_counted_aloud_or_refused(capsys):
+    geotiff(nodata=0)
+    run("--input", "low.tif", "--output", "high.tif", "--dtype", "int8", "--quiet")
+    assert re.search(r"note: \d+ values of the result did not fit int8 and were clipped; --dtype float32 keeps them",
+                     capsys.readouterr().err)
+    refused("--input", "low.tif", "--output", "no.tif", "--dtype", "int8", "--on-overflow", "refuse", "--tile", "0",
+            words=r"values of the result do not fit int8, so no\.tif is not written")
+
+
+def test_the_report_of_a_cube_stands_beside_it():
+    geotiff()
+    run("--input", "low.tif", "--output", "high.tif", "--report", "--quiet")
+    assert sorted(p.name for p in Path("high_report").iterdir()) == ["figure.png", "report.html", "summary.json"]
+    assert cv2.imread("high_report/figure.png").std() > 10
+    summary = json.loads(Path("high_report/summary.json").read_text())
+    assert summary["shape"] == [4, 80, 96] and summary["arch"] == "biqrnn_2_2"
+    assert set(summary["consistency"]) == {"psnr", "sam"}
+    page = Path("high_report/report.html").read_text()
+    assert "data:image/png;base64," in page and "Degraded again it agrees with the input" in page
+
+
+def test_outputs_that_exist_are_refused_before_any_work():
+    geotiff()
+    Path("high.tif").write_text("mine")
+    refused("--input", "low.tif", "--output", "high.tif", words=r"high\.tif exists already.*--force")
+    Path("report").mkdir()
+    refused("--input", "low.tif", "--output", "new.tif", "--out", "report", words="report exists already")
+    refused("--input", "low.tif", "--output", "low.tif", "--force", words=r"low\.tif is the input itself")
+    run("--input", "low.tif", "--output", "high.tif", "--force", "--quiet")
+    assert Path("high.tif").stat().st_size > 4 * 80 * 96
+
+
+def test_inputs_that_cannot_be_used_are_refused():
+    np.save("unit.npy", smooth(4, 10, 12) + 1)
+    geotiff(nodata=7)
+    for arguments, words in (
+            (["unit.npy", "--layout", "BHW", "--keep-range"], r"unit\.npy holds values from .*--keep-range expects"),
+            (["low.tif", "--fill-nodata", "--dtype", "wide"], "data type 'wide' is not one"),
+            (["low.tif"], r"low\.tif has 4 bad bands .*no-data \(7\).*--fill-nodata"),
+            (["low.tif", "--bands", "2-9"], "names band"), (["low.tif", "--drop-bands", "0-2"], "1 of its 4 bands left"),
+            (["none.tif"], r"none\.tif does not exist"), (["scenes"], "scenes is a folder")):
+        refused("--input", arguments[0], "--output", "high.tif", *arguments[1:], words=words)
+    refused("--input", "low.tif", "--output", "high", "--fill-nodata", words="high does not say by its suffix")
+
+
+def test_self_ensemble_and_tiles_of_a_cube():
+    geotiff()
+    for name, more in (("whole", ["--tile", "0"]), ("tiled", ["--tile", "32"]), ("ensemble", ["--self-ensemble"])):
+        run("--input", "low.tif", "--output", f"{name}.npy", "--dtype", "float32", "--quiet", *more)
+    whole, tiled, ensemble = (np.load(f"{name}.npy") for name in ("whole", "tiled", "ensemble"))
+    assert np.abs(whole - tiled).max() <= 1e-4 * 200 and np.abs(whole - ensemble).max() > 0.1

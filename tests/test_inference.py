@@ -1,0 +1,417 @@
+"""A cube without ground truth: a file in, a file out, which opens where the first one came from."""
+import resource
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+import torch
+from spectral.io import envi
+
+from models import create_model, initialise_fast
+from models.blocks import halo
+from utility import inference
+from utility.degradation import downsample, upsample
+from utility.errors import UserError
+from utility.evaluation import Problem, Reading
+from utility.formats import LazyCube
+from utility.indexes import band_psnr, sam_map
+from utility.inference import Writing, apply_to_file
+from utility.scenes import Scene, read_scene, write_scene
+
+WAVELENGTHS = [450.5, 550.25, 650.0, 750.0, 850.0]
+X4 = Problem(4, "spatial")
+
+
+def network(gain=0.2):
+    """A network that changes its input a little, past the values that it had; gain 0 is the identity."""
+    torch.manual_seed(0)
+    net = create_model("biqrnn_2_2")
+    initialise_fast(net)
+    with torch.no_grad():
+        net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
+    return net.eval()
+
+
+def cube(bands=5, height=20, width=24, dtype=np.uint16, low=1, high=4000, seed=0):
+    values = np.random.default_rng(seed).random((bands, height, width))
+    values = (values - values.min()) / np.ptp(values) * (high - low) + low
+    return values.astype(dtype)
+
+
+def apply(source, target, problem=X4, net=None, writing=None, **reading):
+    return apply_to_file(net or network(), source, target, problem, Reading(**reading), writing or Writing(), progress=False)
+
+
+def geotiff(path, values, nodata=None, tags=True):
+    """As rasterio users write them."""
+    with rasterio.open(path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2],
+                       dtype=values.dtype, crs="EPSG:32633", transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000),
+                       nodata=nodata) as file:
+        file.write(values)
+        for band in range(1, len(values) + 1) if tags else ():
+            file.set_band_description(band, f"band {band}")
+            file.update_tags(band, wavelength=str(WAVELENGTHS[band - 1]), wavelength_units="Nanometers")
+    return path
+
+
+def envi_cube(path, values, interleave="bsq", **metadata):
+    """As users of `spectral` write them."""
+    envi.save_image(str(path), values.transpose(1, 2, 0), dtype=values.dtype, interleave=interleave, ext=".img", metadata={
+        "map info": ["UTM", "1", "1", "500000", "5100000", "30", "30", "33", "North", "WGS-84", "units=Meters"],
+        "wavelength": [str(w) for w in WAVELENGTHS[:len(values)]], "wavelength units": "Nanometers",
+        "band names": [f"band {i + 1}" for i in range(len(values))], **metadata})
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ in a GIS, out to a GIS
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_geotiff_overlays_its_result(tmp_path, scale):
+    source = geotiff(tmp_path / "low.tif", cube(), nodata=0)
+    apply(source, tmp_path / "high.tif", Problem(scale, "bicubic"))
+    with rasterio.open(source) as low, rasterio.open(tmp_path / "high.tif") as high:
+        assert high.bounds == low.bounds and high.crs == low.crs == "EPSG:32633"
+        assert high.res == (30 / scale, 30 / scale)
+        assert high.shape == (20 * scale, 24 * scale)
+        assert (high.dtypes, high.nodata, high.descriptions) == (low.dtypes, 0, low.descriptions)
+        assert [high.tags(b)["wavelength"] for b in high.indexes] == [str(w) for w in WAVELENGTHS]
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_an_envi_cube_overlays_its_result(tmp_path, interleave):
+    source = envi_cube(tmp_path / "low.hdr", cube(dtype=np.int16, high=30_000), interleave)
+    apply(source, tmp_path / "high.hdr")
+    with rasterio.open(tmp_path / "low.img") as low, rasterio.open(tmp_path / "high.img") as high:
+        assert high.bounds == low.bounds and high.crs == low.crs
+        assert high.res == (7.5, 7.5) and high.dtypes == low.dtypes
+    header = envi.read_envi_header(str(tmp_path / "high.hdr"))
+    assert header["interleave"] == interleave and header["band names"] == [f"band {i}" for i in range(1, 6)]
+    assert [float(w) for w in header["wavelength"]] == WAVELENGTHS
+    opened = envi.open(str(tmp_path / "high.hdr")).load()
+    assert np.array_equal(opened.transpose(2, 0, 1), read_scene(tmp_path / "high.hdr").cube)
+
+
+def test_a_geotiff_may_become_envi_and_stay_in_its_place(tmp_path):
+    source = geotiff(tmp_path / "low.tif", cube())
+    apply(source, tmp_path / "high.hdr")
+    with rasterio.open(source) as low, rasterio.open(tmp_path / "high.img") as high:
+        assert high.bounds == low.bounds and high.crs == low.crs and high.res == (7.5, 7.5)
+    assert read_scene(tmp_path / "high.hdr").wavelengths.tolist() == WAVELENGTHS
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".hdr"])
+@pytest.mark.parametrize(("dtype", "nodata", "low", "high"), [
+    (np.uint16, 0, 1, 4000), (np.int16, -9999, -20, 12_000), (np.uint8, 255, 0, 254), (np.float32, -1.0, 0, 1)])
+def test_nodata_pixels_and_no_others_are_nodata_in_the_result(tmp_path, suffix, dtype, nodata, low, high):
+    values = cube(dtype=dtype, low=low, high=high)
+    values[:, :6, :9] = values[:, 13, 17] = nodata
+    source = tmp_path / f"low{suffix}"
+    if suffix == ".tif":
+        geotiff(source, values, nodata)
+    else:
+        envi_cube(source, values, **{"data ignore value": nodata})
+    with pytest.raises(UserError, match=r"no-data .* --fill-nodata"):
+        apply(source, tmp_path / f"high{suffix}")
+    apply(source, tmp_path / f"high{suffix}", fill_nodata=True)
+    result = read_scene(tmp_path / f"high{suffix}")
+    assert result.nodata == nodata and result.cube.dtype == dtype
+    gone = (values[0] == nodata).repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(result.cube == nodata, np.broadcast_to(gone, result.cube.shape))
+
+
+def test_nodata_pixels_stay_so_in_a_result_between_zero_and_one(tmp_path):
+    values = cube()
+    values[:, :4] = 0
+    source = geotiff(tmp_path / "low.tif", values, nodata=0)
+    apply(source, tmp_path / "high.tif", writing=Writing(unit_range=True), fill_nodata=True)
+    result = read_scene(tmp_path / "high.tif").cube
+    assert result.dtype == np.float32 and result.max() < 3
+    assert np.array_equal(result == 0, np.broadcast_to(np.arange(80)[:, None] < 16, result.shape))
+
+
+def test_a_nodata_value_that_the_new_type_cannot_hold_is_refused(tmp_path):
+    source = geotiff(tmp_path / "low.tif", cube(dtype=np.int16), nodata=-9999)
+    with pytest.raises(UserError, match=r"low\.tif has the no-data value -9999, which uint8 cannot hold; give --dtype"):
+        apply(source, tmp_path / "high.tif", writing=Writing(dtype="uint8"))
+    assert not (tmp_path / "high.tif").exists()
+
+
+def test_a_nodata_value_that_the_source_cannot_hold_is_dropped(tmp_path):
+    source = envi_cube(tmp_path / "low.hdr", cube(dtype=np.uint8, high=250), **{"data ignore value": -9999})
+    apply(source, tmp_path / "high.tif")
+    with rasterio.open(tmp_path / "high.tif") as result:
+        assert result.nodata is None and result.dtypes[0] == "uint8"
+
+
+# ----------------------------------------------------------------------------------------------------------- containers
+
+@pytest.mark.parametrize(("kind", "layout"), [
+    *((kind, layout) for kind in ("mat5", "mat7.3", "hdf5") for layout in ("HWB", "BHW", "pixels")),
+    ("npy", "HWB"), ("npy", "BHW")])
+def test_matlab_hdf5_and_npy_come_out_as_they_went_in(tmp_path, kind, layout):
+    suffix = {"mat5": ".mat", "mat7.3": ".mat", "hdf5": ".h5", "npy": ".npy"}[kind]
+    source, target = tmp_path / f"low{suffix}", tmp_path / f"high{suffix}"
+    write_scene(source, Scene(cube(dtype=np.int16), "low", format=kind, key=None if kind == "npy" else "rad", layout=layout,
+                              wavelengths=np.array(WAVELENGTHS)))
+    before = read_scene(source, layout=layout if kind == "npy" else None)
+    apply(source, target, layout=layout if kind == "npy" else None)
+    after = read_scene(target, layout=layout if kind == "npy" else None)
+    assert (after.format, after.key, after.layout) == (before.format, before.key, before.layout)
+    assert after.cube.shape == (5, 80, 96) and after.cube.dtype == np.int16
+    assert kind == "npy" or after.wavelengths.tolist() == WAVELENGTHS
+
+
+def test_a_file_written_by_matlab_s_peers_is_read_and_answered(tmp_path):
+    """v5 by scipy and v7.3 in MATLAB's reversed order by h5py hold one cube, and get one result."""
+    values = cube(dtype=np.float64)
+    scipy.io.savemat(tmp_path / "five.mat", {"rad": values.transpose(1, 2, 0)})
+    with h5py.File(tmp_path / "seven.h5", "w") as file:
+        file["rad"] = values
+    apply(tmp_path / "five.mat", tmp_path / "a.npy")
+    apply(tmp_path / "seven.h5", tmp_path / "b.npy", layout="BHW")
+    assert np.array_equal(read_scene(tmp_path / "a.npy", layout="HWB").cube, read_scene(tmp_path / "b.npy", layout="BHW").cube)
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+def test_type_and_range_of_values_are_the_input_s(tmp_path, dtype):
+    np.save(tmp_path / "low.npy", cube(dtype=dtype, low=3, high=250))
+    apply(tmp_path / "low.npy", tmp_path / "high.npy", net=network(0), layout="BHW")
+    result = np.load(tmp_path / "high.npy")
+    low = np.load(tmp_path / "low.npy")
+    assert result.dtype == dtype
+    expected = upsample(torch.from_numpy(low.astype(np.float64)), 4, "spatial").numpy()
+    if np.dtype(dtype).kind in "iu":
+        limits = np.iinfo(dtype)
+        assert np.abs(result - np.clip(np.rint(expected), limits.min, limits.max)).max() <= 1
+        assert np.mean(result != np.clip(np.rint(expected), limits.min, limits.max)) < 1e-3  # ties fall to either side
+    else:
+        assert np.abs(result - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("reference", 4), ("gaussian", 2), ("bicubic", 3), ("spatial", 8)])
+def test_a_network_that_adds_nothing_gives_the_plain_interpolation(tmp_path, kind, scale):
+    low = cube(dtype=np.float32, low=-50, high=70)
+    np.save(tmp_path / "low.npy", low)
+    apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(scale, kind, tile=32), net=network(0), layout="BHW")
+    expected = upsample(torch.from_numpy(low), scale, kind).numpy()
+    assert np.abs(np.load(tmp_path / "high.npy") - expected).max() < 1e-5 * 120 * 10
+
+
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_tiles_give_what_the_whole_scene_gives(tmp_path, self_ensemble):
+    np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32, 0, 1))
+    results = []
+    for tile in (0, 32, 48, "auto"):
+        apply(tmp_path / "low.npy", tmp_path / f"{tile}.npy", Problem(4, "spatial", tile, self_ensemble=self_ensemble),
+              layout="BHW")
+        results.append(np.load(tmp_path / f"{tile}.npy"))
+    assert all(np.abs(r - results[0]).max() <= 1e-4 for r in results)
+    assert np.abs(results[0]).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["reference", "spatial", "bicubic"])
+def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind):
+    low = cube(dtype=np.float32, low=10, high=90)
+    np.save(tmp_path / "low.npy", low)
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, tile=32), layout="BHW")
+    high = (np.load(tmp_path / "high.npy").astype(np.float64) - 10) / 80
+    again, given = downsample(torch.from_numpy(high), 4, kind).numpy(), (low.astype(np.float64) - 10) / 80
+    assert done.summary["consistency"]["psnr"] == pytest.approx(band_psnr(again, given).mean(), abs=1e-3)
+    assert done.summary["consistency"]["sam"] == pytest.approx(np.nanmean(sam_map(again, given)), abs=1e-3)
+
+
+def test_values_outside_an_integer_type_are_clipped_and_counted_or_refused(tmp_path):
+    np.save(tmp_path / "low.npy", cube(dtype=np.uint8, low=0, high=255))
+    arguments = dict(net=network(0.5), layout="BHW")
+    apply(tmp_path / "low.npy", tmp_path / "float.npy", writing=Writing(dtype="float64"), **arguments)
+    raw = np.rint(np.load(tmp_path / "float.npy"))
+    outside = int(((raw < 0) | (raw > 255)).sum())
+    assert outside > 10
+    done = apply(tmp_path / "low.npy", tmp_path / "clipped.npy", **arguments)
+    assert done.summary["clipped_values"] == outside
+    assert np.array_equal(np.load(tmp_path / "clipped.npy"), np.clip(raw, 0, 255))
+    with pytest.raises(UserError, match=rf"{outside} values .* do not fit uint8, so .*refused\.npy is not written"):
+        apply(tmp_path / "low.npy", tmp_path / "refused.npy", Problem(4, "spatial", 0), writing=Writing(on_overflow="refuse"),
+              **arguments)
+    assert not (tmp_path / "refused.npy").exists()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_unit_range_writes_what_the_network_gave(tmp_path):
+    np.save(tmp_path / "low.npy", cube(dtype=np.uint8, low=0, high=255))
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", writing=Writing(unit_range=True), layout="BHW")
+    result = np.load(tmp_path / "high.npy")
+    assert result.dtype == np.float32 and np.array_equal(result, done.network)
+
+
+def test_kept_range_neither_scales_nor_takes_values_outside(tmp_path):
+    np.save(tmp_path / "low.npy", cube(dtype=np.float32, low=0.2, high=0.6))
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", net=network(0), layout="BHW", keep_range=True)
+    assert (done.summary["low"], done.summary["high"]) == (0, 1)
+    np.save(tmp_path / "beyond.npy", cube(dtype=np.float32, low=0.2, high=1.5))
+    with pytest.raises(UserError, match=r"beyond\.npy holds values from 0\.2 to 1\.5, and --keep-range expects"):
+        apply(tmp_path / "beyond.npy", tmp_path / "no.npy", layout="BHW", keep_range=True)
+
+
+def test_chosen_bands_keep_their_wavelengths_and_names(tmp_path):
+    source = geotiff(tmp_path / "low.tif", cube())
+    apply(source, tmp_path / "some.tif", bands="1-3")
+    apply(source, tmp_path / "others.tif", drop_bands="0,2")
+    for name, kept in (("some", [1, 2, 3]), ("others", [1, 3, 4])):
+        scene = read_scene(tmp_path / f"{name}.tif")
+        assert scene.wavelengths.tolist() == [WAVELENGTHS[b] for b in kept]
+        assert scene.band_names == [f"band {b + 1}" for b in kept]
+
+
+def test_a_type_or_container_that_cannot_hold_a_cube_is_refused(tmp_path):
+    np.save(tmp_path / "low.npy", cube())
+    for name in ("complex64", "nonsense", "f4,(", "U3", ""):
+        with pytest.raises(UserError, match="is not one that a cube can have; give uint8"):
+            apply(tmp_path / "low.npy", tmp_path / "no.npy", writing=Writing(dtype=name), layout="BHW")
+    with pytest.raises(UserError, match=r"no\.tif cannot hold values of type float16"):
+        apply(tmp_path / "low.npy", tmp_path / "no.tif", writing=Writing(dtype="float16"), layout="BHW")
+    with pytest.raises(UserError, match=r"no\.xyz does not say by its suffix"):
+        apply(tmp_path / "low.npy", tmp_path / "no.xyz", layout="BHW")
+
+
+# ------------------------------------------------------------------------------------------------------------ streaming
+
+def test_no_read_and_no_write_is_larger_than_a_tile_and_its_halo(tmp_path, monkeypatch):
+    values, net = cube(3, 150, 170, np.float32), network()
+    reads, writes, tiling = [], [], []
+
+    def read(b, r, c):
+        if tiling:
+            reads.append((r.stop - r.start, c.stop - c.start))
+        return values[b, r, c]
+
+    def recording(net, source, shape, sink, *rest):
+        def counting(top, left, block):
+            writes.append(block.shape[1:])
+            sink(top, left, block)
+        tiling.append(True)
+        real(net, source, shape, counting, *rest)
+        tiling.clear()
+
+    real = inference.super_resolve
+    monkeypatch.setattr(inference, "super_resolve", recording)
+    monkeypatch.setattr(inference, "open_scene", lambda *a, **k: Scene(LazyCube(values.shape, values.dtype, read), "low",
+                                                                       tmp_path / "low.npy", "npy"))
+    apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(2, "bicubic", tile=64), net)
+    taps = 6  # of the bicubic kernel, on either side of a window
+    assert len(writes) == 5 * 6 and max(max(size) for size in writes) == 64
+    assert len(reads) == 5 * 6 and max(max(size) for size in reads) <= (64 + 2 * halo(net)) // 2 + taps
+
+
+def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "PREVIEW", 32)
+    np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32))
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, "spatial", 32), layout="BHW",
+                 writing=Writing(unit_range=True))
+    assert done.low.shape == (3, 8, 8) and done.network.shape == done.interpolation.shape == (3, 32, 32)
+    assert np.array_equal(done.network, np.load(tmp_path / "high.npy")[:, 24:56, 36:68])
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+def test_the_input_is_never_written_over(tmp_path):
+    np.save(tmp_path / "low.npy", cube())
+    before = (tmp_path / "low.npy").read_bytes()
+    (tmp_path / "link.npy").symlink_to(tmp_path / "low.npy")
+    for target in ("low.npy", "link.npy"):
+        with pytest.raises(UserError, match="is the input itself"):
+            apply(tmp_path / "low.npy", tmp_path / target, writing=Writing(overwrite=True), layout="BHW")
+    assert (tmp_path / "low.npy").read_bytes() == before
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "high.npy").write_text("mine")
+    with pytest.raises(UserError, match=r"high\.npy exists already"):
+        apply(tmp_path / "there_is_no_such_input.npy", tmp_path / "high.npy")
+    np.save(tmp_path / "low.npy", cube())
+    apply(tmp_path / "low.npy", tmp_path / "high.npy", writing=Writing(overwrite=True), layout="BHW")
+    assert np.load(tmp_path / "high.npy").shape == (5, 80, 96)
+
+
+def damage_envi(path, **changes):
+    text = path.read_text()
+    for name, value in changes.items():
+        name = name.replace("_", " ")
+        lines = [f"{name} = {value}" if line.startswith(f"{name} =") else line for line in text.splitlines()]
+        assert lines != text.splitlines()
+        text = "\n".join(lines)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"lines": 21}, r"describes 5040 bytes .*low\.img has 4800"),
+    ({"interleave": "diagonal"}, "interleave = diagonal', where bsq, bil or bip"),
+    ({"data_type": 77}, "data type = 77', which is unknown"),
+    ({"samples": "many"}, "samples = many', where a whole number")])
+def test_a_header_that_disagrees_with_its_data_is_refused(tmp_path, changes, words):
+    source = envi_cube(tmp_path / "low.hdr", cube())
+    damage_envi(source, **changes)
+    with pytest.raises(UserError, match=rf"low\.hdr .*{words}"):
+        apply(source, tmp_path / "high.hdr")
+
+
+def test_a_raster_of_one_band_and_mixed_nodata_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"one\.tif is a raster with 1 band.*at least 2"):
+        apply(geotiff(tmp_path / "one.tif", cube(1)), tmp_path / "high.tif")
+    (tmp_path / "mixed.vrt").write_text(
+        '<VRTDataset rasterXSize="24" rasterYSize="20">' + "".join(
+            f'<VRTRasterBand dataType="UInt16" band="{b}"><NoDataValue>{b}</NoDataValue></VRTRasterBand>' for b in (1, 2))
+        + "</VRTDataset>")
+    with pytest.raises(UserError, match=r"mixed\.vrt declares different no-data values"):
+        apply(tmp_path / "mixed.vrt", tmp_path / "high.tif")
+
+
+def test_nan_constant_and_dead_bands_are_refused_and_can_be_left_out(tmp_path):
+    values = cube(dtype=np.float32)
+    values[1], values[2, 3, 4], values[4] = 7, np.nan, np.nan
+    np.save(tmp_path / "low.npy", values)
+    with pytest.raises(UserError, match=r"3 bad bands .*1 constant \(7\), 2 1 NaN .*4 dead .*--drop-bad-bands .*--fill-nodata"):
+        apply(tmp_path / "low.npy", tmp_path / "high.npy", layout="BHW")
+    apply(tmp_path / "low.npy", tmp_path / "high.npy", layout="BHW", drop_bad_bands=True)
+    assert np.load(tmp_path / "high.npy").shape[0] == 2
+    np.save(tmp_path / "flat.npy", np.full((4, 8, 9), 5.0))
+    with pytest.raises(UserError, match=r"flat\.npy"):
+        apply(tmp_path / "flat.npy", tmp_path / "no.npy", layout="BHW", drop_bad_bands=True)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5", ".hdr", ".tif"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
+def test_nothing_is_left_when_it_breaks_off_between_tiles(tmp_path, monkeypatch, suffix, failure):
+    def broken(net, source, shape, sink, *rest):
+        sink(0, 0, np.zeros((shape[0], 32, 32), np.float32))
+        raise failure
+
+    np.save(tmp_path / "low.npy", cube())
+    monkeypatch.setattr(inference, "super_resolve", broken)
+    expected = UserError if isinstance(failure, OSError) else failure
+    with pytest.raises(expected):
+        apply(tmp_path / "low.npy", tmp_path / f"high{suffix}", layout="BHW")
+    assert [p.name for p in tmp_path.iterdir()] == ["low.npy"]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5", ".hdr", ".tif"])
+def test_a_file_that_cannot_grow_is_said_and_leaves_nothing(tmp_path, suffix):
+    np.save(tmp_path / "low.npy", cube())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=rf"high{suffix}"):
+            apply(tmp_path / "low.npy", tmp_path / f"high{suffix}", layout="BHW")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["low.npy"]
+
+
+def test_an_output_below_a_file_is_refused(tmp_path):
+    np.save(tmp_path / "low.npy", cube())
+    with pytest.raises(UserError, match=r"Cannot make the folder .*choose a writable place"):
+        apply(tmp_path / "low.npy", tmp_path / "low.npy" / "high.npy", layout="BHW")

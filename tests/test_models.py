@@ -1,0 +1,260 @@
+"""The network family: names, sizes, and what a network computes, against a plain restatement of its definition."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import Execution, create_model, initialise_fast, list_models
+
+PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
+GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder
+SMALL = ["biqrnn_3_5", "fqrnn_3_5", "qrnn_3_5", "iqrnn_3_5"]
+
+
+def filled(name, seed=0, **options):
+    """A network whose every weight, the biases included, matters."""
+    generator = torch.Generator().manual_seed(seed)
+    net = create_model(name, **options)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
+    return net
+
+
+def image(bands=3, height=16, width=12, batch=1):
+    return torch.rand(batch, 1, bands, height, width, generator=torch.Generator().manual_seed(1))
+
+
+# ------------------------------------------------------------------------------------------- the definition, once more
+
+def scan(f, drive, backward):
+    """s_t = f_t s_{t-1} + drive_t along bands, from a state of zero."""
+    bands = range(f.shape[2])
+    state, states = torch.zeros_like(f[:, :, 0]), [None] * f.shape[2]
+    for t in reversed(bands) if backward else bands:
+        states[t] = state = f[:, :, t] * state + drive[:, :, t]
+    return torch.stack(states, dim=2)
+
+
+def pooled(gates, family, direction):
+    both = direction == "both"
+    count = GATES[family][0] if both else GATES[family][1]
+    z, *rest = gates.chunk(count, dim=1)
+    z, rest = z.tanh(), [g.sigmoid() for g in rest]
+    runs = 2 if both else 1
+    forgets, outputs, inputs = rest[:runs], rest[runs:2 * runs], rest[2 * runs:]
+    total = 0
+    for i in range(runs):
+        drive = (inputs[i] if inputs else 1 - forgets[i]) * z
+        state = scan(forgets[i], drive, backward=i == 1 or direction == "backward")
+        total = total + (outputs[i] * state if outputs else state)
+    return total
+
+
+def definition(net, family, x):
+    """Twelve units with additive skips, from the published names of the weights alone."""
+    w = net.state_dict()
+    directions = iter(["both"] * 10 if family == "biqrnn" else ["forward", "backward"] * 5)
+
+    def unit(h, name, direction, stride=1):
+        if f"{name}.conv.conv.weight" in w:
+            gates = F.conv3d(h, w[f"{name}.conv.conv.weight"], None, (1, stride, stride), 1)
+        elif f"{name}.conv.upsample_conv.conv3d.weight" in w:
+            h = F.interpolate(h, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+            gates = F.conv3d(h, w[f"{name}.conv.upsample_conv.conv3d.weight"], None, 1, 1)
+        else:
+            gates = F.conv_transpose3d(h, w[f"{name}.conv.deconv.weight"], w.get(f"{name}.conv.deconv.bias"), 1, 1)
+        return pooled(gates, family, direction)
+
+    h = unit(x, "feature_extractor", "both")
+    skips = [h]
+    for i in range(5):
+        h = unit(h, f"encoder.layers.{i}", next(directions), stride=2 if i in (1, 3) else 1)
+        skips.append(h)
+    h = skips.pop()
+    for i in range(5):
+        h = unit(h, f"decoder.layers.{i}", next(directions)) + skips.pop()
+    return unit(h, "reconstructor", "both") + x
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_network_computes_its_definition(name, gradients):
+    net, x = filled(name), image(bands=4, batch=2)
+    with torch.set_grad_enabled(gradients):
+        out = net(x)
+    expected = definition(net, name.split("_")[0], x)
+    assert torch.allclose(out, expected, atol=1e-5) and (expected - x).abs().max() > 0.1
+
+
+# ------------------------------------------------------------------------------------------------------------- registry
+
+def test_the_four_published_networks_have_their_parameters():
+    assert list_models() == list(PARAMETERS)
+    for name, count in PARAMETERS.items():
+        assert sum(p.numel() for p in create_model(name).parameters()) == count
+
+
+def test_names_and_shapes_of_the_weights_are_the_published_ones():
+    expected = {"feature_extractor.conv.conv.weight": (48, 1), "reconstructor.conv.deconv.weight": (16, 3)}
+    for i, shape in enumerate([(48, 16), (96, 16), (96, 32), (192, 32), (192, 64)]):
+        expected[f"encoder.layers.{i}.conv.conv.weight"] = shape
+    for i, (kind, shape) in enumerate([("deconv", (64, 192)), ("upsample_conv.conv3d", (96, 64)), ("deconv", (32, 96)),
+                                       ("upsample_conv.conv3d", (48, 32)), ("deconv", (16, 48))]):
+        expected[f"decoder.layers.{i}.conv.{kind}.weight"] = shape
+    shapes = {name: tuple(w.shape) for name, w in create_model("biqrnn_16_5").state_dict().items()}
+    assert shapes.pop("reconstructor.conv.deconv.bias") == (3,)
+    assert shapes == {name: (*shape, 3, 3, 3) for name, shape in expected.items()}
+
+
+@pytest.mark.parametrize("family", GATES)
+def test_other_families_differ_in_the_number_of_gates_alone(family):
+    ends, inner = GATES[family]
+    published = create_model("biqrnn_16_5").state_dict()
+    for name, w in create_model(f"{family}_16_5").state_dict().items():
+        gates = ends if name.startswith(("feature", "recon")) else inner
+        axis = 1 if "deconv.weight" in name else 0
+        expected = list(published[name].shape)
+        expected[axis] = expected[axis] // 3 * gates
+        assert list(w.shape) == expected
+
+
+@pytest.mark.parametrize("family", GATES)
+@pytest.mark.parametrize(("width", "half_depth"), [(1, 1), (2, 2), (5, 3), (8, 4), (2, 6), (32, 5)])
+def test_any_width_and_depth_can_be_built_by_name(family, width, half_depth):
+    with torch.device("meta"):
+        net = create_model(f"{family}_{width}_{half_depth}")
+    assert len(net.encoder.layers) == len(net.decoder.layers) == half_depth
+    assert net.feature_extractor.channels == width and net.multiple == 2 ** sum(half_depth > i for i in (1, 3))
+    if width < 8:
+        x = image(2, 8, 8)
+        assert filled(f"{family}_{width}_{half_depth}")(x).shape == x.shape
+
+
+@pytest.mark.parametrize(("name", "near"), [("biqrn_16_5", "biqrnn_16_5"), ("qrnn3d", "qrnn_16_5"), ("fqrnn", "fqrnn_16_5"),
+                                            ("biqrnn_0_5", "biqrnn_16_5"), ("biqrnn_16_0", "biqrnn_16_5"),
+                                            ("xbiqrnn_16_5", "biqrnn_16_5"), ("biqrnn_16_5x", "biqrnn_16_5"), ("", "biqrnn")])
+def test_an_unknown_name_is_answered_with_near_ones(name, near):
+    with pytest.raises(ValueError, match=rf"unknown network '{name}'; did you mean .*{near}"):
+        create_model(name)
+
+
+def test_an_unknown_option_is_answered_with_the_known():
+    with pytest.raises(ValueError, match=r"unknown option skip .* long_skip, pooling"):
+        create_model("biqrnn_2_2", skip=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the network
+
+def test_directions_alternate_through_encoder_and_decoder():
+    for name in ("fqrnn_2_5", "qrnn_2_3", "iqrnn_2_2"):
+        net = create_model(name)
+        inner = [unit.direction for unit in (*net.encoder.layers, *net.decoder.layers)]
+        assert inner == (["forward", "backward"] * 5)[:len(inner)]
+        assert net.feature_extractor.direction == net.reconstructor.direction == "both"
+    assert {unit.direction for unit in create_model("biqrnn_2_5").units()} == {"both"}
+
+
+@pytest.mark.parametrize("name", ["fqrnn_3_3", "qrnn_3_3", "iqrnn_3_3"])
+def test_a_long_skip_adds_the_input_once_more(name):
+    x = image()
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            assert torch.allclose(filled(name, long_skip=True)(x), filled(name)(x) + x, atol=1e-6)
+
+
+def test_a_bidirectional_network_has_no_long_skip():
+    x = image()
+    assert torch.equal(filled("biqrnn_3_3", long_skip=True)(x), filled("biqrnn_3_3")(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_same_weights_take_any_number_of_bands(name):
+    net = filled(name).eval()
+    for bands in (1, 2, 31):
+        x = image(bands, 8, 8, batch=2)
+        with torch.no_grad():
+            out = net(x)
+            assert out.shape == x.shape and torch.isfinite(out).all()
+            assert torch.allclose(out[:1], net(x[:1]), atol=1e-5)  # images of a batch know nothing of each other
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 10, 12), (1, 1, 3, 12, 10), (1, 2, 3, 12, 12), (3, 12, 12), (1, 3, 12, 12)])
+def test_wrong_sizes_are_refused(shape):
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match=r"expected \(N, 1, B, H, W\).*multiples of 4"):
+            create_model("biqrnn_2_5")(torch.zeros(shape))
+
+
+# ------------------------------------------------------------------------------------------------------------ execution
+
+def gradients_of(net, x):
+    net.zero_grad()
+    F.mse_loss(net(x), torch.zeros_like(x)).backward()
+    return [p.grad.clone() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("changes", [
+    {"checkpoint": True}, {"channels_last": False}, {"deconv_as_conv": False}, {"pooling": "loop"},
+    {"pooling": "loop", "channels_last": False, "deconv_as_conv": False, "block_voxels": 0}], ids=str)
+def test_no_way_of_computing_changes_the_result_or_the_gradients(name, changes):
+    x = image(3, 16, 16, batch=2)
+    plain, other = filled(name), filled(name, **changes)
+    assert torch.allclose(other(x), plain(x), atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(other(x), plain(x), atol=1e-5)
+    for a, b in zip(gradients_of(other, x), gradients_of(plain, x), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 100, 5000, None])
+def test_blocks_of_rows_give_the_whole_image(voxels):
+    x = image(3, 32, 20)
+    net = filled("biqrnn_3_5")
+    whole = net(x).detach()
+    with torch.no_grad():
+        assert torch.allclose(net.set_execution(block_voxels=voxels)(x), whole, atol=1e-5)
+
+
+def test_the_released_execution_is_the_slow_and_plain_one():
+    assert Execution.released() == Execution(pooling="loop", channels_last=False, deconv_as_conv=False, block_voxels=0)
+    with pytest.raises(TypeError):
+        create_model("biqrnn_2_2").set_execution(warp=True)
+
+
+# --------------------------------------------------------------------------------------------------------- first weights
+
+def test_weights_start_as_pytorch_s_own():
+    torch.manual_seed(0)
+    net = create_model("biqrnn_16_5")
+    for unit in net.units():
+        for module in unit.modules():
+            if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+                bound = (module.weight.shape[1] * 27) ** -0.5
+                assert module.weight.abs().max() <= bound
+                if module.weight.numel() > 1000:
+                    assert module.weight.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.05)
+    assert net.reconstructor.conv.deconv.bias.abs().max() <= (3 * 27) ** -0.5
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_fast_start_is_the_identity_and_can_move(name):
+    net = create_model(name)
+    initialise_fast(net, torch.Generator().manual_seed(0))
+    x = image()
+    assert torch.equal(net(x), x)
+    gradients = dict(zip(net.state_dict(), gradients_of(net, x), strict=True))
+    assert gradients["reconstructor.conv.deconv.weight"].abs().max() > 0
+
+
+def test_the_fast_start_has_strong_candidates_and_weak_gates():
+    net = create_model("qrnn_16_5")
+    initialise_fast(net, torch.Generator().manual_seed(0))
+    for unit in net.units()[:-1]:
+        weight = unit.parameters_of_conv[0].detach()
+        deviation = weight.flatten(1).std(1) * weight[0].numel() ** 0.5
+        assert deviation[:unit.channels].mean().item() == pytest.approx(1.5, rel=0.15)
+        assert deviation[unit.channels:].mean().item() == pytest.approx(0.3, rel=0.15)
+    again = create_model("qrnn_16_5")
+    initialise_fast(again, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
