@@ -198,5 +198,5 @@ def _double(x: Tensor, axis: int, start: int, stop: int, whole: int, first: int,
 
 
 def _layout_of(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last_3d) or x.stride(1) == 1 and x.shape[1] > 1
+    last = x.is_contiguous(memory_format=torch.channels_last_3d) or (x.stride(1) == 1 and x.shape[1] > 1)
     return torch.channels_last_3d if last else torch.contiguous_format

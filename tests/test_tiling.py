@@ -186,6 +186,12 @@ def test_windows_of_an_interpolated_scene_are_those_of_the_whole(kind, scale):
         assert np.abs(source(top, bottom, left, right) - whole[:, top:bottom, left:right]).max() < 1e-5
 
 
+def test_a_large_offset_does_not_swallow_the_range():
+    x = scene(2, 12, 12).astype(np.float64)
+    expected = upsample(torch.from_numpy(x), 4, "spatial").numpy()
+    assert np.abs(interpolated(1e7 + x, 4, "spatial", 1e7, 1e7 + 1)(0, 48, 0, 48) - expected).max() < 1e-5
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):

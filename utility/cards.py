@@ -82,8 +82,8 @@ def load_card(name_or_path: str | Path) -> Card:
             near = difflib.get_close_matches(str(name_or_path), known, n=3, cutoff=0.5)
             raise UserError(
                 f"There is no dataset card {str(name_or_path)!r}; "
-                + (f"did you mean {' or '.join(near)}? " if near else "")
-                + f"The cards are {', '.join(known)}, and a path to another .toml file works too."
+                + (f"did you mean {' or '.join(near)}? The" if near else "the")
+                + f" cards are {', '.join(known)}, and a path to another .toml file works too."
             )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

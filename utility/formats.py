@@ -637,8 +637,8 @@ def _writing(path: Path) -> Iterator[None]:
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in reason
         what = "the disk is full" if full else reason
-        raise UserError(f"Writing {path} failed ({what}), and nothing was left there; free some space or choose "
-                        f"another place, and run again.") from error
+        advice = "choose a writable place" if isinstance(error, PermissionError) else "free some space or choose another place"
+        raise UserError(f"Writing {path} failed ({what}), and nothing was left there; {advice}, and run again.") from error
 
 
 @contextmanager

@@ -136,8 +136,8 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
         column, columns = axis_rows(up, width, scale, left, right)
-        block = np.asarray(cube[:, row:row + rows.shape[1], column:column + columns.shape[1]], dtype=np.float32)
-        block = (block - np.float32(low)) * np.float32(1 / (high - low))
+        block = np.asarray(cube[:, row:row + rows.shape[1], column:column + columns.shape[1]], dtype=np.float64)
+        block = ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
         return rows.astype(np.float32) @ block @ columns.T.astype(np.float32)
 
     return source
