@@ -80,8 +80,8 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
     done = inference.apply_to_file(net, Path(options.input), target, problem, reading_of(options), writing,
                                    not options.quiet)
     summary, agreement = done.summary, done.summary["consistency"]
-    angle = "-" if agreement["sam"] is None else f"{agreement['sam']:.2f} deg"
-    words = f"degraded again it agrees with the input to {agreement['psnr']:.1f} dB PSNR and {angle} SAM"
+    words = (f"degraded again it agrees with the input to {agreement_of(agreement['network'])} "
+             f"(the interpolation: {agreement_of(agreement['interpolation'])})")
     if summary["clipped_values"]:
         print(f"note: {summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
               "--dtype float32 keeps them", file=sys.stderr)
@@ -98,6 +98,10 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
                          figures=[("input, interpolation and network (the middle of the scene)", partial / "figure.png")],
                          scale=problem.scale, lead=f"{words[0].upper()}{words[1:]}.")
         print(f"report in {shown(folder)}/")
+
+
+def agreement_of(row: dict[str, float | None]) -> str:
+    return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
 
 
 def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:

@@ -393,7 +393,7 @@ def test_the_report_of_a_cube_stands_beside_it():
     assert cv2.imread("high_report/figure.png").std() > 10
     summary = json.loads(Path("high_report/summary.json").read_text())
     assert summary["shape"] == [4, 80, 96] and summary["arch"] == "biqrnn_2_2"
-    assert set(summary["consistency"]) == {"psnr", "sam"}
+    assert set(summary["consistency"]) == {"network", "interpolation"}
     page = Path("high_report/report.html").read_text()
     assert "data:image/png;base64," in page and "Degraded again it agrees with the input" in page
 

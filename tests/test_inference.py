@@ -220,8 +220,8 @@ def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind):
     done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, tile=32), layout="BHW")
     high = (np.load(tmp_path / "high.npy").astype(np.float64) - 10) / 80
     again, given = downsample(torch.from_numpy(high), 4, kind).numpy(), (low.astype(np.float64) - 10) / 80
-    assert done.summary["consistency"]["psnr"] == pytest.approx(band_psnr(again, given).mean(), abs=1e-3)
-    assert done.summary["consistency"]["sam"] == pytest.approx(np.nanmean(sam_map(again, given)), abs=1e-3)
+    assert done.summary["consistency"]["network"]["psnr"] == pytest.approx(band_psnr(again, given).mean(), abs=1e-3)
+    assert done.summary["consistency"]["network"]["sam"] == pytest.approx(np.nanmean(sam_map(again, given)), abs=1e-3)
 
 
 def test_values_outside_an_integer_type_are_clipped_and_counted_or_refused(tmp_path):

@@ -46,8 +46,8 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
     """Super-resolve the cube in `source` and write it to `target`, tile by tile from disk to disk.
 
     The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and the result scaled back.
-    The consistency that is returned compares the result, degraded again, with the input: how far the result can be trusted
-    to explain what was measured (not how good its detail is).
+    The consistency that is returned compares the result, and the plain interpolation, degraded again, with the input: how
+    far they can be trusted to explain what was measured (not how good their detail is).
 
     Raises:
         UserError: the input cannot be read or used, the output exists or cannot be written, or values overflow its type
@@ -64,7 +64,7 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
     scale = problem.scale
     shape = (bands, height * scale, width * scale)
     read = interpolated(scene.cube, scale, problem.degradation, low, high)
-    consistency = Consistency(shape, scale, problem.degradation)
+    consistency, baseline = (Consistency(shape, scale, problem.degradation) for _ in range(2))
     view = _preview(height, width, scale)
     network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
     like = replace(scaled(scene, scene.cube, scale), nodata=None if nodata is None else scene.nodata)
@@ -76,6 +76,7 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             nonlocal clipped
             bottom, right = top + block.shape[1], left + block.shape[2]
             consistency.add(top, left, block)
+            baseline.add(top, left, read(top, bottom, left, right))
             _copy_part(network, view, block, top, left)
             first, last = (0.0, 1.0) if writing.unit_range else (low, high)
             outside = _overflowing(block, first, last, dtype)
@@ -92,17 +93,23 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             writer[:, top:bottom, left:right] = values
 
         super_resolve(net, read, shape, sink, problem.tile, problem.amp, problem.self_ensemble, progress)
-    again, given = consistency.result(), unit_range(scene.cube, low, high)[0]
-    angles = sam_map(again, given)
+    given = unit_range(scene.cube, low, high)[0]
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
         "degradation": problem.degradation, "shape": list(shape), "dtype": str(dtype), "low": low, "high": high,
         "clipped_values": clipped, "self_ensemble": problem.self_ensemble,
-        "consistency": {"psnr": float(band_psnr(again, given).mean()),
-                        "sam": float(np.nanmean(angles)) if np.isfinite(angles).any() else None},
+        "consistency": {"network": _agreement(consistency.result(), given),
+                        "interpolation": _agreement(baseline.result(), given)},
     }
     at = [v // scale for v in view]
     return Applied(summary, scene, given[:, at[0]:at[1], at[2]:at[3]], read(*view), network)
+
+
+def _agreement(again: np.ndarray, given: np.ndarray) -> dict[str, float | None]:
+    """PSNR in dB and SAM in degrees of a result that was degraded again, against the input."""
+    angles = sam_map(again, given)
+    return {"psnr": float(band_psnr(again, given).mean()),
+            "sam": float(np.nanmean(angles)) if np.isfinite(angles).any() else None}
 
 
 def _range(scene: Scene, keep: bool) -> tuple[float, float]:
