@@ -28,10 +28,10 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from models import QRNN3D, initialise_fast
-from models.pooling import available_backends
 from utility.augment import MODES
 from utility.checkpoints import build_network, describe_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from utility.degradation import crop_to_multiple, degrade, downsample
+from utility.devices import choose_device
 from utility.errors import UserError
 from utility.figures import composite
 from utility.indexes import PSNR_CAP
@@ -252,21 +252,9 @@ def prepare(config: TrainingConfig) -> Plan:
 
 
 def _device(config: TrainingConfig, notes: list[str]) -> torch.device:
-    if not config.cuda or config.gpu_ids == () or (config.gpu_ids is None and not torch.cuda.is_available()):
-        device = torch.device("cpu")
-    else:
-        ids, count = config.gpu_ids or (0,), torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if ids[0] >= count:
-            raise UserError(f"GPU {ids[0]} was asked for and this machine has {count or 'none'} that torch can use; "
-                            "choose another --gpu-ids, or run on the processor with --no-cuda.")
-        device = torch.device("cuda", ids[0])
-        if len(ids) > 1:
-            notes.append(f"a run uses one GPU: {device} alone of the {len(ids)} that were named")
-    if config.amp == "fp16" and device.type == "cpu":
-        raise UserError("--amp fp16 needs a GPU and this run is on the processor; use --amp bf16 or off.")
-    runs = {"auto", *available_backends()} - ({"cpu"} if device.type == "cuda" else set())
-    if config.pooling not in runs:
-        raise UserError(f"--pooling {config.pooling} cannot run on {device} here; choose one of {', '.join(sorted(runs))}.")
+    device = choose_device(config.cuda, config.gpu_ids, config.amp, config.pooling)
+    if device.type == "cuda" and len(config.gpu_ids or ()) > 1:
+        notes.append(f"a run uses one GPU: {device} alone of the {len(config.gpu_ids)} that were named")
     return device
 
 
