@@ -318,7 +318,7 @@ def _bars(ax: Axes, results: Results) -> None:
         groups[-1][1].append((row["variant"], "time", 1 / faster, f"{faster:.1f}x"))
         if share := peaks.get((section, row["size"], row["variant"]), {}).get("share"):
             groups[-1][1].append((row["variant"], "memory", share, f"{100 * share:.0f} %"))
-    width = 0.8 / max((len(bars) for _, bars in groups), default=1)
+    width = 0.88 / max((len(bars) for _, bars in groups), default=1)
     labelled = set()
     for k, (_, bars) in enumerate(groups):
         for j, (variant, what, value, note) in enumerate(sorted(bars, key=lambda bar: (bar[1] != "time", bar[0]))):
@@ -327,7 +327,7 @@ def _bars(ax: Axes, results: Results) -> None:
             ax.bar(x, value, 0.92 * width, color=COLOURS[variant], alpha=1.0 if what == "time" else 0.45,
                    label=None if name in labelled else name)
             labelled.add(name)
-            ax.text(x, value + 0.01, note, ha="center", va="bottom", fontsize=6, in_layout=False)
+            ax.text(x, value + 0.01, note, ha="center", va="bottom", fontsize=5.5, in_layout=False)
     ax.axhline(1, color=COLOURS["released"], linewidth=1, label="released way")
     ax.set_xticks(range(len(groups)), [label for label, _ in groups], fontsize=6.5)
     ax.set_ylim(0, max([1.3, *(1.15 * value for _, bars in groups for *_, value, _ in bars)]))
@@ -347,9 +347,9 @@ def _growth(ax: Axes, results: Results, axis: str, label: str, legend: bool) -> 
         ax.set_xscale("log")
         ax.set_xticks(ticks, [str(t) if axis == "bands" else f"{round(t ** 0.5)}²" for t in ticks])
         ax.set_xticks([], minor=True)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.15 * max(row["ns_per_voxel"] for row in rows))
     if legend and rows:
-        ax.legend(loc="best")
+        ax.legend(loc="lower right", ncols=2)
     others = {row["size"] for row in rows}
     fixed = f" at {next(iter(others)).split('x', 1)[1]}" if axis == "bands" and others else \
         f" at {next(iter(others)).split('x')[0]} bands" if others else ""

@@ -160,7 +160,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
 def _rows_per_block(net: QRNN3D, x: Tensor, voxels_per_row: int) -> int:
     voxels = net.execution.block_voxels
     if voxels is None:
-        voxels = 2**22 if x.is_cuda else 2**15
+        voxels = 2**19 if x.is_cuda else 2**15
     return max(1, voxels // voxels_per_row) if voxels else 2**31
 
 
