@@ -13,7 +13,7 @@ $(READY): requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# Sample scenes, database, a short training, a test on scenes it has not seen, figures. About five minutes on two cores.
+# Sample scenes, database, a short training, a test on scenes it has not seen, figures.
 demo: $(READY)
 	rm -rf runs/demo results/demo
 	$(PY) utility/lmdb_data.py --out data/lmdb/demo.lmdb --force
