@@ -21,8 +21,9 @@ from typing import Any
 from models.pooling import BACKENDS
 from utility.augment import MODES
 from utility.degradation import KINDS
-from utility.errors import UserError, run_script
-from utility.training import AMP, LOSSES, RECIPES, configure, prepare, train
+from utility.devices import AMP
+from utility.errors import UserError, run_script, whole_numbers
+from utility.training import LOSSES, RECIPES, configure, prepare, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("-a", "--arch", metavar="NAME", help="<family>_<width>_<half-depth>, families biqrnn, fqrnn, qrnn, iqrnn "
         "(default: biqrnn_16_5, or the checkpoint's)")
     add("--long-skip", action="store_true", help="alternating networks add their input twice, as released")
-    add("--scale", dest="scales", type=_whole_numbers, metavar="S[,S...]",
+    add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
     add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: spatial, or the checkpoint's)")
@@ -74,7 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--seed", type=int, help="of weights, order and augmentation (default: 2021)")
     add = parser.add_argument_group("computing").add_argument
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
-    add("--gpu-ids", type=_whole_numbers, metavar="ID", help="the GPU; of a list, the first (default: 0, if there is one)")
+    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU; of a list, the first (default: 0, if there is one)")
     add("--pooling", choices=("auto", *BACKENDS), help="backend of the recurrence (default: auto)")
     add("--amp", choices=AMP, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
@@ -96,10 +97,6 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if "gpu_ids" in given:  # the released scripts write -1 for none
         given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
     return given | ({"resume": path} if resume else {})
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace(",", " ").split())
 
 
 def _of(field: str) -> str:

@@ -24,23 +24,31 @@ from models.pooling import BACKENDS
 from utility import evaluation, inference
 from utility.cards import Card, list_cards, load_card
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
-from utility.degradation import KINDS, SCALES
-from utility.devices import choose_device
-from utility.errors import UserError, run_script
+from utility.degradation import KINDS, SCALES, check
+from utility.devices import AMP, choose_device
+from utility.errors import UserError, run_script, whole_numbers
 from utility.evaluation import Outputs, Problem, Reading
 from utility.figures import no_truth_figure
-from utility.files import refuse_existing, replacing, write_json
+from utility.files import refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PRESETS, format_table
 from utility.report import write_report
 from utility.runs import device_name, shown
 from utility.scenes import LAYOUTS, list_scenes
 
+REPORT_MARKS = ("summary.json",)
+"""What is in every report folder, by which an earlier one is known."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
     net, info = model_from_checkpoint(options.resumePath, options.arch, options.long_skip or None, pooling=options.pooling)
     problem = state_problem(options, info)
+    if not info.long_skip_known:
+        print(f"note: {info.path} does not say how often its network adds its input; once is taken. The released checkpoints "
+              "of alternating networks were trained with the input added twice: give --long-skip for those", file=sys.stderr)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     net = net.to(device)
     facts = {
@@ -56,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any],
          info: CheckpointInfo) -> None:
     card, paths = find_scenes(options)
-    name = f"{info.arch}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"
+    name = f"{options.prefix or info.arch}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"
     out = Path(options.out or Path("results") / name)
+    keep_out_of(out, info.path, *paths)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
     recorded = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
                 "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
                 "command": facts["Command"], "device": facts["Computed on"]}
-    outputs = Outputs(options.cubes, options.figures, options.report, options.error_band, facts)
+    outputs = Outputs(options.cubes, options.figures, options.report, options.error_band, tuple(options.pixels or ()), facts)
     images = evaluation.read_images(paths, reading_of(options), card)
     results = evaluation.run(net, images, problem, out, outputs, recorded, not options.quiet, options.force)
     if not options.quiet:
@@ -76,6 +85,8 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
     folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
     if folder:
         refuse_existing(folder, options.force)
+        refuse_foreign(folder, REPORT_MARKS)
+        keep_out_of(folder, options.resumePath, options.input, options.output)
     writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
     done = inference.apply_to_file(net, Path(options.input), target, problem, reading_of(options), writing,
                                    not options.quiet)
@@ -87,7 +98,7 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
               "--dtype float32 keeps them", file=sys.stderr)
     print(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {words}")
     if folder:
-        with replacing(folder, options.force) as partial:
+        with replacing(folder, options.force, marks=REPORT_MARKS) as partial:
             partial.mkdir()
             write_json(partial / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
                                                   "checkpoint": facts["Checkpoint"]})
@@ -100,6 +111,13 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
         print(f"report in {shown(folder)}/")
 
 
+def keep_out_of(folder: Path, *paths: str | Path) -> None:
+    """Refuse a folder of results that holds what is read or written besides: it is replaced as a whole."""
+    for path in paths:
+        if Path(path).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} lies in {folder}, which would be replaced as a whole; choose another --out.")
+
+
 def agreement_of(row: dict[str, float | None]) -> str:
     return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
 
@@ -110,11 +128,11 @@ def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:
     if scale is None:
         raise UserError(f"{info.path} does not say for which scale factor it was trained; give it with --scale.")
     kind = options.degradation or info.degradation or "reference"
-    if scale not in SCALES or kind not in KINDS:
-        raise UserError(f"{info.path} was trained for scale factor {scale} and degradation {kind}, and known are "
-                        f"{', '.join(map(str, SCALES))} and {', '.join(KINDS)}; choose with --scale and --degradation.")
-    if kind == "gaussian" and scale % 2:
-        raise UserError(f"The degradation gaussian needs an even scale factor, and {scale} was asked for; choose another.")
+    try:
+        check(scale, kind)
+    except ValueError as error:
+        raise UserError(f"{info.path} cannot be used at scale factor {scale} and degradation {kind} ({error}); give others "
+                        "with --scale and --degradation.") from error
     for what, asked, trained in (("scale factor", scale, info.scales),
                                  ("degradation", kind, (info.degradation,) if info.degradation else None)):
         if trained is None and what == "degradation":
@@ -146,7 +164,7 @@ def find_scenes(options: argparse.Namespace) -> tuple[Card | None, list[Path]]:
 
 def reading_of(options: argparse.Namespace) -> Reading:
     return Reading(options.key, options.layout, tuple(options.size) if options.size else None, options.bands,
-                   options.drop_bands, options.drop_bad_bands, options.fill_nodata, options.keep_range)
+                   options.drop_bands, options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -154,7 +172,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                                      allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; required")
-    add("-r", "--resume", action="store_true", help="said by the released scripts beside -rp; changes nothing")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", action="store_true", help="alternating networks add their input twice, as the released ones do")
     add = parser.add_argument_group("test against ground truth").add_argument
@@ -162,13 +179,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset", metavar="CARD", help="dataset card that says which part of a scene tests: a name in data/, or a .toml "
         "(default without --data: sample)")
     add("--out", metavar="DIR", help="results folder, a new one (default: results/NETWORK_SCALE_TIME)")
+    add("-p", "--prefix", metavar="NAME", help="stands for NETWORK in the name of the default results folder")
     add("--preset", choices=PRESETS, default="standard", help="how the indexes are computed (default: %(default)s)")
     add("--border", type=int, default=0, metavar="PX", help="pixels left out of the indexes on each side (default: 0)")
     add("--error-band", type=int, metavar="BAND", help="draw absolute error maps at this band, from 0")
+    add("--pixels", type=_pixel, nargs="+", metavar="ROW,COLUMN", help="pixels whose spectra are drawn, in a figure of their "
+        "own too (default: two chosen from the ground truth)")
     add("--report", action="store_true", help="write one self-contained HTML page too")
     add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
-    add("--test", action="store_true", help="said by the released scripts; changes nothing")
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
     add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or any raster GDAL opens")
     add("--output", metavar="FILE", help="the result; its suffix chooses the format")
@@ -186,6 +205,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--bands", metavar="LIST", help="bands to take, from 0, e.g. 0-49,60")
     add("--drop-bands", metavar="LIST", help="bands to leave out")
     add("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
+    add("--nodata", type=float, metavar="VALUE", help="of pixels without data, where the file does not say it")
     add("--fill-nodata", action="store_true", help="fill NaN and no-data pixels from their neighbours")
     add("--keep-range", action="store_true", help="values are in [0, 1] already: do not scale by minimum and maximum")
     add = parser.add_argument_group("computing").add_argument
@@ -196,13 +216,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
     add("--use-2dconv", action="store_true", help="for 2-D networks, of which there is none here: refused")
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
-    add("--gpu-ids", type=_numbers, metavar="ID", help="the GPU (default: 0, if there is one)")
+    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none (default: 0, if there is one)")
+    add("--threads", type=int, metavar="N", help="of the processor (default: all)")
     add("--pooling", choices=("auto", *BACKENDS), default="auto", help="backend of the recurrence (default: auto)")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision (default: off)")
+    add("--amp", choices=AMP, default="off", help="mixed precision (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3")
     add("--force", action="store_true", help="replace outputs that exist")
     add("--quiet", action="store_true", help="print only where the results are, and errors")
+    add = parser.add_argument_group("said by the released scripts, and of no meaning here").add_argument
+    for flags in ("-r --resume", "--test", "--no-log"):
+        add(*flags.split(), action="store_true", help="without effect")
+    for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd", "--seed"):
+        add(*flags.split(), metavar="X", help="without effect")
     options = parser.parse_args(arguments)
     if not options.resumePath:
         raise UserError("No checkpoint was given, and one is needed; name it with -rp runs/NAME/best.pth (hsi_sr.py prints "
@@ -211,14 +237,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--input and --output go together; give both.")
     if options.input and (options.data or options.dataset):
         raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
-    if options.input and options.bandwise:
-        raise UserError("--bandwise is for tests against ground truth; leave it out with --input.")
+    for name in ("bandwise", "pixels"):
+        if options.input and getattr(options, name):
+            raise UserError(f"--{name} is for tests against ground truth; leave it out with --input.")
     if options.use_2dconv:
         raise UserError("--use-2dconv is for 2-D networks, and every network here is 3-D; leave it out.")
     if options.error_band is not None and options.error_band < 0:
         raise UserError(f"--error-band is {options.error_band}, and a band counted from 0 was expected.")
-    if options.border < 0:
-        raise UserError(f"--border is {options.border}, and 0 or more pixels were expected.")
+    for name, unit in (("border", "pixels"), ("threads", "threads")):
+        if (getattr(options, name) or 0) < 0:
+            raise UserError(f"--{name} is {getattr(options, name)}, and 0 or more {unit} were expected.")
+    if options.gpu_ids is not None:
+        options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
     return options
 
 
@@ -230,11 +260,11 @@ def _tile(text: str) -> int | str:
     return int(text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(i for i in map(int, text.replace(",", " ").split()) if i >= 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+def _pixel(text: str) -> tuple[int, int]:
+    row, comma, column = text.partition(",")
+    if not (comma and row.isdecimal() and column.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROW,COLUMN, such as 20,35")
+    return int(row), int(column)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from utility.errors import UserError, run_script
 from utility.files import replacing
 
 OVERSAMPLING = 3
+MARKS = ("natural", "remote")  # a folder that holds one of these was made here
 NATURAL_BANDS = np.linspace(400.0, 700.0, 31)
 REMOTE_BANDS = np.linspace(400.0, 2440.0, 103)
 FULL_SCALE = 4095  # a 12-bit sensor, as ICVL's
@@ -311,11 +312,11 @@ def make_samples(
     key `scene`, (H, W, 103) uint16) one of `remote` pixels. Each scene depends on `seed` and its own number only.
 
     Raises:
-        UserError: `folder` exists and `overwrite` is False, or it cannot be written.
+        UserError: `folder` exists and `overwrite` is False or it holds neither samples nor nothing, or it cannot be written.
     """
     folder = Path(folder)
     files: list[Path] = []
-    with replacing(folder, overwrite) as temporary:
+    with replacing(folder, overwrite, marks=MARKS) as temporary:
         for number in range(1, train + test + 1):
             part = Path("natural", "train" if number <= train else "test")
             (temporary / part).mkdir(parents=True, exist_ok=True)
@@ -334,7 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Render the sample scenes.")
     parser.add_argument("--out", default="data/sample", help="folder to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2021, help="other scenes for another seed (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it exists and holds samples, or nothing")
     options = parser.parse_args()
     if options.seed < 0:
         raise UserError(f"--seed {options.seed} is negative; give a whole number from 0.")

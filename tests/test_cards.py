@@ -3,15 +3,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
 from utility.cards import generic_card, list_cards, load_card, test_cubes, training_cubes, training_rectangles
 from utility.errors import UserError
 from utility.patches import count_patches
-from utility.scenes import Scene
+from utility.scenes import Scene, read_scene
 
 FACTS = {  # key, bands, size, patch, strides, zooms
     "icvl": ("rad", 31, (1392, 1300), 64, (64, 32, 32), (1.0, 0.5, 0.25)),
@@ -112,6 +114,23 @@ def test_the_range_is_that_of_the_scene_whatever_its_type(dtype):
     cube = np.array([[[-5 if dtype != "uint16" else 5, 20]], [[45, 20]]], dtype)
     (training,) = training_cubes(generic_card(1), Scene(cube, "s"))
     assert training.min() == 0 and training.max() == 1
+
+
+def test_urban_is_read_by_its_card_whichever_matlab_format_it_is_kept_in(tmp_path):
+    card = load_card("urban")
+    cube = np.random.default_rng(0).random((card.bands, *card.size), dtype=np.float32)
+    flat = cube.transpose(0, 2, 1).reshape(card.bands, -1)
+    scipy.io.savemat(tmp_path / "v5.mat", {"Y": flat, "nRow": 307.0, "nCol": 307.0})
+    with h5py.File(tmp_path / "v73.mat", "w", userblock_size=512) as file:
+        file["Y"] = flat.T  # MATLAB's axes, reversed
+        file["nRow"], file["nCol"] = np.full((1, 1), 307.0), np.full((1, 1), 307.0)
+    with open(tmp_path / "v73.mat", "r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file".ljust(128))
+    for name in ("v5.mat", "v73.mat"):
+        scene = read_scene(tmp_path / name, card.key, card.layout, card.bands, card.size)
+        assert np.array_equal(scene.cube, cube) and np.array_equal(read_scene(tmp_path / name).cube, cube)
+        ((_, test),) = test_cubes(card, scene)
+        assert test.shape == (162, 128, 128)
 
 
 def test_an_unknown_card_is_answered_with_the_near_ones():

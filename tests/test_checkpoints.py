@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -64,10 +66,29 @@ def test_the_old_file_format_of_torch_loads(tmp_path):
     assert model_from_checkpoint(tmp_path / "r.pth")[1].arch == "biqrnn_4_2"
 
 
-def test_an_alternating_released_network_can_be_given_its_second_skip(tmp_path):
-    torch.save(released("qrnn_4_2"), tmp_path / "r.pth")
-    assert not model_from_checkpoint(tmp_path / "r.pth")[0].long_skip
-    assert model_from_checkpoint(tmp_path / "r.pth", long_skip=True)[0].long_skip
+@pytest.mark.parametrize("name", ["fqrnn_4_2", "qrnn_4_2", "iqrnn_4_2"])
+def test_an_alternating_released_network_can_be_given_its_second_skip(tmp_path, name):
+    path = tmp_path / "r.pth"
+    torch.save(released(name), path)
+    for asked, taken in ((None, False), (True, True), (False, False)):
+        net, info = model_from_checkpoint(path, long_skip=asked)
+        assert net.long_skip == info.long_skip == taken
+        assert info.long_skip_known == (asked is not None)
+
+
+def test_a_network_in_both_directions_leaves_no_question_of_its_skip(tmp_path):
+    torch.save(released(), tmp_path / "r.pth")
+    assert model_from_checkpoint(tmp_path / "r.pth")[1].long_skip_known
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_skip_that_contradicts_the_checkpoint_is_refused(tmp_path, trained):
+    path = tmp_path / "q.pth"
+    torch.save(released("qrnn_4_2") | {"arch": "qrnn_4_2", "long_skip": trained}, path)
+    refusal(path, f"trained {'with' if trained else 'without'} the long skip", long_skip=not trained)
+    for asked in (None, trained):
+        net, info = model_from_checkpoint(path, long_skip=asked)
+        assert net.long_skip == trained and info.long_skip_known
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -161,16 +182,21 @@ def test_weights_load_into_a_network_of_any_number_of_bands(tmp_path):
     assert net(torch.rand(1, 1, 9, 4, 4)).shape == (1, 1, 9, 4, 4)
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+FILLING = """
+import resource, sys, torch
+from utility.checkpoints import save_checkpoint
+from utility.errors import run_script
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+run_script(lambda: save_checkpoint(sys.argv[1], {"net": {"w": torch.zeros(100_000)}}))
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
     path = tmp_path / "last.pth"
     save_checkpoint(path, released())
     before = path.read_bytes()
-
-    def full(_, file):
-        Path(file).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="disk is full"):
-        save_checkpoint(path, released())
+    done = subprocess.run([sys.executable, "-c", FILLING, str(path)], cwd=Path(__file__).parent.parent, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"error: The disk is full while writing {path}; free some space and run again.\n"
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pth"]

@@ -14,6 +14,7 @@ import hsi_sr
 import hsi_test
 from utility import lmdb_data
 from utility.cards import load_card
+from utility.lmdb_dataset import LMDBDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +34,7 @@ def test_the_three_scripts_work_in_order_and_the_network_beats_the_interpolation
     command = next(line for line in said.splitlines() if "hsi_test.py" in line)
     type_command(tmp_path, command[command.index("python"):].strip() + " --out results/t")
     results = json.loads((tmp_path / "results/t/metrics.json").read_text())
-    trained = {source["file"] for source in lmdb_data.LMDBDataset(tmp_path / "data/lmdb/sample.lmdb").meta["sources"]}
+    trained = {source["file"] for source in LMDBDataset(tmp_path / "data/lmdb/sample.lmdb").meta["sources"]}
     assert not trained & {image["file"] for image in results["images"]}
     assert results["mean"]["network"]["psnr"] > results["mean"]["interpolation"]["psnr"]
     assert all((tmp_path / "results/t" / f"{image['name']}.png").stat().st_size > 10_000 for image in results["images"])
@@ -53,7 +54,7 @@ def test_a_remote_sensing_scene_of_its_real_size_goes_through_database_training_
         stored = {card.key: cube}
     scipy.io.savemat("scene.mat", stored)
     lmdb_data.main(["--dataset", name, "--source", "scene.mat", "--out", "db.lmdb", "--quiet"])
-    assert lmdb_data.LMDBDataset("db.lmdb").shape == (card.bands, card.patch, card.patch)
+    assert LMDBDataset("db.lmdb").shape == (card.bands, card.patch, card.patch)
     hsi_sr.main(["-a", "biqrnn_2_2", "--data", "db.lmdb", "-b", "2", "--iterations", "1", "--run-dir", "run", "--no-log",
                  "--val-batches", "1", "--quiet", "--no-cuda"])
     assert torch.load("run/last.pth", weights_only=True)["iteration"] == 1

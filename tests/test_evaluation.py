@@ -145,6 +145,41 @@ def test_every_image_gets_a_figure_that_is_not_blank(folder):
             assert picture is not None and min(picture.shape[:2]) > 200 and picture.std() > 10
 
 
+def test_spectra_of_chosen_pixels_get_a_figure_of_their_own(folder):
+    outputs = Outputs(cubes=False, pixels=((0, 0), (20, 27), (5, 6)))
+    results = run(folder, outputs=outputs)
+    for row in results["images"]:
+        assert list(row["figures"].values()) == [f"{row['name']}.png", f"{row['name']}_spectra.png"]
+        assert cv2.imread(str(folder / "out" / f"{row['name']}_spectra.png")).std() > 10
+    with pytest.raises(UserError, match=r"The pixel \(33, 1\) lies outside of an image of 32 rows"):
+        run(folder, outputs=Outputs(cubes=False, pixels=((33, 1),)), out="no")
+    assert not (folder / "no").exists()
+
+
+def test_a_scene_too_large_to_be_degraded_on_the_gpu_is_degraded_on_the_processor(folder, monkeypatch):
+    expected, calls = run(folder), []
+
+    def scarce(x, scale, kind):
+        calls.append(x.device.type)
+        if len(calls) % 2:
+            raise torch.cuda.OutOfMemoryError("scripted")
+        return degrade(x, scale, kind)
+
+    monkeypatch.setattr(evaluation, "degrade", scarce)
+    found = run(folder, out="again")
+    assert len(calls) == 4 and found["mean"]["interpolation"] == expected["mean"]["interpolation"]
+
+
+def test_a_nodata_value_that_the_file_does_not_declare_can_be_stated(folder):
+    cube = smooth(4, 20, 20)
+    cube[:, :3] = -9999
+    scipy.io.savemat(folder / "gaps.mat", {"rad": cube.transpose(1, 2, 0)})
+    with pytest.raises(UserError, match=r"gaps\.mat has 4 bad bands .*no-data \(-9999\)"):
+        list(read_images([folder / "gaps.mat"], Reading(nodata=-9999)))
+    image, = read_images([folder / "gaps.mat"], Reading(nodata=-9999, fill_nodata=True))
+    assert image.low >= 0 and np.allclose(image.cube[:, 0], image.cube[:, 3])
+
+
 def test_images_of_one_name_from_two_folders_are_both_kept(folder):
     (folder / "other").mkdir()
     other = folder / "other" / "first.mat"
@@ -262,14 +297,28 @@ def test_a_full_disk_is_said_and_leaves_nothing(folder, monkeypatch):
     assert leftovers(folder) == before
 
 
-def test_an_existing_folder_is_kept_unless_replaced_whole(folder):
-    (folder / "out").mkdir()
-    (folder / "out" / "mine.txt").write_text("kept")
+def test_earlier_results_are_kept_unless_replaced_whole(folder):
+    run(folder, outputs=Outputs(figures=False))
     with pytest.raises(UserError, match="exists already"):
         run(folder)
-    assert leftovers(folder / "out") == ["mine.txt"]
+    assert "cubes" in leftovers(folder / "out")
     run(folder, overwrite=True)
     assert leftovers(folder / "out") == ["metrics.csv", "metrics.json"]
+
+
+def test_a_folder_that_holds_no_results_is_never_replaced(folder, monkeypatch):
+    (folder / "out").mkdir()
+    (folder / "out" / "mine.txt").write_text("kept")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"out (exists already|holds mine\.txt)"):
+            run(folder, overwrite=overwrite)
+        assert leftovers(folder / "out") == ["mine.txt"]
+    monkeypatch.chdir(folder / "out")
+    for out in (".", ".."):
+        with pytest.raises(UserError):
+            evaluation.run(network(), images(folder), Problem(4, "spatial"), out, NUMBERS_ONLY, FACTS, progress=False,
+                           overwrite=True)
+    assert leftovers(folder / "out") == ["mine.txt"] and leftovers(folder) == ["out", "scenes"]
 
 
 def test_no_image_at_all_is_refused(folder):

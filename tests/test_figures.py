@@ -242,8 +242,9 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
     assert len(loss.lines[0].get_xdata()) == 20
     assert psnr.lines[0].get_xdata().tolist() == [5, 10, 15, 20]
     assert psnr.lines[1].get_xdata().tolist() == [5, 20]
-    assert loss.get_yscale() == "log"
-    training_curve_figure(None, [])
+    assert loss.get_yscale() == "log" and loss.get_ylabel() == "Training loss (MSE)"
+    loss, _ = training_curve_figure(None, [], loss="L1").axes
+    assert loss.get_ylabel() == "Training loss (L1)"
 
 
 def test_cubes_memory_mapped_from_disk_are_drawn(tmp_path):

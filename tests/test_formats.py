@@ -1,8 +1,10 @@
 """Containers: what each holds goes in and comes out, in other libraries' eyes too; damaged files are refused by name."""
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import scipy.io
 import spectral.io.envi as envi
 from rasterio.transform import from_origin
@@ -418,6 +421,54 @@ def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path, kind: str
     assert read_scene(tmp_path / name, bands=4).cube.shape[0] == 4
 
 
+def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
+    """Header and data of an ENVI scene, whichever is named, read or written; the sources of a VRT; links by their target."""
+    save_envi(tmp_path / "low.hdr", cube_of())
+    (tmp_path / "low.img").rename(tmp_path / "low.dat")
+    save_envi(tmp_path / "low.hdr", cube_of())
+    (tmp_path / "low.img").rename(tmp_path / "scene.img")
+    (tmp_path / "low.hdr").rename(tmp_path / "scene.img.hdr")
+    save_envi(tmp_path / "low.hdr", cube_of())
+    (tmp_path / "link.tif").symlink_to(geotiff)
+    rasterio.shutil.copy(geotiff, tmp_path / "points.vrt", driver="VRT")
+
+    def names(name: str) -> set[str]:
+        return {p.name for p in formats.files_of(tmp_path / name)}
+
+    assert names("low.hdr") == names("low.img") | {"low.dat"} == {"low.hdr", "low.img", "low.dat"}
+    assert names("scene.img") == {"scene.img", "scene.img.hdr"} and names("scene.hdr") == {"scene.img"}
+    assert names("points.vrt") == {"points.vrt", "scene.tif"}
+    assert names("low.npy") == set()
+    for first, second, shared in (("low.npy", "low.hdr", None), ("low.img", "low.hdr", "low.dat"),
+                                  ("scene.hdr", "scene.img", "scene.img"),
+                                  ("link.tif", "points.vrt", "link.tif"), ("low.hdr", "scene.img", None)):
+        found = formats.shared_file(tmp_path / first, tmp_path / second)
+        assert (found and found.name) == shared
+
+
+def test_blocks_cover_a_cube_once_and_split_bands_that_are_too_large() -> None:
+    for shape, axis, target in (((3, 700, 50), 0, 1000), ((3, 700, 50), 0, 40_000), ((3, 700, 50), 1, 1000),
+                                ((9, 40, 50), 0, 9000)):
+        count = np.zeros(shape, np.uint8)
+        sizes = []
+        for index in formats.blocks(count, axis, target):
+            count[index] += 1
+            sizes.append(count[index].size)
+        assert (count == 1).all()
+        assert max(sizes) <= max(2 * target, 256 * 50 if axis == 0 else 150)
+
+
+def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(formats.scratch((2, 3), np.float32)) is np.ndarray
+    monkeypatch.setattr(formats, "SCRATCH", 1000)
+    array = formats.scratch((4, 500), np.int16, tmp_path)
+    assert isinstance(array, np.memmap) and not array.any() and not list(tmp_path.iterdir())
+    array[2] = 7
+    assert array.sum() == 7 * 500
+    with room_for(1000), pytest.raises(UserError, match=f"Writing {tmp_path} failed"):
+        formats.scratch((4, 500), np.int16, tmp_path)
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """Files stop growing at `size` bytes: real write errors, in every library."""
@@ -471,3 +522,29 @@ def test_an_unknown_suffix_or_a_type_that_the_format_lacks_is_refused(tmp_path: 
 def test_a_block_of_a_type_that_would_lose_its_values_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="float64"), create_scene(tmp_path / "a.npy", Scene(cube_of(), "a")) as writer:
         writer[:] = cube_of(dtype="float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_a_gigabyte_of_envi_moves_at_disk_speed(tmp_path: Path, capsys: pytest.CaptureFixture, interleave: str) -> None:
+    cube = np.random.default_rng(0).integers(0, 2**16, (32, 4096, 4096), np.uint16)
+
+    def speed(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return cube.nbytes / 1e6 / (time.perf_counter() - start)
+
+    def plain() -> None:
+        with open(tmp_path / "plain", "wb") as file:
+            cube.tofile(file)
+            os.fsync(file.fileno())
+
+    disk = speed(plain)
+    (tmp_path / "plain").unlink()
+    writing = speed(lambda: write_scene(tmp_path / f"a.{interleave}", Scene(cube, "a")))
+    read_scene(tmp_path / "a.hdr")  # warms the file
+    reading = speed(lambda: read_scene(tmp_path / "a.hdr"))
+    with capsys.disabled():
+        print(f"\n{interleave}: reading {reading:.0f}, writing {writing:.0f}, plain writing {disk:.0f} MB/s")
+    assert np.array_equal(open_scene(tmp_path / "a.hdr").cube[:, 1000], cube[:, 1000])
+    assert reading > 200 and writing > min(200, disk / 2)

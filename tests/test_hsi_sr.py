@@ -86,7 +86,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(data, tmp_path, number):
     def command(*words):
         return [sys.executable, str(ROOT / "hsi_sr.py"), *words]
 
@@ -97,7 +98,7 @@ def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's workers get it too
+    os.killpg(process.pid, number)  # as a terminal, or `timeout`, does: the loader's workers get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "the state is saved" in err
@@ -108,6 +109,14 @@ def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(
                            timeout=120)
     assert again.returncode == 0, again.stderr
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == made + 1
+
+
+@pytest.mark.parametrize("words", [("--scale", "2,x"), ("--scale", ""), ("--gpu-ids", "first")])
+def test_what_is_no_number_is_said_in_words(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        hsi_sr.main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"argument {words[0]}: {words[1]!r} is not a whole number" in said and "_whole" not in said
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path):

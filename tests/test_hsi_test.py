@@ -108,6 +108,37 @@ def test_the_default_folder_is_a_new_one_below_results(capsys):
     assert f"results in results/{made.name}/" in capsys.readouterr().out
 
 
+def test_the_prefix_names_the_default_folder():
+    run("--data", "scenes/second.mat", "--no-figures", "-p", "mine")
+    made, = Path("results").iterdir()
+    assert re.fullmatch(r"mine_x4_\d{8}_\d{6}", made.name)
+
+
+def test_the_flags_of_the_released_test_script_are_taken():
+    before = torch.get_num_threads()
+    try:
+        run("-a", "biqrnn_2_2", "-p", "mine", "-b", "16", "-n", "50", "--lr", "1e-3", "-mlr", "1e-5", "--ri", "10", "--wd", "0",
+            "--no-cuda", "--no-log", "--threads", "1", "--seed", "2021", "-r", "--gpu-ids", "0", "--test",
+            "--data", "scenes", "--out", "released", "--no-figures")
+        assert torch.get_num_threads() == 1
+        run("--batchSize", "16", "--nEpochs", "50", "--min-lr", "1e-5", "--data", "scenes", "--out", "long", "--no-figures")
+    finally:
+        torch.set_num_threads(before)
+    run("--data", "scenes", "--out", "plain", "--no-figures")
+    assert numbers("released") == numbers("long") == numbers("plain")
+
+
+def test_spectra_of_pixels_and_a_nodata_value_are_taken_from_the_command_line():
+    cube = smooth(4, 24, 28)
+    cube[:, :2] = -9999
+    np.save("gaps.npy", cube)
+    arguments = ("--data", "gaps.npy", "--layout", "BHW", "--nodata", "-9999", "--out", "out")
+    refused(*arguments, words=r"4 bad bands .*no-data \(-9999\)")
+    run(*arguments, "--fill-nodata", "--pixels", "3,4", "20,25")
+    assert cv2.imread("out/gaps_spectra.png").std() > 10
+    refused("--data", "scenes", "--out", "no", "--pixels", "24,0", words=r"pixel \(24, 0\) lies outside of an image of 24 rows")
+
+
 def test_files_and_folders_may_be_mixed_and_one_file_counts_once():
     run("--data", "scenes/second.mat", "scenes", "--out", "out", "--no-figures", "--no-cubes")
     assert [name for name, method in numbers("out") if method == "network"] == ["second", "first"]
@@ -225,6 +256,20 @@ def test_a_released_checkpoint_needs_only_its_scale(capsys):
     assert "released.pth does not say its degradation; reference is taken" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["qrnn_2_2", "biqrnn_2_2"])
+def test_an_alternating_checkpoint_that_does_not_say_how_it_adds_its_input_is_noted(capsys, name):
+    torch.save(contents(network(name)), "released.pth")
+    arguments = ("--data", "scenes/first.mat", "--no-figures", "--no-cubes", "--scale", "4", "--degradation", "spatial")
+    run(*arguments, "--out", "once", checkpoint="released.pth")
+    said = capsys.readouterr().err
+    assert ("released.pth does not say how often its network adds its input" in said) == (name == "qrnn_2_2")
+    assert ("give --long-skip" in said) == (name == "qrnn_2_2")
+    run(*arguments, "--out", "twice", "--long-skip", checkpoint="released.pth")
+    assert "how often" not in capsys.readouterr().err
+    same = numbers("once")["first", "network"]["psnr"] == numbers("twice")["first", "network"]["psnr"]
+    assert same == (name == "biqrnn_2_2")
+
+
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch hacked",)
@@ -242,7 +287,7 @@ def test_checkpoints_that_cannot_be_used_are_refused():
             ("text.pth", r"text\.pth cannot be read"), ("scenes", "scenes is a folder, not a checkpoint"),
             ("hostile.pth", r"hostile\.pth "),
             ("foreign.pth", r"foreign\.pth is not a checkpoint of this network family"),
-            ("odd.pth", r"odd\.pth was trained for scale factor 5 .* known are 2, 3, 4, 8")):
+            ("odd.pth", r"odd\.pth cannot be used at scale factor 5 .* choose one of 2, 3, 4, 8")):
         refused("--data", "scenes", "--out", "out", words=words, checkpoint=checkpoint)
     assert not Path("hacked").exists()
     refused("-a", "qrnn_2_2", "--data", "scenes", words=r"best\.pth holds biqrnn_2_2, and -a asked for qrnn_2_2")
@@ -305,32 +350,48 @@ def test_options_that_contradict_each_other_are_refused():
             (["--input", "a", "--output", "b", "--data", "scenes"], "give one of them"),
             (["--input", "a", "--output", "b", "--bandwise"], "--bandwise is for tests"),
             (["--use-2dconv"], "every network here is 3-D"),
+            (["--input", "a", "--output", "b", "--pixels", "1,2"], "--pixels is for tests"),
+            (["--threads", "-1"], "--threads is -1"),
             (["--border", "-1"], "--border is -1"), (["--error-band", "-1"], "--error-band is -1"),
-            (["--data", "scenes", "--scale", "3", "--degradation", "gaussian"], "gaussian needs an even scale factor"),
+            (["--data", "scenes", "--scale", "3", "--degradation", "gaussian"], "'gaussian' needs an even scale factor"),
             (["--data", "scenes", "--tile", "8"], "at least 32 are expected"),
             (["--data", "scenes", "--error-band", "4"], "Band 4 was asked for .* with 4 bands"),
             (["--data", "scenes", "--border", "18"], r"first\.mat cannot be compared: a border of 18")):
         refused(*arguments, *(["--out", "out"] if "--data" in arguments else []), words=words)
 
 
-@pytest.mark.parametrize("arguments", [["--tile", "big"], ["--gpu-ids", "all"], ["--scale", "5"], ["--no-such-option"]])
+@pytest.mark.parametrize("arguments", [["--tile", "big"], ["--gpu-ids", "all"], ["--scale", "5"], ["--pixels", "3;4"],
+                                       ["--no-such-option"]])
 def test_a_misspelt_option_shows_what_was_expected(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         run(*arguments)
     said = capsys.readouterr().err.splitlines()[-1]
-    assert error.value.code == 2 and arguments[-1].lstrip("-") in said and "_tile" not in said and "_numbers" not in said
+    assert error.value.code == 2 and arguments[-1].lstrip("-") in said and not re.search("_tile|_numbers|_pixel", said)
 
 
 def test_results_that_exist_stay_unless_force_is_given():
-    Path("out").mkdir()
-    Path("out/mine.txt").write_text("kept")
+    run("--data", "scenes/second.mat", "--out", "out", "--no-figures")
     refused("--data", "scenes", "--out", "out", words="out exists already.*--force")
     run("--data", "scenes", "--out", "out", "--no-figures", "--no-cubes", "--force")
     assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json"]
 
 
+def test_force_replaces_nothing_but_earlier_results():
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("kept")
+    refused("--data", "scenes", "--out", "out", "--force", words="out holds mine.txt.*does not replace it")
+    geotiff()
+    refused("--input", "low.tif", "--output", "high.tif", "--out", "out", "--force", words="out holds mine.txt")
+    for folder in (".", ".."):
+        for arguments in (["--data", "scenes"], ["--input", "low.tif", "--output", "high.tif"]):
+            refused(*arguments, "--out", folder, "--force", words="lies in|does not replace it")
+    run("--data", "scenes", "--out", "results/one", "--no-figures")
+    refused("--data", "results/one/cubes", "--out", "results/one", "--force", words=r"first_x4\.mat lies in results/one, which")
+    refused("--input", "low.tif", "--output", "new/high.tif", "--out", "new", words=r"new/high\.tif lies in new, which")
+
+
 def test_results_that_cannot_be_written_are_refused():
-    refused("--data", "scenes", "--out", "best.pth/out", words=r"Cannot make the folder best\.pth")
+    refused("--data", "scenes", "--out", "best.pth/out", words=r"Cannot make best\.pth/out")
 
 
 def test_an_interrupted_test_leaves_nothing(monkeypatch):
@@ -370,8 +431,9 @@ def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
     geotiff()
     run("--input", "low.tif", "--output", "sub/high.tif", "--quiet", "--dtype", "float32")
     said = capsys.readouterr()
-    assert re.fullmatch(r"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to \d+\.\d dB PSNR and "
-                        r"\d+\.\d\d deg SAM\n", said.out) and said.err == ""
+    assert re.fullmatch(r"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to \d+\.\d dB PSNR, "
+                        r"\d+\.\d\d deg SAM \(the interpolation: \d+\.\d dB PSNR, \d+\.\d\d deg SAM\)\n", said.out)
+    assert said.err == ""
     with rasterio.open("low.tif") as low, rasterio.open("sub/high.tif") as high:
         assert high.bounds == low.bounds and high.res == (7.5, 7.5) and high.crs == low.crs
     assert [p.name for p in Path("sub").iterdir()] == ["high.tif"]
@@ -403,6 +465,7 @@ def test_outputs_that_exist_are_refused_before_any_work():
     Path("high.tif").write_text("mine")
     refused("--input", "low.tif", "--output", "high.tif", words=r"high\.tif exists already.*--force")
     Path("report").mkdir()
+    Path("report/summary.json").write_text("{}")
     refused("--input", "low.tif", "--output", "new.tif", "--out", "report", words="report exists already")
     refused("--input", "low.tif", "--output", "low.tif", "--force", words=r"low\.tif is the input itself")
     run("--input", "low.tif", "--output", "high.tif", "--force", "--quiet")
@@ -428,3 +491,21 @@ def test_self_ensemble_and_tiles_of_a_cube():
         run("--input", "low.tif", "--output", f"{name}.npy", "--dtype", "float32", "--quiet", *more)
     whole, tiled, ensemble = (np.load(f"{name}.npy") for name in ("whole", "tiled", "ensemble"))
     assert np.abs(whole - tiled).max() <= 1e-4 * 200 and np.abs(whole - ensemble).max() > 0.1
+
+
+@pytest.mark.slow
+def test_a_31x2048x2048_result_takes_less_than_4_gb(capsys):
+    """A low-resolution cube of 31x512x512, the published network, tiles of 128, on a processor."""
+    save_checkpoint("large.pth", contents(network("biqrnn_16_5"), arch="biqrnn_16_5", scale=4, degradation="spatial"))
+    np.save("low.npy", (4000 * smooth(31, 512, 512)).astype(np.uint16))
+    code = ("import resource, sys, time, hsi_test; start = time.time(); hsi_test.main(sys.argv[1:]); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.time() - start)")
+    done = subprocess.run([sys.executable, "-c", code, "-rp", "large.pth", "--input", "low.npy", "--layout", "BHW", "--output",
+                           "high.npy", "--tile", "128", "--no-cuda", "--quiet"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    memory, seconds = map(float, done.stdout.split()[-2:])
+    with capsys.disabled():
+        print(f"\n31x2048x2048, tile 128: {seconds:.0f} s, {31 * 2048**2 / 1e6 / seconds:.2f} Mvoxel/s, {memory:.2f} GiB")
+    assert np.load("high.npy", mmap_mode="r").shape == (31, 2048, 2048)
+    assert memory < 4e9 / 2**30

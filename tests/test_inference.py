@@ -1,5 +1,6 @@
 """A cube without ground truth: a file in, a file out, which opens where the first one came from."""
 import resource
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from spectral.io import envi
 
 from models import create_model, initialise_fast
 from models.blocks import halo
-from utility import inference
+from utility import formats, inference
 from utility.degradation import downsample, upsample
 from utility.errors import UserError
 from utility.evaluation import Problem, Reading
@@ -119,6 +120,25 @@ def test_nodata_pixels_and_no_others_are_nodata_in_the_result(tmp_path, suffix, 
     assert result.nodata == nodata and result.cube.dtype == dtype
     gone = (values[0] == nodata).repeat(4, 0).repeat(4, 1)
     assert np.array_equal(result.cube == nodata, np.broadcast_to(gone, result.cube.shape))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat"])
+def test_a_nodata_value_that_no_file_declares_can_be_stated(tmp_path, suffix):
+    values = cube(dtype=np.int16)
+    values[:, :5, :7] = -9999
+    if suffix == ".mat":
+        scipy.io.savemat(tmp_path / "low.mat", {"rad": values.transpose(1, 2, 0)})
+    else:
+        np.save(tmp_path / "low.npy", values.transpose(1, 2, 0))
+    stated = dict(nodata=-9999.0, layout="HWB")
+    with pytest.raises(UserError, match=r"5 bad bands .*no-data \(-9999\)"):
+        apply(tmp_path / f"low{suffix}", tmp_path / f"high{suffix}", **stated)
+    done = apply(tmp_path / f"low{suffix}", tmp_path / f"high{suffix}", fill_nodata=True, **stated)
+    assert done.summary["low"] >= 1
+    result = read_scene(tmp_path / f"high{suffix}", layout="HWB")
+    gone = (values[0] == -9999).repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(result.cube == -9999, np.broadcast_to(gone, result.cube.shape))
+    assert result.nodata == (-9999 if suffix == ".mat" else None)
 
 
 def test_nodata_pixels_stay_so_in_a_result_between_zero_and_one(tmp_path):
@@ -307,6 +327,58 @@ def test_no_read_and_no_write_is_larger_than_a_tile_and_its_halo(tmp_path, monke
     assert len(reads) == 2 * 5 * 6 and max(max(size) for size in reads) <= (64 + 2 * halo(net)) // 2 + taps
 
 
+@pytest.mark.parametrize("layout", ["pixels", "pixels.T"])
+def test_a_cube_that_lies_column_by_column_is_judged_column_by_column(tmp_path, monkeypatch, layout):
+    """Of bands x pixels on disk, some rows cannot be read without all the others."""
+    write_scene(tmp_path / "low.h5", Scene(cube(dtype=np.float32), "low", format="hdf5", key="rad", layout=layout))
+    expected = apply(tmp_path / "low.h5", tmp_path / "a.npy", Problem(2, "reference")).summary["consistency"]
+    reads = []
+    getitem = LazyCube.__getitem__
+    monkeypatch.setattr(inference, "AT_ONCE", 1)
+    monkeypatch.setattr(LazyCube, "__getitem__", lambda self, index: reads.append(index) or getitem(self, index))
+    assert apply(tmp_path / "low.h5", tmp_path / "b.npy", Problem(2, "reference")).summary["consistency"] == {
+        key: pytest.approx(row) for key, row in expected.items()}
+    narrow = [index for index in reads if isinstance(index, tuple) and index[2].stop - index[2].start == 1]
+    assert len(narrow) == 24 and all(index[1] == slice(0, 20) for index in narrow)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".hdr"])
+def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(formats, "SCRATCH", 1 << 20)
+    monkeypatch.setattr(formats, "BLOCK", 1 << 20)
+    monkeypatch.setattr(inference, "PREVIEW", 64)
+    bands, height, width = shape = (4, 1000, 1100)
+
+    def read(b, r, c):
+        wave = np.sin(np.arange(r.start, r.stop) / 9)[:, None] + np.cos(np.arange(c.start, c.stop) / 7)
+        return 100 * wave + 50 * np.arange(b.start, b.stop)[:, None, None]
+
+    source = Scene(LazyCube(shape, np.dtype(np.float64), read), "low", tmp_path / "low.h5", "hdf5")
+    monkeypatch.setattr(inference, "open_scene", lambda *a, **k: source)
+    tracemalloc.start()
+    try:
+        done = apply(tmp_path / "low.h5", tmp_path / f"high{suffix}", Problem(2, "bicubic", tile=128))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * bands * height * width  # less than the input in float32
+    assert done.summary["consistency"]["interpolation"]["psnr"] > 30
+    expected = {".npy": {"high.npy"}, ".hdr": {"high.hdr", "high.img"}}[suffix]
+    assert {p.name for p in tmp_path.iterdir()} == expected
+
+
+def test_sums_on_disk_give_the_consistency_of_those_in_memory(tmp_path, monkeypatch):
+    np.save(tmp_path / "low.npy", cube(dtype=np.float32))
+    agreements = []
+    for size in (formats.SCRATCH, 100):
+        monkeypatch.setattr(formats, "SCRATCH", size)
+        monkeypatch.setattr(inference, "AT_ONCE", 4 * size)
+        done = apply(tmp_path / "low.npy", tmp_path / f"{size}.npy", Problem(4, "reference", tile=32), layout="BHW")
+        agreements.append([value for row in done.summary["consistency"].values() for value in row.values()])
+    assert agreements[0] == pytest.approx(agreements[1], rel=1e-6)
+    assert {p.name for p in tmp_path.iterdir()} == {"low.npy", "100.npy", f"{64 << 20}.npy"}
+
+
 def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "PREVIEW", 32)
     np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32))
@@ -326,6 +398,19 @@ def test_the_input_is_never_written_over(tmp_path):
         with pytest.raises(UserError, match="is the input itself"):
             apply(tmp_path / "low.npy", tmp_path / target, writing=Writing(overwrite=True), layout="BHW")
     assert (tmp_path / "low.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(("source", "target"), [
+    ("low.hdr", "low.img"), ("low.img", "low.hdr"), ("scene.img", "scene.hdr"), ("scene.img.hdr", "scene.hdr")])
+def test_no_file_of_an_envi_input_is_written_over(tmp_path, source, target):
+    envi_cube(tmp_path / "low.hdr", cube())
+    if source.startswith("scene"):
+        (tmp_path / "low.hdr").rename(tmp_path / "scene.img.hdr")
+        (tmp_path / "low.img").rename(tmp_path / "scene.img")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"is the input itself or a part of it, .* choose another --output"):
+        apply(tmp_path / source, tmp_path / target, writing=Writing(overwrite=True))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
@@ -413,5 +498,5 @@ def test_a_file_that_cannot_grow_is_said_and_leaves_nothing(tmp_path, suffix):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     np.save(tmp_path / "low.npy", cube())
-    with pytest.raises(UserError, match=r"Cannot make the folder .*choose a writable place"):
+    with pytest.raises(UserError, match=r"Cannot make .*high\.npy .*choose a writable place"):
         apply(tmp_path / "low.npy", tmp_path / "low.npy" / "high.npy", layout="BHW")

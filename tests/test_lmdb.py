@@ -26,8 +26,9 @@ from utility.datum import decode_datum
 from utility.errors import UserError
 from utility.lmdb_data import build_database, main
 from utility.lmdb_dataset import LMDBDataset
+from utility.loader import training_loader
 from utility.patches import extract_patches
-from utility.scenes import read_scene, unit_range
+from utility.scenes import read_scene, unit_range, write_scene
 
 ROOT = Path(__file__).parent.parent
 CARD = replace(generic_card(8), strides=(8,))
@@ -158,6 +159,39 @@ def test_a_scene_of_a_cards_size_and_layout_goes_through(tmp_path, name, content
     build_database(out, [source], card, test_out=tmp_path / "test", dtype="float16", quiet=True)
     assert LMDBDataset(out).shape == (card.bands, card.patch, card.patch)
     assert read_scene(tmp_path / "test" / f"{name}_test.mat").cube.shape == (card.bands, *card.test_region[2:])
+
+
+TESTING = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16))
+
+
+def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a_test_cube(tmp_path, monkeypatch):
+    files = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        files.append(scene_file(tmp_path / folder, "field", side=32))
+    monkeypatch.setattr(script, "_prepare", lambda *_: pytest.fail("a scene was read"))
+    with pytest.raises(UserError, match=r"one/field.npy and .*two/field.npy have the same name"):
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
+    assert left_in(tmp_path) == ["one", "two"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
+    files = [scene_file(tmp_path, name, side=32) for name in "ab"]
+    if force:
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()}
+
+    def write(path, scene):
+        if scene.name == "b_test":
+            raise UserError(f"Writing {path} failed; free some space.")
+        write_scene(path, scene)
+
+    monkeypatch.setattr(script, "write_scene", write)
+    with pytest.raises(UserError, match=r"Writing \S*/test/b_test.mat failed"):
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", force=force, seed=1, quiet=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()} == before
+    assert left_in(tmp_path / "test") == (["a_test.mat", "b_test.mat"] if force else [])
 
 
 # --- what is refused, and what is left then ----------------------------------------------------------------------------
@@ -387,11 +421,14 @@ def test_a_worker_gets_500_patches_a_second(tmp_path):
     scene = scene_file(tmp_path, "s", bands=31, side=512)
     build_database(tmp_path / "s.lmdb", [scene], generic_card(64), quiet=True)
     data = LMDBDataset(tmp_path / "s.lmdb")
-    for _ in range(2):  # the second from a warm file
+    loader = training_loader(data, 16, seed=0, threads=1)
+    speeds = []
+    for epoch in range(4):  # the first starts the worker and reads a cold file
+        loader.batch_sampler.set_position(epoch, 0)
         start = time.perf_counter()
-        for i in range(len(data)):
-            data[i]
-    assert len(data) / (time.perf_counter() - start) > 500
+        patches = sum(len(batch) for batch in loader)
+        speeds.append(patches / (time.perf_counter() - start))
+    assert patches == len(data) and max(speeds) > 500
 
 
 def test_a_missing_database_and_what_is_none_are_refused_by_name(tmp_path):

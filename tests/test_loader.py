@@ -1,12 +1,16 @@
 """Loading: every draw depends on its key alone, whatever the number of workers."""
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from utility.errors import UserError
-from utility.loader import DeviceBatches, Epochs, training_loader, validation_loader
+from utility.loader import DeviceBatches, Epochs, stopped_at_the_end, training_loader, validation_loader
 
 CPU = torch.device("cpu")
 
@@ -90,11 +94,44 @@ def test_bad_data_is_named_in_one_sentence_also_from_a_worker(threads):
 def test_waiting_for_data_is_measured():
     class Slow(Numbered):
         def __getitem__(self, index):
-            torch.ones(1).add_(1)
-            import time
             time.sleep(0.02)
             return super().__getitem__(index)
 
     batches = DeviceBatches(validation_loader(Slow(5), 1), CPU)
     assert len(list(batches)) == 5
     assert 0.09 < batches.waited() < 2
+
+
+def workers_of(loader) -> list:
+    return loader._iterator._workers
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(context, number):
+    loader = validation_loader(Numbered(40), 1, threads=1, context=context)
+    batches = iter(loader)
+    next(batches)
+    os.system(f"kill -{int(number)} {workers_of(loader)[0].pid}")  # by a process that is not its parent
+    assert len(list(batches)) == 39 and workers_of(loader)[0].is_alive()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_the_parent_can_end_its_workers(context):
+    loader = validation_loader(Numbered(40), 1, threads=1, context=context)
+    next(iter(loader))
+    worker = workers_of(loader)[0]
+    worker.terminate()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_workers_end_with_the_block_and_at_once(threads):
+    loader = validation_loader(Numbered(40), 1, threads)
+    begin = time.perf_counter()
+    with stopped_at_the_end(loader):
+        next(iter(loader))
+        workers = workers_of(loader) if threads else []
+    assert not any(worker.is_alive() for worker in workers) and time.perf_counter() - begin < 4
+    assert len(list(loader)) == 40  # it can begin again

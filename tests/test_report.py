@@ -12,7 +12,7 @@ import pytest
 from utility.errors import UserError
 from utility.figures import band_psnr_figure
 from utility.indexes import evaluate
-from utility.report import write_report
+from utility.report import machine_facts, write_report
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -157,3 +157,10 @@ def test_an_existing_page_is_kept_unless_it_may_be_replaced(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         write_report(tmp_path / "report.html", "second", {}, overwrite=False)
     assert "first" in (tmp_path / "report.html").read_text()
+
+
+def test_the_machine_is_its_processor_whether_or_not_a_gpu_is_there(monkeypatch):
+    plain = machine_facts()["Machine"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "NVIDIA Nothing")
+    assert machine_facts()["Machine"] == plain and "threads" in plain

@@ -1,6 +1,7 @@
 """The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to learn, and repeatable."""
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,3 +113,26 @@ def test_an_existing_folder_is_not_replaced_unasked(folder):
     with pytest.raises(UserError, match="exists already"):
         maker.make_samples(folder)
     assert natural(folder)[0].stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("place", [".", "precious"])
+def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path, place):
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    (folder / "thesis").write_text("thesis")
+    script = Path(__file__).parent.parent / "data" / "make_samples.py"
+    done = subprocess.run([sys.executable, str(script), "--out", place, "--force"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["thesis"]
+
+
+def test_samples_are_replaced_by_force(tmp_path):
+    small = {"train": 1, "test": 0, "side": 16, "remote": (16, 16)}
+    folder = tmp_path / "sample"
+    folder.mkdir()
+    maker.make_samples(folder, overwrite=True, **small)
+    (folder / "natural" / "stale").touch()
+    maker.make_samples(folder, overwrite=True, **small)
+    assert not (folder / "natural" / "stale").exists() and len(natural(folder)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]

@@ -24,6 +24,7 @@ from utility.scenes import (
     scaled,
     select_bands,
     unit_range,
+    value_range,
     write_scene,
 )
 
@@ -126,6 +127,16 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
     np.testing.assert_array_equal(open_scene(path).cube[2:5, 3:11, 4:8], cube[2:5, 3:11, 4:8])
     with pytest.raises(UserError, match="8 bands were expected"):
         read_scene(path, bands=8)
+
+
+@pytest.mark.parametrize("layout", ["pixels", "pixels.T", None])
+def test_bands_by_pixels_of_v73_are_found_in_either_naming_of_their_axes(tmp_path: Path, layout: str | None) -> None:
+    """MATLAB says 7 x 108, and Python sees 108 x 7."""
+    cube = cube_of(7, 12, 9, "float64")
+    save_v73(tmp_path / "urban.mat", Y=cube.transpose(0, 2, 1).reshape(7, -1), nRow=np.array([[12.0]]), nCol=np.array([[9.0]]))
+    scene = read_scene(tmp_path / "urban.mat", key="Y", layout=layout, bands=7, size=(12, 9))
+    assert scene.layout == "pixels.T"
+    np.testing.assert_array_equal(scene.cube, cube)
 
 
 def test_a_2d_array_without_a_size_is_refused_and_takes_one(tmp_path: Path) -> None:
@@ -284,6 +295,27 @@ def test_a_border_without_data_is_without_data_again_at_the_new_size() -> None:
     assert (result == 5).all()
 
 
+def test_a_filled_scene_is_not_copied_for_its_place_alone() -> None:
+    cube = cube_of(3, 6, 6, "int16")
+    cube[:, 0] = -1
+    scene = clean(Scene(cube, "border", nodata=-1), fill_nodata=True)
+    assert scaled(scene, scene.cube, 2).cube is scene.cube
+
+
+def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = cube_of(3, 16, 12, "int16")
+    cube[:, 4:6, 3] = cube[1, 9, 9] = -1
+    np.save(tmp_path / "a.npy", cube)
+    expected = clean(Scene(cube, "a", nodata=-1), fill_nodata=True)
+    monkeypatch.setattr("utility.formats.SCRATCH", 100)
+    scene = open_scene(tmp_path / "a.npy", layout="BHW")
+    scene.nodata = -1
+    filled = clean(scene, fill_nodata=True)
+    assert isinstance(filled.cube, np.memmap) and not isinstance(expected.cube, np.memmap)
+    np.testing.assert_array_equal(filled.cube, expected.cube)
+    np.testing.assert_array_equal(filled.metadata["missing"], expected.metadata["missing"])
+
+
 def test_a_clean_scene_passes_unchanged() -> None:
     scene = Scene(cube_of(), "fine")
     assert clean(scene) is scene
@@ -333,6 +365,17 @@ def test_min_max_is_taken_in_float64_and_comes_back_exactly() -> None:
     assert unit.dtype == np.float32 and unit.min() == 0 and unit.max() == 1
     assert (low, high) == (cube.min(), cube.max())
     np.testing.assert_array_equal(from_unit_range(unit, low, high, "int32"), cube)
+
+
+def test_the_range_of_a_scene_is_its_own_or_the_unit_range_and_others_are_refused_by_name() -> None:
+    unit = Scene(np.array([[[0.25, 0.5]], [[0.75, 0.5]]]), "unit")
+    assert value_range(unit) == (0.25, 0.75) and value_range(unit, keep=True) == (0, 1)
+    with pytest.raises(UserError, match=r"big holds values from 5 to 7, and --keep-range expects them in \[0, 1\]"):
+        value_range(Scene(np.array([[[5, 7]]]), "big"), keep=True)
+    with pytest.raises(UserError, match=r"flat is constant \(5\)"):
+        value_range(Scene(np.full((2, 1, 2), 5), "flat"))
+    with pytest.raises(UserError, match="holey has 1 values that are NaN"):
+        value_range(Scene(np.array([[[1, 2, np.nan]]]), "holey"))
 
 
 def test_given_limits_are_used_and_negative_values_kept() -> None:

@@ -3,7 +3,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import resource
+import shutil
 import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -11,12 +19,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from tensorboardX.proto.event_pb2 import Event
 
 from models import create_model
 from utility import training
 from utility.errors import UserError
 from utility.indexes import evaluate
+from utility.runs import Board, RunFolder
 from utility.training import TrainingConfig, configure, prepare, train
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def make_database(path: Path, count: int = 14, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
@@ -71,6 +83,28 @@ def same(a, b) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def events(run: str | Path) -> list[Event]:
+    """TensorBoard's events: records of a length (8 bytes), its checksum (4), the event, its checksum (4)."""
+    (path,) = Path(run).glob("events.*")
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12:12 + length]))
+        data = data[16 + length:]
+    return found
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files stop growing at `size` bytes: real write errors."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def interrupt_at(monkeypatch, iteration: int, number: int = signal.SIGINT) -> None:
@@ -128,11 +162,11 @@ def test_psnr_of_the_validation_is_the_one_of_the_indexes():
     assert mine.tolist() == pytest.approx([evaluate(a, b, 4)["psnr"] for a, b in zip(sr, gt, strict=True)], abs=1e-9)
 
 
-# --- what it repeats exactly ------------------------------------------------------------------------------------------
+# --- what it repeats exactly: on a processor, since some kernels of a GPU add in an order of their own -----------------
 
 def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
     for name, changes in {"a": {}, "b": {"threads": 2}, "c": {"seed": 2022}}.items():
-        train(config(data, epochs=2, run_dir=name, **changes))
+        train(config(data, epochs=2, run_dir=name, cuda=False, **changes))
     a, b, c = (contents(f"{name}/last.pth") for name in "abc")
     a["config"], b["config"] = (d["config"] | {"threads": None} for d in (a, b))
     assert same(a, b)
@@ -146,10 +180,10 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
 ], ids=["released", "fast", "scales"])
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, monkeypatch, changes, stop):
-    whole = train(config(data, run_dir="whole", **changes))
+    whole = train(config(data, run_dir="whole", cuda=False, **changes))
     with monkeypatch.context() as patch:
         interrupt_at(patch, stop)
-        first = train(config(data, run_dir="parts", **changes))
+        first = train(config(data, run_dir="parts", cuda=False, **changes))
     assert first.interrupted and first.iteration == stop
     second = train(configure({"resume": "parts/last.pth"}))
     assert second.run == first.run and not second.interrupted and second.iteration == whole.iteration
@@ -163,7 +197,7 @@ def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, monke
 
 
 def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):
-    train(config(data, run_dir="whole"))
+    train(config(data, run_dir="whole", cuda=False))
     real = training.validate
 
     def validate(*arguments):
@@ -172,14 +206,14 @@ def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "validate", validate)
-        assert train(config(data, run_dir="parts")).interrupted
+        assert train(config(data, run_dir="parts", cuda=False)).interrupted
     assert contents("parts/last.pth")["batch"] == 3
     train(configure({"resume": "parts/last.pth"}))
     assert same(contents("whole/last.pth"), contents("parts/last.pth"))
 
 
 def test_a_kept_checkpoint_is_resumed_in_a_new_folder_and_ends_the_same(data):
-    train(config(data, run_dir="whole", record_interval=1))
+    train(config(data, run_dir="whole", record_interval=1, cuda=False))
     before = Path("whole/last.pth").read_bytes()
     again = train(configure({"resume": "whole/epoch_002.pth"}))
     assert again.run.parent == Path("runs") and Path("whole/last.pth").read_bytes() == before
@@ -187,8 +221,8 @@ def test_a_kept_checkpoint_is_resumed_in_a_new_folder_and_ends_the_same(data):
 
 
 def test_recomputed_activations_change_nothing(data):
-    plain = train(config(data, epochs=1))
-    lean = train(config(data, epochs=1, checkpoint_activations=True, run_dir="lean"))
+    plain = train(config(data, epochs=1, cuda=False))
+    lean = train(config(data, epochs=1, checkpoint_activations=True, run_dir="lean", cuda=False))
     assert same(contents(plain.last)["net"], contents(lean.last)["net"])
 
 
@@ -200,7 +234,6 @@ def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
     assert run.parent == Path("runs") and run.name.startswith("mine_")
     assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
         "config.json", "environment.json", "log.txt", "history.csv", "training.png", "last.pth", "best.pth", "epoch_002.pth"}
-    assert any(p.name.startswith("events") and p.stat().st_size > 1000 for p in run.iterdir())
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["batch"] == 3 and recorded["lr"] == 1e-4 and recorded["run_dir"] == str(run)
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
@@ -211,6 +244,21 @@ def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
     assert [row["iteration"] for row in rows] == ["3", "6", "9"]
     assert float(rows[-1]["gain"]) == pytest.approx(float(rows[-1]["psnr"]) - float(rows[-1]["interpolation_psnr"]))
     assert all(0 <= float(row["data_wait"]) < 1 and float(row["patches_per_s"]) > 0 for row in rows)
+
+
+def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
+    run = train(config(data, tensorboard=True, epochs=2, scales=(2, 4))).run
+    values = [(event.step, value) for event in events(run) for value in event.summary.value]
+    scalars = {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}
+    rows = history(run)
+    for row in rows:
+        step = int(row["iteration"])
+        for name in ("loss", "val_loss", "psnr", "interpolation_psnr", "gain", "gain_x2", "gain_x4", "lr", "data_wait"):
+            assert scalars[step, f"epoch/{name}"] == pytest.approx(float(row[name]), rel=1e-5)
+    assert {step for step, tag in scalars if tag == "step/lr"} >= {3, 6}
+    images = [(step, value.image) for step, value in values if value.HasField("image")]
+    assert [step for step, _ in images] == [3, 6]
+    assert all((image.height, image.width, image.colorspace) == (16, 3 * 16, 3) for _, image in images)
 
 
 def test_a_checkpoint_says_what_was_trained(data):
@@ -295,12 +343,31 @@ def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
 
 
 def test_a_finished_run_goes_on_when_more_is_asked_for(data):
-    train(config(data, run_dir="long", epochs=4))
-    train(config(data, run_dir="r", epochs=2))
+    train(config(data, run_dir="long", epochs=4, cuda=False))
+    train(config(data, run_dir="r", epochs=2, cuda=False))
     with pytest.raises(UserError, match="larger -n"):
         train(configure({"resume": "r/last.pth"}))
     train(configure({"resume": "r/last.pth", "epochs": 4}))
     assert same(contents("long/last.pth"), contents("r/last.pth"))
+
+
+def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
+    for name in ("mine", "other"):
+        train(config(data, run_dir=name, epochs=1))
+    before = {path: path.read_bytes() for path in Path("other").iterdir()}
+    with pytest.raises(UserError, match="other exists already, and every run has its own folder"):
+        train(configure({"resume": "mine/last.pth", "run_dir": "other", "epochs": 2}))
+    assert {path: path.read_bytes() for path in Path("other").iterdir()} == before
+    for folder in ("mine/../mine", "fresh"):
+        train(configure({"resume": "mine/last.pth", "run_dir": folder, "epochs": contents("mine/last.pth")["epoch"] + 1}))
+        assert contents(f"{folder}/last.pth")["epoch"] in (2, 3)
+
+
+def test_a_released_alternating_network_is_noted_when_nothing_says_how_it_adds_its_input(data):
+    torch.save({"net": create_model("qrnn_4_2").state_dict()}, "released.pth")
+    start = {"init": "released.pth", "data": data, "batch": 2}
+    assert "does not say" in prepare(configure(start)).notes[0]
+    assert not prepare(configure(start | {"long_skip": True})).notes
 
 
 def test_a_place_inside_an_epoch_holds_for_its_own_batch_size(data, monkeypatch):
@@ -435,7 +502,87 @@ def test_patches_too_small_for_the_scale_are_refused(tmp_path):
         prepare(config(make_database(tmp_path / "tiny.lmdb", shape=(3, 6, 6)), scales=(8,)))
 
 
+def test_two_bands_in_bf16_on_a_processor_are_refused(tmp_path):
+    with pytest.raises(UserError, match="2 bands"):
+        prepare(config(make_database(tmp_path / "two.lmdb", shape=(2, 16, 16)), amp="bf16", cuda=False))
+
+
 def test_a_folder_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="folder"):
         prepare(config(str(tmp_path / "folder")))
+
+
+# --- a disk that is full ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("room", "name"), [(100, "config.json"), (6000, "best.pth")])
+def test_a_full_disk_ends_the_run_with_one_sentence(data, room, name):
+    with room_for(room), pytest.raises(UserError, match=f"disk is full while writing r/{name}") as error:
+        train(config(data, run_dir="r", arch="biqrnn_1_1"))
+    assert "\n" not in str(error.value) and not list(Path("r").glob("*.p*"))
+
+
+def test_events_that_cannot_be_written_end_the_run_and_do_not_hang_it(tmp_path, capfd):
+    board, picture = Board(tmp_path), np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    with room_for(5000):
+        with pytest.raises(UserError, match=r"Writing .*events failed .*free some space"):
+            for step in range(1000):
+                board.add_image("noise", picture, step)
+        board.close()
+    board.close()  # as tensorboardX does at exit
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_log_that_cannot_be_written_is_said_once_and_lines_are_still_printed(tmp_path, capsys):
+    run = RunFolder(tmp_path / "r")
+    with room_for(10):
+        with pytest.raises(UserError, match=r"log\.txt failed.*free some space"):
+            run.say("a line that is longer than the room")
+        run.say("another line")
+        run.close()
+    assert capsys.readouterr().out == "a line that is longer than the room\nanother line\n"
+
+
+def test_a_history_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
+    run = RunFolder(tmp_path / "r")
+    with room_for(10), pytest.raises(UserError, match=r"disk is full while writing .*history\.csv"):
+        run.write_history([{"epoch": 1, "iteration": 3, "loss": 0.1}], {"seconds": 1.0})
+    assert not list(run.path.glob("history.csv"))
+
+
+# --- a compiled network -----------------------------------------------------------------------------------------------
+
+COMPILED = {"run_dir": "compiled", "compile": True, "arch": "biqrnn_1_1", "batch": 3, "iterations": 3, "recipe": "fast",
+            "cuda": False, "quiet": True, "tensorboard": False}
+COMPILING = f"""
+import sys
+from utility.errors import run_script
+from utility.training import configure, train
+run_script(lambda: train(configure({COMPILED} | {{"data": sys.argv[1]}})) and None)
+"""
+
+
+def compiling_process(data: str, folder: Path, **changes: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1",
+                                "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")} | changes
+    return subprocess.run([sys.executable, "-c", COMPILING, data], cwd=folder, env=environment, capture_output=True, text=True,
+                          timeout=300)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+def test_a_compiled_network_is_trained_to_nearly_the_same(data, tmp_path):
+    done = compiling_process(data, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "inductor").rglob("*.so"))  # it was compiled indeed
+    train(configure(COMPILED | {"data": data, "compile": False, "run_dir": "plain"}))
+    compiled, plain = (contents(f"{name}/last.pth") for name in ("compiled", "plain"))
+    assert compiled["iteration"] == 3 and compiled["psnr"] == pytest.approx(plain["psnr"], abs=1e-3)
+    assert compiled["net"].keys() == plain["net"].keys()
+
+
+def test_without_a_compiler_a_compiled_run_ends_with_one_sentence(data, tmp_path):
+    done = compiling_process(data, tmp_path, CXX=str(tmp_path / "no-compiler"))
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("error: biqrnn_1_1 cannot be compiled here") and "--compile" in sentence
+    assert "Traceback" not in done.stderr

@@ -7,14 +7,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utility.errors import UserError
-from utility.scenes import LAYOUTS, Scene, band_statistics, unit_range
+from utility.scenes import LAYOUTS, Scene, unit_range, value_range
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
 Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -115,19 +115,13 @@ def training_rectangles(size: tuple[int, int], test: Rectangle) -> list[Rectangl
     return [r for r in around if r[2] > 0 and r[3] > 0]
 
 
-def scene_range(scene: Scene) -> tuple[float, float]:
-    """Smallest and largest value of a scene, as float64 and without a copy of it.
-
-    Raises:
-        UserError: it holds NaN, or is constant.
-    """
-    return _range(scene.cube, scene)
+scene_range = value_range  # of a whole scene, for callers that take several parts of it
 
 
-def training_cubes(card: Card, scene: Scene, value_range: tuple[float, float] | None = None) -> list[np.ndarray]:
+def training_cubes(card: Card, scene: Scene, limits: tuple[float, float] | None = None) -> list[np.ndarray]:
     """The parts of `scene` that train, each (B, h, w) float32 in [0, 1].
 
-    Around a `test_region`, rectangles in which no patch fits are left out. `value_range` is the scene's `scene_range`,
+    Around a `test_region`, rectangles in which no patch fits are left out. `limits` is the scene's `value_range`,
     for a caller that has it.
 
     Raises:
@@ -135,15 +129,15 @@ def training_cubes(card: Card, scene: Scene, value_range: tuple[float, float] | 
     """
     _, height, width = scene.cube.shape
     if card.test_region is None:
-        return [_normalised(scene, _centre(scene, card.crop, card), card.normalise, value_range)]
+        return [_normalised(scene, _centre(scene, card.crop, card), card.normalise, limits)]
     _check_size(card, scene)
-    value_range = value_range or scene_range(scene)
+    limits = limits or value_range(scene)
     parts = training_rectangles((height, width), card.test_region)
-    return [_normalised(scene, part, card.normalise, value_range) for part in parts if min(part[2:]) >= card.patch]
+    return [_normalised(scene, part, card.normalise, limits) for part in parts if min(part[2:]) >= card.patch]
 
 
 def test_cubes(
-    card: Card, scene: Scene, value_range: tuple[float, float] | None = None
+    card: Card, scene: Scene, limits: tuple[float, float] | None = None
 ) -> list[tuple[str, np.ndarray]]:
     """The parts of `scene` that test, as (name, cube), each (B, h, w) float32 in [0, 1].
 
@@ -152,9 +146,9 @@ def test_cubes(
     """
     over = card.test_normalise or card.normalise
     if card.test_region is None:
-        return [(scene.name, _normalised(scene, _centre(scene, card.test_crop, card), over, value_range))]
+        return [(scene.name, _normalised(scene, _centre(scene, card.test_crop, card), over, limits))]
     _check_size(card, scene)
-    return [(f"{scene.name}_test", _normalised(scene, card.test_region, over, value_range))]
+    return [(f"{scene.name}_test", _normalised(scene, card.test_region, over, limits))]
 
 
 test_cubes.__test__ = False  # its name looks like a test's to pytest wherever it is imported
@@ -186,23 +180,10 @@ def _check_size(card: Card, scene: Scene) -> None:
         )
 
 
-def _range(cube: np.ndarray, scene: Scene) -> tuple[float, float]:
-    statistics = band_statistics(cube)
-    if statistics.not_finite.any():
-        raise UserError(
-            f"{_place(scene)} has {int(statistics.not_finite.sum())} values that are NaN or infinite; drop those bands "
-            "or fill them first (--drop-bad-bands, --fill-nodata)."
-        )
-    low, high = float(statistics.low.min()), float(statistics.high.max())
-    if low == high:
-        raise UserError(f"{_place(scene)} is constant ({low:g}) where a range of values was expected; leave it out.")
-    return low, high
-
-
-def _normalised(scene: Scene, part: Rectangle, over: str, value_range: tuple[float, float] | None) -> np.ndarray:
+def _normalised(scene: Scene, part: Rectangle, over: str, limits: tuple[float, float] | None) -> np.ndarray:
     top, left, h, w = part
     crop = scene.cube[:, top : top + h, left : left + w]
-    low, high = (value_range or scene_range(scene)) if over == "scene" else _range(crop, scene)
+    low, high = (limits or value_range(scene)) if over == "scene" else value_range(replace(scene, cube=crop))
     return unit_range(crop, low, high)[0]
 
 

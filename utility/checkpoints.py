@@ -10,11 +10,10 @@ The first six are the released format, which loads too: its network is then know
 """
 from __future__ import annotations
 
-import tomllib
+import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from models import FAMILIES, QRNN3D, create_model
 from models.pooling import gate_count
 from utility.errors import UserError
 from utility.files import replacing
+from utility.version import project_version
 
 # numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
 _NUMBERS = [
@@ -42,6 +42,7 @@ class CheckpointInfo:
     path: Path
     arch: str
     long_skip: bool
+    long_skip_known: bool    # False: neither the file nor the caller says it, and the network depends on it
     scales: tuple[int, ...] | None
     degradation: str | None
     bands: int | None        # of the training data; the network takes any number
@@ -52,8 +53,10 @@ class CheckpointInfo:
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
     """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if it cannot be written."""
+    buffer = io.BytesIO()  # torch's own writer of files does not say that a disk is full
+    torch.save({**contents, "version": project_version()}, buffer)
     with replacing(path) as temporary:
-        torch.save({**contents, "version": project_version()}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -114,10 +117,11 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
 
     Args:
         arch: the network asked for, which must then be the one it holds.
-        long_skip: how an alternating network adds its input, where the checkpoint does not say.
+        long_skip: how an alternating network adds its input, where the checkpoint does not say; None: once. The released
+            checkpoints do not say it (`CheckpointInfo.long_skip_known`), and were trained with True.
 
     Raises:
-        UserError: it holds another network than `arch`, or none of the family.
+        UserError: it holds another network than `arch`, or none of the family, or says another `long_skip`.
     """
     found = checkpoint.get("arch")
     candidates = [found] if found else _matching_networks(checkpoint["net"])
@@ -131,10 +135,16 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
             raise UserError(f"{path} does not say which network it holds, and the shapes of its weights fit "
                             f"{' and '.join(candidates) or 'none of the family'}; name the network with -a.")
         found = candidates[0]
+    said = checkpoint.get("long_skip")
+    alternating = not FAMILIES.get(found.partition("_")[0], {}).get("bidirectional", True)
+    if alternating and None not in (said, long_skip) and bool(said) != long_skip:
+        raise UserError(f"{path} holds a network trained {'with' if said else 'without'} the long skip, and one "
+                        f"{'with' if long_skip else 'without'} it was asked for; leave the choice to the checkpoint.")
     scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")
     return CheckpointInfo(
         path=Path(path), arch=found,
-        long_skip=bool(checkpoint.get("long_skip", long_skip)),
+        long_skip=bool(long_skip if said is None else said),
+        long_skip_known=not alternating or said is not None or long_skip is not None,
         scales=None if scale is None else tuple(scale) if isinstance(scale, list | tuple) else (int(scale),),
         degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
         iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
@@ -147,7 +157,7 @@ def model_from_checkpoint(path: str | Path, arch: str | None = None, long_skip: 
 
     Args:
         arch: required only where the file does not say and its shapes do not tell.
-        long_skip: as in `describe_checkpoint`; the released alternating networks were trained with it.
+        long_skip: as in `describe_checkpoint`.
         execution: fields of `models.Execution`.
 
     Raises:
@@ -184,11 +194,6 @@ def _matching_networks(weights: Mapping[str, Tensor]) -> list[str]:
         if {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes:
             found.append(f"{family}_{width}_{half_depth}")
     return found
-
-
-@lru_cache(maxsize=1)
-def project_version() -> str:
-    return tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["version"]
 
 
 def _without_prefix(name: str) -> str:

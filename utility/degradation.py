@@ -69,7 +69,7 @@ def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
 
 def downsample(x: Tensor, scale: int, kind: str) -> Tensor:
     """The true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s). Raises as `degrade`."""
-    chosen = _kind(kind, scale)
+    chosen = check(scale, kind)
     height, width = x.shape[-2:]
     if height % scale or width % scale:
         raise ValueError(f"a {height} x {width} image cannot be degraded by x{scale}: crop it to multiples of {scale}")
@@ -80,7 +80,7 @@ def downsample(x: Tensor, scale: int, kind: str) -> Tensor:
 
 def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
     """A low-resolution cube on the high-resolution grid: (..., B, h, w) -> (..., B, h*s, w*s). Raises as `degrade`."""
-    chosen = _kind(kind, scale)
+    chosen = check(scale, kind)
     return _apply(_apply(x, chosen.up, scale, -2), chosen.up, scale, -1)
 
 
@@ -213,7 +213,8 @@ def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def _kind(kind: str, scale: int) -> Kind:
+def check(scale: int, kind: str) -> Kind:
+    """The operations of a degradation. Raises ValueError: an unknown kind or scale, or two that do not go together."""
     if kind not in KINDS:
         raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
     if scale not in SCALES:

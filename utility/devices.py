@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""Which device computes, and in which precision."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ import torch
 
 from models.pooling import available_backends
 from utility.errors import UserError
+
+# Mixed precision by its name on the command line, and the type that autocast computes in; None: all in float32.
+AMP: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: str = "off",

@@ -1,6 +1,7 @@
 """How this project says that something it was given is wrong: one sentence, and a non-zero exit."""
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -11,6 +12,17 @@ class UserError(Exception):
 
     The message is one sentence that names the file or option, says what was found, what was expected, and what to do.
     """
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where they are none."""
+    try:
+        numbers = tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, or several with commas between, such as 2,4,8")
+    return numbers
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

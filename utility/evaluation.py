@@ -16,11 +16,11 @@ from models import QRNN3D
 from utility.cards import Card, test_cubes
 from utility.degradation import crop_to_multiple, degrade
 from utility.errors import UserError
-from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure
+from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
 from utility.indexes import INDEXES, band_psnr, evaluate, mean_of, sam_map, unit
 from utility.report import write_report
-from utility.scenes import Scene, clean, from_unit_range, read_scene, unit_range, write_scene
+from utility.scenes import Scene, clean, from_unit_range, read_scene, unit_range, value_range, write_scene
 from utility.tiling import super_resolve_cube
 
 SUFFIXES = {"mat5": ".mat", "mat7.3": ".mat", "hdf5": ".h5", "npy": ".npy", "npz": ".npz", "envi": ".hdr", "raster": ".tif"}
@@ -39,8 +39,11 @@ class Reading:
     drop_bad_bands: bool = False
     fill_nodata: bool = False
     keep_range: bool = False
+    nodata: float | None = None  # where the file declares none, or a wrong one
 
     def cleaned(self, scene: Scene) -> Scene:
+        if self.nodata is not None:
+            scene = dataclasses.replace(scene, nodata=self.nodata)
         return clean(scene, self.drop_bad_bands, self.fill_nodata, self.bands, self.drop_bands)
 
 
@@ -80,6 +83,7 @@ class Outputs:
     figures: bool = True
     report: bool = False
     error_band: int | None = None
+    pixels: tuple[tuple[int, int], ...] = ()  # (row, column), of whose spectra there is a figure
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,10 +96,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
     for path in paths:
         if card is None:
             scene = reading.cleaned(read_scene(path, reading.key, reading.layout, size=reading.size))
-            cube, low, high = unit_range(scene.cube, *((0.0, 1.0) if reading.keep_range else ()))
-            if reading.keep_range and not (scene.cube.min() >= 0 and scene.cube.max() <= 1):
-                raise UserError(f"{path} holds values from {scene.cube.min():g} to {scene.cube.max():g}, and --keep-range "
-                                "expects them in [0, 1]; leave it out to scale them by their minimum and maximum.")
+            cube, low, high = unit_range(scene.cube, *value_range(scene, reading.keep_range))
             yield TestImage(scene.name, cube, scene, low, high)
         else:
             size = card.size if (card.layout or "").startswith("pixels") else reading.size
@@ -116,13 +117,15 @@ def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, o
         out: the folder; it appears when all of it is written.
         facts: put into metrics.json as they are (`arch`, `checkpoint`, ...).
 
+        overwrite: an earlier results folder may stand under that name, and goes when the new one is whole.
+
     Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, ...
 
     Raises:
-        UserError: the folder exists, an image cannot be used, or there is none.
+        UserError: the folder exists (or is no results folder), an image cannot be used, or there is none.
     """
     rows: list[dict[str, Any]] = []
-    with replacing(out, overwrite) as folder:
+    with replacing(out, overwrite, marks=("metrics.json",)) as folder:
         folder.mkdir()
         for image in images:
             rows.append(_test_one(net, image, problem, folder, outputs, progress, {row["name"] for row in rows}))
@@ -154,8 +157,7 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
         raise UserError(f"{image.scene.path} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the scale "
                         f"factor {scale}; use a larger scene.")
     name = _free_name(image.name, taken)
-    device = next(net.parameters()).device
-    interpolation = degrade(torch.from_numpy(np.ascontiguousarray(gt)).to(device), scale, problem.degradation).cpu().numpy()
+    interpolation = _degraded(gt, problem, next(net.parameters()).device)
     try:
         plain = evaluate(interpolation, gt, scale, problem.preset, problem.border)
     except UserError as error:
@@ -180,6 +182,16 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
     return row
 
 
+def _degraded(gt: np.ndarray, problem: Problem, device: torch.device) -> np.ndarray:
+    x = torch.from_numpy(np.ascontiguousarray(gt))
+    try:
+        return degrade(x.to(device), problem.scale, problem.degradation).cpu().numpy()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+    # tiles may still fit on the GPU; out of the handler, which keeps what filled its memory
+    return degrade(x, problem.scale, problem.degradation).numpy()
+
+
 def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndarray, sr: np.ndarray, row: dict[str, Any],
              problem: Problem, folder: Path, outputs: Outputs) -> dict[str, str]:
     """Draw what was asked for; returns {what it shows: file name}."""
@@ -191,7 +203,10 @@ def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndar
         return folder / made[words]
 
     comparison_figure(path("", "ground truth, interpolation, network and errors"), gt, interpolation, sr, wavelengths,
-                      image.rgb, row, name, problem.scale, problem.preset, problem.border)
+                      image.rgb, row, name, problem.scale, problem.preset, problem.border, pixels=outputs.pixels or None)
+    if outputs.pixels:
+        spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **both}, outputs.pixels, wavelengths,
+                       name)
     if outputs.error_band is not None or outputs.report:
         band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
         error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, both, band, wavelengths, name)

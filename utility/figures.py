@@ -311,18 +311,19 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
 
 @rc_context(STYLE)
 def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]], name: str = "",
-                          dpi: int = DPI) -> Figure:
+                          dpi: int = DPI, loss: str = "MSE") -> Figure:
     """Loss and validation PSNR over iterations.
 
     Args:
         rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr" (dB); what is missing or None is
             left out of its curve.
+        loss: what the loss is, for the label of its axis.
     """
     fig = Figure(figsize=(WIDTH, 2.6))
     _title(fig, name, None, "training")
     loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.85, 1.65) for left in (0.62, 4.12))
     for ax, key, colour, label in (
-        (loss_ax, "loss", NETWORK, "Training loss (MSE)"),
+        (loss_ax, "loss", NETWORK, "Loss"),
         (psnr_ax, "psnr", NETWORK, "Network"),
         (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
     ):
@@ -332,7 +333,7 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
                 marker="o" if few else "", markersize=2.5)
     if all(line.get_ydata().size and np.nanmin(line.get_ydata()) > 0 for line in loss_ax.lines):
         loss_ax.set_yscale("log")
-    loss_ax.set_ylabel("Training loss (MSE)")
+    loss_ax.set_ylabel(f"Training loss ({loss})")
     psnr_ax.set_ylabel("Validation PSNR (dB)")
     psnr_ax.legend(loc="lower right")
     for ax in (loss_ax, psnr_ax):

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from utility.errors import UserError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+               errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.ETXTBSY, errno.ELOOP, errno.EIO)
 
 
 def refuse_existing(path: Path, overwrite: bool, hint: str = "--force") -> None:
@@ -20,40 +24,98 @@ def refuse_existing(path: Path, overwrite: bool, hint: str = "--force") -> None:
         raise UserError(f"{path} exists already; choose another name, or give {hint} to replace it.")
 
 
+def refuse_foreign(path: Path, marks: Sequence[str], hint: str = "--force") -> None:
+    """Raise UserError when `path` is a folder that must not be replaced.
+
+    It must not when it is, or holds, the working folder, and when it is neither empty nor holds one of the names `marks`,
+    by which a folder that this project made is known. With marks, a file of that name must not be replaced either.
+    """
+    if not path.is_dir() or path.is_symlink():
+        if marks and os.path.lexists(path) and not path.is_dir():
+            raise UserError(f"{path} is a file and a folder is to be made, so {hint} does not replace it; choose another name.")
+        return
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"{path} is the folder you are in, or above it, so {hint} does not replace it; name another one.")
+    inside = sorted(os.listdir(path))
+    if inside and not set(marks) & set(inside):
+        known = f"none of {', '.join(marks)}" if marks else "no sign that it was made here"
+        raise UserError(f"{path} holds {', '.join(inside[:3])}{' and more' if len(inside) > 3 else ''} and {known}, so {hint} "
+                        "does not replace it; choose another name.")
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = "--force") -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = "--force",
+              marks: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name `path`, on any failure it is removed.
 
     The temporary name keeps the suffix of `path`, because many writers choose the format by it. It may be written as a
-    file or as a folder. A folder that already stands under the final name is replaced only when the new one is whole.
+    file or as a folder. A file reaches the disk before it takes its name, so that after a power cut too the old content or
+    the new one stands there, never an empty file; a folder is left to the system. A folder that already stands under the
+    final name is replaced only when the new one is whole, and put back if that fails.
+
+    Args:
+        path: the final name; its folder is made.
+        overwrite: whether what has that name is replaced. A folder is, only if it is empty or holds one of `marks`.
+        hint: the option that sets `overwrite`, for messages.
+        marks: names by which a folder of the kind that is written is known.
 
     Raises:
-        UserError: `path` exists and `overwrite` is False, its folder cannot be made, or the disk is full.
+        UserError: `path` exists and `overwrite` is False or it is a folder that must not be replaced, its folder cannot be
+            made, the name cannot be written, or the disk is full.
     """
     path = Path(path)
-    refuse_existing(path, overwrite, hint)
+    if path.name in ("", ".."):  # such as "."
+        path = path.resolve()
+    if not path.name:
+        raise UserError(f"{path} is no name that can be written; choose another one.")
     try:
+        refuse_existing(path, overwrite, hint)
+        refuse_foreign(path, marks, hint)
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}); choose a writable place.") from error
+        raise UserError(f"Cannot make {path} ({error.strerror}: {error.filename}); choose a writable place.") from error
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         yield temporary
-        if temporary.is_dir() and path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            _remove(old)
+        if temporary.is_dir():
+            refuse_foreign(path, marks, hint)  # it may have been filled meanwhile
+            if os.path.lexists(path):
+                _swap(temporary, path)
+            else:
+                os.replace(temporary, path)
         else:
+            with open(temporary, "r+b") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _DISK_FULL:
             raise UserError(f"The disk is full while writing {path}; free some space and run again.") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR):
+        if error.errno in _UNWRITABLE and _is_about(error, temporary, path):
             raise UserError(f"Cannot write {path} ({error.strerror}); choose another, writable place.") from error
         raise
     finally:
         _remove(temporary)
+
+
+def _is_about(error: OSError, *paths: Path) -> bool:
+    """Whether a file is not another one, such as one that was read meanwhile."""
+    return not isinstance(error.filename, str | os.PathLike) or any(
+        Path(error.filename).absolute().is_relative_to(path.absolute()) for path in paths)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Give the folder `new` the name `path`; what has it is removed then, and keeps it if that fails or is interrupted."""
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    try:
+        os.replace(path, old)
+        os.replace(new, path)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            os.replace(old, path)
+        raise
+    finally:
+        if os.path.lexists(path):
+            _remove(old)
 
 
 def _remove(path: Path) -> None:

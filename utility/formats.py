@@ -47,6 +47,9 @@ SUFFIXES = {".mat": "mat", ".h5": "hdf5", ".hdf5": "hdf5", ".npy": "npy", ".npz"
 INTERLEAVES = {"bsq": "BHW", "bil": "HBW", "bip": "HWB"}
 Shape = tuple[int, int, int]
 
+SCRATCH = 64 << 20
+"""Bytes above which an intermediate cube lies in a temporary file, not in memory."""
+
 PICTURES = {"PNG", "JPEG", "GIF", "BMP", "WEBP"}
 
 
@@ -122,8 +125,12 @@ def native(dtype: Any) -> np.dtype:
     return np.dtype(dtype).newbyteorder("=")
 
 
-def blocks(cube: Any, axis: int | None = None, target: int = BLOCK) -> Iterator[tuple[slice, slice, slice]]:
-    """Indices that cover a (B, H, W) cube in slabs of about `target` bytes, in the order in which it lies on disk."""
+def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Iterator[tuple[slice, slice, slice]]:
+    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes (BLOCK), in the order in which it lies on disk.
+
+    A block is a slab across `axis`, or some rows of a slab where already one band is larger than that.
+    """
+    target = target or BLOCK
     if axis is None:
         axis = cube.slowest if isinstance(cube, LazyCube) else int(np.argmax(np.abs(cube.strides)))
     slab = math.prod(cube.shape) // max(1, cube.shape[axis]) * np.dtype(cube.dtype).itemsize
@@ -132,7 +139,12 @@ def blocks(cube: Any, axis: int | None = None, target: int = BLOCK) -> Iterator[
     for start in range(0, cube.shape[axis], step):
         index = [slice(0, n) for n in cube.shape]
         index[axis] = slice(start, min(start + step, cube.shape[axis]))
-        yield tuple(index)
+        if axis or slab <= target:
+            yield tuple(index)
+            continue
+        rows = max(256, target * cube.shape[1] // (slab * step) // 256 * 256)  # whole tiles of a raster
+        for top in range(0, cube.shape[1], rows):
+            yield index[0], slice(top, min(top + rows, cube.shape[1])), index[2]
 
 
 def load(cube: Any) -> np.ndarray:
@@ -143,6 +155,25 @@ def load(cube: Any) -> np.ndarray:
     for index in blocks(cube, target=4 << 20 if isinstance(cube, np.ndarray) else BLOCK):
         whole[index] = cube[index]
     return whole
+
+
+def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
+    """An array of zeros to work in; a large one is a memory map of a file without a name, which goes when the array does.
+
+    Args:
+        folder: of that file; by default where temporary files go (TMPDIR), which some systems keep in memory.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= SCRATCH:
+        return np.zeros(shape, dtype)
+    folder = Path(folder or tempfile.gettempdir())
+    with _writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and would be a crash when a page is written
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 # ----------------------------------------------------------------------------------------------------------- sniffing
@@ -213,6 +244,34 @@ def open_stored(path: Path, key: str | None = None) -> Stored:
         raise
     except Exception as error:  # scipy, h5py, numpy and GDAL raise a dozen types on damaged files
         raise damaged(path, error) from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that exist among those that reading a scene from `path`, or writing one there, involves.
+
+    An ENVI scene has a header and data, whichever of them was named; a raster may have any number of files (a VRT its
+    sources).
+    """
+    found = {path}
+    if SUFFIXES.get(path.suffix.lower()) == "envi":
+        found |= set(_envi_pair(path))
+    try:
+        kind = sniff(path) if path.is_file() else None
+        if kind == "envi":
+            header = envi_header_of(path) or path
+            found |= {header, *_envi_data_names(header, *INTERLEAVES)}
+        elif kind == "raster":
+            with _quiet(), rasterio.open(path) as source:
+                found |= set(map(Path, source.files))
+    except (OSError, ValueError, rasterio.errors.RasterioError):
+        pass  # what cannot be read is refused by its reader
+    return sorted(p for p in found if p.exists())
+
+
+def shared_file(first: Path, second: Path) -> Path | None:
+    """A file that the scenes `first` and `second` both involve, by its name in `first`; links are followed."""
+    others = files_of(second)
+    return next((file for file in files_of(first) if any(file.samefile(other) for other in others)), None)
 
 
 def damaged(path: Path | str, error: BaseException) -> UserError:
@@ -417,14 +476,24 @@ def envi_header_of(path: Path) -> Path | None:
 
 def _envi_data_of(header: Path, interleave: str, expected: int) -> Path:
     """The data file of a header: its name without .hdr, or with a usual extension; the one of the right size first."""
-    stem = header.with_suffix("")
-    endings = [*envi.KNOWN_EXTS, interleave]
-    named = [stem, *(stem.with_name(f"{stem.name}.{e}") for e in [*endings, *(e.upper() for e in endings)])]
-    found = [p for p in named if p.is_file() and p != header]
+    found = [p for p in _envi_data_names(header, interleave) if p.is_file() and p != header]
     if not found:
+        stem = header.with_suffix("")
         raise UserError(f"{header} has no data file beside it: {stem.name}, {stem.name}.img, {stem.name}.dat or "
                         f"{stem.name}.{interleave} was expected; put it there, or give the data file's own path.")
     return next((p for p in found if p.stat().st_size == expected), found[0])
+
+
+def _envi_data_names(header: Path, *interleaves: str) -> list[Path]:
+    """Names that the data file of a header may have, the usual ones first."""
+    stem = header.with_suffix("")
+    endings = [*envi.KNOWN_EXTS, *interleaves]
+    return [stem, *(stem.with_name(f"{stem.name}.{e}") for e in [*endings, *(e.upper() for e in endings)])]
+
+
+def _envi_pair(path: Path) -> tuple[Path, Path]:
+    """Header and data of an ENVI scene that is written to `path`, the name of either."""
+    return path.with_suffix(".hdr"), path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
 
 
 def _envi_fields(header: Path) -> dict[str, Any]:
@@ -821,7 +890,7 @@ def _prepare_hdf5(path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype,
 @contextmanager
 def _create_envi(path: Path, like: Scene, shape: Shape, dtype: np.dtype, overwrite: bool) -> Iterator[CubeWriter]:
     suffix = path.suffix.lower()
-    header_path, data_path = path.with_suffix(".hdr"), path.with_suffix(".img") if suffix == ".hdr" else path
+    header_path, data_path = _envi_pair(path)
     interleave = suffix[1:] if suffix[1:] in INTERLEAVES else str(like.metadata.get("interleave", "bsq"))
     order = int(like.metadata.get("byte order", sys.byteorder == "big"))
     fields = _envi_header(like, shape, path)

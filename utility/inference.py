@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from models import QRNN3D
 from utility.errors import UserError
 from utility.evaluation import Problem, Reading
 from utility.files import refuse_existing
-from utility.indexes import band_psnr, sam_map
-from utility.scenes import Scene, band_statistics, create_scene, describe, from_unit_range, open_scene, scaled, unit_range
+from utility.formats import blocks, shared_file
+from utility.indexes import PSNR_CAP, sam_map
+from utility.scenes import Scene, create_scene, describe, from_unit_range, open_scene, scaled, unit_range, value_range
 from utility.tiling import Consistency, interpolated, super_resolve
+
+AT_ONCE = 4 << 20
+"""Bytes of the input that are compared with a result at a time."""
 
 PREVIEW = 512
 """Rows and columns, at most, of the part of a result that is kept in memory for its figure."""
@@ -54,23 +59,23 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             where that is refused. Nothing is left under the name `target` then.
     """
     refuse_existing(target, writing.overwrite)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"{target} is the input itself, which would be lost; choose another --output.")
+    if lost := shared_file(target, source):
+        raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
     scene = reading.cleaned(open_scene(source, reading.key, reading.layout, size=reading.size))
     dtype = _dtype(writing, scene)
     nodata = _nodata(scene, dtype)
-    low, high = _range(scene, reading.keep_range)
+    low, high = value_range(scene, reading.keep_range)
     bands, height, width = scene.cube.shape
     scale = problem.scale
     shape = (bands, height * scale, width * scale)
     read = interpolated(scene.cube, scale, problem.degradation, low, high)
-    consistency, baseline = (Consistency(shape, scale, problem.degradation) for _ in range(2))
     view = _preview(height, width, scale)
     network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
     like = replace(scaled(scene, scene.cube, scale), nodata=None if nodata is None else scene.nodata)
     missing = scene.metadata.get("missing")
     clipped = 0
     with create_scene(target, like, shape, dtype, writing.overwrite) as writer:
+        consistency, baseline = (Consistency(shape, scale, problem.degradation, target.parent) for _ in range(2))
 
         def sink(top: int, left: int, block: np.ndarray) -> None:
             nonlocal clipped
@@ -93,36 +98,34 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
             writer[:, top:bottom, left:right] = values
 
         super_resolve(net, read, shape, sink, problem.tile, problem.amp, problem.self_ensemble, progress)
-    given = unit_range(scene.cube, low, high)[0]
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
         "degradation": problem.degradation, "shape": list(shape), "dtype": str(dtype), "low": low, "high": high,
         "clipped_values": clipped, "self_ensemble": problem.self_ensemble,
-        "consistency": {"network": _agreement(consistency.result(), given),
-                        "interpolation": _agreement(baseline.result(), given)},
+        "consistency": dict(zip(("network", "interpolation"),
+                                _agreements((consistency, baseline), scene, low, high), strict=True)),
     }
-    at = [v // scale for v in view]
-    return Applied(summary, scene, given[:, at[0]:at[1], at[2]:at[3]], read(*view), network)
+    top, bottom, left, right = (v // scale for v in view)
+    return Applied(summary, scene, unit_range(scene.cube[:, top:bottom, left:right], low, high)[0], read(*view), network)
 
 
-def _agreement(again: np.ndarray, given: np.ndarray) -> dict[str, float | None]:
-    """PSNR in dB and SAM in degrees of a result that was degraded again, against the input."""
-    angles = sam_map(again, given)
-    return {"psnr": float(band_psnr(again, given).mean()),
-            "sam": float(np.nanmean(angles)) if np.isfinite(angles).any() else None}
-
-
-def _range(scene: Scene, keep: bool) -> tuple[float, float]:
-    statistics = band_statistics(scene.cube)
-    low, high = float(statistics.low.min()), float(statistics.high.max())
-    if keep:
-        if low < 0 or high > 1:
-            raise UserError(f"{scene.path} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; "
-                            "leave it out to scale them by their minimum and maximum.")
-        return 0.0, 1.0
-    if not high > low:
-        raise UserError(f"{scene.path} holds the value {low:g} everywhere, and an image with contrast was expected.")
-    return low, high
+def _agreements(results: Sequence[Consistency], scene: Scene, low: float, high: float) -> list[dict[str, float | None]]:
+    """For each result, degraded again: PSNR in dB and SAM in degrees against the input, a few rows or columns at a time."""
+    cube = scene.cube
+    bands, height, width = cube.shape
+    by_column = scene.layout.startswith(("pixels", "W"))  # as it lies in its file, where it may be read from
+    squares = np.zeros((len(results), bands))
+    angles, counts = np.zeros(len(results)), np.zeros(len(results), dtype=int)
+    for index in blocks(cube, axis=2 if by_column else 1, target=AT_ONCE):
+        given = unit_range(cube[index], low, high)[0]
+        for k, result in enumerate(results):
+            again = result.result(*index[1:])
+            squares[k] += np.square(again - given, dtype=np.float64).sum((1, 2))
+            angle = sam_map(again, given)
+            angles[k] += np.nansum(angle)
+            counts[k] += np.isfinite(angle).sum()
+    psnr = np.minimum(-10 * np.log10(np.maximum(squares / (height * width), np.finfo(float).tiny)), PSNR_CAP).mean(axis=1)
+    return [{"psnr": float(p), "sam": float(a / n) if n else None} for p, a, n in zip(psnr, angles, counts, strict=True)]
 
 
 def _dtype(writing: Writing, scene: Scene) -> np.dtype:

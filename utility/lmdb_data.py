@@ -11,9 +11,8 @@ import argparse
 import json
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from utility.files import refuse_existing, replacing  # noqa: E402
 from utility.lmdb_dataset import DTYPES, META_KEY, VERSION, default_validation  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
 from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, write_scene  # noqa: E402
+from utility.version import project_version  # noqa: E402
 
 MB = 1_000_000
 
@@ -90,14 +90,18 @@ def build_database(
     files = _ordered(list_scenes(sources), val_scenes)
     test_out = Path(test_out) if test_out is not None and card.test_region else None
     if test_out:
+        named: dict[str, Path] = {}
         for file in files:
             refuse_existing(test_out / f"{file.stem}_test.mat", force)
+            if (other := named.setdefault(file.stem, file)) != file:
+                raise UserError(f"{other} and {file} have the same name, and so would their test cubes in {test_out}; rename "
+                                "one of them, or build two databases.")
 
     written: list[dict[str, Any]] = []
     skipped: list[str] = []
     tests: list[Scene] = []
     wavelengths: np.ndarray | None = None
-    with replacing(out, force) as temporary:
+    with replacing(out, force, marks=("data.mdb",)) as temporary, ExitStack() as cubes:
         writer = _Writer(temporary, out, np.dtype(dtype).newbyteorder("<"), map_size_mb)
         bar = tqdm(files, desc=out.stem, unit="scene", disable=True if quiet else None)
         with closing(writer), closing(bar):
@@ -137,12 +141,19 @@ def build_database(
                 "zooms": list(card.zooms),
                 "augment": augment,
                 "wavelengths": None if wavelengths is None else [float(nm) for nm in wavelengths],
-                "created_by": f"bi3dqrnn {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}",
+                "created_by": f"bi3dqrnn {project_version()}",
             }
             writer.finish(meta)
-        for test in tests:  # before the database takes its name: all of them are there, or it is not
-            write_scene(test_out / f"{test.name}.mat", test, overwrite=force)
+        for test in tests:  # they take their names when all are written, and before the database does: whole, or nothing
+            _write_test(cubes.enter_context(replacing(test_out / f"{test.name}.mat", force)), test, test_out)
     return meta
+
+
+def _write_test(temporary: Path, test: Scene, folder: Path) -> None:
+    try:
+        write_scene(temporary, test)
+    except UserError as error:
+        raise UserError(str(error).replace(str(temporary), str(folder / f"{test.name}.mat"))) from error
 
 
 class _Writer:

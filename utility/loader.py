@@ -5,9 +5,13 @@ workers, and where a run was interrupted, change nothing.
 """
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -74,6 +78,21 @@ def validation_loader(patches: Sequence[np.ndarray], batch: int, threads: int = 
     return DataLoader(_Tensors(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
 
 
+@contextmanager
+def stopped_at_the_end(loader: DataLoader) -> Iterator[None]:
+    """Ends the workers of a loader with the block.
+
+    Left to the garbage collector, the queue to a worker may go before the iterator that would say good-bye through it, and
+    every worker is then waited for: 5 s each.
+    """
+    try:
+        yield
+    finally:
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()
+            loader._iterator = None
+
+
 class _Tensors(Dataset):
     def __init__(self, patches: Sequence[np.ndarray]) -> None:
         self.patches = patches
@@ -94,7 +113,18 @@ def _workers(threads: int, context: str | None) -> dict:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole group; the parent decides what they mean. But it
+    # ends its workers by a SIGTERM itself, when they outlive it: of that signal, the sender matters.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+
+
+def _obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _with_clean_errors(loader: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -2,17 +2,17 @@
 from __future__ import annotations
 
 import base64
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from html import escape
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from utility.errors import UserError
 from utility.files import replacing
 from utility.indexes import INDEXES, better, describe, format_value, header, mean_of
+from utility.runs import describe_environment
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
@@ -51,15 +51,13 @@ figcaption { margin-bottom: .4rem; font-size: .92rem; color: var(--soft); }
 
 
 def machine_facts() -> dict[str, str]:
-    """When, where and with what: date, machine and the versions that a result depends on."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads: {torch.get_num_threads()}"
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "scipy")]
+    """Date, machine (its processor: a GPU, where one computed, is the caller's to name) and versions."""
+    here = describe_environment(torch.device("cpu"))
+    versions = [f"{name} {here[name]}" for name in ("torch", "numpy", "scipy")]
     return {
-        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Machine": f"{platform.system()} {platform.machine()}, {device}",
-        "Versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+        "Date": here["started"].replace("T", " "),
+        "Machine": f"{here['platform']}, {here['device']}, threads: {here['threads']}",
+        "Versions": ", ".join([f"bi3dqrnn {here['version']}", f"Python {here['python']}", *versions]),
     }
 
 

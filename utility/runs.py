@@ -9,19 +9,22 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+import scipy
 import torch
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from utility.checkpoints import project_version
 from utility.errors import UserError
 from utility.figures import training_curve_figure
 from utility.files import replacing, write_json
+from utility.version import project_version
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,21 +48,33 @@ class RunFolder:
                             "on with the run in it by -r -rp.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._log = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
+            self._log: TextIO | None = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
         except OSError as error:
             raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
                             "--run-dir.") from error
 
     def say(self, line: str, loud: bool = False) -> None:
-        """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet."""
+        """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet.
+
+        Raises:
+            UserError: the log cannot be written, such as on a full disk; what is said after that is printed alone.
+        """
         if loud or not self.quiet:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
-        self._log.write(line + "\n")
-        self._log.flush()
+        if self._log:
+            try:
+                self._log.write(line + "\n")
+                self._log.flush()
+            except OSError as error:
+                self.close()
+                raise _unwritable(self.path / "log.txt", error) from error
 
     def close(self) -> None:
-        self._log.close()
+        log, self._log = self._log, None
+        if log:
+            with suppress(OSError):  # the rest of a line that could not be written is tried again
+                log.close()
 
     def write_origin(self, config: Mapping[str, Any], device: torch.device) -> None:
         """config.json (the whole resolved configuration) and environment.json."""
@@ -86,6 +101,50 @@ class RunFolder:
         training_curve_figure(self.path / "training.png", history, name=self.path.name)
 
 
+class Board:
+    """TensorBoard's events of a run.
+
+    tensorboardX writes them in a thread. When a write failed there, the thread would end, and this one would wait for ever
+    as soon as the queue between the two was full; so errors are kept, and raised here with the next value.
+    """
+
+    def __init__(self, path: Path, purge_step: int | None = None) -> None:
+        self._path, self._error = path, None
+        self._board = SummaryWriter(str(path), purge_step=purge_step)
+        events = self._board.file_writer.event_writer._ev_writer
+        for name in ("write_event", "flush", "close"):
+            setattr(events, name, self._kept(getattr(events, name)))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._check()
+        self._board.add_scalar(name, value, step)
+
+    def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """A picture (h, w, 3)."""
+        self._check()
+        self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _check(self) -> None:
+        """Raises UserError if an earlier event could not be written."""
+        if self._error:
+            raise _unwritable(self._path / "events", self._error) from self._error
+
+    def _kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except OSError as error:
+                self._error = error
+        return checked
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"Writing {path} failed ({error.strerror or error}); free some space, and go on with -r -rp.")
+
+
 def new_run_folder(name: str) -> Path:
     """runs/NAME_DATE_TIME, a folder that does not exist yet."""
     base = Path("runs") / f"{name}_{datetime.now():%Y%m%d_%H%M%S}"
@@ -105,6 +164,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "scipy": scipy.__version__,
         "cuda": torch.version.cuda,
         "platform": platform.platform(),
         "device": device_name(device),

@@ -25,7 +25,7 @@ import scipy.ndimage
 
 from utility import formats
 from utility.errors import UserError
-from utility.formats import LazyCube, blocks, load, native
+from utility.formats import LazyCube, blocks, load, native, scratch
 
 LAYOUTS = [*("".join(p) for p in permutations("BHW")), "pixels", "pixels.T"]
 """How a cube may lie in a file, its axes in the order in which Python shows them (MATLAB shows those of v7.3 files in
@@ -239,7 +239,9 @@ def _resolve_pixels(shape: tuple[int, ...], layout: str | None, bands: int | Non
         raise UserError(f"{where} is a 2-D array of {_times(shape)}, and no image size (nRow, nCol) stands beside it; "
                         f"give it with --size ROWS COLUMNS, or in Python read_scene(.., layout='pixels', size=(H, W)).")
     names = ("pixels.T", "pixels") if mirrored else ("pixels", "pixels.T")
-    for name in [layout] if layout else names:
+    if layout:  # MATLAB shows the axes of a v7.3 file in reverse, and so may whoever named the layout
+        names = [layout, *(name for name in names if name != layout and mirrored and bands is not None)]
+    for name in names:
         count, pixels = shape if name == "pixels" else shape[::-1]
         if pixels == math.prod(size):
             if bands is not None and count != bands:
@@ -499,7 +501,12 @@ def _summary(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
 
 
 def _filled(scene: Scene) -> Scene:
-    cube = np.array(load(scene.cube))
+    if type(scene.cube) is np.ndarray:
+        cube = scene.cube.copy(order="C")
+    else:
+        cube = scratch(scene.cube.shape, native(scene.cube.dtype))
+        for index in blocks(scene.cube):
+            cube[index] = scene.cube[index]
     marker = _marker(cube.dtype, scene.nodata)
     everywhere, before, nearest = np.ones(cube.shape[1:], bool), None, None
     for band in cube:
@@ -515,6 +522,37 @@ def _filled(scene: Scene) -> Scene:
     return dataclasses.replace(scene, cube=cube, metadata={**scene.metadata, "missing": everywhere})
 
 
+def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
+    """Smallest and largest value of a scene in float64, read in blocks: what becomes 0 and 1.
+
+    Args:
+        keep: its values are in [0, 1] already, and stay what they are; the range is (0, 1) then.
+
+    Raises:
+        UserError: the scene holds NaN or infinite values, is constant, or with `keep` leaves [0, 1].
+    """
+    place = str(scene.path or scene.name)
+    if not keep:
+        return _limits(scene.cube, place)
+    statistics = band_statistics(scene.cube)
+    low, high = float(statistics.low.min()), float(statistics.high.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"{place} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave it out "
+                        "to scale them by their minimum and maximum.")
+    return 0.0, 1.0
+
+
+def _limits(cube: Any, place: str) -> tuple[float, float]:
+    statistics = band_statistics(cube)
+    if statistics.not_finite.any():
+        raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or infinite, where numbers were "
+                        "expected; drop those bands or fill them first (--drop-bad-bands, --fill-nodata).")
+    low, high = float(statistics.low.min()), float(statistics.high.max())
+    if not high > low:
+        raise UserError(f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
+    return low, high
+
+
 def unit_range(cube: Any, low: float | None = None, high: float | None = None) -> tuple[np.ndarray, float, float]:
     """``(cube - low) / (high - low)`` in float64, returned as float32, with the low and high used.
 
@@ -525,12 +563,8 @@ def unit_range(cube: Any, low: float | None = None, high: float | None = None) -
         UserError: the cube is constant, or holds NaN or infinite values.
     """
     if low is None or high is None:
-        statistics = band_statistics(cube)
-        if statistics.not_finite.any():
-            raise UserError(f"{int(statistics.not_finite.sum())} values of the cube are NaN or infinite, where numbers "
-                            f"were expected; drop or fill them first (--drop-bad-bands, --fill-nodata).")
-        low = float(statistics.low.min()) if low is None else float(low)
-        high = float(statistics.high.max()) if high is None else float(high)
+        least, most = _limits(cube, "The cube")
+        low, high = least if low is None else low, most if high is None else high
     span = float(high) - float(low)
     if not span > 0 or not math.isfinite(span):
         raise UserError(f"The cube's values run from {low:g} to {high:g}, where a range was expected; it has no "
@@ -588,16 +622,15 @@ def scaled(scene: Scene, cube: Any, scale: int) -> Scene:
 
     Corner, CRS, wavelengths, names and other metadata are kept; the transform's and map info's pixels are `scale` times
     smaller. Pixels that `clean` filled in every band are no-data again where the scene has such a value and `cube` is
-    in memory; `cube` itself is not changed.
+    in memory and of the finer grid; `cube` itself is not changed.
     """
     metadata = dict(scene.metadata)
     missing = metadata.pop("missing", None)
     marker = _marker(cube.dtype, scene.nodata) if type(cube) is np.ndarray else None
-    if missing is not None and missing.any() and marker is not None:
-        repeated = missing.repeat(scale, 0).repeat(scale, 1)[:cube.shape[1], :cube.shape[2]]
-        if repeated.shape == cube.shape[1:]:
-            cube = cube.copy()
-            cube[:, repeated] = marker
+    finer = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
+    if finer and missing.any() and marker is not None:
+        cube = cube.copy()
+        cube[:, missing.repeat(scale, 0).repeat(scale, 1)] = marker
     if "header" in metadata:
         metadata["header"] = _scaled_header(metadata["header"], scale)
     transform = scene.transform

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from models import QRNN3D
 from models.blocks import Window, halo, run_in_blocks
 from utility.degradation import KINDS, axis_rows
+from utility.devices import AMP
 from utility.errors import UserError
+from utility.formats import scratch
 
 SMALLEST_TILE = 32
 
@@ -109,15 +111,37 @@ def auto_tile(net: QRNN3D, shape: tuple[int, int, int]) -> int:
     return max((side - 2 * halo(net)) // 32 * 32, SMALLEST_TILE)
 
 
-def free_memory() -> int:
-    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not."""
+def free_memory(root: str | Path = "/") -> int:
+    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not.
+
+    The least of what the machine has and what the control groups of this process (a container, a batch job) leave it.
+    `root` is where /proc and /sys are.
+    """
+    root = Path(root)
+    free = [int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
+    top = root / "sys/fs/cgroup"
+    v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    groups = [(top, v2), (top / "memory", v1)]  # the process's own, where a container shows nothing above it
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        start, names = (top / "memory", v1) if "memory" in controllers.split(",") else (top, v2)
+        parts = [part for part in path.split("/") if part and ".." not in part] if names is v1 or not controllers else []
+        groups += [(start.joinpath(*parts[:n]), names) for n in range(1, len(parts) + 1)]
+    for folder, (most, used, cached) in groups:
+        limit, usage = (next(iter(_lines(folder / name)), "") for name in (most, used))
+        if limit.isdecimal() and usage.isdecimal():  # no limit is "max", or a number that no machine reaches
+            files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
+            free.append(max(int(limit) - int(usage) + files, 0))  # the cache of files is given back when it is needed
+    return min(free, default=4 << 30)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file; none where it cannot be read."""
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 << 30
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: float) -> Source:
@@ -149,10 +173,10 @@ class Consistency:
     The degradation is linear, so every block adds its own part to the low-resolution cube.
     """
 
-    def __init__(self, shape: tuple[int, int, int], scale: int, kind: str) -> None:
-        """`shape` is that of the super-resolved scene."""
+    def __init__(self, shape: tuple[int, int, int], scale: int, kind: str, folder: Path | None = None) -> None:
+        """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in `folder`."""
         self.shape, self.scale, self.kind = shape, scale, kind
-        self.low = np.zeros((shape[0], shape[1] // scale, shape[2] // scale), dtype=np.float32)
+        self.low = scratch((shape[0], shape[1] // scale, shape[2] // scale), np.float32, folder)
 
     def add(self, top: int, left: int, block: np.ndarray) -> None:
         """Take one block of the super-resolved scene; every pixel is to be given once."""
@@ -161,12 +185,13 @@ class Consistency:
         part = rows @ block @ columns.T
         self.low[:, row:row + part.shape[1], column:column + part.shape[2]] += part
 
-    def result(self) -> np.ndarray:
-        """The super-resolved scene degraded again: float32 (B, h, w)."""
+    def result(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """The super-resolved scene degraded again, or a part of it: float32 (B, rows, columns)."""
+        low = self.low[:, rows, columns]
         if not KINDS[self.kind].bands:
-            return self.low
+            return low
         _, matrix = axis_rows(KINDS[self.kind].bands, self.shape[0], self.scale, 0, self.shape[0])
-        return np.einsum("cb,bhw->chw", matrix.astype(np.float32), self.low, optimize=True)
+        return np.einsum("cb,bhw->chw", matrix.astype(np.float32), low, optimize=True)
 
     def _columns(self, n: int, first: int, count: int) -> tuple[int, np.ndarray]:
         """Columns first .. first + count of the way down along an axis of n samples, and the first row that they reach."""
@@ -195,8 +220,7 @@ def _one_tile(net: QRNN3D, source: Source, shape: tuple[int, int, int], window: 
     cube = source(have.top, bottom, have.left, right)
     cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
     x = torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None].to(device)
-    lowered = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    with torch.autocast(device.type, dtype=lowered) if lowered else nullcontext():
+    with torch.autocast(device.type, dtype=AMP[amp]) if AMP[amp] else nullcontext():
         if not self_ensemble:
             return run_in_blocks(net, x, window)[0, 0].float().cpu().numpy()
         total = torch.zeros(shape[0], window.bottom - window.top, window.right - window.left, device=device)

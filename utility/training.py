@@ -5,7 +5,9 @@
 
 Every random draw is keyed: weights by the seed, the order of an epoch by (seed, epoch), an augmentation by (seed, epoch,
 patch), a random scale by (seed, iteration). With the state saved whole, a run that is resumed from any of its checkpoints,
-one made inside an epoch too, gives the numbers of a run that was never interrupted.
+one made inside an epoch too, gives the numbers of a run that was never interrupted: on a processor, with the same number of
+threads, to the last bit. On a GPU some kernels add in an order of their own (the gradient of the upsampling, and convolutions
+among which cuDNN chooses by trying), so that there two runs draw the same and agree but for rounding.
 """
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.utils.data import Subset
 from tqdm import tqdm
@@ -31,13 +33,13 @@ from models import QRNN3D, initialise_fast
 from utility.augment import MODES
 from utility.checkpoints import build_network, describe_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from utility.degradation import crop_to_multiple, degrade, downsample
-from utility.devices import choose_device
+from utility.devices import AMP, choose_device
 from utility.errors import UserError
 from utility.figures import composite
 from utility.indexes import PSNR_CAP
 from utility.lmdb_dataset import LMDBDataset
-from utility.loader import DeviceBatches, training_loader, validation_loader
-from utility.runs import RunFolder, device_name, new_run_folder, shown
+from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
+from utility.runs import Board, RunFolder, device_name, new_run_folder, shown
 
 # What a recipe sets where the configuration does not.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -45,7 +47,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30},
 }
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -221,7 +222,7 @@ def prepare(config: TrainingConfig) -> Plan:
     """
     notes: list[str] = []
     device = _device(config, notes)
-    net = _network(config)
+    net = _network(config, notes)
     whole = LMDBDataset(config.data)
     held_out = whole.meta["validation"]
     training, validation = LMDBDataset(config.data, "train"), LMDBDataset(config.data, "validation")
@@ -243,6 +244,10 @@ def prepare(config: TrainingConfig) -> Plan:
     plan = Plan(config, device, training, validation, whole.shape, whole.meta, net, batch, notes)
     m = plan.multiple
     plan.shape = (bands, height - height % m, width - width % m)
+    if config.amp == "bf16" and device.type == "cpu" and bands == 2:
+        # torch 2.13 on processors with bf16 instructions: the weight gradient of exactly 2 bands is uninitialised memory.
+        raise UserError(f"{config.data} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; leave "
+                        "--amp out.")
     if 0 in plan.shape:
         raise UserError(f"{config.data} holds patches of {height}x{width} pixels, and {config.arch} at scale "
                         f"{', '.join(map(str, config.scales))} needs at least {m}x{m}; build one with larger patches.")
@@ -258,14 +263,18 @@ def _device(config: TrainingConfig, notes: list[str]) -> torch.device:
     return device
 
 
-def _network(config: TrainingConfig) -> QRNN3D:
+def _network(config: TrainingConfig, notes: list[str]) -> QRNN3D:
     """On the CPU, with its first weights: of the seed, or of the checkpoint to start from."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         net = build_network(config.arch, config.long_skip, pooling=config.pooling,
                             checkpoint=config.checkpoint_activations)
     if source := config.resume or config.init:
-        load_weights(net, load_checkpoint(source), source)
+        checkpoint = load_checkpoint(source)
+        load_weights(net, checkpoint, source)
+        if not describe_checkpoint(checkpoint, source, config.arch, config.long_skip or None).long_skip_known:
+            notes.append(f"{source} does not say whether {config.arch} adds its input twice; once is taken, and --long-skip is "
+                         "for released checkpoints")
     elif config.recipe == "fast":
         initialise_fast(net, torch.Generator().manual_seed(config.seed))
     return net
@@ -363,7 +372,8 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     Ctrl-C, or SIGTERM, lets the step end and saves the state; a second one stops at once.
 
     Raises:
-        UserError: bad input as in `prepare`, a loss that is no longer finite, a GPU without enough memory, a full disk.
+        UserError: bad input as in `prepare`, a run folder that holds another run, a network that cannot be compiled, a loss
+            that is no longer finite, a GPU without enough memory, a full disk.
     """
     plan = plan or prepare(config)
     if plan.device.type == "cuda":
@@ -374,13 +384,14 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True  # every batch has one shape
 
-    path = config.run_dir or new_run_folder(config.prefix or config.arch)
-    run = RunFolder(path, config.resume is not None, config.quiet)
+    path = Path(config.run_dir or new_run_folder(config.prefix or config.arch))
+    own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
+    run = RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
     for line in plan.describe():
         run.say(line)
     run.say(f"run       {shown(run.path)}")
-    board = SummaryWriter(str(run.path), purge_step=state.iteration or None) if config.tensorboard else None
+    board = Board(run.path, state.iteration or None) if config.tensorboard else None
     stop = Interruption()
     try:
         with stop:
@@ -391,11 +402,19 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     except torch.OutOfMemoryError as error:
         raise UserError(f"The GPU has too little memory for a batch of {plan.batch} patches of "
                         f"{'x'.join(map(str, plan.shape))}; give a smaller -b, or --checkpoint-activations.") from error
+    except RuntimeError as error:
+        if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines() or [""]
+            raise UserError(f"{config.arch} cannot be compiled here ({type(error).__name__}: {reason[0].rstrip('.')}); leave "
+                            "--compile out, or install a C++ compiler.") from error
+        raise
     finally:
         if board:
             board.close()
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
-        _say_what_is_next(run, best, last, stop.requested)
+        for line in _what_is_next(run, best, last, stop.requested):
+            with suppress(UserError):  # a log that cannot be written must not hide what ended the run
+                run.say(line, loud=True)
         run.close()
     interpolation = state.history[-1]["interpolation_psnr"] if state.history else None
     return Result(run.path, best, last, state.iteration, state.psnr, interpolation, stop.requested)
@@ -437,7 +456,7 @@ def _reached(state: State, config: TrainingConfig) -> bool:
     return config.iterations is not None and state.iteration >= config.iterations
 
 
-def _run_epochs(state: State, plan: Plan, run: RunFolder, board: SummaryWriter | None, stop: Interruption) -> None:
+def _run_epochs(state: State, plan: Plan, run: RunFolder, board: Board | None, stop: Interruption) -> None:
     config, gpu = plan.config, plan.device.type == "cuda"
     threads = config.threads
     if threads is None:  # a step on a processor takes a thousand times as long as reading its patches
@@ -447,43 +466,44 @@ def _run_epochs(state: State, plan: Plan, run: RunFolder, board: SummaryWriter |
     # Without gradients the network runs in blocks of rows, which a compiled one cannot: it is for the steps alone.
     net = torch.compile(state.net) if config.compile else state.net
 
-    while not _finished(state, config):
-        speed = _train_epoch(state, plan, net, loader, run, board, stop)
-        if not stop.requested:
-            row, picture = validate(state.net, validation, plan, stop)
-        if stop.requested:
-            if not state.is_finite():
+    with stopped_at_the_end(loader), stopped_at_the_end(validation):
+        while not _finished(state, config):
+            speed = _train_epoch(state, plan, net, loader, run, board, stop)
+            if not stop.requested:
+                row, picture = validate(state.net, validation, plan, stop)
+            if stop.requested:
+                if not state.is_finite():
+                    raise _diverged(state, run)
+                _save(state, plan, run.path / "last.pth")
+                return
+            row = {"epoch": state.epoch + 1, "iteration": state.iteration, "loss": _checked_loss(state, plan, run), **row,
+                   "lr": state.lr}
+            if not math.isfinite(row["val_loss"]):
                 raise _diverged(state, run)
-            _save(state, plan, run.path / "last.pth")
-            return
-        row = {"epoch": state.epoch + 1, "iteration": state.iteration, "loss": _checked_loss(state, plan, run), **row,
-               "lr": state.lr}
-        if not math.isfinite(row["val_loss"]):
-            raise _diverged(state, run)
-        if config.recipe == "released":
-            state.plateau.step(row["val_loss"])
-        better = state.best_psnr is None or row["psnr"] > state.best_psnr or not (run.path / "best.pth").exists()
-        state.epoch, state.batch = state.epoch + 1, 0
-        state.tally.zero_()
-        state.psnr, state.loss = row["psnr"], row["val_loss"]
-        state.best_psnr = row["psnr"] if better else state.best_psnr
-        state.history.append(row)
+            if config.recipe == "released":
+                state.plateau.step(row["val_loss"])
+            better = state.best_psnr is None or row["psnr"] > state.best_psnr or not (run.path / "best.pth").exists()
+            state.epoch, state.batch = state.epoch + 1, 0
+            state.tally.zero_()
+            state.psnr, state.loss = row["psnr"], row["val_loss"]
+            state.best_psnr = row["psnr"] if better else state.best_psnr
+            state.history.append(row)
 
-        kept = [f"epoch_{state.epoch:03d}"] if state.epoch % config.record_interval == 0 else []
-        for name in [*kept, *(["best"] if better else []), "last"]:  # last last: what it says of the best is then there
-            _save(state, plan, run.path / f"{name}.pth")
-        run.write_history(state.history, speed)
-        run.say(_epoch_line(row, speed, config))
-        if board:
-            for name, value in {**row, **speed}.items():
-                if name not in ("epoch", "iteration"):
-                    board.add_scalar(f"epoch/{name}", value, state.iteration)
-            board.add_image("truth, interpolation, network", picture, state.iteration, dataformats="HWC")
-        if stop.requested:
-            return
+            kept = [f"epoch_{state.epoch:03d}"] if state.epoch % config.record_interval == 0 else []
+            for name in [*kept, *(["best"] if better else []), "last"]:  # last last: what it says of the best is then there
+                _save(state, plan, run.path / f"{name}.pth")
+            run.write_history(state.history, speed)
+            run.say(_epoch_line(row, speed, config))
+            if board:
+                for name, value in {**row, **speed}.items():
+                    if name not in ("epoch", "iteration"):
+                        board.add_scalar(f"epoch/{name}", value, state.iteration)
+                board.add_image("truth, interpolation, network", picture, state.iteration)
+            if stop.requested:
+                return
 
 
-def _train_epoch(state: State, plan: Plan, net: nn.Module, loader: Any, run: RunFolder, board: SummaryWriter | None,
+def _train_epoch(state: State, plan: Plan, net: nn.Module, loader: Any, run: RunFolder, board: Board | None,
                  stop: Interruption) -> dict[str, float]:
     """The steps that are left of an epoch; returns patches/s, the share of time spent waiting for data, and seconds."""
     config = plan.config
@@ -632,15 +652,14 @@ def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float], config: Trai
             f"lr {row['lr']:.1e}  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %")
 
 
-def _say_what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool) -> None:
-    if interrupted and last:
-        run.say(f"go on with:  python hsi_sr.py -r -rp {shown(last)}", loud=True)
-    if best or last:
-        if not best:
-            run.say("no epoch has finished, so there is no best.pth; last.pth holds the state as it was", loud=True)
-        run.say(f"test with:   python hsi_test.py -r -rp {shown(best or last)}", loud=True)
-    else:
-        run.say(f"no checkpoint was saved in {shown(run.path)}", loud=True)
+def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool) -> list[str]:
+    if not (best or last):
+        return [f"no checkpoint was saved in {shown(run.path)}"]
+    return [
+        *([f"go on with:  python hsi_sr.py -r -rp {shown(last)}"] if interrupted and last else []),
+        *([] if best else ["no epoch has finished, so there is no best.pth; last.pth holds the state as it was"]),
+        f"test with:   python hsi_test.py -r -rp {shown(best or last)}",
+    ]
 
 
 class Interruption:
