@@ -115,9 +115,6 @@ def training_rectangles(size: tuple[int, int], test: Rectangle) -> list[Rectangl
     return [r for r in around if r[2] > 0 and r[3] > 0]
 
 
-scene_range = value_range  # of a whole scene, for callers that take several parts of it
-
-
 def training_cubes(card: Card, scene: Scene, limits: tuple[float, float] | None = None) -> list[np.ndarray]:
     """The parts of `scene` that train, each (B, h, w) float32 in [0, 1].
 

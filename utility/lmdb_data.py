@@ -25,12 +25,12 @@ import lmdb  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from utility.cards import Card, generic_card, load_card, scene_range, test_cubes, training_cubes  # noqa: E402
+from utility.cards import Card, generic_card, load_card, test_cubes, training_cubes  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
 from utility.files import refuse_existing, replacing  # noqa: E402
 from utility.lmdb_dataset import DTYPES, META_KEY, VERSION, default_validation  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
-from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, write_scene  # noqa: E402
+from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, value_range, write_scene  # noqa: E402
 from utility.version import project_version  # noqa: E402
 
 MB = 1_000_000
@@ -216,7 +216,7 @@ def _prepare(file: Path, card: Card, drop_bad_bands: bool, fill_nodata: bool) ->
         scene.wavelengths = card.wavelengths
     scene = clean(scene, drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
     bands, height, width = scene.cube.shape
-    low, high = scene_range(scene)
+    low, high = value_range(scene)
     cubes = training_cubes(card, scene, (low, high))
     for cube in cubes:
         check_size(cube.shape[1:], card.patch, str(file))

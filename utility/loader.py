@@ -68,14 +68,14 @@ def training_loader(patches: Sequence[np.ndarray], batch: int, seed: int, mode: 
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
         context: how workers start, `fork` or `spawn`; None is the platform's way.
     """
-    return DataLoader(TrainingPatches(patches, mode, seed), batch_sampler=Epochs(len(patches), batch, seed),
+    return _Loader(TrainingPatches(patches, mode, seed), batch_sampler=Epochs(len(patches), batch, seed),
                       pin_memory=pin, **_workers(threads, context))
 
 
 def validation_loader(patches: Sequence[np.ndarray], batch: int, threads: int = 0, pin: bool = False,
                       context: str | None = None) -> DataLoader:
     """All patches in their order, as they are; the last batch may be smaller."""
-    return DataLoader(_Tensors(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
+    return _Loader(_Tensors(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
 
 
 @contextmanager
@@ -111,13 +111,25 @@ def _workers(threads: int, context: str | None) -> dict:
             "multiprocessing_context": context}
 
 
+class _Loader(DataLoader):
+    """Starts its workers with SIGTERM blocked, which all of their threads inherit; see `_start_worker`."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not hasattr(signal, "sigwaitinfo"):
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole group; the parent decides what they mean. But it
     # ends its workers by a SIGTERM itself, when they outlive it: of that signal, the sender matters.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
 
 

@@ -81,7 +81,7 @@ class RunFolder:
         write_json(self.path / "config.json", dict(config))
         write_json(self.path / "environment.json", describe_environment(device))
 
-    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float]) -> None:
+    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float], loss: str = "mse") -> None:
         """history.csv and training.png: one row an epoch, `speed` being the last one's.
 
         The rows of `history` are the run's; speeds of earlier epochs are kept from the file, where they stand.
@@ -98,7 +98,7 @@ class RunFolder:
                 old = known.get(str(row["epoch"]), {})
                 writer.writerow({**{name: old.get(name) for name in speed}, **row})
             writer.writerow({**history[-1], **speed})
-        training_curve_figure(self.path / "training.png", history, name=self.path.name)
+        training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper())
 
 
 class Board:

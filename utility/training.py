@@ -492,7 +492,7 @@ def _run_epochs(state: State, plan: Plan, run: RunFolder, board: Board | None, s
             kept = [f"epoch_{state.epoch:03d}"] if state.epoch % config.record_interval == 0 else []
             for name in [*kept, *(["best"] if better else []), "last"]:  # last last: what it says of the best is then there
                 _save(state, plan, run.path / f"{name}.pth")
-            run.write_history(state.history, speed)
+            run.write_history(state.history, speed, config.loss)
             run.say(_epoch_line(row, speed, config))
             if board:
                 for name, value in {**row, **speed}.items():
