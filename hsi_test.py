@@ -103,7 +103,8 @@ def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, f
             write_json(partial / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
                                                   "checkpoint": facts["Checkpoint"]})
             no_truth_figure(partial / "figure.png", done.low, done.interpolation, done.network, done.scene.wavelengths,
-                            name=target.name, scale=problem.scale, note=words)
+                            name=target.name, scale=problem.scale,
+                            note=f"degraded again: {agreement_of(agreement['network'])}")
             write_report(partial / "report.html", f"{target.name}: {facts['Network']}, x{problem.scale}",
                          {**facts, "Input": summary["read_as"]},
                          figures=[("input, interpolation and network (the middle of the scene)", partial / "figure.png")],
