@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,6 +13,7 @@ import rasterio
 import rasterio.shutil
 import scipy.io
 import spectral.io.envi as envi
+from limits import room_for
 from rasterio.transform import from_origin
 
 from utility import formats
@@ -467,17 +466,6 @@ def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(tmp_path: Path,
     assert array.sum() == 7 * 500
     with room_for(1000), pytest.raises(UserError, match=f"Writing {tmp_path} failed"):
         formats.scratch((4, 500), np.int16, tmp_path)
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files stop growing at `size` bytes: real write errors, in every library."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)

@@ -4,20 +4,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
 import torch
+from limits import room_for
 from scipy.ndimage import gaussian_filter
 from tensorboardX.proto.event_pb2 import Event
 
@@ -94,17 +92,6 @@ def events(run: str | Path) -> list[Event]:
         found.append(Event.FromString(data[12:12 + length]))
         data = data[16 + length:]
     return found
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files stop growing at `size` bytes: real write errors."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def interrupt_at(monkeypatch, iteration: int, number: int = signal.SIGINT) -> None:
