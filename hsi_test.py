@@ -25,14 +25,13 @@ from utility import evaluation, inference
 from utility.cards import Card, list_cards, load_card
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
 from utility.degradation import KINDS, SCALES, check
-from utility.devices import AMP, choose_device
+from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
 from utility.evaluation import Outputs, Problem, Reading
 from utility.figures import no_truth_figure
-from utility.files import refuse_existing, refuse_foreign, replacing, write_json
+from utility.files import refuse_existing, refuse_foreign, replacing, shown, write_json
 from utility.indexes import PRESETS, format_table
 from utility.report import write_report
-from utility.runs import device_name, shown
 from utility.scenes import LAYOUTS, list_scenes
 
 REPORT_MARKS = ("summary.json",)

@@ -34,9 +34,10 @@ from benchmarks.measure import Timing  # noqa: E402
 from benchmarks.report import draw, judge, section_table, size, verdict_table  # noqa: E402
 from benchmarks.sections import GPU_ONLY, SECTIONS, Setup, Sizes  # noqa: E402
 from models.pooling import available_backends, cpu  # noqa: E402
+from utility.devices import device_name  # noqa: E402
+from utility.environment import describe_environment  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
-from utility.files import write_json  # noqa: E402
-from utility.runs import describe_environment, device_name, shown  # noqa: E402
+from utility.files import shown, write_json  # noqa: E402
 
 
 def describe_machine(setup: Setup) -> dict[str, Any]:

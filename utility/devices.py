@@ -1,7 +1,9 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, its name, and in which precision."""
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -39,3 +41,14 @@ def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: 
     if pooling not in runs:
         raise UserError(f"--pooling {pooling} cannot run on {device} here; choose one of {', '.join(sorted(runs))}.")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -88,13 +89,18 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = 
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise UserError(f"The disk is full while writing {path}; free some space and run again.") from error
-        if error.errno in _UNWRITABLE and _is_about(error, temporary, path):
-            raise UserError(f"Cannot write {path} ({error.strerror}); choose another, writable place.") from error
+        if error.errno in _DISK_FULL or (error.errno in _UNWRITABLE and _is_about(error, temporary, path)):
+            raise write_failure(path, error) from error
         raise
     finally:
         _remove(temporary)
+
+
+def write_failure(path: str | os.PathLike[str], error: OSError) -> UserError:
+    """The sentence that says why `path` cannot be written; a full disk has its own."""
+    if error.errno in _DISK_FULL:
+        return UserError(f"The disk is full while writing {path}; free some space and run again.")
+    return UserError(f"Cannot write {path} ({error.strerror or error}); choose another, writable place.")
 
 
 def _is_about(error: OSError, *paths: Path) -> bool:
@@ -131,3 +137,9 @@ def write_json(path: str | os.PathLike[str], value: Any, overwrite: bool = True)
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path, overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def shown(path: str | Path) -> str:
+    """A path as one would type it here: relative where it lies below the working folder, quoted where it must be."""
+    path = Path(path).absolute()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

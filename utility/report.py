@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.files import replacing
 from utility.indexes import INDEXES, better, describe, format_value, header, mean_of
-from utility.runs import describe_environment
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 

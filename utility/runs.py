@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 import csv
-import platform
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,17 +13,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import scipy
 import torch
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
-from utility.files import replacing, write_json
-from utility.version import project_version
-
-ROOT = Path(__file__).resolve().parent.parent
+from utility.files import replacing, write_failure, write_json
 
 
 class RunFolder:
@@ -68,7 +62,7 @@ class RunFolder:
                 self._log.flush()
             except OSError as error:
                 self.close()
-                raise _unwritable(self.path / "log.txt", error) from error
+                raise write_failure(self.path / "log.txt", error) from error
 
     def close(self) -> None:
         log, self._log = self._log, None
@@ -130,7 +124,7 @@ class Board:
     def _check(self) -> None:
         """Raises UserError if an earlier event could not be written."""
         if self._error:
-            raise _unwritable(self._path / "events", self._error) from self._error
+            raise write_failure(self._path / "events", self._error) from self._error
 
     def _kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def checked(*arguments: Any) -> Any:
@@ -141,10 +135,6 @@ class Board:
         return checked
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"Writing {path} failed ({error.strerror or error}); free some space, and go on with -r -rp.")
-
-
 def new_run_folder(name: str) -> Path:
     """runs/NAME_DATE_TIME, a folder that does not exist yet."""
     base = Path("runs") / f"{name}_{datetime.now():%Y%m%d_%H%M%S}"
@@ -152,48 +142,3 @@ def new_run_folder(name: str) -> Path:
     while path.exists():
         path, count = base.with_name(f"{base.name}-{count}"), count + 1
     return path
-
-
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What a run depends on beside its configuration."""
-    return {
-        "version": project_version(),
-        "commit": _commit(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "cuda": torch.version.cuda,
-        "platform": platform.platform(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def shown(path: str | Path) -> str:
-    """A path as one would type it here: relative where it lies below the working folder, quoted where it must be."""
-    path = Path(path).absolute()
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
-
-
-def _commit() -> str | None:
-    """The commit of the code, with `+` when files differ from it; None outside of a git checkout."""
-    try:
-        described = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-                                   cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None

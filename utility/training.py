@@ -33,13 +33,14 @@ from models import QRNN3D, initialise_fast
 from utility.augment import MODES
 from utility.checkpoints import build_network, describe_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from utility.degradation import crop_to_multiple, degrade, downsample
-from utility.devices import AMP, choose_device
+from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError
 from utility.figures import composite
+from utility.files import shown
 from utility.indexes import PSNR_CAP
 from utility.lmdb_dataset import LMDBDataset
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
-from utility.runs import Board, RunFolder, device_name, new_run_folder, shown
+from utility.runs import Board, RunFolder, new_run_folder
 
 # What a recipe sets where the configuration does not.
 RECIPES: dict[str, dict[str, Any]] = {
