@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 import torch
 
 import hsi_sr
 from utility.errors import UserError
+from utility.lmdb_dataset import writing_database
 from utility.training import configure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,14 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "small.lmdb"
-    environment = lmdb.open(str(path), map_size=1 << 24)
-    rng = np.random.default_rng(0)
-    with environment.begin(write=True) as transaction:
-        for i in range(12):
-            transaction.put(f"{i:08d}".encode(), rng.random((3, 8, 8), dtype=np.float32).tobytes())
-        meta = {"version": 1, "dtype": "float32", "shape": [3, 8, 8], "count": 12, "validation": 4, "sources": []}
-        transaction.put(b"__meta__", json.dumps(meta).encode())
-    environment.close()
+    with writing_database(path) as writer:
+        writer.write(np.random.default_rng(0).random((12, 3, 8, 8), dtype=np.float32))
+        writer.finish(validation=4)
     return str(path)
 
 

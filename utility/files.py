@@ -100,7 +100,7 @@ def write_failure(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The sentence that says why `path` cannot be written; a full disk has its own."""
     if error.errno in _DISK_FULL:
         return UserError(f"The disk is full while writing {path}; free some space and run again.")
-    return UserError(f"Cannot write {path} ({error.strerror or error}); choose another, writable place.")
+    return UserError(f"Cannot write {path} ({error.strerror or error}); choose another, writable place with free space.")
 
 
 def _is_about(error: OSError, *paths: Path) -> bool:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,14 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import lmdb  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from utility.cards import Card, generic_card, load_card, test_cubes, training_cubes  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
-from utility.files import refuse_existing, replacing  # noqa: E402
-from utility.lmdb_dataset import DTYPES, META_KEY, VERSION, default_validation  # noqa: E402
+from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
+from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
 from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, value_range, write_scene  # noqa: E402
 from utility.version import project_version  # noqa: E402
@@ -85,8 +83,6 @@ def build_database(
     Raises:
         UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk is full; each by name.
     """
-    out = Path(out)
-    _refuse_foreign(out, force)
     files = _ordered(list_scenes(sources), val_scenes)
     test_out = Path(test_out) if test_out is not None and card.test_region else None
     if test_out:
@@ -101,10 +97,9 @@ def build_database(
     skipped: list[str] = []
     tests: list[Scene] = []
     wavelengths: np.ndarray | None = None
-    with replacing(out, force, marks=("data.mdb",)) as temporary, ExitStack() as cubes:
-        writer = _Writer(temporary, out, np.dtype(dtype).newbyteorder("<"), map_size_mb)
-        bar = tqdm(files, desc=out.stem, unit="scene", disable=True if quiet else None)
-        with closing(writer), closing(bar):
+    database = writing_database(out, dtype=dtype, force=force, map_size_mb=map_size_mb)
+    with database as writer, ExitStack() as cubes:
+        with closing(tqdm(files, desc=Path(out).stem, unit="scene", disable=True if quiet else None)) as bar:
             for file in bar:
                 try:
                     scene = _prepare(file, card, drop_bad_bands, fill_nodata)
@@ -116,93 +111,37 @@ def build_database(
                     if not quiet:
                         tqdm.write(f"skipped: {error}", file=sys.stderr)
                     continue
-                begin = writer.patches
+                begin = writer.count
                 _cut(scene, card, augment, seed, writer, bar)
                 part = "validation" if file.stem in val_scenes else "training"
                 wavelengths = wavelengths if written else scene.wavelengths
-                written.append(scene.source | {"patches": writer.patches - begin, "part": part})
+                written.append(scene.source | {"patches": writer.count - begin, "part": part})
                 if test_out:
                     tests += [Scene(cube, name, layout="HWB", key="gt", wavelengths=scene.wavelengths)
                               for name, cube in scene.tests]
                 del scene  # before the next one is read
-            if not written:
-                raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
-            meta = {
-                "version": VERSION,
-                "dtype": dtype,
-                "shape": [written[0]["bands"], card.patch, card.patch],
-                "count": writer.patches,
-                "validation": _validation(written, writer.patches, val_scenes, val_last),
-                "sources": written,
-                "skipped": skipped,
-                "card": card.name,
-                "patch": card.patch,
-                "strides": list(card.strides),
-                "zooms": list(card.zooms),
-                "augment": augment,
-                "wavelengths": None if wavelengths is None else [float(nm) for nm in wavelengths],
-                "created_by": f"bi3dqrnn {project_version()}",
-            }
-            writer.finish(meta)
+        if not written:
+            raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
+        meta = writer.finish(
+            validation=sum(s["patches"] for s in written if s["part"] == "validation") if val_scenes else val_last,
+            sources=written, skipped=skipped, card=card.name, patch=card.patch, strides=list(card.strides),
+            zooms=list(card.zooms), augment=augment,
+            wavelengths=None if wavelengths is None else [float(nm) for nm in wavelengths],
+            created_by=f"bi3dqrnn {project_version()}",
+        )
         for test in tests:  # they take their names when all are written, and before the database does: whole, or nothing
-            _write_test(cubes.enter_context(replacing(test_out / f"{test.name}.mat", force)), test, test_out)
+            final = test_out / f"{test.name}.mat"
+            _write_test(cubes.enter_context(replacing(final, force)), test, final)
     return meta
 
 
-def _write_test(temporary: Path, test: Scene, folder: Path) -> None:
+def _write_test(temporary: Path, test: Scene, final: Path) -> None:
     try:
         write_scene(temporary, test)
     except UserError as error:
-        raise UserError(str(error).replace(str(temporary), str(folder / f"{test.name}.mat"))) from error
-
-
-class _Writer:
-    """An LMDB environment that grows when it is full; LMDB's errors become one sentence about `name`."""
-
-    def __init__(self, path: Path, name: Path, dtype: np.dtype, map_size_mb: int) -> None:
-        self.name, self.dtype = name, dtype
-        self.started, self.patches, self.bytes = time.perf_counter(), 0, 0
-        # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
-        self.environment = lmdb.open(str(path), map_size=map_size_mb << 20, lock=False, sync=False)
-
-    def write(self, patches: np.ndarray) -> None:
-        """Commit (n, B, h, w) under the next numbers."""
-        stored = np.ascontiguousarray(patches, self.dtype)
-        keys = (f"{self.patches + i:08d}".encode() for i in range(len(stored)))
-        self._commit([(key, memoryview(patch).cast("B")) for key, patch in zip(keys, stored, strict=True)])
-        self.patches += len(stored)
-        self.bytes += stored.nbytes
-
-    def finish(self, meta: dict[str, Any]) -> None:
-        self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
-        try:
-            self.environment.sync(True)
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-
-    def speed(self) -> str:
-        seconds = time.perf_counter() - self.started
-        return f"{self.patches} patches, {self.patches / seconds:.0f} patches/s, {self.bytes / seconds / MB:.0f} MB/s"
-
-    def close(self) -> None:
-        self.environment.close()
-
-    def _commit(self, records: list[tuple[bytes, bytes | memoryview]]) -> None:
-        while True:
-            try:
-                with self.environment.begin(write=True) as transaction:
-                    for key, value in records:
-                        transaction.put(key, value, append=key != META_KEY)
-                return
-            except lmdb.MapFullError:
-                self.environment.set_mapsize(2 * self.environment.info()["map_size"])
-            except lmdb.Error as error:
-                raise self._failed(error) from error
-
-    def _failed(self, error: lmdb.Error) -> UserError:
-        if isinstance(error, lmdb.DiskError):
-            return UserError(f"The disk is full while writing {self.name}; free some space and run again.")
-        return UserError(f"Cannot write {self.name} ({error}); check the disk's space and quota, and run again.")
+        if isinstance(error.__cause__, OSError):
+            raise write_failure(final, error.__cause__) from error
+        raise
 
 
 def _prepare(file: Path, card: Card, drop_bad_bands: bool, fill_nodata: bool) -> _Prepared:
@@ -236,22 +175,14 @@ def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Pa
         )
 
 
-def _cut(scene: _Prepared, card: Card, augment: int, seed: int, writer: _Writer, bar: tqdm) -> None:
+def _cut(scene: _Prepared, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: tqdm) -> None:
     for cube in scene.cubes:
         for patches in extract_patches(cube, card.patch, card.strides, card.zooms, str(scene.file)):
             if augment > 1:
-                patches = bake(patches, augment, seed, writer.patches // augment)
+                patches = bake(patches, augment, seed, writer.count // augment)
             writer.write(patches)
-            bar.set_postfix_str(writer.speed(), refresh=False)
+            bar.set_postfix_str(f"{writer.count} patches, {writer.bytes / MB:.0f} MB", refresh=False)
             bar.update(0)
-
-
-def _refuse_foreign(out: Path, force: bool) -> None:
-    refuse_existing(out, force)
-    if out.exists():
-        inside = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if "data.mdb" not in inside or not inside <= {"data.mdb", "lock.mdb"}:
-            raise UserError(f"{out} exists and is not an LMDB database, so it is not replaced; choose another --out.")
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
@@ -264,16 +195,6 @@ def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
     if not training:
         raise UserError("Every scene is held out for validation (--val-scenes); leave at least one for training.")
     return training + [file for file in files if file.stem in val_scenes]
-
-
-def _validation(written: list[dict[str, Any]], count: int, val_scenes: Sequence[str], val_last: int | None) -> int:
-    if val_scenes:
-        validation = sum(source["patches"] for source in written if source["part"] == "validation")
-    else:
-        validation = default_validation(count) if val_last is None else val_last
-    if validation >= count:
-        raise UserError(f"{validation} of {count} patches would be for validation; hold out fewer (--val-last).")
-    return validation
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -373,7 +294,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     card = _card(options)
     out = Path(options.out or f"data/lmdb/{card.name}.lmdb")
-    _refuse_foreign(out, options.force)
     files = list_scenes(_sources(options, card))[: options.scenes_limit]
     val_scenes = options.val_scenes
     if not val_scenes and options.val_last is None and not options.source:

@@ -1,13 +1,21 @@
-"""Patches from an LMDB folder, for training: this project's databases and those published with this family of networks.
+"""Patches in an LMDB folder, for training: the reader, and the writer.
 
-This project's: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape, count,
-validation, sources); the last `validation` patches are for validation. The published ones hold `Datum` records
-(`utility.datum`) and no ``__meta__``.
+A database of this project: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape,
+count, validation, sources); the last `validation` patches are for validation. The reader also takes the databases published
+with this family of networks, which hold `Datum` records (`utility.datum`) and no ``__meta__``.
+
+    with writing_database("data/lmdb/mine.lmdb") as writer:
+        writer.write(patches)                                   # (n, B, h, w), as often as needed
+        writer.finish(sources=[...])
+    LMDBDataset("data/lmdb/mine.lmdb", "train")[0]              # (B, h, w) float32
 """
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +25,7 @@ from torch.utils.data import Dataset
 
 from utility.datum import decode_datum
 from utility.errors import UserError
+from utility.files import refuse_existing, replacing
 
 META_KEY = b"__meta__"
 VERSION = 1
@@ -34,8 +43,8 @@ class LMDBDataset(Dataset):
 
     Args:
         path: the database's folder (or its single file).
-        split: None for all patches, "train" for all but the last `meta["validation"]`, "validation" for those. Of a
-            published database, which does not say, the last 1,000 or a tenth, whichever is less, are for validation.
+        split: None for all patches, "validation" for the last ones, as many as the database says, "train" for the rest. A
+            database that says none is split by `default_validation`.
 
     Attributes:
         meta: the database's ``__meta__``.
@@ -68,7 +77,8 @@ class LMDBDataset(Dataset):
         self.datum = stored is None
         self.meta: dict[str, Any] = self._published_meta() if stored is None else _checked_meta(stored, path)
         self.shape: tuple[int, int, int] = tuple(self.meta["shape"])
-        count, validation = self.meta["count"], self.meta["validation"]
+        count = self.meta["count"]
+        validation = self.meta["validation"] or default_validation(count)
         records = environment.stat()["entries"] - (stored is not None)
         if records != count:
             raise UserError(f"{path} holds {records} records and says {count}; build it again.")
@@ -127,7 +137,7 @@ class LMDBDataset(Dataset):
             ) from None
         return {
             "version": VERSION, "format": "datum", "dtype": "float32", "shape": list(shape), "count": count,
-            "validation": default_validation(count), "sources": [],
+            "validation": 0, "sources": [],
         }
 
     def _environment(self) -> lmdb.Environment:
@@ -149,8 +159,100 @@ class LMDBDataset(Dataset):
 
 
 def default_validation(count: int) -> int:
-    """How many of `count` patches are for validation where nothing says so: the released 1,000, or a tenth if less."""
+    """How many of `count` patches validate where nothing says so: the released 1,000, or a tenth if that is less."""
     return min(1000, max(count // 10, min(1, count - 1)))
+
+
+@contextmanager
+def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = False,
+                     map_size_mb: int = 1024) -> Iterator[DatabaseWriter]:
+    """A writer for the database `path`, which appears when the block ends; after a failure nothing is left.
+
+    Args:
+        dtype: of the stored values, one of `DTYPES`.
+        force: replace `path` if it is a database.
+        map_size_mb: LMDB's map to begin with; the map doubles when it is full.
+
+    Raises:
+        UserError: `path` exists and is not replaced, it cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    if path.exists():
+        inside = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        if "data.mdb" not in inside or not inside <= {"data.mdb", "lock.mdb"}:
+            raise UserError(f"{path} exists and is not an LMDB database, so it is not replaced; choose another --out.")
+    with replacing(path, force, marks=("data.mdb",)) as temporary, \
+            closing(DatabaseWriter(temporary, dtype, map_size_mb)) as writer:
+        yield writer
+
+
+class DatabaseWriter:
+    """Writes an LMDB environment that grows; see `writing_database`.
+
+    Attributes:
+        count, bytes: patches and their bytes written so far.
+    """
+
+    def __init__(self, folder: Path, dtype: str, map_size_mb: int) -> None:
+        self.dtype, self.count, self.bytes = dtype, 0, 0
+        self._shape: tuple[int, ...] = ()
+        # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
+        self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False, sync=False)
+
+    def write(self, patches: np.ndarray) -> None:
+        """Store patches (n, B, h, w), in [0, 1], under the next numbers."""
+        stored = np.ascontiguousarray(patches, np.dtype(self.dtype).newbyteorder("<"))
+        self._commit([(f"{self.count + i:08d}".encode(), memoryview(patch).cast("B")) for i, patch in enumerate(stored)])
+        self._shape = stored.shape[1:]
+        self.count += len(stored)
+        self.bytes += stored.nbytes
+
+    def finish(self, validation: int | None = None, **facts: Any) -> dict[str, Any]:
+        """Write ``__meta__`` and return it.
+
+        Args:
+            validation: how many of the last patches are for validation; None: `default_validation`.
+            facts: what else ``__meta__`` says, such as `sources`.
+
+        Raises:
+            UserError: no patch would be left for training.
+        """
+        if validation is None:
+            validation = default_validation(self.count)
+        if validation >= self.count:
+            raise UserError(f"{validation} of {self.count} patches would be for validation; hold out fewer (--val-last).")
+        meta = {"version": VERSION, "dtype": self.dtype, "shape": list(self._shape), "count": self.count,
+                "validation": validation, "sources": [], **facts}
+        self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
+        with _system_errors():
+            self._environment.sync(True)
+        return meta
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def _commit(self, records: list[tuple[bytes, bytes | memoryview]]) -> None:
+        while True:
+            try:
+                with _system_errors(), self._environment.begin(write=True) as transaction:
+                    for key, value in records:
+                        transaction.put(key, value, append=key != META_KEY)
+                return
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise the system's error where LMDB failed to write."""
+    try:
+        yield
+    except lmdb.MapFullError:
+        raise
+    except lmdb.Error as error:
+        code = errno.ENOSPC if isinstance(error, lmdb.DiskError) else max(getattr(error, "code", 0), 0) or errno.EIO
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _data_file(path: Path) -> Path:

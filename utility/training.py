@@ -224,17 +224,12 @@ def prepare(config: TrainingConfig) -> Plan:
     notes: list[str] = []
     device = _device(config, notes)
     net = _network(config, notes)
-    whole = LMDBDataset(config.data)
-    held_out = whole.meta["validation"]
-    training, validation = LMDBDataset(config.data, "train"), LMDBDataset(config.data, "validation")
-    if not held_out:
-        held_out = max(1, min(max(math.ceil(len(whole) / 50), config.batch), len(whole) // 5))
-        training = Subset(whole, range(len(whole) - held_out))
-        validation = Subset(whole, range(len(whole) - held_out, len(whole)))
-        notes.append(f"the database has no validation patches: the last {held_out} of its {len(whole)} are held out")
-    if not len(training):
-        raise UserError(f"{config.data} holds {len(whole)} patches, which leaves none for training; build a larger one "
-                        "with utility/lmdb_data.py.")
+    whole, training, validation = (LMDBDataset(config.data, split) for split in (None, "train", "validation"))
+    if not whole.meta["validation"]:
+        notes.append(f"the database has no validation patches: the last {len(validation)} of its {len(whole)} are held out")
+    if not len(training) or not len(validation):
+        raise UserError(f"{config.data} holds {len(whole)} patches, too few to train on some and validate on others; build a "
+                        "larger one with utility/lmdb_data.py.")
     if config.val_batches:
         validation = Subset(validation, range(min(len(validation), config.val_batches * config.batch)))
     batch = min(config.batch, len(training))
