@@ -75,7 +75,8 @@ def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, fa
     images = evaluation.read_images(paths, reading_of(options), card)
     results = evaluation.run(net, images, problem, out, outputs, recorded, not options.quiet, options.force)
     if not options.quiet:
-        print(format_table(results["images"], problem.preset, problem.scale, problem.border, ("interpolation", info.arch)))
+        methods = {"interpolation": "interpolation", "network": info.arch}
+        print(format_table(results["images"], methods, problem.preset, problem.scale, problem.border))
     print(f"results in {shown(out)}/")
 
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utility.figures import DPI, INTERPOLATION, NETWORK, OTHERS, STYLE, WIDTH
+from utility.figures import BACKPROJECTION, DPI, INTERPOLATION, NETWORK, STYLE, WIDTH
 from utility.files import replacing
 
 Results = dict[str, Any]
-COLOURS = {"released": INTERPOLATION, "fast": NETWORK, "fast bf16": OTHERS[0]}
+COLOURS = {"released": INTERPOLATION, "fast": NETWORK, "fast bf16": BACKPROJECTION}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from utility.cards import load_card
 from utility.degradation import KINDS, degrade
 from utility.errors import UserError
 from utility.evaluation import Outputs, Problem, Reading, read_images
-from utility.indexes import INDEXES, PRESETS, evaluate, mean_of
+from utility.indexes import METRICS, PRESETS, evaluate, mean_of
 from utility.scenes import read_scene, unit_range
 from utility.tiling import super_resolve_cube
 
@@ -81,7 +81,7 @@ def test_metrics_json_holds_the_contract_and_the_csv_the_same_numbers(folder):
     assert [row["name"] for row in written["images"]] == ["first", "second"]
     for method in ("network", "interpolation"):
         assert written["mean"][method] == mean_of([row[method] for row in written["images"]])
-        assert set(INDEXES) <= set(written["mean"][method])
+        assert set(METRICS) <= set(written["mean"][method])
     with (folder / "out" / "metrics.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header[:6] == ["image", "method", "preset", "scale", "degradation", "border_px"]
@@ -90,7 +90,7 @@ def test_metrics_json_holds_the_contract_and_the_csv_the_same_numbers(folder):
               for m in ("network", "interpolation")}
     assert {(r[0], r[1]) for r in rows} == set(wanted)
     for row in rows:
-        assert list(map(float, row[6:])) == pytest.approx([wanted[row[0], row[1]][index] for index in INDEXES])
+        assert list(map(float, row[6:])) == pytest.approx([wanted[row[0], row[1]][index] for index in METRICS])
 
 
 def test_an_identity_network_scores_as_the_interpolation(folder):

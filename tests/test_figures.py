@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from utility.errors import UserError
 from utility.figures import (
+    BACKPROJECTION,
     INTERPOLATION,
     NETWORK,
     TRUTH,
@@ -61,30 +62,30 @@ def assert_drawn(path, fig: Figure, dpi: int) -> None:
     assert picture[..., :3].std() > 0.02  # not blank
 
 
-@pytest.mark.parametrize(("bands", "height", "width", "wavelengths"), [
-    (1, 24, 24, None), (2, 24, 24, None), (31, 24, 36, VISIBLE), (200, 100, 30, None),
-    (8, 16, 64, np.linspace(450, 900, 8)),
+@pytest.mark.parametrize(("bands", "height", "width", "wavelengths", "count"), [
+    (1, 24, 24, None, 2), (31, 24, 36, VISIBLE, 3), (200, 100, 30, None, 1), (8, 16, 64, np.linspace(450, 900, 8), 6),
 ])
-def test_every_figure_draws_any_cube(tmp_path, bands, height, width, wavelengths):
+def test_every_figure_draws_any_cube_and_any_number_of_methods(tmp_path, bands, height, width, wavelengths, count):
     gt = scene(bands, height, width)
-    methods = {"Bicubic": blurred(gt, 0.5), "Net": blurred(gt, 0.1)}
+    methods = {f"Method {k}": blurred(gt, 0.1 * k) for k in range(1, count + 1)}
     low = gt[:, :height // 4, :width // 4]
     up = np.repeat(np.repeat(low, 4, 1), 4, 2)
-    metrics = {"interpolation": evaluate(methods["Bicubic"], gt, 4), "network": evaluate(methods["Net"], gt, 4)}
     figures = {
-        "comparison": comparison_figure(tmp_path / "comparison.png", gt, *methods.values(), wavelengths=wavelengths,
-                                        metrics=metrics, name="a scene", scale=4, dpi=60),
-        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths, dpi=60),
-        "sam": sam_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, dpi=60),
+        "comparison": comparison_figure(tmp_path / "comparison.png", gt, methods, wavelengths=wavelengths, name="a scene",
+                                        metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4, dpi=40),
+        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths, dpi=40),
+        "sam": sam_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, dpi=40),
         "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths,
-                                 dpi=60),
+                                 dpi=40),
         "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
-                                  wavelengths, dpi=60),
-        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, up, up, wavelengths, name="mine", scale=4, dpi=60),
+                                  wavelengths, dpi=40),
+        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, up, up, wavelengths, name="mine", scale=4, dpi=40),
     }
     for name, fig in figures.items():
-        assert_drawn(tmp_path / f"{name}.png", fig, 60)
+        assert_drawn(tmp_path / f"{name}.png", fig, 40)
         assert fig.get_figwidth() <= 7.2  # two columns of a page
+        assert all(label in words(fig) for label in methods) or name == "no_truth"
+    assert len(maps(figures["comparison"])) == len(maps(figures["sam"])) == count
     assert sorted(p.stem for p in tmp_path.iterdir()) == sorted(figures)  # no temporary file stays
 
 
@@ -126,42 +127,40 @@ def test_composites_survive_nan_and_constant_bands():
     assert composite(cube).max() == 0
 
 
-def test_the_comparison_has_one_colour_scale_from_0_to_20_for_both_methods():
+def test_the_comparison_has_one_colour_scale_from_0_to_20_for_all_methods():
     gt = scene()
-    fig = comparison_figure(None, gt, np.clip(gt + 0.2, 0, 1), gt + 0.01)
+    fig = comparison_figure(None, gt, {"a": np.clip(gt + 0.2, 0, 1), "b": gt, "c": gt + 0.01})
     shown = maps(fig)
-    assert [im.norm.vmin for im in shown] == [0, 0]
-    assert [im.norm.vmax for im in shown] == [20, 20]
-    assert shown[1].get_array().mean() == pytest.approx(2.55, rel=1e-3)  # times 255, mean over bands
+    assert [(im.norm.vmin, im.norm.vmax) for im in shown] == [(0, 20)] * 3
+    assert shown[2].get_array().mean() == pytest.approx(2.55, rel=1e-3)  # times 255, mean over bands
     assert "(×255)" in words(fig)
 
 
-def test_the_comparison_shows_both_rows_of_metrics_with_preset_unit_and_border():
+def test_the_comparison_shows_the_numbers_of_every_method_with_preset_unit_and_border():
     gt = scene()
-    rows = {"interpolation": evaluate(blurred(gt, 0.5), gt, 4), "network": evaluate(blurred(gt, 0.1), gt, 4)}
-    fig = comparison_figure(None, gt, blurred(gt, 0.5), blurred(gt, 0.1), VISIBLE, metrics=rows, name="scene", scale=4)
+    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.1), "Net": blurred(gt, 0.3)}
+    rows = {label: evaluate(cube, gt, 4) for label, cube in methods.items()}
+    fig = comparison_figure(None, gt, methods, wavelengths=VISIBLE, metrics=rows, name="scene", scale=4)
     text = words(fig)
-    for row in rows.values():
-        assert f"{row['psnr']:.3f}" in text
-    assert "SAM (deg) ↓" in text
+    assert all(f"{row['psnr']:.3f}" in text for row in rows.values())
+    assert "SAM [deg] ↓" in text
     assert "preset standard, border 0 px" in text
     bold = [t.get_text() for t in fig.findobj(mpl.text.Text) if t.get_weight() == "bold"]
-    assert f"{rows['network']['psnr']:.3f}" in bold
-    assert f"{rows['interpolation']['psnr']:.3f}" not in bold
+    assert [label for label, row in rows.items() if f"{row['psnr']:.3f}" in bold] == ["Back-projection"]
 
 
 def test_the_spectra_of_the_comparison_are_those_of_the_marked_pixels_in_fixed_colours():
-    gt = scene()
-    fig = comparison_figure(None, gt, blurred(gt, 0.5), blurred(gt, 0.1), VISIBLE, pixels=[(3, 4), (20, 30)])
+    gt, pixels = scene(), [(3, 4), (20, 30)]
+    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.3), "Net": blurred(gt, 0.1)}
+    fig = comparison_figure(None, gt, methods, wavelengths=VISIBLE, pixels=pixels)
     plots = [ax for ax in fig.axes if ax.get_xlabel() == "Wavelength (nm)"]
     assert [ax.get_title() for ax in plots] == ["A: row 3, column 4", "B: row 20, column 30"]
-    for ax, (r, c) in zip(plots, [(3, 4), (20, 30)], strict=True):
-        truth, interpolation, network = ax.lines
-        np.testing.assert_allclose(truth.get_ydata(), gt[:, r, c])
-        np.testing.assert_allclose(network.get_ydata(), blurred(gt, 0.1)[:, r, c], rtol=1e-6)
-        np.testing.assert_allclose(truth.get_xdata(), VISIBLE)
-        assert [line.get_color() for line in ax.lines] == [TRUTH, INTERPOLATION, NETWORK]
-        assert interpolation.get_linestyle() == "--"
+    for ax, (r, c) in zip(plots, pixels, strict=True):
+        for line, cube in zip(ax.lines, (gt, *methods.values()), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), cube[:, r, c], rtol=1e-6)
+            np.testing.assert_allclose(line.get_xdata(), VISIBLE)
+        assert [line.get_color() for line in ax.lines] == [TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK]
+        assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-", "-"]
 
 
 def test_the_band_is_the_axis_where_wavelengths_are_unknown_and_gaps_break_the_line():
@@ -217,9 +216,9 @@ def test_the_two_pixels_lie_in_and_outside_the_crop_and_are_of_different_materia
 
 def test_crop_and_pixels_do_not_depend_on_the_methods():
     gt = scene()
-    titles = [[ax.get_title() for ax in comparison_figure(None, gt, gt * k, gt * (1 - k)).axes if ax.lines][-2:]
-              for k in (0.2, 0.9)]
-    assert titles[0] == titles[1]
+    figures = (comparison_figure(None, gt, {"a": gt * k, "b": gt * (1 - k)}) for k in (0.2, 0.9))
+    first, second = ([ax.get_title() for ax in fig.axes if ax.lines][-2:] for fig in figures)
+    assert first == second
 
 
 def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the_pixel_beneath():
@@ -238,10 +237,12 @@ def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the
 def test_the_training_curve_leaves_out_what_was_not_measured():
     rows = [{"iteration": i, "loss": 1 / i, "psnr": 30.0 + i if i % 5 == 0 else None} for i in range(1, 21)]
     rows[4]["interpolation_psnr"] = rows[19]["interpolation_psnr"] = 31.0
+    rows[9]["backprojection_psnr"] = 32.0
     loss, psnr = training_curve_figure(None, rows).axes
     assert len(loss.lines[0].get_xdata()) == 20
     assert psnr.lines[0].get_xdata().tolist() == [5, 10, 15, 20]
     assert psnr.lines[1].get_xdata().tolist() == [5, 20]
+    assert psnr.lines[2].get_xdata().tolist() == [10]
     assert loss.get_yscale() == "log" and loss.get_ylabel() == "Training loss (MSE)"
     loss, _ = training_curve_figure(None, [], loss="L1").axes
     assert loss.get_ylabel() == "Training loss (L1)"
@@ -250,7 +251,7 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
 def test_cubes_memory_mapped_from_disk_are_drawn(tmp_path):
     np.save(tmp_path / "cube.npy", scene())
     cube = np.load(tmp_path / "cube.npy", mmap_mode="r")
-    comparison_figure(tmp_path / "figure.png", cube, cube, cube, VISIBLE, dpi=40)
+    comparison_figure(tmp_path / "figure.png", cube, {"Net": cube}, wavelengths=VISIBLE, dpi=40)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
@@ -263,7 +264,7 @@ def test_drawing_leaves_matplotlibs_settings_alone():
 def test_what_cannot_be_drawn_is_refused_in_one_sentence_and_leaves_no_file(tmp_path):
     gt = scene()
     for draw, text in (
-        (lambda p: comparison_figure(p, gt, gt[:, :-1], gt), "Interpolation has shape"),
+        (lambda p: comparison_figure(p, gt, {"Interpolation": gt[:, :-1]}), "Interpolation has shape"),
         (lambda p: error_figure(p, gt, {"Net": gt}, 31), "band from 0 to 30"),
         (lambda p: spectra_figure(p, {"Net": gt}, [(24, 0)]), r"pixel \(24, 0\)"),
         (lambda p: spectra_figure(p, {"Net": gt}, []), "No pixel"),

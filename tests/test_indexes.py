@@ -9,19 +9,7 @@ import pytest
 import torch
 
 from utility.errors import UserError
-from utility.indexes import (
-    INDEXES,
-    PRESETS,
-    UNITS,
-    band_psnr,
-    band_ssim,
-    better,
-    evaluate,
-    format_table,
-    mean_of,
-    sam_map,
-    unit,
-)
+from utility.indexes import METRICS, PRESETS, Metric, band_psnr, evaluate, evaluate_bands, format_table, mean_of, sam_map
 
 
 def pair(bands: int = 3, height: int = 20, width: int = 27, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +48,15 @@ def gaussian_window() -> np.ndarray:
 def test_ssim_of_each_preset_equals_the_sum_over_windows_written_out(preset, window, data_range, unbiased):
     sr, gt = pair()
     expected = [direct_ssim(x, y, window, data_range, unbiased) for x, y in zip(sr, gt, strict=True)]
-    np.testing.assert_allclose(band_ssim(sr, gt, preset), expected, rtol=1e-10)
+    np.testing.assert_allclose(evaluate_bands(sr, gt, preset)["ssim"], expected, rtol=1e-10)
     assert evaluate(sr, gt, 4, preset)["ssim"] == pytest.approx(np.mean(expected), rel=1e-10)
 
 
 def test_ssim_does_not_depend_on_the_strips_it_is_computed_in(monkeypatch):
     sr, gt = pair(1, 61, 30)
-    whole = band_ssim(sr, gt)
+    whole = evaluate(sr, gt, 4)["ssim"]
     monkeypatch.setattr("utility.indexes.STRIP_ROWS", 7)
-    np.testing.assert_allclose(band_ssim(sr, gt), whole, rtol=1e-12)
+    assert evaluate(sr, gt, 4)["ssim"] == pytest.approx(whole, rel=1e-12)
 
 
 def test_psnr_is_the_mean_over_bands_and_cube_psnr_is_of_the_mean_error():
@@ -132,8 +120,8 @@ def test_sam_of_the_reference_is_in_radians_with_its_epsilon_and_counts_every_pi
     row = evaluate(sr, gt, 4, "reference")
     assert row["sam"] == pytest.approx(np.arccos(np.clip(cosine, -1, 1)).mean(), rel=1e-10)
     assert row["skipped_pixels"] == 0
-    assert unit("sam", "reference") == "rad"
-    assert unit("sam", "standard") == UNITS["sam"] == "deg"
+    assert METRICS["sam"].unit_in("reference") == "rad"
+    assert METRICS["sam"].unit_in("standard") == "deg"
 
 
 def test_presets_differ_in_ssim_and_sam_alone():
@@ -173,7 +161,7 @@ def test_flips_rotations_and_band_order_change_nothing():
     row = evaluate(sr, gt, 4)
     for move in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2)), lambda x: x[::-1]):
         moved = evaluate(move(sr), move(gt), 4)
-        for key in INDEXES:
+        for key in METRICS:
             assert moved[key] == pytest.approx(row[key], rel=1e-10), key
 
 
@@ -237,26 +225,38 @@ def test_the_mean_over_images_leaves_out_undefined_values_and_adds_up_skipped_pi
         mean_of([])
 
 
-def test_the_better_value_is_known_per_index_and_a_printed_tie_has_none():
-    assert better("psnr", 30.0, 31.0) == (False, True)
-    assert better("sam", 3.0, 4.0) == (True, False)
-    assert better("psnr", 30.00001, 30.00002) == (False, False)
-    assert better("cc", None, 0.5) == (False, False)
+def test_the_best_of_any_number_of_values_is_known_as_printed_and_ties_share_it():
+    best = METRICS["psnr"].best
+    assert best([30.0, 32.0, 31.0]) == [False, True, False]
+    assert best([30.0, 32.00001, 32.00002]) == [False, True, True]
+    assert best([30.00001, 30.00002]) == [False, False]  # nothing stands out
+    assert METRICS["sam"].best([3.0, 4.0, None]) == [True, False, False]
+    assert METRICS["cc"].best([None, 0.5]) == [False, False]  # no rival
 
 
-def test_the_printed_table_carries_preset_unit_border_and_the_interpolation_beside_the_network():
+def test_a_metric_is_one_row(monkeypatch):
+    monkeypatch.setitem(METRICS, "mae", Metric("mae", "MAE", "%", 2, False,
+                                               of_band=lambda c, b: 100 * np.abs(np.subtract(*c.band(b))).mean()))
+    gt = np.full((2, 12, 12), 0.5)
+    row = evaluate(gt + np.array([0.1, 0.2])[:, None, None], gt, 4)
+    assert row["mae"] == pytest.approx(15)
+    np.testing.assert_allclose(evaluate_bands(gt + 0.1, gt)["mae"], 10)
+    table = format_table([{"name": "a", "x": row, "y": evaluate(gt, gt, 4)}], {"x": "ours", "y": "theirs"}, "standard", 4)
+    assert "MAE [%] ↓" in table and "15.00" in table
+
+
+def test_the_printed_table_has_every_method_in_the_order_given_with_preset_unit_and_border():
     sr, gt = pair()
-    rows = {"network": evaluate(sr, gt, 4), "interpolation": evaluate(gt * 0.9, gt, 4)}
+    rows = {"interpolation": evaluate(gt * 0.9, gt, 4), "backprojection": evaluate(gt * 0.95, gt, 4),
+            "network": evaluate(sr, gt, 4)}
     images = [{"name": "a", **rows}, {"name": "b", **rows, "interpolation": {**rows["interpolation"], "cc": None}}]
-    lines = format_table(images, "standard", 4, 0).splitlines()
-    assert "PSNR [dB] ↑" in lines[0]
-    assert "SAM [deg] ↓" in lines[0]
-    first_column = [line.split()[0] for line in lines if not line.startswith(("-", " ", "("))]
-    assert first_column == ["image", "a", "b", "mean"]
-    assert sum("interpolation" in line for line in lines) == sum("network" in line for line in lines) == 3
-    assert f"{images[0]['network']['psnr']:.3f}" in lines[2]
-    named = format_table(images, "standard", 4, labels=("bicubic", "biqrnn_16_5")).splitlines()
-    assert "biqrnn_16_5" in named[2]
-    assert "bicubic" in named[3]
+    methods = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "biqrnn_16_5"}
+    lines = format_table(images, methods, "standard", 4).splitlines()
+    assert "PSNR [dB] ↑" in lines[0] and "SAM [deg] ↓" in lines[0]
+    assert [line.split()[0] for line in lines if not line.startswith(("-", " ", "("))] == ["image", "a", "b", "mean"]
+    for k, (key, label) in enumerate(methods.items()):
+        assert label in lines[2 + k] and f"{rows[key]['psnr']:.3f}" in lines[2 + k]
+        assert sum(label in line for line in lines) == 3
     assert lines[-1] == "(preset standard, scale x4, border 0 px, data in [0, 1])"
-    assert "SAM [rad]" in format_table(images, "reference", 4)
+    assert "SAM [rad]" in format_table(images, methods, "reference", 4)
+    assert len(format_table(images, {"network": "x"}, "standard", 4).splitlines()) == 7

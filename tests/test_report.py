@@ -1,4 +1,4 @@
-"""What the HTML report promises: one file, nothing fetched, everything escaped, the interpolation beside the network."""
+"""What the HTML report promises: one file, nothing fetched, everything escaped, every method beside the others."""
 from __future__ import annotations
 
 import base64
@@ -15,6 +15,7 @@ from utility.indexes import evaluate
 from utility.report import machine_facts, write_report
 
 VOID = {"meta", "img", "br", "link"}
+METHODS = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "net"}
 
 
 class Page(HTMLParser):
@@ -51,8 +52,8 @@ class Page(HTMLParser):
 def images() -> list[dict]:
     rng = np.random.default_rng(0)
     gt = rng.random((3, 16, 16))
-    rows = [{"network": evaluate(np.clip(gt + 0.02 * rng.standard_normal(gt.shape), 0, 1), gt, 4),
-             "interpolation": evaluate(np.clip(gt + 0.1 * rng.standard_normal(gt.shape), 0, 1), gt, 4)} for _ in range(2)]
+    rows = [{key: evaluate(np.clip(gt + noise * rng.standard_normal(gt.shape), 0, 1), gt, 4)
+             for key, noise in (("interpolation", 0.1), ("backprojection", 0.05), ("network", 0.02))} for _ in range(2)]
     return [{"name": name, **row} for name, row in zip(("feathers", "jasper"), rows, strict=True)]
 
 
@@ -70,7 +71,7 @@ def write(path: Path, *args, **how) -> Page:
 
 def test_the_page_fetches_nothing_and_holds_its_pictures(tmp_path, images, picture):
     page = write(tmp_path / "report.html", "A test", {"Command": "python hsi_test.py"}, images,
-                 [("Per-band PSNR", picture), ("Again", picture)], scale=4)
+                 METHODS, [("Per-band PSNR", picture), ("Again", picture)], scale=4)
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r"(?:https?:)?//[a-z]|url\(|@import", re.sub(r"base64,[\w+/=]+", "", text))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
@@ -82,33 +83,32 @@ def test_the_page_fetches_nothing_and_holds_its_pictures(tmp_path, images, pictu
         assert base64.b64decode(data) == picture.read_bytes()
 
 
-def test_every_image_and_the_mean_have_the_network_beside_the_interpolation(tmp_path, images):
-    page = write(tmp_path / "report.html", "A test", {}, images, scale=4)
-    cells = page.cells
-    for name in ("feathers", "jasper", "Mean of 2"):
-        assert cells.count(name) == 1
-    assert cells.count("network") == cells.count("interpolation") == 3
-    for image in images:
-        for method in ("network", "interpolation"):
-            assert f"{image[method]['psnr']:.3f}" in cells
-    named = write(tmp_path / "named.html", "A test", {}, images, scale=4, labels=("bicubic", "net")).cells
-    assert named[named.index("net") + 1] == f"{images[0]['network']['psnr']:.3f}"
-    assert named[named.index("bicubic") + 1] == f"{images[0]['interpolation']['psnr']:.3f}"
-    assert f"{np.mean([image['network']['psnr'] for image in images]):.3f}" in cells
+def test_every_image_and_the_mean_have_every_method_in_the_order_given(tmp_path, images):
+    cells = write(tmp_path / "report.html", "A test", {}, images, METHODS, scale=4).cells
+    assert [cell for cell in cells if cell in METHODS.values()] == 3 * list(METHODS.values())
+    assert all(cells.count(name) == 1 for name in ("feathers", "jasper", "mean of 2"))
+    for key, label in METHODS.items():
+        shown = [cells[k + 1] for k, cell in enumerate(cells) if cell == label]
+        psnr = [image[key]["psnr"] for image in images]
+        assert shown == [f"{value:.3f}" for value in (*psnr, np.mean(psnr))]
+    alone = write(tmp_path / "alone.html", "A test", {}, images, {"backprojection": "bp"}, scale=4)
+    assert alone.cells.count("bp") == 3 and not alone.bold
 
 
-def test_the_better_value_is_bold_whichever_method_it_is(tmp_path, images):
-    page = write(tmp_path / "report.html", "A test", {}, images[:1], scale=4)
-    assert f"{images[0]['network']['sam']:.3f}" in page.bold
-    assert f"{images[0]['interpolation']['sam']:.3f}" not in page.bold
-    swapped = {"name": "x", "network": images[0]["interpolation"], "interpolation": images[0]["network"]}
-    page = write(tmp_path / "report.html", "A test", {}, [swapped], scale=4)
-    assert f"{images[0]['interpolation']['psnr']:.3f}" not in page.bold
-    assert "dB below" in (tmp_path / "report.html").read_text()
+def test_the_best_value_is_bold_and_the_lead_says_the_gain_over_every_other_method(tmp_path, images):
+    image = images[0]
+    page = write(tmp_path / "report.html", "A test", {}, [image], METHODS, scale=4)
+    assert f"{image['network']['sam']:.3f}" in page.bold
+    assert not {f"{image[key]['sam']:.3f}" for key in ("interpolation", "backprojection")} & set(page.bold)
+    swapped = {**image, "network": image["backprojection"], "backprojection": image["network"]}
+    write(tmp_path / "report.html", "A test", {}, [swapped], METHODS, scale=4)
+    low, high, ours = (swapped[key]["psnr"] for key in METHODS)
+    assert (f"net: {ours:.2f} dB PSNR on one image, {ours - low:.2f} dB above the {low:.2f} dB of interpolation, "
+            f"{high - ours:.2f} dB below the {high:.2f} dB of back-projection.") in (tmp_path / "report.html").read_text()
 
 
 def test_numbers_carry_preset_unit_and_border(tmp_path, images):
-    page = write(tmp_path / "report.html", "A test", {}, images, preset="reference", scale=4, border=2)
+    page = write(tmp_path / "report.html", "A test", {}, images, METHODS, preset="reference", scale=4, border=2)
     text = (tmp_path / "report.html").read_text()
     assert "SAM [rad] ↓" in page.cells
     assert "PSNR [dB] ↑" in page.cells
@@ -131,8 +131,8 @@ def test_what_was_run_is_listed_with_machine_and_versions(tmp_path):
 def test_strings_from_outside_are_escaped(tmp_path, images, picture):
     evil = '<script>alert("x")</script> & \' "'
     images[0]["name"] = evil
-    page = write(tmp_path / "report.html", evil, {evil: evil, "Command": evil}, images, [(evil, picture)],
-                 labels=("interpolation", evil), lead=evil, scale=4)
+    page = write(tmp_path / "report.html", evil, {evil: evil, "Command": evil}, images,
+                 {**METHODS, "network": evil}, [(evil, picture)], lead=evil, scale=4)
     assert not page.named("script")
     assert evil in page.cells
     assert page.named("img")[0]["alt"] == evil
@@ -141,7 +141,7 @@ def test_strings_from_outside_are_escaped(tmp_path, images, picture):
 def test_undefined_values_are_shown_as_a_dash(tmp_path, images):
     for image in images:
         image["network"]["cc"] = None
-    assert write(tmp_path / "report.html", "A test", {}, images, scale=4).cells.count("-") == 3
+    assert write(tmp_path / "report.html", "A test", {}, images, METHODS, scale=4).cells.count("-") == 3
 
 
 def test_a_missing_or_foreign_figure_is_refused_and_no_page_is_left(tmp_path):

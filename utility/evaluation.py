@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from utility.degradation import crop_to_multiple, degrade
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
-from utility.indexes import INDEXES, band_psnr, evaluate, mean_of, sam_map, unit
+from utility.indexes import METRICS, band_psnr, evaluate, mean_of, sam_map
 from utility.report import write_report
 from utility.scenes import Scene, clean, from_unit_range, read_scene, unit_range, value_range, write_scene
 from utility.tiling import super_resolve_cube
@@ -125,6 +125,7 @@ def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, o
         UserError: the folder exists (or is no results folder), an image cannot be used, or there is none.
     """
     rows: list[dict[str, Any]] = []
+    methods = {"interpolation": "interpolation", "network": str(facts["arch"])}
     with replacing(out, overwrite, marks=("metrics.json",)) as folder:
         folder.mkdir()
         for image in images:
@@ -135,16 +136,16 @@ def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, o
             **facts, "preset": problem.preset, "scale": problem.scale, "degradation": problem.degradation,
             "border": problem.border, "tile": problem.tile, "self_ensemble": problem.self_ensemble,
             "bandwise": problem.bandwise, "amp": problem.amp,
-            "units": {index: unit(index, problem.preset) for index in INDEXES},
+            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()},
             "images": rows,
-            "mean": {key: mean_of([row[key] for row in rows]) for key in ("network", "interpolation")},
+            "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
         }
         write_json(folder / "metrics.json", results)
-        _write_csv(folder / "metrics.csv", results)
+        _write_csv(folder / "metrics.csv", results, methods)
         if outputs.report:
             figures = [(f"{row['name']}: {kind}", folder / name) for row in rows for kind, name in row["figures"].items()]
             write_report(folder / "report.html", f"{facts['arch']}, x{problem.scale}, {problem.degradation}", outputs.facts,
-                         rows, figures, problem.preset, problem.scale, problem.border, ("interpolation", facts["arch"]))
+                         rows, methods, figures, problem.preset, problem.scale, problem.border)
     return results
 
 
@@ -202,8 +203,9 @@ def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndar
         made[words] = f"{name}{kind}.png"
         return folder / made[words]
 
-    comparison_figure(path("", "ground truth, interpolation, network and errors"), gt, interpolation, sr, wavelengths,
-                      image.rgb, row, name, problem.scale, problem.preset, problem.border, pixels=outputs.pixels or None)
+    comparison_figure(path("", "ground truth, interpolation, network and errors"), gt, both, wavelengths=wavelengths,
+                      rgb=image.rgb, metrics=dict(zip(both, (row["interpolation"], row["network"]), strict=True)), name=name,
+                      scale=problem.scale, preset=problem.preset, border=problem.border, pixels=outputs.pixels or None)
     if outputs.pixels:
         spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **both}, outputs.pixels, wavelengths,
                        name)
@@ -217,16 +219,16 @@ def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndar
     return made
 
 
-def _write_csv(path: Path, results: dict[str, Any]) -> None:
+def _write_csv(path: Path, results: dict[str, Any], methods: Iterable[str]) -> None:
     preset, border = results["preset"], results["border"]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        units = [f"{index} [{unit(index, preset)}]" if unit(index, preset) else index for index in INDEXES]
+        units = [f"{index} [{unit}]" if unit else index for index, unit in results["units"].items()]
         writer.writerow(["image", "method", "preset", "scale", "degradation", "border_px", *units])
         for row in [*results["images"], {"name": "mean", **results["mean"]}]:
-            for method in ("network", "interpolation"):
+            for method in methods:
                 writer.writerow([row["name"], method, preset, results["scale"], results["degradation"], border,
-                                 *(row[method][index] for index in INDEXES)])
+                                 *(row[method][index] for index in METRICS)])
 
 
 def _unplaced(scene: Scene) -> Scene:

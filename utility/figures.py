@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,14 @@ from scipy.ndimage import uniform_filter
 
 from utility.errors import UserError
 from utility.files import replacing
-from utility.indexes import HIGHER_IS_BETTER, LABELS, better, format_value, unit
+from utility.indexes import METRICS
 
 WIDTH = 7.16  # inches: both columns of an IEEE page
 DPI = 200
 ERROR_MAX = 20.0  # of 255: the colour scale of the field's error maps
-TRUTH, INTERPOLATION, NETWORK = "black", "#D55E00", "#0072B2"  # Okabe and Ito: told apart with any colour vision
-OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Okabe and Ito's colours are told apart with any colour vision.
+TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK = "black", "#D55E00", "#009E73", "#0072B2"
+OTHERS = ("#CC79A7", "#56B4E9", "#E69F00")
 TRUE_COLOUR, FALSE_COLOUR = (640.0, 550.0, 460.0), (860.0, 650.0, 550.0)  # nm shown as red, green, blue
 GAMMA = 1.6
 STYLE = {
@@ -44,9 +44,6 @@ STYLE = {
     "grid.linewidth": 0.4, "grid.color": "0.88", "lines.linewidth": 1.2, "legend.frameon": False,
     "pdf.fonttype": 42, "savefig.facecolor": "white",
 }
-
-Labels = tuple[str, str]
-
 
 # What is shown of a cube ----------------------------------------------------------------------------------------------
 
@@ -152,49 +149,52 @@ def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tup
 # Figures --------------------------------------------------------------------------------------------------------------
 
 @rc_context(STYLE)
-def comparison_figure(path: str | Path | None, gt: np.ndarray, interpolation: np.ndarray, network: np.ndarray,
+def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray], *,
                       wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None,
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
-                      labels: Labels = ("Interpolation", "Network"),
                       pixels: Sequence[tuple[int, int]] | None = None, dpi: int = DPI) -> Figure:
-    """One image at a glance: composites, zoomed crops, error maps on one colour scale, spectra of two pixels.
+    """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers, spectra of two pixels.
 
     Args:
-        gt, interpolation, network: (B, H, W) in [0, 1], of one shape.
-        metrics: {"interpolation": ..., "network": ...}, each from `indexes.evaluate` under `preset` and `border`.
-        labels: names of the two methods.
+        gt: (B, H, W) in [0, 1].
+        methods: {label: cube of the same shape}, in the order in which they are drawn.
+        metrics: {label: what `indexes.evaluate` gave under `preset` and `border`}.
         pixels: the (row, column) of the spectra; chosen from the ground truth when not given.
     """
-    _check_same(gt, {labels[0]: interpolation, labels[1]: network})
-    cubes = {"Ground truth": gt, labels[0]: interpolation, labels[1]: network}
-    colours = (TRUTH, INTERPOLATION, NETWORK)
+    _check_same(gt, methods)
+    cubes = {"Ground truth": gt, **methods}
+    colours = method_colours(len(methods))
     crop = choose_crop(gt)
     pixels = choose_pixels(gt, crop) if pixels is None else _check_pixels(gt, pixels)
-    page = _Page(gt.shape[1:], columns=3, rows=3, bar="below", below=2.3)
+    numbers = 0.19 * (len(methods) + 2) if metrics else 0.0
+    page = _Page(gt.shape[1:], len(cubes), rows=3, below=numbers + 2.3)
     fig = page.figure
     _title(fig, name, scale, display_bands(len(gt), wavelengths, rgb)[1])
-    _pictures(page, cubes, gt, colours, crop, pixels, wavelengths, rgb)
+    _pictures(page, cubes, gt, (TRUTH, *colours), crop, pixels, wavelengths, rgb)
 
-    # The error of the ground truth is zero by definition: its place holds the numbers.
-    _metric_table(page.axes(2, 0), page.height, metrics, labels, preset, border)
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
-    for column, (label, cube) in enumerate(list(cubes.items())[1:], start=1):
-        ax = page.axes(2, column)
+    for k, (cube, colour) in enumerate(zip(methods.values(), colours, strict=True), start=1):
+        ax = page.axes(k, 2)
         error = _mean_error(cube, gt)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255", color=colours[column])
-    _colour_bar(page, mappable, "Mean |error| over bands (×255)")
+        _fitting_title(ax, f"mean error {np.nanmean(error):.2f} / 255", page.width, color=colour)
+    # The error of the ground truth is zero by definition: its place holds the colour bar.
+    x, y = page.corner(0, 2)
+    bar = _axes(fig, x + 0.08 * page.width, y + 0.45 * page.height, 0.84 * page.width, 0.09)
+    _colour_bar(bar, mappable, "Mean |error| over bands (×255)", horizontal=True)
 
-    _spectra_row(page, cubes, colours, pixels, wavelengths)
+    if metrics:
+        ax = _axes(fig, 0.1, page.below, page.page_width - 0.2, numbers)
+        _metric_table(ax, {label: metrics[label] for label in methods}, colours, preset, border)
+    _spectra_row(page, page.below + numbers, cubes, (TRUTH, *colours), pixels, wavelengths)
     return _save(fig, path, dpi)
 
 
 @rc_context(STYLE)
 def no_truth_figure(path: str | Path | None, low: np.ndarray, interpolation: np.ndarray, network: np.ndarray,
                     wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None, name: str = "",
-                    scale: float | None = None, labels: Labels = ("Interpolation", "Network"),
-                    value_label: str = "Normalised intensity", note: str = "", dpi: int = DPI) -> Figure:
+                    scale: float | None = None, note: str = "", dpi: int = DPI) -> Figure:
     """A cube that has no ground truth: the input, its interpolation and the network's output, with crops and spectra.
 
     Args:
@@ -202,7 +202,7 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, interpolation: np.
         interpolation, network: (B, H, W), H and W the same multiple of h and w.
         note: a line under the title, such as how well the result, degraded again, agrees with the input.
     """
-    _check_same(interpolation, {labels[1]: network})
+    _check_same(interpolation, {"Network": network})
     _check_cube(low)
     height, width = interpolation.shape[1:]
     ratio = (height / low.shape[1], width / low.shape[2])
@@ -213,14 +213,13 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, interpolation: np.
     top, left, h, w = choose_crop(low)
     crop = (top * factor, left * factor, h * factor, w * factor)
     pixels = [(r * factor + factor // 2, c * factor + factor // 2) for r, c in choose_pixels(low, (top, left, h, w))]
-    page = _Page((height, width), columns=3, rows=2, below=2.3)
+    page = _Page((height, width), 3, rows=2, below=2.3)
     words = display_bands(len(low), wavelengths, rgb)[1]
     _title(page.figure, name, scale or factor, f"{words}; {note}" if note else words)
     colours = (TRUTH, INTERPOLATION, NETWORK)
-    pictures = {"Input (enlarged pixels)": low, labels[0]: interpolation, labels[1]: network}
-    _pictures(page, pictures, low, colours, crop, pixels, wavelengths, rgb)
-    spectra = {"Input": _Enlarged(low, factor), labels[0]: interpolation, labels[1]: network}
-    _spectra_row(page, spectra, colours, pixels, wavelengths, value_label)
+    results = {"Interpolation": interpolation, "Network": network}
+    _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, rgb)
+    _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels, wavelengths)
     return _save(page.figure, path, dpi)
 
 
@@ -235,20 +234,20 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
                         f"give a band from 0 to {bands - 1}.")
     band %= bands
     where = f"band {band}" + ("" if wavelengths is None else f", {wavelengths[band]:.0f} nm")
-    page = _Page(gt.shape[1:], columns=min(1 + len(methods), 4), rows=math.ceil((1 + len(methods)) / 4), bar="right")
+    page = _Page(gt.shape[1:], 1 + len(methods), bar=True)
     _title(page.figure, name, None, f"absolute error at {where}")
     truth = np.asarray(gt[band], dtype=np.float32)
-    ax = page.axes(0, 0)
+    ax = page.axes(0)
     low, high = np.nanpercentile(truth, (1, 99))
     _show(ax, truth, cmap="gray", norm=Normalize(low, max(high, low + 1e-12)))
     ax.set_title(f"Ground truth, {where}")
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
     for k, (label, cube) in enumerate(methods.items(), start=1):
         error = np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255
-        ax = page.axes(*divmod(k, page.columns))
+        ax = page.axes(k)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255")
-    _colour_bar(page, mappable, "|error| (×255)")
+        _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255", page.width)
+    _colour_bar(page.bar_axes(), mappable, "|error| (×255)")
     return _save(page.figure, path, dpi)
 
 
@@ -259,23 +258,23 @@ def sam_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], name: st
     Args:
         maps: {label: (H, W) degrees} from `indexes.sam_map`.
     """
-    page = _Page(next(iter(maps.values())).shape, columns=min(len(maps), 4), rows=math.ceil(len(maps) / 4), bar="right")
+    page = _Page(next(iter(maps.values())).shape, len(maps), bar=True)
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
     mappable = ScalarMappable(Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
     _title(page.figure, name, None, "spectral angle to the ground truth")
     for k, (label, angle) in enumerate(maps.items()):
-        ax = page.axes(*divmod(k, page.columns))
+        ax = page.axes(k)
         ax.set_facecolor("0.7")
         _show(ax, np.ma.masked_invalid(angle), cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{label}: mean {np.nanmean(angle):.2f}°" if np.isfinite(angle).any() else label)
-    _colour_bar(page, mappable, "Spectral angle (degrees)")
+        _fitting_title(ax, f"{label}: mean {np.nanmean(angle):.2f}°" if np.isfinite(angle).any() else label,
+                       page.width)
+    _colour_bar(page.bar_axes(), mappable, "Spectral angle (degrees)")
     return _save(page.figure, path, dpi)
 
 
 @rc_context(STYLE)
 def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pixels: Sequence[tuple[int, int]],
-                   wavelengths: Sequence[float] | None = None, name: str = "",
-                   value_label: str = "Normalised intensity", dpi: int = DPI) -> Figure:
+                   wavelengths: Sequence[float] | None = None, name: str = "", dpi: int = DPI) -> Figure:
     """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground truth)."""
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
@@ -284,11 +283,11 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pix
     fig = Figure(figsize=(WIDTH if columns == 2 else WIDTH / 2 + 0.3, height))
     _title(fig, name, None, "")
     width = (fig.get_figwidth() - 0.65 * columns) / columns
-    colours = _colours(len(cubes))
+    colours = (TRUTH, *method_colours(len(cubes) - 1))
     for k, (pixel, letter) in enumerate(zip(pixels, _letters(len(pixels)), strict=True)):
         row, column = divmod(k, columns)
         ax = _axes(fig, 0.55 + column * (width + 0.62), 0.5 + row * 2.4, width, 1.6)
-        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, value_label, legend=k == 0)
+        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
     return _save(fig, path, dpi)
 
 
@@ -299,7 +298,7 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
     fig = Figure(figsize=(WIDTH * 0.62, 2.7))
     ax = _axes(fig, 0.6, 0.4, WIDTH * 0.62 - 0.75, 1.8)
     _title(fig, name, None, "PSNR of each band")
-    for (label, psnr), colour in zip(curves.items(), _colours(len(curves) + 1)[1:], strict=True):
+    for (label, psnr), colour in zip(curves.items(), method_colours(len(curves)), strict=True):
         _curve(ax, wavelengths, np.asarray(psnr), color=colour, label=f"{label} (mean {np.mean(psnr):.2f} dB)",
                linestyle="--" if colour == INTERPOLATION else "-")
     _band_axis(ax, wavelengths, len(psnr))
@@ -315,8 +314,8 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     """Loss and validation PSNR over iterations.
 
     Args:
-        rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr" (dB); what is missing or None is
-            left out of its curve.
+        rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr", "backprojection_psnr" (dB); a curve
+            leaves out what is missing or None.
         loss: what the loss is, for the label of its axis.
     """
     fig = Figure(figsize=(WIDTH, 2.6))
@@ -326,16 +325,20 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
         (loss_ax, "loss", NETWORK, "Loss"),
         (psnr_ax, "psnr", NETWORK, "Network"),
         (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
+        (psnr_ax, "backprojection_psnr", BACKPROJECTION, "Back-projection"),
     ):
         points = np.array([(row["iteration"], row[key]) for row in rows if row.get(key) is not None], dtype=float)
+        if not len(points) and key != "loss":
+            continue
         few = 0 < len(points) < 25 and colour == NETWORK
-        ax.plot(*points.reshape(-1, 2).T, color=colour, label=label, linestyle="--" if colour == INTERPOLATION else "-",
+        ax.plot(*points.reshape(-1, 2).T, color=colour, label=label, linestyle="-" if colour == NETWORK else "--",
                 marker="o" if few else "", markersize=2.5)
     if all(line.get_ydata().size and np.nanmin(line.get_ydata()) > 0 for line in loss_ax.lines):
         loss_ax.set_yscale("log")
     loss_ax.set_ylabel(f"Training loss ({loss})")
     psnr_ax.set_ylabel("Validation PSNR (dB)")
-    psnr_ax.legend(loc="lower right")
+    if psnr_ax.lines:
+        psnr_ax.legend(loc="lower right")
     for ax in (loss_ax, psnr_ax):
         ax.set_xlabel("Iteration")
         _clean(ax)
@@ -345,27 +348,37 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
 # Page layout, in inches from the top left corner ----------------------------------------------------------------------
 
 class _Page:
-    """A grid of equal picture panels of the images' shape, with room for a colour bar and for plots below."""
+    """Equal picture panels of the images' shape, at most four side by side; room for a colour bar, and for plots below.
+
+    Each of the `count` things shown has `rows` panels, one under the other.
+    """
 
     top, gap_x, gap_y, side = 0.5, 0.08, 0.27, 0.06
 
-    def __init__(self, shape: tuple[int, int], columns: int, rows: int, bar: str = "", below: float = 0.0) -> None:
-        self.columns, self.rows, self.bar = columns, rows, bar
-        right = 0.62 if bar == "right" else 0.0
-        self.width = (WIDTH - 2 * self.side - right - self.gap_x * (columns - 1)) / columns
+    def __init__(self, shape: tuple[int, int], count: int, rows: int = 1, bar: bool = False, below: float = 0.0) -> None:
+        self.columns, self.rows = min(count, 4), rows
+        right = 0.62 if bar else 0.0
+        self.width = (WIDTH - 2 * self.side - right - self.gap_x * (self.columns - 1)) / self.columns
         self.width = min(self.width, 2.6)
         # A very long image sits centred in a panel that is less so: the page stays readable.
         self.height = self.width * min(max(shape[0] / shape[1], 0.45), 1.25)
-        self.page_width = max(2 * self.side + right + columns * self.width + (columns - 1) * self.gap_x, 3.4)
-        self.below = self.top + rows * (self.height + self.gap_y) + (0.34 if bar == "below" else 0)
+        self.page_width = max(2 * self.side + right + self.columns * self.width + (self.columns - 1) * self.gap_x, 3.4)
+        self.below = self.top + rows * math.ceil(count / self.columns) * (self.height + self.gap_y)
         self.figure = Figure(figsize=(self.page_width, self.below + (below or self.side - self.gap_y)))
 
-    def left(self, column: int) -> float:
-        return self.side + column * (self.width + self.gap_x)
+    def corner(self, k: int, row: int = 0) -> tuple[float, float]:
+        """Left and top edge of panel `row` of the k-th thing."""
+        block, column = divmod(k, self.columns)
+        return (self.side + column * (self.width + self.gap_x),
+                self.top + (block * self.rows + row) * (self.height + self.gap_y))
 
-    def axes(self, row: int, column: int) -> Axes:
-        top = self.top + row * (self.height + self.gap_y)
-        return _axes(self.figure, self.left(column), top, self.width, self.height)
+    def axes(self, k: int, row: int = 0) -> Axes:
+        return _axes(self.figure, *self.corner(k, row), self.width, self.height)
+
+    def bar_axes(self) -> Axes:
+        """Right of the panels."""
+        left = self.side + self.columns * (self.width + self.gap_x)
+        return _axes(self.figure, left, self.top, 0.11, self.height)
 
 
 def _axes(fig: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -382,9 +395,9 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> None:
     fig.text((start + (0.1 if head else 0.06)) / width, y, words, color="0.35", size=7.5, va="center")
 
 
-def _fitting_title(ax: Axes, text: str, **how: Any) -> None:
-    """The title of a panel, smaller where a long name would run into the next panel."""
-    ax.set_title(text, size=8 * min(1, 34 / max(len(text), 1)), **how)
+def _fitting_title(ax: Axes, text: str, width: float, **how: Any) -> None:
+    """The title of a panel `width` inches wide, smaller where a long name would run into the next panel."""
+    ax.set_title(text, size=8 * min(1, 15 * width / max(len(text), 1)), **how)
 
 
 def _show(ax: Axes, image: np.ndarray, **how: Any) -> None:
@@ -409,10 +422,10 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
     for column, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
         factor = height // cube.shape[1]
         step = max(1, max(cube.shape[1:]) // 1500)  # a page holds no more; the composite of a huge scene stays small
-        ax = page.axes(0, column)
+        ax = page.axes(column)
         _show(ax, composite(cube[:, ::step, ::step], wavelengths, rgb, reference),
               extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-        _fitting_title(ax, label, color=colour, weight="bold")
+        _fitting_title(ax, label, page.width, color=colour, weight="bold")
         for line, edge in ((2.4, "black"), (1.2, "white")):
             ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=edge, linewidth=line))
         for (r, c), letter in zip(pixels, _letters(len(pixels)), strict=True):
@@ -423,77 +436,59 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
                         weight="bold", textcoords="offset points", ha="left" if right else "right",
                         path_effects=outline)
         ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        ax = page.axes(1, column)
+        ax = page.axes(column, 1)
         inside = np.s_[:, top // factor:(top + h) // factor, left // factor:(left + w) // factor]
         _show(ax, composite(cube[inside], wavelengths, rgb, reference))
         if column == 0:
             ax.set_title(f"Crop: {h} × {w} pixels", color="0.35")
 
 
-def _metric_table(ax: Axes, height: float, metrics: Mapping[str, Mapping[str, Any]] | None, labels: Labels,
-                  preset: str, border: int) -> None:
-    """The numbers of both methods in a panel `height` inches high, the better one of each pair bold."""
+def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequence[str], preset: str,
+                  border: int) -> None:
+    """One line of numbers per method, the best of each column bold."""
     ax.set_axis_off()
-    if metrics is None:
-        return
-    rows = [metrics["interpolation"], metrics["network"]]
-    keys = [key for key in ("psnr", "ssim", "sam", "ergas", "cc") if key in rows[0]]
-    step = min(0.2, height / (len(keys) + 2)) / height
-    ends, top = (0.64, 1.0), 0.5 + step * (len(keys) + 1) / 2
-
-    def write(x: float, line: int, text: str, **how: Any) -> None:
-        ax.text(x, top - line * step, text, **{"va": "center", "size": 7.5, "transform": ax.transAxes, **how})
-
-    for x, label, colour in zip(ends, labels, (INTERPOLATION, NETWORK), strict=True):
-        lines = fill(label, 13).split("\n")
-        size = min(7.5, 7.5 * 13 / max(len(line) for line in lines))
-        ax.text(x, top - 0.3 * step, "\n".join(lines), color=colour, ha="right", va="bottom", weight="bold", size=size,
-                linespacing=1.0, transform=ax.transAxes)
-    ax.plot((0, 1), (top - step / 2,) * 2, color="0.6", linewidth=0.6, transform=ax.transAxes)
-    for line, key in enumerate(keys, start=1):
-        units = f" ({unit(key, preset)})" if unit(key, preset) else ""
-        write(0, line, f"{LABELS[key]}{units} {'↑' if HIGHER_IS_BETTER[key] else '↓'}")
-        values = [row[key] for row in rows]
-        for x, value, best in zip(ends, values, better(key, *values), strict=True):
-            write(x, line, format_value(key, value), ha="right", weight="bold" if best else "normal")
-    write(0, len(keys) + 1, f"preset {preset}, border {border} px", color="0.35", size=6.5)
+    ax.set(xlim=(0, 1), ylim=(len(rows) + 2, 0))
+    shown = [METRICS[key] for key in ("psnr", "ssim", "sam", "ergas", "cc")]
+    ends = np.linspace(0.44, 1, len(shown))
+    ax.text(0, 0.6, f"preset {preset}, border {border} px", color="0.35", size=6.5, va="center")
+    ax.plot((0, 1), (1.1, 1.1), color="0.6", linewidth=0.6)
+    for line, (label, colour) in enumerate(zip(rows, colours, strict=True)):
+        ax.text(0, line + 1.6, label, color=colour, weight="bold", size=min(7.5, 7.5 * 36 / len(label)), va="center")
+    for x, metric in zip(ends, shown, strict=True):
+        ax.text(x, 0.6, metric.header(preset), ha="right", size=7.5, va="center")
+        values = [row[metric.name] for row in rows.values()]
+        for line, (value, best) in enumerate(zip(values, metric.best(values), strict=True)):
+            ax.text(x, line + 1.6, metric.format(value), ha="right", size=7.5, va="center",
+                    weight="bold" if best else "normal")
 
 
-def _colour_bar(page: _Page, mappable: ScalarMappable, label: str) -> None:
-    """One bar for all maps of the page: right of the panels, or below the maps of the last row."""
-    if page.bar == "right":
-        ax = _axes(page.figure, page.left(page.columns), page.top, 0.11, page.height)
-    else:
-        left = page.left(1) + 0.2 * page.width
-        ax = _axes(page.figure, left, page.below - page.gap_y - 0.26, page.side + WIDTH - 0.2 - left, 0.09)
-    bar = page.figure.colorbar(mappable, cax=ax, extend="max",
-                               orientation="vertical" if page.bar == "right" else "horizontal")
+def _colour_bar(ax: Axes, mappable: ScalarMappable, label: str, horizontal: bool = False) -> None:
+    """One bar for all maps of the page."""
+    bar = ax.figure.colorbar(mappable, cax=ax, extend="max", orientation="horizontal" if horizontal else "vertical")
     bar.locator = MaxNLocator(5)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=6.5, pad=1.5)
-    if page.bar == "right":
-        bar.set_label(label, size=7 if page.height > 1.7 else 5.5)
-    else:  # the label stands where the panel of the ground truth ends, beside the bar
-        ax.text(-0.02, 0.5, label, size=7, ha="right", va="center", transform=ax.transAxes)
+    height = ax.get_position().height * ax.figure.get_figheight()
+    bar.set_label(label, size=7 if horizontal or height > 1.7 else 5.5)
 
 
-def _spectra_row(page: _Page, cubes: Mapping[str, Any], colours: Sequence[str], pixels: Sequence[tuple[int, int]],
-                 wavelengths: Sequence[float] | None, value_label: str = "Normalised intensity") -> None:
+def _spectra_row(page: _Page, top: float, cubes: Mapping[str, Any], colours: Sequence[str],
+                 pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None) -> None:
     width = (page.page_width - 0.65 * 2) / 2
     for k, (pixel, letter) in enumerate(zip(pixels[:2], _letters(2), strict=False)):
-        ax = _axes(page.figure, 0.52 + k * (width + 0.65), page.below + 0.08, width, 1.75)
-        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, value_label, legend=k == 0)
+        ax = _axes(page.figure, 0.52 + k * (width + 0.65), top + 0.08, width, 1.75)
+        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
 
 
 def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel: tuple[int, int], letter: str,
-              wavelengths: Sequence[float] | None, value_label: str, legend: bool) -> None:
+              wavelengths: Sequence[float] | None, legend: bool) -> None:
     r, c = pixel
     for k, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
         spectrum = np.asarray(cube[:, r, c], dtype=np.float64)
         _curve(ax, wavelengths, spectrum, color=colour, label=label, linewidth=1.6 if k == 0 else 1.1,
                linestyle="--" if k == 1 else "-", zorder=2 + k)
     _band_axis(ax, wavelengths, len(spectrum))
-    ax.set_ylabel(value_label)
+    ax.set_ylabel("Normalised intensity")
     ax.set_title(f"{letter}: row {r}, column {c}")
     if legend:
         ax.legend(loc="best", handlelength=2.2)
@@ -555,9 +550,9 @@ def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
     return total * (255 / len(gt))
 
 
-def _colours(count: int) -> list[str]:
-    """Ground truth, interpolation, network, then others; the order in which cubes are given."""
-    return [([TRUTH, INTERPOLATION, NETWORK, *OTHERS][k % 7]) for k in range(count)]
+def method_colours(count: int) -> list[str]:
+    """Interpolation, back-projection, network, then others: the order in which methods are given."""
+    return [(INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)[k % 6] for k in range(count)]
 
 
 def _letters(count: int) -> list[str]:

@@ -11,13 +11,14 @@ import torch
 
 from utility.environment import describe_environment
 from utility.errors import UserError
+from utility.figures import method_colours
 from utility.files import replacing
-from utility.indexes import INDEXES, better, describe, format_value, header, mean_of
+from utility.indexes import METRICS, describe, mean_of, with_mean
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
 _STYLE = """
-:root { --ink: #1b1f24; --soft: #5d6670; --line: #dfe3e8; --wash: #f5f7f9; --network: #0072b2; --interpolation: #b34b00; }
+:root { --ink: #1b1f24; --soft: #5d6670; --line: #dfe3e8; --wash: #f5f7f9; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: #fff;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -36,7 +37,6 @@ th:first-child, td.method { text-align: left; } th.method { text-align: left; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 tbody { border-bottom: 1px solid var(--line); } tbody th { text-align: left; font-weight: 400; vertical-align: top; }
 tbody.mean { background: var(--wash); } tbody.mean th { font-weight: 600; }
-.network td.method { color: var(--network); } .interpolation td.method { color: var(--interpolation); }
 td b { font-weight: 700; }
 figure { margin: 0 0 2rem; } figure img { display: block; height: auto; max-width: 100%;
   border: 1px solid var(--line); border-radius: 4px; }
@@ -62,18 +62,18 @@ def machine_facts() -> dict[str, str]:
 
 
 def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images: Sequence[Mapping[str, Any]] = (),
-                 figures: Sequence[tuple[str, str | Path]] = (), preset: str = "standard", scale: float = 1,
-                 border: int = 0, labels: tuple[str, str] = ("interpolation", "network"), lead: str = "",
+                 methods: Mapping[str, str] | None = None, figures: Sequence[tuple[str, str | Path]] = (),
+                 preset: str = "standard", scale: float = 1, border: int = 0, lead: str = "",
                  overwrite: bool = True) -> None:
     """Write the page, whole or not at all; styles and pictures are inside it and it runs no script.
 
     Args:
         facts: shown in the order given, after them those of `machine_facts` that it does not hold; a key "Command" is set
             in a fixed-width font. Values of None are left out.
-        images: as in `metrics.json`, dicts with "name", "network", "interpolation"; empty when there is no ground truth.
+        images: as in `metrics.json`, dicts with "name" and the numbers of every method; empty when there is no ground truth.
+        methods: {name in `images`: what the page calls it}, in the order of the rows.
         figures: (caption, PNG or JPEG file).
-        labels: what interpolation and network are called, in this order.
-        lead: the sentence under the title; by default the gain of the network over the interpolation.
+        lead: the sentence under the title; by default the gain of the network (or the last method) over the others.
 
     Raises:
         UserError: a figure is missing or is not a PNG or JPEG, or the page exists and `overwrite` is False.
@@ -87,12 +87,12 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
         f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
         f"<h1>{escape(title)}</h1>",
     ]
-    lead = lead or (_gain(images, labels) if images else "")
+    lead = lead or (_gain(images, methods) if images else "")
     if lead:
         parts.append(f'<p class="lead">{escape(lead)}</p>')
     if images:
-        parts += ["<h2>Results</h2>", _table(images, preset, labels),
-                  f'<p class="soft">{escape(_reading(images, preset, scale, border))}</p>']
+        parts += ["<h2>Results</h2>", _table(images, methods, preset),
+                  f'<p class="soft">{escape(_reading(images, methods, preset, scale, border))}</p>']
     parts += ["<h2>What was run</h2>", _facts(facts)]
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
@@ -101,38 +101,38 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
         temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _gain(images: Sequence[Mapping[str, Any]], labels: tuple[str, str]) -> str:
-    network, interpolation = (mean_of([image[key] for image in images])["psnr"] for key in ("network", "interpolation"))
+def _gain(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> str:
+    psnr = {key: mean_of([image[key] for image in images])["psnr"] for key in methods}
+    ours = "network" if "network" in methods else list(methods)[-1]
     over = f"over {len(images)} images" if len(images) > 1 else "on one image"
-    word = "above" if network >= interpolation else "below"
-    return (f"{labels[1]}: {network:.2f} dB PSNR {over}, {abs(network - interpolation):.2f} dB {word} "
-            f"the {interpolation:.2f} dB of {labels[0]}.")
+    rivals = [f"{abs(psnr[ours] - psnr[key]):.2f} dB {'above' if psnr[ours] >= psnr[key] else 'below'} "
+              f"the {psnr[key]:.2f} dB of {label}" for key, label in methods.items() if key != ours]
+    return ", ".join([f"{methods[ours]}: {psnr[ours]:.2f} dB PSNR {over}", *rivals]) + "."
 
 
-def _table(images: Sequence[Mapping[str, Any]], preset: str, labels: tuple[str, str]) -> str:
-    keys = ("network", "interpolation")
-    groups = [(str(image["name"]), "", {key: image[key] for key in keys}) for image in images]
-    groups.append((f"Mean of {len(images)}", "mean", {key: mean_of([image[key] for image in images]) for key in keys}))
-    head = "".join(f'<th scope="col">{escape(header(index, preset))}</th>' for index in INDEXES)
+def _table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str) -> str:
+    head = "".join(f'<th scope="col">{escape(metric.header(preset))}</th>' for metric in METRICS.values())
     parts = ['<div class="scroll"><table>',
              f'<thead><tr><th scope="col">Image</th><th scope="col" class="method">Method</th>{head}</tr></thead>']
-    for name, kind, rows in groups:
-        best = {index: better(index, *(rows[key][index] for key in keys)) for index in INDEXES}
-        parts.append(f'<tbody class="{kind}">' if kind else "<tbody>")
-        for k, (key, label) in enumerate(zip(keys, labels[::-1], strict=True)):
-            first = f'<th scope="rowgroup" rowspan="2">{escape(name)}</th>' if k == 0 else ""
-            values = [format_value(index, rows[key][index]) for index in INDEXES]
-            cells = "".join(f"<td><b>{value}</b></td>" if best[index][k] else f"<td>{value}</td>"
-                            for index, value in zip(INDEXES, values, strict=True))
-            parts.append(f'<tr class="{key}">{first}<td class="method">{escape(label)}</td>{cells}</tr>')
+    groups = with_mean(images, methods)
+    for number, (name, rows) in enumerate(groups):
+        cells = dict.fromkeys(methods, "")
+        for index, metric in METRICS.items():
+            values = [rows[key][index] for key in methods]
+            for key, value, best in zip(methods, values, metric.best(values), strict=True):
+                text = metric.format(value)
+                cells[key] += f"<td><b>{text}</b></td>" if best else f"<td>{text}</td>"
+        parts.append("<tbody>" if number < len(images) else '<tbody class="mean">')
+        for k, (key, colour) in enumerate(zip(methods, method_colours(len(methods)), strict=True)):
+            first = "" if k else f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
+            parts.append(f'<tr>{first}<td class="method" style="color: {colour}">{escape(methods[key])}</td>{cells[key]}</tr>')
         parts.append("</tbody>")
     return "\n".join([*parts, "</table></div>"])
 
 
-def _reading(images: Sequence[Mapping[str, Any]], preset: str, scale: float, border: int) -> str:
-    text = f"{describe(preset, scale, border).capitalize()}. Bold: the better of the two."
-    skipped = sum(image["network"].get("skipped_pixels", 0) for image in images)
-    return f"{text} SAM leaves out {skipped} pixels whose spectrum is zero." if skipped else text
+def _reading(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str, scale: float, border: int) -> str:
+    text = describe(preset, scale, border, images, methods)
+    return f"{text[0].upper()}{text[1:]}. Bold: the best of each group."
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
