@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from utility.cubes.cube import Scene
+from utility.cubes.layouts import LAYOUTS
+from utility.cubes.values import unit_range, value_range
 from utility.errors import UserError
-from utility.scenes import LAYOUTS, Scene, unit_range, value_range
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
 Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -151,10 +153,6 @@ def test_cubes(
 test_cubes.__test__ = False  # its name looks like a test's to pytest wherever it is imported
 
 
-def _place(scene: Scene) -> str:
-    return str(scene.path or scene.name)
-
-
 def _centre(scene: Scene, size: tuple[int, int] | None, card: Card) -> Rectangle:
     _, height, width = scene.cube.shape
     if size is None:
@@ -162,7 +160,7 @@ def _centre(scene: Scene, size: tuple[int, int] | None, card: Card) -> Rectangle
     h, w = size
     if h > height or w > width:
         raise UserError(
-            f"{_place(scene)} is {height}x{width} pixels, smaller than the {h}x{w} that the card {card.name} takes "
+            f"{scene.place} is {height}x{width} pixels, smaller than the {h}x{w} that the card {card.name} takes "
             "from its centre; leave it out, or use a card with a smaller crop."
         )
     return (height - h) // 2, (width - w) // 2, h, w
@@ -172,7 +170,7 @@ def _check_size(card: Card, scene: Scene) -> None:
     _, height, width = scene.cube.shape
     if (height, width) != card.size:
         raise UserError(
-            f"{_place(scene)} is {height}x{width} pixels, and the card {card.name} divides a scene of "
+            f"{scene.place} is {height}x{width} pixels, and the card {card.name} divides a scene of "
             f"{card.size[0]}x{card.size[1]} into training and test parts; give that scene, or a card for this one."
         )
 
@@ -259,6 +257,7 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
         raise wrong("strides", f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
     if "wavelengths" in table:
         values["wavelengths"] = _wavelengths(table["wavelengths"], bands, wrong)
+        bands = values["bands"] = len(values["wavelengths"])
     if bands and max(table.get("rgb", [0])) >= bands:
         raise wrong("rgb", f"is {table['rgb']}; expected indices below the {bands} bands")
     if region:

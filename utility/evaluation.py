@@ -14,38 +14,18 @@ import torch
 
 from models import QRNN3D
 from utility.cards import Card, test_cubes
+from utility.cubes.containers import suffix_of
+from utility.cubes.cube import Scene
+from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.degradation import crop_to_multiple, degrade
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
 from utility.indexes import METRICS, band_psnr, evaluate, mean_of, sam_map
 from utility.report import write_report
-from utility.scenes import Scene, clean, from_unit_range, read_scene, unit_range, value_range, write_scene
+from utility.reading import Reading, open_as
+from utility.scenes import write_scene
 from utility.tiling import super_resolve_cube
-
-SUFFIXES = {"mat5": ".mat", "mat7.3": ".mat", "hdf5": ".h5", "npy": ".npy", "npz": ".npz", "envi": ".hdr", "raster": ".tif"}
-"""Container of a scene -> suffix of what is written in the same container."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How scene files are read; the defaults find out."""
-
-    key: str | None = None
-    layout: str | None = None
-    size: tuple[int, int] | None = None
-    bands: str | None = None
-    drop_bands: str | None = None
-    drop_bad_bands: bool = False
-    fill_nodata: bool = False
-    keep_range: bool = False
-    nodata: float | None = None  # where the file declares none, or a wrong one
-
-    def cleaned(self, scene: Scene) -> Scene:
-        if self.nodata is not None:
-            scene = dataclasses.replace(scene, nodata=self.nodata)
-        return clean(scene, self.drop_bad_bands, self.fill_nodata, self.bands, self.drop_bands)
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -94,15 +74,11 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
         UserError: a file that cannot be read or used; see `scenes` and `cards`.
     """
     for path in paths:
+        scene = open_as(path, reading, card)
         if card is None:
-            scene = reading.cleaned(read_scene(path, reading.key, reading.layout, size=reading.size))
             cube, low, high = unit_range(scene.cube, *value_range(scene, reading.keep_range))
             yield TestImage(scene.name, cube, scene, low, high)
         else:
-            size = card.size if (card.layout or "").startswith("pixels") else reading.size
-            scene = reading.cleaned(read_scene(path, reading.key or card.key, reading.layout or card.layout, card.bands, size))
-            if scene.wavelengths is None and card.wavelengths is not None and len(card.wavelengths) == len(scene.cube):
-                scene.wavelengths = card.wavelengths
             rgb = None if "source_bands" in scene.metadata else card.rgb  # a card counts the bands of the whole scene
             for name, cube in test_cubes(card, scene):
                 yield TestImage(name, cube, _unplaced(scene), rgb=rgb)
@@ -174,7 +150,7 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
                            "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3),
                            "network": evaluate(sr, gt, scale, problem.preset, problem.border), "interpolation": plain}
     if outputs.cubes:
-        path = folder / "cubes" / f"{name}_x{scale}{SUFFIXES[image.scene.format]}"
+        path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
         raw = from_unit_range(sr, image.low, image.high, np.float32, on_overflow="clip")
         write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None))
         row["cube"] = str(path.relative_to(folder))

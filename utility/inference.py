@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from models import QRNN3D
+from utility.cubes.containers import shared_file
+from utility.cubes.cube import Scene, blocks
+from utility.cubes.values import from_unit_range, limits_of, unit_range, value_range
 from utility.errors import UserError
-from utility.evaluation import Problem, Reading
+from utility.evaluation import Problem
 from utility.files import refuse_existing
-from utility.formats import blocks, shared_file
 from utility.indexes import PSNR_CAP, sam_map
-from utility.scenes import Scene, create_scene, describe, from_unit_range, open_scene, scaled, unit_range, value_range
+from utility.reading import Reading, open_as
+from utility.scenes import create_scene, describe, scaled
 from utility.tiling import Consistency, interpolated, super_resolve
 
 AT_ONCE = 4 << 20
@@ -61,7 +64,7 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
     refuse_existing(target, writing.overwrite)
     if lost := shared_file(target, source):
         raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
-    scene = reading.cleaned(open_scene(source, reading.key, reading.layout, size=reading.size))
+    scene = open_as(source, reading, in_memory=False)
     dtype = _dtype(writing, scene)
     nodata = _nodata(scene, dtype)
     low, high = value_range(scene, reading.keep_range)
@@ -154,7 +157,7 @@ def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
 
 
 def _holds(dtype: np.dtype, value: float) -> bool:
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    limits = limits_of(dtype)
     inside = limits.min <= value <= limits.max
     return inside and float(value).is_integer() if dtype.kind in "iu" else inside or not math.isfinite(value)
 
@@ -170,7 +173,7 @@ def _beside(nodata: np.generic, high: float) -> np.generic:
 def _overflowing(block: np.ndarray, low: float, high: float, dtype: np.dtype) -> int:
     """How many values of a block in [0, 1] do not fit `dtype` when they run from low to high."""
     whole = dtype.kind in "iu"
-    limits = np.iinfo(dtype) if whole else np.finfo(dtype)
+    limits = limits_of(dtype)
 
     def outside(values: np.ndarray) -> int:
         raw = values.astype(np.float64) * (high - low) + low

@@ -24,11 +24,15 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from utility.cards import Card, generic_card, load_card, test_cubes, training_cubes  # noqa: E402
+from utility.cubes.cube import Scene  # noqa: E402
+from utility.cubes.layouts import LAYOUTS  # noqa: E402
+from utility.cubes.values import value_range  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
 from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
-from utility.scenes import LAYOUTS, Scene, clean, list_scenes, read_scene, value_range, write_scene  # noqa: E402
+from utility.reading import Reading, open_as  # noqa: E402
+from utility.scenes import list_scenes, write_scene  # noqa: E402
 from utility.version import project_version  # noqa: E402
 
 MB = 1_000_000
@@ -146,14 +150,7 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
 
 def _prepare(file: Path, card: Card, drop_bad_bands: bool, fill_nodata: bool) -> _Prepared:
     """Read and check one scene, and take its training and test parts."""
-    size = card.size if (card.layout or "").startswith("pixels") else None
-    scene = read_scene(file, key=card.key, layout=card.layout, bands=card.bands, size=size)
-    count = len(scene.cube)
-    if card.bands and count != card.bands:
-        raise UserError(f"{file} has {count} bands, and the card {card.name} expects {card.bands}; check the file.")
-    if scene.wavelengths is None:
-        scene.wavelengths = card.wavelengths
-    scene = clean(scene, drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
+    scene = open_as(file, Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata), card)
     bands, height, width = scene.cube.shape
     low, high = value_range(scene)
     cubes = training_cubes(card, scene, (low, high))

@@ -20,7 +20,7 @@ from models.blocks import Window, halo, run_in_blocks
 from utility.degradation import KINDS, axis_rows
 from utility.devices import AMP
 from utility.errors import UserError
-from utility.formats import scratch
+from utility.cubes.cube import scratch
 
 SMALLEST_TILE = 32
 

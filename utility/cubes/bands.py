@@ -1,0 +1,194 @@
+"""The bands of a scene: chosen, dropped, found bad, filled."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from utility.cubes.cube import LazyCube, Scene, blocks, native, scratch, slowest_of
+from utility.cubes.values import band_statistics, marker_of
+from utility.errors import UserError
+
+
+@dataclass(frozen=True)
+class BadBand:
+    """A band that cannot be used as it is."""
+    index: int
+    reason: str
+    pixels: int = 0          # invalid ones
+    fillable: bool = False   # other pixels of the band are valid
+
+
+def find_bad_bands(cube: Any, nodata: float | None = None) -> list[BadBand]:
+    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel); indices from 0."""
+    found = []
+    statistics = band_statistics(cube, nodata)
+    pixels = cube.shape[1] * cube.shape[2]
+    for band, (low, high) in enumerate(zip(statistics.low, statistics.high, strict=True)):
+        not_finite, missing = int(statistics.not_finite[band]), int(statistics.missing[band])
+        bad = not_finite + missing
+        if bad == pixels:
+            found.append(BadBand(band, "dead (no valid pixel)", bad))
+        elif low == high:
+            found.append(BadBand(band, f"constant ({low:g})", bad))
+        elif bad:
+            reasons = [f"{n} {what} pixel{'s' * (n != 1)}" for n, what in
+                       ((not_finite, "NaN or infinite"), (missing, f"no-data ({nodata:g})" if missing else "")) if n]
+            found.append(BadBand(band, " and ".join(reasons), bad, fillable=True))
+    return found
+
+
+def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
+    """Band indices, counted from 0, from text such as "0-49,60"; ends included, sorted, each once.
+
+    Raises:
+        UserError: the text is no such list, or names a band outside 0 .. count - 1.
+    """
+    if isinstance(text, str):
+        chosen: set[int] = set()
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            first, dash, last = part.partition("-")
+            try:
+                ends = int(first), int(last if dash else first)
+            except ValueError:
+                raise UserError(f"'{text}' is no list of bands; write indices and ranges counted from 0, such as "
+                                f"0-49,60.") from None
+            if ends[0] > ends[1]:
+                raise UserError(f"The bands '{part}' run backwards; write {ends[1]}-{ends[0]}.")
+            chosen.update(range(ends[0], min(ends[1], count) + 1))
+    else:
+        chosen = set(map(int, text))
+    outside = [b for b in chosen if not 0 <= b < count]
+    if outside or not chosen:
+        found = f"'{text}' names band {max(outside, key=abs)}" if outside else f"'{text}' names no band"
+        raise UserError(f"{found}, and the scene has bands 0 to {count - 1}.")
+    return sorted(chosen)
+
+
+def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
+    """The scene of some of its bands (indices from 0), with their wavelengths, names and per-band metadata."""
+    bands, count = list(bands), scene.cube.shape[0]
+    if bands == list(range(count)):
+        return scene
+    whole = scene.cube
+    if bands == list(range(bands[0], bands[-1] + 1)) and isinstance(whole, np.ndarray):
+        cube = whole[bands[0]:bands[-1] + 1]
+    elif type(whole) is np.ndarray:
+        cube = whole[bands]
+    else:
+        def read(b: slice, r: slice, c: slice) -> np.ndarray:
+            wanted = bands[b]
+            return whole[wanted[0]:wanted[-1] + 1, r, c][[i - wanted[0] for i in wanted]]
+
+        cube = LazyCube((len(bands), *whole.shape[1:]), whole.dtype, read, slowest_of(whole), getattr(whole, "grain", 1))
+    metadata = _per_band(scene.metadata, bands, count)
+    source = metadata.get("source_bands", range(count))
+    metadata["source_bands"] = [source[b] for b in bands]
+    return dataclasses.replace(
+        scene, cube=cube, metadata=metadata,
+        wavelengths=None if scene.wavelengths is None else np.asarray(scene.wavelengths)[bands],
+        band_names=None if scene.band_names is None else [scene.band_names[b] for b in bands])
+
+
+NOT_PER_BAND = {"map info", "projection info", "coordinate system string", "geo points", "pixel size", "class names",
+                "class lookup", "default bands", "source_bands"}
+
+
+def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if isinstance(value, dict):
+            value = _per_band(value, bands, count)
+        elif name == "default bands":  # numbers from 1, meant for display
+            try:
+                value = [str(bands.index(int(b) - 1) + 1) for b in value]
+            except (ValueError, TypeError):
+                continue
+        elif isinstance(value, list) and len(value) == count and name not in NOT_PER_BAND:
+            value = [value[b] for b in bands]
+        chosen[name] = value
+    return chosen
+
+
+def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
+          bands: str | Sequence[int] | None = None, drop: str | Sequence[int] | None = None) -> Scene:
+    """The scene with bands that a network can take: the chosen ones, none of them bad.
+
+    Args:
+        scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels are filled.
+        drop_bad_bands: leave out constant and dead bands, and bands with invalid pixels that are not filled.
+        fill_nodata: give NaN, infinite and no-data pixels the value of the nearest valid pixel of their band. Pixels
+            that are invalid in every band are remembered, and are no-data again in what `scaled` makes of the scene.
+        bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from 0.
+
+    Raises:
+        UserError: a band is bad and is neither dropped nor filled (the message names it), or fewer than 2 bands remain.
+    """
+    count = scene.cube.shape[0]
+    wanted = parse_bands(bands, count) if bands is not None else list(range(count))
+    if drop is not None:
+        wanted = [b for b in wanted if b not in set(parse_bands(drop, count))]
+    name = scene.place
+    if len(wanted) < 2:
+        raise UserError(f"{name} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
+                        f"others.")
+    scene = select_bands(scene, wanted)
+    bad = find_bad_bands(scene.cube, scene.nodata)
+    if not bad:
+        return scene
+    filled = [b for b in bad if fill_nodata and b.fillable]
+    refused = [b for b in bad if b not in filled]
+    if refused and not drop_bad_bands:
+        numbers = scene.metadata.get("source_bands", range(count))
+        flags = ["--drop-bad-bands to leave these bands out"]
+        if any(b.fillable for b in refused):
+            flags.append("--fill-nodata to fill single pixels from their neighbours")
+        raise UserError(f"{name} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): "
+                        f"{_summary(refused, numbers)}; give {' or '.join(flags)}.")
+    if refused:
+        gone = {b.index for b in refused}
+        kept = [b for b in range(scene.cube.shape[0]) if b not in gone]
+        if len(kept) < 2:
+            hint = "fill them with --fill-nodata" if any(b.fillable for b in refused) else "use another scene"
+            raise UserError(f"{name} has only {len(kept)} band{'s' * (len(kept) != 1)} without bad pixels "
+                            f"({_summary(refused, scene.metadata.get('source_bands', range(count)))}); {hint}.")
+        scene = select_bands(scene, kept)
+    return _filled(scene) if filled else scene
+
+
+def _summary(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
+    """"3-5 constant (0), 9 dead (no valid pixel)": neighbours with the same fault together."""
+    named = [(numbers[b.index], b.reason) for b in bad]
+    groups = []
+    for _, run in groupby(enumerate(named), lambda item: (item[1][0] - item[0], item[1][1])):
+        run = [item for _, item in run]
+        first, last = run[0][0], run[-1][0]
+        groups.append(f"{first if first == last else f'{first}-{last}'} {run[0][1]}")
+    return ", ".join(groups[:most]) + (f" and {len(groups) - most} more" if len(groups) > most else "")
+
+
+def _filled(scene: Scene) -> Scene:
+    if type(scene.cube) is np.ndarray:
+        cube = scene.cube.copy(order="C")
+    else:
+        cube = scratch(scene.cube.shape, native(scene.cube.dtype))
+        for index in blocks(scene.cube):
+            cube[index] = scene.cube[index]
+    marker = marker_of(cube.dtype, scene.nodata)
+    everywhere, before, nearest = np.ones(cube.shape[1:], bool), None, None
+    for band in cube:
+        invalid = ~np.isfinite(band)
+        if marker is not None:
+            invalid |= band == marker
+        everywhere &= invalid
+        if invalid.any():
+            if before is None or not np.array_equal(invalid, before):  # a scene's border is the same in all its bands
+                before = invalid
+                nearest = scipy.ndimage.distance_transform_edt(invalid, return_distances=False, return_indices=True)
+            band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
+    return dataclasses.replace(scene, cube=cube, metadata={**scene.metadata, "missing": everywhere})

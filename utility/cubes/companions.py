@@ -1,0 +1,126 @@
+"""What stands beside a cube in its file, read and written: the cube's key, the image's size, wavelengths, no-data value."""
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utility.cubes.cube import Scene, Target
+from utility.errors import UserError
+
+ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
+WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
+SMALL = 1 << 16
+"""Numbers at most in an array that is read as standing beside the cube."""
+
+
+def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
+               size: tuple[int, int] | None = None, others: str = "") -> str:
+    """The key of the cube among numeric arrays: the key that was asked for, else the only candidate.
+
+    A 3-D array is preferred to 2-D arrays (ground-truth maps, endmembers). Without a 3-D array, a 2-D array is a candidate
+    unless it is a vector; where the image's size is known, a candidate has that many pixels.
+    """
+    listing = ", ".join(f"{name} ({times(shape)})" for name, shape in shapes.items())
+    if key is not None:
+        if key in shapes:
+            return key
+        near = difflib.get_close_matches(key, shapes, 1, 0.4)
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise UserError(f"{path} has no array '{key}'{hint}; it holds {listing or 'no numeric array'}; "
+                        f"choose one of these with --key.")
+    cubes = [name for name, shape in shapes.items() if len(shape) == 3 and min(shape) > 0]
+    if not cubes:
+        cubes = [name for name, shape in shapes.items() if len(shape) == 2 and min(shape) > 1]
+        if size:
+            cubes = [name for name in cubes if math.prod(size) in shapes[name]] or cubes
+    if not cubes:
+        raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x pixels, was expected, "
+                        f"and it holds {listing or others or 'no numeric array'}.")
+    if len(cubes) > 1:
+        raise UserError(f"{path} holds several arrays that may be the cube: {listing}; choose one with --key KEY.")
+    return cubes[0]
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """"3 x 4 x 5"."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def matlab_name(like: Scene) -> str:
+    """The scene's key, or "cube" where the key is no name of a MATLAB variable."""
+    key = (like.key or "").rpartition("/")[2]
+    return key if re.fullmatch(r"[A-Za-z]\w{0,62}", key) else "cube"
+
+
+def companions(target: Target) -> dict[str, Any]:
+    """The small variables that a .mat, .npz or .h5 gets beside its cube."""
+    like, beside = target.like, {}
+    if target.layout.startswith("pixels"):
+        beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
+    if like.wavelengths is not None:
+        beside["wavelengths"] = np.asarray(like.wavelengths, np.float64)
+    if like.nodata is not None:
+        beside["nodata"] = float(like.nodata)
+    return beside
+
+
+def stated_layout(text: Any) -> str | None:
+    """A layout that the file states; None where `text` is no layout."""
+    if text is None:
+        return None
+    text = text.decode() if isinstance(text, bytes) else str(np.asarray(text).flat[0] if np.size(text) else "")
+    return text if sorted(text) == list("BHW") or text in ("pixels", "pixels.T") else None
+
+
+def scalar(value: Any) -> float | None:
+    """The number in an array of one element; None for anything else."""
+    return None if value is None or np.size(value) != 1 else float(np.asarray(value).flat[0])
+
+
+def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
+    """(rows, columns) of the image from scalars such as nRow and nCol."""
+    scalars = {}
+    for name, value in beside.items():
+        value = np.asarray(value)
+        if value.size == 1 and value.dtype.kind in "iuf" and float(value.flat[0]).is_integer():
+            scalars[name.lower()] = int(value.flat[0])
+    rows = next((scalars[n] for n in ROWS if scalars.get(n, 0) > 0), None)
+    columns = next((scalars[n] for n in COLUMNS if scalars.get(n, 0) > 0), None)
+    return (rows, columns) if rows and columns else None
+
+
+def find_wavelengths(beside: dict[str, Any], count: int | None = None) -> np.ndarray | None:
+    """Wavelengths in nm from a vector of `count` values; micrometres are converted, band numbers are not wavelengths."""
+    for name, value in beside.items():
+        value = np.asarray(value)
+        if name.lower() not in WAVELENGTHS or value.dtype.kind not in "iuf" or not 2 <= value.size == max(value.shape):
+            continue
+        value = value.astype(np.float64).ravel()
+        if count in (None, value.size) and np.all(np.isfinite(value)):
+            if value.min() >= 100:
+                return value
+            if value.min() >= 0.1 and value.max() < 100 and not np.all(value == np.rint(value)):
+                return value * 1000
+    return None
+
+
+def nanometres(values: Any, units: str | None) -> np.ndarray | None:
+    """Wavelengths in nm; without units, values below 100 are micrometres. None where `units` is no length."""
+    values = np.asarray(values, np.float64)
+    if (units or "").strip().lower() in ("", "unknown"):
+        factor = 1000.0 if values.size and values.max() < 100 else 1.0
+    else:
+        factor = unit_in_nm(units)
+    return None if factor is None else values * factor
+
+
+def unit_in_nm(units: str | None) -> float | None:
+    """How many nm one of `units` is; None where `units` is no length."""
+    return {"nanometers": 1.0, "nanometres": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometres": 1e3,
+            "micrometer": 1e3, "microns": 1e3, "micron": 1e3, "um": 1e3, "µm": 1e3, "μm": 1e3, "angstroms": 0.1,
+            "millimeters": 1e6, "centimeters": 1e7, "meters": 1e9}.get((units or "").strip().lower())

@@ -1,0 +1,169 @@
+"""The table of containers, from which sniffing, reading, writing, suffixes and messages follow.
+
+A new container is one file with a reader and a writer, and one row here; or one call of `register` from anywhere.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from utility.cubes import envi, hdf5, matlab, numpy_files, rasters
+from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, damaged
+from utility.cubes.layouts import reversed_layout
+from utility.errors import UserError
+
+NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
+
+
+@dataclass(frozen=True)
+class Container:
+    """One kind of file that holds a cube."""
+    name: str
+    """The `format` of scenes read from it."""
+    title: str
+    """For messages."""
+    suffixes: tuple[str, ...]
+    """Of files written, the usual one first; several containers may share one."""
+    sniff: Callable[[Path, bytes], bool]
+    """Whether a file with these first 512 bytes is one."""
+    open: Callable[[Path, str | None], Stored]
+    """The reader: path and key -> what the file holds."""
+    create: Callable[[Target], AbstractContextManager[CubeWriter]]
+    """The writer; the file takes its name when the context ends."""
+    types: frozenset[str] | None = None
+    """Names of the data types that it can hold; None for any."""
+    fixed_axes: bool = False
+    """The container says itself which axis is which."""
+    mirrored: bool = False
+    """Python shows its axes in reverse order."""
+    usual_layout: str = "BHW"
+    """As its users expect it; taken for scenes from a container of fixed axes."""
+    suits: Callable[[Scene, int], bool] = lambda like, size: True
+    """Whether a cube of that many bytes, like that scene, may be written; asked where containers share a suffix."""
+    is_scene: Callable[[Path], bool] = lambda path: True
+    """Whether a file found in a folder is a scene of its own."""
+    files: Callable[[Path], Iterable[Path]] = lambda path: ()
+    """Other files that reading from, or writing to, the path may involve."""
+
+
+TABLE = [
+    Container("mat5", "MATLAB v5", (".mat",), lambda path, head: head.startswith(b"MATLAB 5.0"),
+              matlab.open_mat5, matlab.create_mat5, NUMBERS, usual_layout="HWB",
+              suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT),
+    Container("mat7.3", "MATLAB v7.3", (".mat",), lambda path, head: head.startswith(b"MATLAB 7.3"),
+              hdf5.open_hdf5, hdf5.create_hdf5, NUMBERS, mirrored=True, usual_layout="HWB"),
+    Container("hdf5", "HDF5", (".h5", ".hdf5"), lambda path, head: h5py.is_hdf5(path), hdf5.open_hdf5, hdf5.create_hdf5),
+    Container("npy", ".npy", (".npy",), lambda path, head: head.startswith(b"\x93NUMPY"),
+              numpy_files.open_npy, numpy_files.create_npy),
+    Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
+              numpy_files.open_npz, numpy_files.create_npz),
+    Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
+              lambda path, head: head.startswith(b"ENVI") or not head.startswith(rasters.TIFF) and bool(envi.header_of(path)),
+              envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True,
+              is_scene=lambda path: not envi.header_of(path), files=envi.files_of),
+    Container("raster", "GeoTIFF or another raster", (".tif", ".tiff"),
+              lambda path, head: head.startswith(rasters.TIFF) or rasters.bands_of(path) is not None,
+              rasters.open_raster, rasters.create_raster, NUMBERS, fixed_axes=True,
+              is_scene=rasters.is_scene, files=rasters.files_of),
+]
+
+
+def register(container: Container) -> None:
+    """Add a container; its `sniff` is asked before those of the others."""
+    TABLE.insert(0, container)
+
+
+def known() -> str:
+    """The containers in words, for messages."""
+    return ", ".join(container.title for container in TABLE)
+
+
+def named(name: str) -> Container | None:
+    """The container of a scene's `format`; None for a scene that was never in a file."""
+    return next((container for container in TABLE if container.name == name), None)
+
+
+def suffix_of(format: str) -> str:
+    """The suffix for writing what was read from a container."""
+    return named(format).suffixes[0]
+
+
+def sniff(path: Path) -> Container | None:
+    """The container of a file, by its content and never by its name; None for anything else."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    return next((container for container in TABLE if container.sniff(path, head)), None)
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data files are not."""
+    try:
+        container = sniff(path)
+        return container is not None and container.is_scene(path)
+    except OSError:
+        return False
+
+
+def open_stored(path: Path, key: str | None = None) -> Stored:
+    """Open a file with the reader of its container.
+
+    Raises:
+        UserError: the file is missing, a folder, empty, of no known container or damaged, or the key is unknown or
+            ambiguous.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, where the file of a scene was expected; name one file in it.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes), where a scene was expected; copy or download it again.")
+    try:
+        container = sniff(path)
+        if container is None:
+            raise UserError(f"{path} is not a scene that can be read: its content is not {known()}.")
+        return container.open(path, key)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # scipy, h5py, numpy and GDAL raise a dozen types on damaged files
+        raise damaged(path, error) from error
+
+
+def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
+           overwrite: bool) -> AbstractContextManager[CubeWriter]:
+    """The writer of the container that the suffix of `path` names; see `utility.scenes.create_scene`."""
+    fitting = [container for container in TABLE if path.suffix.lower() in container.suffixes]
+    if not fitting:
+        suffixes = dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes)
+        raise UserError(f"{path} does not say by its suffix how to write the scene; use one of {', '.join(suffixes)}.")
+    container = next(c for c in fitting if c.suits(like, math.prod(shape) * dtype.itemsize))
+    if container.types is not None and dtype.name not in container.types:
+        raise UserError(f"{path} cannot hold values of type {dtype}; write float32, or choose .npy or .h5.")
+    source, layout = named(like.format), like.layout
+    if source and source.fixed_axes:
+        layout = container.usual_layout if not container.mirrored else reversed_layout(container.usual_layout)
+    elif bool(source and source.mirrored) != container.mirrored:
+        layout = reversed_layout(layout)
+    return container.create(Target(path, like, shape, dtype, layout, overwrite))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The existing files among those that reading a scene from `path`, or writing a scene there, involves."""
+    found = {path}
+    with suppress(OSError, ValueError):  # the reader refuses what cannot be read
+        by_content = sniff(path) if path.is_file() else None
+        for container in TABLE:
+            if container is by_content or path.suffix.lower() in container.suffixes:
+                found |= set(container.files(path))
+    return sorted(p for p in found if p.exists())
+
+
+def shared_file(first: Path, second: Path) -> Path | None:
+    """A file that the scenes `first` and `second` both involve, by its name in `first`; links are followed."""
+    others = files_of(second)
+    return next((file for file in files_of(first) if any(file.samefile(other) for other in others)), None)

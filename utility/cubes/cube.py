@@ -1,0 +1,254 @@
+"""A cube (bands, rows, columns), where it lies (memory, memory map, file read by blocks), and what its file says about it."""
+from __future__ import annotations
+
+import errno
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utility.errors import UserError
+
+BLOCK = 32 << 20
+"""Bytes moved at a time: a few blocks fit in any machine's memory."""
+
+SCRATCH = 64 << 20
+"""Bytes above which `scratch` uses a temporary file instead of memory."""
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """What a file says about its cube."""
+    format: str = ""                              # name of the container, see `containers`
+    key: str | None = None                        # name of the array in its file
+    layout: str | None = None                     # one of `layouts.LAYOUTS`; None: the file does not say
+    wavelengths: np.ndarray | None = None         # nm, (B,)
+    band_names: list[str] | None = None
+    nodata: float | None = None
+    crs: str | None = None                        # WKT
+    transform: tuple[float, ...] | None = None    # affine a..f: x = a column + b row + c, y = d column + e row + f
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Stored(Facts):
+    """What a reader returns: the array with its axes as Python shows them, and what stands beside the array."""
+    array: Any                                    # np.ndarray, np.memmap or LazyCube, 2-D or 3-D
+    mirrored: bool = False                        # MATLAB v7.3 wrote the file: the axes appear in reverse order
+    beside: dict[str, Any] = field(default_factory=dict)          # small arrays and texts of the same file, by name
+    planes: list[tuple[int, ...]] = field(default_factory=list)   # shapes of the 2-D arrays of the same file
+
+
+@dataclass
+class Scene(Facts):
+    """A cube of raw values, (B, H, W), and what its file says about the cube."""
+    cube: Any                                     # np.ndarray, a read-only np.memmap, or a LazyCube
+    name: str
+    path: Path | None = None
+    layout: str = field(default="BHW", kw_only=True)  # how the cube lies, or will lie, in its file
+
+    @property
+    def place(self) -> str:
+        """Path or name, for messages."""
+        return str(self.path or self.name)
+
+
+class LazyCube:
+    """An array that stays on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte order.
+
+    Args:
+        shape: (B, H, W); any number of axes for an array whose layout is not known yet.
+        dtype: of the blocks.
+        read: called with one slice of step 1 for each axis; returns the block.
+        slowest: the axis along which neighbouring blocks lie one after the other on disk.
+        grain: a block thinner than this along `slowest` reads disk blocks more than once.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, read: Callable[..., np.ndarray], slowest: int = 0,
+                 grain: int = 1) -> None:
+        self.shape, self.dtype, self.slowest, self.grain = tuple(map(int, shape)), native(dtype), slowest, grain
+        self.ndim, self._read = len(self.shape), read
+
+    size = property(lambda self: math.prod(self.shape))
+    nbytes = property(lambda self: self.size * self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = list(index) if isinstance(index, tuple) else [index]
+        if Ellipsis in index:
+            at = index.index(Ellipsis)
+            index[at:at + 1] = [slice(None)] * (self.ndim + 1 - len(index))
+        index += [slice(None)] * (self.ndim - len(index))
+        ranges, inner = [], []
+        for item, n in zip(index, self.shape, strict=True):
+            if isinstance(item, slice):
+                start, stop, step = item.indices(n)
+                if step < 1:
+                    raise IndexError("a cube on disk is sliced forwards; reverse the block after reading")
+                ranges.append(slice(start, max(start, stop)))
+                inner.append(slice(None, None, step))
+            else:
+                at = range(n)[item]
+                ranges.append(slice(at, at + 1))
+                inner.append(0)
+        if any(r.stop == r.start for r in ranges):
+            return np.empty([r.stop - r.start for r in ranges], self.dtype)[tuple(inner)]
+        return self._read(*ranges)[tuple(inner)].astype(self.dtype, copy=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        cube = load(self)
+        return cube if dtype is None else cube.astype(dtype, copy=False)
+
+
+class CubeWriter:
+    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, with slices of step 1.
+
+    Args:
+        path: the final name, for messages.
+        write: called with three slices and the block.
+        slowest: as for `LazyCube`.
+    """
+
+    def __init__(self, path: Path, shape: Shape, dtype: Any, write: Callable[[slice, slice, slice, np.ndarray], None],
+                 slowest: int = 0) -> None:
+        self.shape, self.dtype, self.slowest = tuple(map(int, shape)), native(dtype), slowest
+        self._path, self._write = path, write
+
+    @classmethod
+    def into(cls, path: Path, view: np.ndarray) -> CubeWriter:
+        """A writer that puts its blocks into a (B, H, W) array."""
+        return cls(path, view.shape, view.dtype, lambda b, r, c, block: view.__setitem__((b, r, c), block), slowest_of(view))
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        index = index if isinstance(index, tuple) else (index,)
+        index = (*index, *[slice(None)] * (3 - len(index)))
+        ranges = [slice(*item.indices(n)[:2]) for item, n in zip(index, self.shape, strict=True)]
+        block = np.asarray(block)
+        expected = tuple(r.stop - r.start for r in ranges)
+        if block.shape != expected:
+            raise ValueError(f"a block of shape {block.shape} was written where {expected} was expected")
+        if not np.can_cast(block.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"a block of {block.dtype} was written to a cube of {self.dtype}; convert it first")
+        with writing(self._path):
+            self._write(*ranges, block)
+
+    def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Indices that cover the cube in the order in which it will lie on disk."""
+        return blocks(self)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cube to be written: its file, its shape (B, H, W) and type, and the scene whose facts it keeps."""
+    path: Path
+    like: Scene
+    shape: Shape
+    dtype: np.dtype
+    layout: str                                   # of the array in the file
+    overwrite: bool
+
+
+def native(dtype: Any) -> np.dtype:
+    """`dtype` in this machine's byte order."""
+    return np.dtype(dtype).newbyteorder("=")
+
+
+def slowest_of(cube: Any) -> int:
+    """The axis along which neighbouring blocks of a cube lie one after the other."""
+    return cube.slowest if hasattr(cube, "slowest") else int(np.argmax(np.abs(cube.strides)))
+
+
+def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Iterator[tuple[slice, slice, slice]]:
+    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes (BLOCK), in the order of the disk.
+
+    A block is a slab across `axis`. Where one band is larger than `target`, a block is some rows of a band.
+    """
+    target = target or BLOCK
+    axis = slowest_of(cube) if axis is None else axis
+    slab = math.prod(cube.shape) // max(1, cube.shape[axis]) * np.dtype(cube.dtype).itemsize
+    grain = getattr(cube, "grain", 1)
+    step = max(1, math.ceil(target / max(1, slab) / grain)) * grain
+    for start in range(0, cube.shape[axis], step):
+        index = [slice(0, n) for n in cube.shape]
+        index[axis] = slice(start, min(start + step, cube.shape[axis]))
+        if axis or slab <= target:
+            yield tuple(index)
+            continue
+        rows = max(256, target * cube.shape[1] // (slab * step) // 256 * 256)  # whole tiles of a raster
+        for top in range(0, cube.shape[1], rows):
+            yield index[0], slice(top, min(top + rows, cube.shape[1])), index[2]
+
+
+def load(cube: Any) -> np.ndarray:
+    """The cube in memory, C-contiguous, in native byte order; such an array is returned as it is."""
+    if type(cube) is np.ndarray and cube.flags.c_contiguous and cube.dtype.isnative:
+        return cube
+    whole = np.empty(cube.shape, native(cube.dtype))
+    for index in blocks(cube, target=4 << 20 if isinstance(cube, np.ndarray) else BLOCK):
+        whole[index] = cube[index]
+    return whole
+
+
+def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
+    """An array of zeros to work in. A large one is a memory map of a nameless file, which disappears with the array.
+
+    Args:
+        folder: of that file; by default the system's folder for temporary files (TMPDIR), which may lie in memory.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= SCRATCH:
+        return np.zeros(shape, dtype)
+    folder = Path(folder or tempfile.gettempdir())
+    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file.fileno(), size)
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def reserve(file: Path | int, size: int | None = None) -> None:
+    """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a library later.
+
+    Args:
+        file: a path, made if it does not exist, or a file descriptor.
+        size: in bytes; by default the file's own, which claims its holes.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    if isinstance(file, int):
+        os.posix_fallocate(file, 0, size or os.fstat(file).st_size)
+        return
+    with open(file, "r+b" if file.exists() else "w+b") as opened:
+        reserve(opened.fileno(), size)
+
+
+@contextmanager
+def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
+    """Turn the errors that libraries raise when a write to `path` fails into a UserError; `more` names further types."""
+    try:
+        yield
+    except (OSError, RuntimeError, SystemError, *more) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in reason
+        what = "the disk is full" if full else reason
+        advice = "choose a writable place" if isinstance(error, PermissionError) else "free some space or choose another place"
+        raise UserError(f"Writing {path} failed ({what}), and nothing was left there; {advice}, and run again.") from error
+
+
+def damaged(path: Path | str, error: BaseException) -> UserError:
+    """The refusal of a file whose container is known and whose content cannot be read."""
+    if isinstance(error, PermissionError):
+        return UserError(f"{path} may not be read ({error.strerror}); change its permissions.")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{path} cannot be read; it is truncated or damaged ({reason}); copy or download it again.")

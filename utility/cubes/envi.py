@@ -1,0 +1,253 @@
+"""ENVI scenes: a text header (.hdr) and a raw data file (.img, .dat, .bsq, .bil, .bip, or no suffix)."""
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from spectral.io import envi
+
+from utility.cubes.companions import nanometres, unit_in_nm
+from utility.cubes.cube import CubeWriter, Scene, Stored, Target, reserve, writing
+from utility.cubes.layouts import as_cube, stored_shape
+from utility.cubes.rasters import quiet
+from utility.errors import UserError
+from utility.files import replacing
+
+INTERLEAVES = {"bsq": "BHW", "bil": "HBW", "bip": "HWB"}
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+def header_of(path: Path) -> Path | None:
+    """The ENVI header that belongs to the data file `path`; None where there is none."""
+    for name in (f"{path.name}.hdr", f"{path.name}.HDR", f"{path.stem}.hdr", f"{path.stem}.HDR"):
+        header = path.with_name(name)
+        if header != path and header.is_file() and is_header(header):
+            return header
+    return None
+
+
+def is_header(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"ENVI"
+
+
+def files_of(path: Path) -> set[Path]:
+    """Names of all files that reading an ENVI scene from `path`, or writing one there, may involve."""
+    header = header_of(path) or path
+    return {*_pair(path), header, *(_data_names(header, *INTERLEAVES) if header.is_file() else ())}
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """Header and data of a scene that is written to `path`, the name of either."""
+    return path.with_suffix(".hdr"), path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
+
+
+def _data_names(header: Path, *interleaves: str) -> list[Path]:
+    """Names that the data file of a header may have, the usual ones first."""
+    stem = header.with_suffix("")
+    endings = [*envi.KNOWN_EXTS, *interleaves]
+    return [stem, *(stem.with_name(f"{stem.name}.{e}") for e in [*endings, *(e.upper() for e in endings)])]
+
+
+def _data_of(header: Path, interleave: str, expected: int) -> Path:
+    """The data file of a header, one of `expected` bytes if there is one."""
+    found = [p for p in _data_names(header, interleave) if p.is_file() and p != header]
+    if not found:
+        stem = header.with_suffix("")
+        raise UserError(f"{header} has no data file beside it: {stem.name}, {stem.name}.img, {stem.name}.dat or "
+                        f"{stem.name}.{interleave} was expected; put it there, or give the data file's own path.")
+    return next((p for p in found if p.stat().st_size == expected), found[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+def open_envi(path: Path, key: str | None) -> Stored:
+    header = path if is_header(path) else header_of(path)
+    fields = _fields(header)
+    missing = [n for n in ("samples", "lines", "bands", "data type", "interleave", "byte order") if n not in fields]
+    if missing:
+        raise UserError(f"{header} lacks the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, without "
+                        f"which its data cannot be read; add them to the header.")
+
+    def number(name: str) -> int:
+        try:
+            return int(fields.get(name, 0))
+        except (TypeError, ValueError):
+            raise UserError(f"{header} says '{name} = {fields[name]}', where a whole number was expected.") from None
+
+    columns, rows, bands, order, offset = map(number, ("samples", "lines", "bands", "byte order", "header offset"))
+    interleave = str(fields["interleave"]).lower()
+    if interleave not in INTERLEAVES:
+        raise UserError(f"{header} says 'interleave = {fields['interleave']}', where bsq, bil or bip was expected.")
+    if str(fields["data type"]) not in envi.envi_to_dtype:
+        known = ", ".join(f"{code} {np.dtype(d).name}" for code, d in envi.envi_to_dtype.items())
+        raise UserError(f"{header} says 'data type = {fields['data type']}', which is unknown; known are {known}.")
+    if order not in (0, 1):
+        raise UserError(f"{header} says 'byte order = {order}', where 0 (little endian) or 1 (big) was expected.")
+    if str(fields.get("file compression", "0")) not in ("0", ""):
+        raise UserError(f"{header} says that its data file is compressed, which is not read; write it uncompressed.")
+    if min(columns, rows, bands) < 1 or offset < 0:
+        raise UserError(f"{header} says {rows} lines, {columns} samples, {bands} bands and header offset {offset}; "
+                        f"correct it.")
+    if envi._has_frame_offset(fields):
+        raise UserError(f"{header} has frame offsets, which are not read here; write the cube without them.")
+    dtype = np.dtype(envi.envi_to_dtype[str(fields["data type"])]).newbyteorder("<>"[order])
+    expected = offset + rows * columns * bands * dtype.itemsize
+    data = path if path != header else _data_of(header, interleave, expected)
+    size = data.stat().st_size
+    if size != expected:
+        raise UserError(f"{header} describes {expected} bytes ({bands} bands x {rows} lines x {columns} samples of "
+                        f"{dtype.itemsize} bytes{f' after {offset}' if offset else ''}), but its data file {data.name} "
+                        f"has {size}; correct the header, or copy the data again.")
+    layout = INTERLEAVES[interleave]
+    array = np.memmap(data, dtype, "r", offset, stored_shape(layout, (bands, rows, columns)))
+
+    def values(name: str, convert: Callable[[str], Any]) -> list[Any] | None:
+        listed = fields.pop(name, None)
+        if listed is None:
+            return None
+        listed = [listed] if isinstance(listed, str) else listed
+        if len(listed) != bands:
+            raise UserError(f"{header} lists {len(listed)} values under '{name}' for {bands} bands; correct it.")
+        try:
+            return [convert(v) for v in listed]
+        except ValueError:
+            raise UserError(f"{header} lists something other than numbers under '{name}'; correct it.") from None
+
+    centres, units = values("wavelength", float), fields.get("wavelength units")
+    names = values("band names", str)
+    nodata = fields.pop("data ignore value", None)
+    try:
+        nodata = None if nodata is None else float(nodata)
+    except ValueError:
+        raise UserError(f"{header} says 'data ignore value = {nodata}', where a number was expected.") from None
+    crs, transform = _georeference(data)
+    for name in ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order", "file type"):
+        fields.pop(name, None)
+    return Stored(array, format="envi", layout=layout, wavelengths=None if centres is None else nanometres(centres, units),
+                  band_names=names, nodata=nodata, crs=crs, transform=transform,
+                  metadata={"header": fields, "interleave": interleave, "byte order": order,
+                            **({"wavelength": centres} if centres else {})})
+
+
+def _fields(header: Path) -> dict[str, Any]:
+    content = header.read_bytes()
+    try:
+        with quiet(), tempfile.NamedTemporaryFile(suffix=".hdr") as copy:
+            # spectral reads in the locale's encoding alone; the fields are ASCII, and descriptions come in any code page
+            copy.write(content.decode("ascii", "replace").encode("ascii", "replace"))
+            copy.flush()
+            return envi.read_envi_header(copy.name)
+    except (envi.EnviException, OSError, UnicodeError) as error:
+        raise UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); "
+                        f"correct or copy it again.") from error
+
+
+def _georeference(data: Path) -> tuple[str | None, tuple[float, ...] | None]:
+    """CRS and transform as GDAL, and so every GIS built on GDAL, understands the header's map info."""
+    try:
+        with quiet(), rasterio.open(data, driver="ENVI") as source:
+            transform = None if source.transform.is_identity else tuple(v + 0.0 for v in tuple(source.transform)[:6])
+            return source.crs.to_wkt() if source.crs else None, transform
+    except (rasterio.errors.RasterioError, OSError, ValueError):
+        return None, None
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+@contextmanager
+def create_envi(target: Target) -> Iterator[CubeWriter]:
+    path, like, (bands, rows, columns) = target.path, target.like, target.shape
+    header_path, data_path = _pair(path)
+    suffix = path.suffix.lower()[1:]
+    interleave = suffix if suffix in INTERLEAVES else str(like.metadata.get("interleave", "bsq"))
+    order = int(like.metadata.get("byte order", sys.byteorder == "big"))
+    fields = _header(like, path) | {
+        "samples": columns, "lines": rows, "bands": bands, "header offset": 0, "interleave": interleave,
+        "file type": "ENVI Standard", "data type": envi.dtype_to_envi[target.dtype.char], "byte order": order}
+    placed = False
+    try:
+        with replacing(header_path, target.overwrite) as header:
+            with replacing(data_path, target.overwrite) as data:
+                layout = INTERLEAVES[interleave]
+                with writing(path):
+                    array = np.memmap(data, target.dtype.newbyteorder("<>"[order]), "w+",
+                                      shape=stored_shape(layout, target.shape))
+                    reserve(data)
+                yield CubeWriter.into(path, as_cube(array, layout))
+                with writing(path):
+                    array.flush()
+                    envi.write_envi_header(str(header), fields)
+                del array
+            placed = True
+    except BaseException:
+        if placed:  # data without its header would be half a scene
+            data_path.unlink(missing_ok=True)
+            header_path.unlink(missing_ok=True)
+        raise
+
+
+def _header(like: Scene, path: Path) -> dict[str, Any]:
+    """The descriptive fields: those of the source's header, and what else the scene knows."""
+    fields: dict[str, Any] = {}
+    for name, value in like.metadata.get("header", {}).items():
+        # spectral would put a space around, and a dash for, the commas of WKT
+        wkt = name == "coordinate system string" and isinstance(value, list)
+        fields[name] = f"{{{','.join(value)}}}" if wkt else value
+    if like.wavelengths is not None:
+        if "wavelength" in like.metadata:
+            fields["wavelength"] = [repr(float(v)) for v in like.metadata["wavelength"]]
+        else:
+            unit = unit_in_nm(fields.get("wavelength units")) or 1.0
+            fields["wavelength"] = [repr(float(v) / unit) for v in like.wavelengths]
+            fields.setdefault("wavelength units", "Nanometers")
+    if like.band_names:
+        fields["band names"] = list(like.band_names)
+    if like.nodata is not None:
+        fields["data ignore value"] = int(like.nodata) if float(like.nodata).is_integer() else float(like.nodata)
+    if "map info" not in fields and like.transform is not None:
+        a, b, c, d, e, f = like.transform
+        if b or d or a <= 0 or e >= 0:
+            raise UserError(f"{path} would be an ENVI file, whose map info cannot hold a rotated or flipped grid like "
+                            f"that of {like.name}; write a GeoTIFF (.tif).")
+        name, more = _projection(like.crs)
+        fields["map info"] = [name, "1", "1", *(repr(float(v)) for v in (c, f, a, -e)), *more]
+    if like.crs and "coordinate system string" not in fields:
+        fields["coordinate system string"] = f"{{{rasterio.crs.CRS.from_wkt(like.crs).to_wkt(version='WKT1_ESRI')}}}"
+    return fields
+
+
+def _projection(crs: str | None) -> tuple[str, list[str]]:
+    """The projection's name and what follows the pixel size in map info; any other CRS has its own field."""
+    found = rasterio.crs.CRS.from_wkt(crs) if crs else None
+    code = found.to_epsg() if found else None
+    if code and code // 100 in (326, 327):
+        return "UTM", [str(code % 100), "North" if code // 100 == 326 else "South", "WGS-84", "units=Meters"]
+    if code == 4326:
+        return "Geographic Lat/Lon", ["WGS-84", "units=Degrees"]
+    return "Arbitrary", []
+
+
+def finer(header: dict[str, Any], scale: int) -> dict[str, Any]:
+    """The header for pixels `scale` times smaller. The reference pixel counts from 1.0 at the first pixel's outer corner."""
+    header = {k: v for k, v in header.items() if k not in ("geo points", "x start", "y start")}
+    info = header.get("map info")
+    if isinstance(info, list) and len(info) >= 7:
+        try:
+            reference = [repr((float(v) - 1) * scale + 1) for v in info[1:3]]
+            sizes = [repr(float(v) / scale) for v in info[5:7]]
+        except ValueError:
+            raise UserError(f"The map info {{{', '.join(info)}}} has something other than numbers for its reference "
+                            f"pixel or pixel size; correct the ENVI header.") from None
+        header["map info"] = [info[0], *reference, *info[3:5], *sizes, *info[7:]]
+    size = header.get("pixel size")
+    if isinstance(size, list) and len(size) >= 2:
+        header["pixel size"] = [*(repr(float(v) / scale) for v in size[:2]), *size[2:]]
+    return header

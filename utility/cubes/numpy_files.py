@@ -1,0 +1,68 @@
+"""NumPy's own files: .npy, one array and nothing else, and .npz, arrays by name."""
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from utility.cubes.companions import SMALL, choose_key, companions, find_size, matlab_name, scalar, stated_layout
+from utility.cubes.cube import CubeWriter, Stored, Target, reserve, writing
+from utility.cubes.layouts import as_cube, stored_shape
+from utility.files import replacing
+
+
+def open_npy(path: Path, key: str | None) -> Stored:
+    return Stored(np.load(path, mmap_mode="r", allow_pickle=False), format="npy")
+
+
+@contextmanager
+def create_npy(target: Target) -> Iterator[CubeWriter]:
+    with replacing(target.path, target.overwrite) as temporary:
+        with writing(target.path):
+            array = np.lib.format.open_memmap(temporary, "w+", target.dtype, stored_shape(target.layout, target.shape))
+            reserve(temporary)
+        yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
+        with writing(target.path):
+            array.flush()
+        del array
+
+
+def is_npz(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
+
+
+def open_npz(path: Path, key: str | None) -> Stored:
+    shapes, small = {}, []
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as file:  # the header alone: a cube is large
+                    old = np.lib.format.read_magic(file) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(file)
+                if dtype.kind in "iufc" and len(shape) in (2, 3) and math.prod(shape) != max(shape):
+                    shapes[member[:-4]] = shape
+                elif dtype.kind in "iufU" and math.prod(shape) <= SMALL:
+                    small.append(member[:-4])
+    with np.load(path, allow_pickle=False) as archive:
+        beside = {name: archive[name] for name in small}
+        key = choose_key(path, shapes, key, find_size(beside))
+        return Stored(archive[key], format="npz", key=key, layout=stated_layout(beside.pop("layout", None)), beside=beside,
+                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key],
+                      nodata=scalar(beside.get("nodata")))
+
+
+@contextmanager
+def create_npz(target: Target) -> Iterator[CubeWriter]:
+    with replacing(target.path, target.overwrite) as temporary:
+        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype)
+        yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
+        with writing(target.path):
+            np.savez(temporary, **{matlab_name(target.like): array, "layout": np.array(target.layout)}, **companions(target))

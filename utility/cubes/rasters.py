@@ -1,0 +1,179 @@
+"""GeoTIFF, read and written; any other raster that GDAL opens, read."""
+from __future__ import annotations
+
+import errno
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from utility.cubes.companions import nanometres
+from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
+from utility.errors import UserError
+from utility.files import replacing
+
+PICTURES = {"PNG", "JPEG", "GIF", "BMP", "WEBP"}
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings: rasters without georeference and ENVI headers with capitals are both usual."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def bands_of(path: Path) -> tuple[str, int] | None:
+    """(driver, number of bands) of a raster; None where GDAL does not open the file."""
+    try:
+        with quiet(), rasterio.open(path) as source:
+            return source.driver, source.count
+    except (RasterioError, OSError, ValueError):
+        return None
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a raster in a folder is a scene: it has at least 2 bands and is no picture."""
+    driver, count = bands_of(path) or ("", 0)
+    return count >= 2 and driver not in PICTURES
+
+
+def files_of(path: Path) -> set[Path]:
+    """The files that a raster involves, such as the sources of a VRT."""
+    try:
+        with quiet(), rasterio.open(path) as source:
+            return set(map(Path, source.files))
+    except RasterioError:
+        return set()
+
+
+def open_raster(path: Path, key: str | None) -> Stored:
+    with quiet():
+        source = rasterio.open(path)
+    if source.count < 2:
+        inside = f" of its own and {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
+        raise UserError(f"{path} is a raster with {source.count} band{'s' * (source.count != 1)}{inside}, and a "
+                        f"hyperspectral cube needs at least 2 bands; give a raster of all bands.")
+    if len(set(source.dtypes)) > 1:
+        raise UserError(f"{path} has bands of different data types ({', '.join(sorted(set(source.dtypes)))}), where "
+                        f"one was expected; convert it to one type.")
+    declared = {"nan" if math.isnan(v) else v for v in source.nodatavals if v is not None}
+    if len(declared) > 1:
+        raise UserError(f"{path} declares different no-data values in its bands ({', '.join(map(str, declared))}), "
+                        f"where one was expected; give all bands the same.")
+
+    def read(b: slice, r: slice, c: slice) -> np.ndarray:
+        try:
+            return source.read(range(b.start + 1, b.stop + 1), window=_window(r, c))
+        except (RasterioError, OSError) as error:
+            raise damaged(path, error) from error
+
+    by_pixel = source.interleaving is not None and source.interleaving.value == "PIXEL"
+    cube = LazyCube((source.count, source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
+                    grain=source.block_shapes[0][0] if by_pixel else 1)
+    names = [text or "" for text in source.descriptions]
+    keep = {"driver": source.driver, "tags": source.tags(), "band_tags": [source.tags(i) for i in source.indexes],
+            "imagery": [source.tags(i, ns="IMAGERY") for i in source.indexes],
+            "scales": list(source.scales), "offsets": list(source.offsets)}
+    return Stored(cube, format="raster", layout="BHW",
+                  wavelengths=_wavelengths(keep["band_tags"], keep["imagery"], names),
+                  band_names=names if any(names) else None, nodata=next((v for v in source.nodatavals if v is not None), None),
+                  crs=source.crs.to_wkt() if source.crs else None,
+                  transform=None if source.transform.is_identity else tuple(source.transform)[:6], metadata=keep)
+
+
+def _window(rows: slice, columns: slice) -> Window:
+    return Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+
+
+def _wavelengths(tags: list[dict], imagery: list[dict], names: list[str]) -> np.ndarray | None:
+    """Centre wavelengths in nm from band tags, GDAL's IMAGERY domain, or band names such as '550.5 nm'; all or none."""
+    found, units = [], []
+    for tag, image, name in zip(tags, imagery, names, strict=True):
+        lower = {k.lower(): v for k, v in tag.items()}
+        named = re.search(r"(\d+(?:\.\d+)?)\s*(nm|nanometers|nanometres|um|µm|micrometers|microns)\b", name, re.I)
+        if "wavelength" in lower:
+            value, unit = lower["wavelength"], lower.get("wavelength_units") or lower.get("wavelength_unit", "")
+        elif "CENTRAL_WAVELENGTH_UM" in image:
+            value, unit = image["CENTRAL_WAVELENGTH_UM"], "um"
+        elif named:
+            value, unit = named.groups()
+        else:
+            return None
+        try:
+            found.append(float(value))
+        except ValueError:
+            return None
+        units.append(unit.lower())
+    return nanometres(found, units[0]) if len(set(units)) == 1 else None
+
+
+@contextmanager
+def create_raster(target: Target) -> Iterator[CubeWriter]:
+    like, (bands, height, width) = target.like, target.shape
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": target.dtype.name,
+        "nodata": like.nodata, "interleave": "band", "BIGTIFF": "IF_SAFER"}
+    tile = 256 if min(height, width) >= 256 else 1
+    if tile > 1:
+        profile.update(tiled=True, blockxsize=tile, blockysize=tile)
+    if like.transform is not None:
+        profile["transform"] = rasterio.Affine(*like.transform)
+    if like.crs:
+        profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
+    whole = bands * math.prod(math.ceil(n / tile) * tile for n in (height, width)) * target.dtype.itemsize
+    with replacing(target.path, target.overwrite) as temporary:
+        with writing(target.path, RasterioError), quiet():
+            reserve(temporary, whole)  # GDAL reports a full disk late or never, so the room is tried first
+            temporary.unlink()
+            raster = rasterio.open(temporary, "w", **profile)
+        try:
+            with writing(target.path, RasterioError):
+                _describe(raster, like)
+
+            def write(b: slice, r: slice, c: slice, block: np.ndarray) -> None:
+                with writing(target.path, RasterioError):
+                    raster.write(block.astype(target.dtype, copy=False), indexes=range(b.start + 1, b.stop + 1),
+                                 window=_window(r, c))
+
+            yield CubeWriter(target.path, target.shape, target.dtype, write)
+            with writing(target.path, RasterioError):
+                raster.close()
+                if temporary.stat().st_size < whole:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            if not raster.closed:
+                with suppress(OSError, RasterioError):  # the failure that led here is the one to report
+                    raster.close()
+
+
+def _describe(raster: Any, like: Scene) -> None:
+    count, metadata = raster.count, like.metadata if like.format == "raster" else {}
+    raster.update_tags(**metadata.get("tags", {}))
+    tags = metadata.get("band_tags") or [{} for _ in range(count)]
+    imagery = metadata.get("imagery") or [{} for _ in range(count)]
+    header = like.metadata.get("header", {})
+    fwhm, unit = header.get("fwhm"), header.get("wavelength units", "Nanometers")
+    for band in range(count):
+        own = {k: v for k, v in tags[band].items() if not k.startswith("STATISTICS_")}
+        if like.wavelengths is not None and not any(k.lower() == "wavelength" for k in own):
+            own |= {"wavelength": repr(float(like.wavelengths[band])), "wavelength_units": "Nanometers"}
+        if isinstance(fwhm, list) and len(fwhm) == count:
+            own |= {"fwhm": fwhm[band], "fwhm_units": unit}
+        raster.update_tags(band + 1, **own)
+        if imagery[band]:
+            raster.update_tags(band + 1, ns="IMAGERY", **imagery[band])
+        if like.band_names:
+            raster.set_band_description(band + 1, like.band_names[band])
+    for name, usual in (("scales", {1.0}), ("offsets", {0.0})):
+        if set(metadata.get(name, usual)) != usual:
+            setattr(raster, name, metadata[name])

@@ -1,0 +1,149 @@
+"""The values of a cube: statistics, the range that becomes [0, 1], and the way there and back."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utility.cubes.cube import Scene, blocks
+from utility.errors import UserError
+
+
+@dataclass
+class BandStatistics:
+    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and counts of the others."""
+    low: np.ndarray         # (B,) float64
+    high: np.ndarray        # (B,) float64
+    not_finite: np.ndarray  # (B,) pixels that are NaN or infinite
+    missing: np.ndarray     # (B,) pixels that hold the no-data value
+
+
+def band_statistics(cube: Any, nodata: float | None = None) -> BandStatistics:
+    """One pass over a cube in memory or on disk, in blocks."""
+    count = cube.shape[0]
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    not_finite, missing = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    marker = marker_of(cube.dtype, nodata)
+    for index in blocks(cube):
+        block = np.asarray(cube[index])
+        at = index[0]
+        least, most = block.min((1, 2)), block.max((1, 2))
+        if marker is not None or not np.isfinite(least).all() or not np.isfinite(most).all():
+            finite = np.isfinite(block)
+            gone = block == marker if marker is not None else np.zeros_like(finite)
+            not_finite[at] += (~finite & ~gone).sum((1, 2))
+            missing[at] += gone.sum((1, 2))
+            valid = finite & ~gone
+            limits = limits_of(block.dtype)
+            least = np.where(valid.any((1, 2)), block.min((1, 2), where=valid, initial=limits.max), np.inf)
+            most = np.where(valid.any((1, 2)), block.max((1, 2), where=valid, initial=limits.min), -np.inf)
+        low[at], high[at] = np.minimum(low[at], least), np.maximum(high[at], most)
+    empty = low > high
+    low[empty] = high[empty] = np.nan
+    return BandStatistics(low, high, not_finite, missing)
+
+
+def limits_of(dtype: np.dtype) -> np.finfo | np.iinfo:
+    """Smallest and largest number of a type, as `min` and `max`."""
+    return np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+
+
+def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
+    """The no-data value as the cube's own type stores it; None where the type cannot hold it, or there is none."""
+    dtype = np.dtype(dtype)
+    if nodata is None or math.isnan(nodata):
+        return None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return dtype.type(nodata)
+    limits = np.iinfo(dtype)
+    return dtype.type(int(nodata)) if float(nodata).is_integer() and limits.min <= nodata <= limits.max else None
+
+
+def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
+    """Smallest and largest value of a scene in float64, read in blocks: what becomes 0 and 1.
+
+    Args:
+        keep: the values are in [0, 1] already and stay as they are; the range is (0, 1) then.
+
+    Raises:
+        UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value lies outside [0, 1].
+    """
+    if not keep:
+        return _limits(scene.cube, scene.place)
+    statistics = band_statistics(scene.cube)
+    low, high = float(statistics.low.min()), float(statistics.high.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"{scene.place} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave "
+                        "it out to scale them by their minimum and maximum.")
+    return 0.0, 1.0
+
+
+def _limits(cube: Any, place: str) -> tuple[float, float]:
+    statistics = band_statistics(cube)
+    if statistics.not_finite.any():
+        raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or infinite, where numbers were "
+                        "expected; drop those bands or fill them first (--drop-bad-bands, --fill-nodata).")
+    low, high = float(statistics.low.min()), float(statistics.high.max())
+    if not high > low:
+        raise UserError(f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
+    return low, high
+
+
+def unit_range(cube: Any, low: float | None = None, high: float | None = None) -> tuple[np.ndarray, float, float]:
+    """``(cube - low) / (high - low)`` in float64, returned as float32, with the low and high used.
+
+    Without low or high they are the cube's own minimum and maximum, and the result lies in [0, 1]; values outside given
+    limits are left outside.
+
+    Raises:
+        UserError: the cube is constant, or holds NaN or infinite values.
+    """
+    if low is None or high is None:
+        least, most = _limits(cube, "The cube")
+        low, high = least if low is None else low, most if high is None else high
+    span = float(high) - float(low)
+    if not span > 0 or not math.isfinite(span):
+        raise UserError(f"The cube's values run from {low:g} to {high:g}, where a range was expected; it has no "
+                        f"contrast to work on.")
+    unit = np.empty(cube.shape, np.float32)
+    for index in blocks(cube, target=4 << 20):
+        unit[index] = (np.asarray(cube[index]).astype(np.float64) - low) / span
+    return unit, float(low), float(high)
+
+
+def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_overflow: str = "refuse") -> np.ndarray:
+    """``low + cube * (high - low)`` in float64, rounded for an integer `dtype`; the opposite of `unit_range`.
+
+    Args:
+        cube: any shape, about [0, 1].
+        low, high: as `unit_range` returned them.
+        dtype: of the result.
+        on_overflow: what happens to values that `dtype` cannot hold: "refuse" or "clip".
+
+    Raises:
+        UserError: values overflow `dtype` and on_overflow is "refuse", or NaN is to become an integer.
+    """
+    if on_overflow not in ("refuse", "clip"):
+        raise ValueError(f"on_overflow is {on_overflow!r}, expected 'refuse' or 'clip'")
+    dtype = np.dtype(dtype)
+    values = np.asarray(cube, np.float64) * (float(high) - float(low)) + float(low)
+    if dtype.kind != "f":
+        values = np.rint(values)
+        if np.isnan(values).any():
+            raise UserError(f"The result holds NaN, which {dtype} cannot; write a floating-point type.")
+    least, most = limits_of(dtype).min, limits_of(dtype).max
+    above, below = values > float(most), values < float(least)
+    outside = int(above.sum() + below.sum())
+    if outside and on_overflow == "refuse":
+        raise UserError(f"{outside} values of the result ({values.min():g} .. {values.max():g}) do not fit {dtype} "
+                        f"({least} .. {most}); clip them, or write a wider type.")
+    if not outside:
+        return values.astype(dtype)
+    if dtype.kind != "f":  # a limit of 64 bits may be rounded up in float64, and would overflow
+        above |= values == float(most)
+    clipped = np.where(above | below, 0, values).astype(dtype)
+    clipped[above], clipped[below] = most, least
+    return clipped

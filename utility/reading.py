@@ -1,0 +1,49 @@
+"""Opening a scene file as the user's options and a dataset card say."""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utility.cards import Card
+from utility.cubes.bands import clean
+from utility.cubes.cube import Scene
+from utility.scenes import open_scene, read_scene
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scene files are read; by default the file or the card says."""
+
+    key: str | None = None
+    layout: str | None = None
+    size: tuple[int, int] | None = None
+    bands: str | None = None
+    drop_bands: str | None = None
+    drop_bad_bands: bool = False
+    fill_nodata: bool = False
+    keep_range: bool = False
+    nodata: float | None = None  # where the file declares none, or a wrong one
+
+
+def open_as(path: Path, reading: Reading | None = None, card: Card | None = None, *, in_memory: bool = True) -> Scene:
+    """The scene in a file, with the bands that a network can take.
+
+    Options go before the card's fields. The card's wavelengths are taken where the file has none.
+
+    Args:
+        in_memory: read the cube; else leave it on disk (see `open_scene`).
+
+    Raises:
+        UserError: the file cannot be read, its number of bands is not the card's, or bands are bad (see `clean`).
+    """
+    reading = reading or Reading()
+    key, layout, bands, size = reading.key, reading.layout, None, reading.size
+    if card:
+        key, layout, bands = key or card.key, layout or card.layout, card.bands
+        size = size or (card.size if (card.layout or "").startswith("pixels") else None)
+    scene = (read_scene if in_memory else open_scene)(path, key, layout, bands, size)
+    if scene.wavelengths is None and card:
+        scene.wavelengths = card.wavelengths
+    if reading.nodata is not None:
+        scene = replace(scene, nodata=reading.nodata)
+    return clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands)
