@@ -24,6 +24,7 @@ from models.pooling import BACKENDS
 from utility import evaluation, inference
 from utility.cards import Card, list_cards, load_card
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
+from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES, check
 from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
@@ -32,7 +33,7 @@ from utility.figures import no_truth_figure
 from utility.files import refuse_existing, refuse_foreign, replacing, shown, write_json
 from utility.indexes import PRESETS, format_table
 from utility.report import write_report
-from utility.scenes import LAYOUTS, list_scenes
+from utility.scenes import list_scenes
 
 REPORT_MARKS = ("summary.json",)
 """What is in every report folder, by which an earlier one is known."""

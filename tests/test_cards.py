@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utility.cards import generic_card, list_cards, load_card, test_cubes, training_cubes, training_rectangles
+from utility.cubes.cube import Scene
 from utility.errors import UserError
 from utility.patches import count_patches
-from utility.scenes import Scene, read_scene
+from utility.scenes import read_scene
 
 FACTS = {  # key, bands, size, patch, strides, zooms
     "icvl": ("rad", 31, (1392, 1300), 64, (64, 32, 32), (1.0, 0.5, 0.25)),

@@ -11,11 +11,13 @@ import torch
 from models import create_model, initialise_fast
 from utility import evaluation
 from utility.cards import load_card
+from utility.cubes.cube import Scene
+from utility.cubes.values import unit_range
 from utility.degradation import KINDS, degrade
 from utility.errors import UserError
 from utility.evaluation import Outputs, Problem, Reading, read_images
 from utility.indexes import METRICS, PRESETS, evaluate, mean_of
-from utility.scenes import read_scene, unit_range
+from utility.scenes import read_scene, write_scene
 from utility.tiling import super_resolve_cube
 
 FACTS = {"arch": "biqrnn_2_2"}
@@ -329,7 +331,6 @@ def test_no_image_at_all_is_refused(folder):
 
 @pytest.mark.parametrize("suffix", [".h5", ".npy", ".hdr", ".tif"])
 def test_cubes_come_in_the_container_of_their_source(folder, suffix):
-    from utility.scenes import Scene, write_scene
     source = folder / f"scene{suffix}"
     write_scene(source, Scene(smooth(4, 24, 28), "scene", wavelengths=np.array([450.0, 550, 650, 750])))
     results = evaluation.run(network(), read_images([source], Reading()), Problem(4, "spatial"), folder / "out",

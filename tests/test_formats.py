@@ -16,10 +16,12 @@ import spectral.io.envi as envi
 from limits import room_for
 from rasterio.transform import from_origin
 
-from utility import formats
+from utility.cubes import containers, matlab
+from utility.cubes import cube as cubes
+from utility.cubes.bands import clean
+from utility.cubes.cube import LazyCube, Scene
 from utility.errors import UserError
-from utility.formats import LazyCube
-from utility.scenes import Scene, clean, create_scene, open_scene, read_scene, scaled, write_scene
+from utility.scenes import create_scene, open_scene, read_scene, scaled, write_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -121,7 +123,7 @@ def test_a_v73_file_becomes_v5_and_back_with_matlabs_axes(tmp_path: Path) -> Non
 
 
 def test_an_array_too_large_for_v5_is_written_as_v73(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAT5_LIMIT", 1000)
+    monkeypatch.setattr(matlab, "LIMIT", 1000)
     write_scene(tmp_path / "a.mat", Scene(cube_of(), "a", format="mat5", layout="HWB", key="data"))
     scene = read_scene(tmp_path / "a.mat")
     assert (scene.format, scene.layout, scene.key) == ("mat7.3", "BWH", "data")
@@ -432,7 +434,7 @@ def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
     rasterio.shutil.copy(geotiff, tmp_path / "points.vrt", driver="VRT")
 
     def names(name: str) -> set[str]:
-        return {p.name for p in formats.files_of(tmp_path / name)}
+        return {p.name for p in containers.files_of(tmp_path / name)}
 
     assert names("low.hdr") == names("low.img") | {"low.dat"} == {"low.hdr", "low.img", "low.dat"}
     assert names("scene.img") == {"scene.img", "scene.img.hdr"} and names("scene.hdr") == {"scene.img"}
@@ -441,7 +443,7 @@ def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
     for first, second, shared in (("low.npy", "low.hdr", None), ("low.img", "low.hdr", "low.dat"),
                                   ("scene.hdr", "scene.img", "scene.img"),
                                   ("link.tif", "points.vrt", "link.tif"), ("low.hdr", "scene.img", None)):
-        found = formats.shared_file(tmp_path / first, tmp_path / second)
+        found = containers.shared_file(tmp_path / first, tmp_path / second)
         assert (found and found.name) == shared
 
 
@@ -450,7 +452,7 @@ def test_blocks_cover_a_cube_once_and_split_bands_that_are_too_large() -> None:
                                 ((9, 40, 50), 0, 9000)):
         count = np.zeros(shape, np.uint8)
         sizes = []
-        for index in formats.blocks(count, axis, target):
+        for index in cubes.blocks(count, axis, target):
             count[index] += 1
             sizes.append(count[index].size)
         assert (count == 1).all()
@@ -458,14 +460,14 @@ def test_blocks_cover_a_cube_once_and_split_bands_that_are_too_large() -> None:
 
 
 def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(formats.scratch((2, 3), np.float32)) is np.ndarray
-    monkeypatch.setattr(formats, "SCRATCH", 1000)
-    array = formats.scratch((4, 500), np.int16, tmp_path)
+    assert type(cubes.scratch((2, 3), np.float32)) is np.ndarray
+    monkeypatch.setattr(cubes, "SCRATCH", 1000)
+    array = cubes.scratch((4, 500), np.int16, tmp_path)
     assert isinstance(array, np.memmap) and not array.any() and not list(tmp_path.iterdir())
     array[2] = 7
     assert array.sum() == 7 * 500
     with room_for(1000), pytest.raises(UserError, match=f"Writing {tmp_path} failed"):
-        formats.scratch((4, 500), np.int16, tmp_path)
+        cubes.scratch((4, 500), np.int16, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)
@@ -485,7 +487,7 @@ def test_nothing_is_left_when_the_work_stops_half_way(tmp_path: Path, kind: str,
 
 
 def test_a_failed_header_takes_its_data_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = formats.os.replace
+    replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
         if str(target).endswith(".hdr"):

@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader
 
 import utility.lmdb_data as script
 from utility.cards import generic_card, load_card
+from utility.cubes.values import unit_range
 from utility.datum import decode_datum
 from utility.errors import UserError
 from utility.lmdb_data import build_database, main
 from utility.lmdb_dataset import LMDBDataset
 from utility.patches import extract_patches
-from utility.scenes import read_scene, unit_range, write_scene
+from utility.scenes import read_scene, write_scene
 
 ROOT = Path(__file__).parent.parent
 CARD = replace(generic_card(8), strides=(8,))

@@ -12,9 +12,10 @@ import scipy.io
 import torch
 
 from utility.cards import load_card, training_cubes
+from utility.cubes.bands import find_bad_bands
 from utility.degradation import degrade
 from utility.errors import UserError
-from utility.scenes import find_bad_bands, read_scene
+from utility.scenes import read_scene
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data"))
 import make_samples as maker

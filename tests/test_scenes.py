@@ -8,25 +8,11 @@ import numpy as np
 import pytest
 import scipy.io
 
+from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
+from utility.cubes.cube import LazyCube, Scene
+from utility.cubes.values import band_statistics, from_unit_range, unit_range, value_range
 from utility.errors import UserError
-from utility.formats import LazyCube
-from utility.scenes import (
-    Scene,
-    band_statistics,
-    clean,
-    describe,
-    find_bad_bands,
-    from_unit_range,
-    list_scenes,
-    open_scene,
-    parse_bands,
-    read_scene,
-    scaled,
-    select_bands,
-    unit_range,
-    value_range,
-    write_scene,
-)
+from utility.scenes import describe, list_scenes, open_scene, read_scene, scaled, write_scene
 
 
 def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:
@@ -307,7 +293,7 @@ def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: py
     cube[:, 4:6, 3] = cube[1, 9, 9] = -1
     np.save(tmp_path / "a.npy", cube)
     expected = clean(Scene(cube, "a", nodata=-1), fill_nodata=True)
-    monkeypatch.setattr("utility.formats.SCRATCH", 100)
+    monkeypatch.setattr("utility.cubes.cube.SCRATCH", 100)
     scene = open_scene(tmp_path / "a.npy", layout="BHW")
     scene.nodata = -1
     filled = clean(scene, fill_nodata=True)
@@ -347,7 +333,7 @@ def test_bands_are_chosen_from_a_cube_on_disk_without_reading_it(tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------------- values
 
 def test_statistics_of_a_cube_on_disk_equal_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utility.scenes.blocks", lambda cube: ((slice(None), slice(r, r + 3), slice(None))
+    monkeypatch.setattr("utility.cubes.values.blocks", lambda cube: ((slice(None), slice(r, r + 3), slice(None))
                                                                for r in range(0, cube.shape[1], 3)))
     scene = spoiled()
     statistics = band_statistics(scene.cube, scene.nodata)

@@ -22,10 +22,11 @@ from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
 from utility.indexes import METRICS, band_psnr, evaluate, mean_of, sam_map
-from utility.report import write_report
 from utility.reading import Reading, open_as
+from utility.report import write_report
 from utility.scenes import write_scene
 from utility.tiling import super_resolve_cube
+
 
 @dataclass(frozen=True)
 class Problem:

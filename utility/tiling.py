@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from models import QRNN3D
 from models.blocks import Window, halo, run_in_blocks
+from utility.cubes.cube import scratch
 from utility.degradation import KINDS, axis_rows
 from utility.devices import AMP
 from utility.errors import UserError
-from utility.cubes.cube import scratch
 
 SMALLEST_TILE = 32
 

@@ -64,7 +64,7 @@ TABLE = [
     Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
               numpy_files.open_npz, numpy_files.create_npz),
     Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
-              lambda path, head: head.startswith(b"ENVI") or not head.startswith(rasters.TIFF) and bool(envi.header_of(path)),
+              lambda path, head: head.startswith(b"ENVI") or (not head.startswith(rasters.TIFF) and bool(envi.header_of(path))),
               envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True,
               is_scene=lambda path: not envi.header_of(path), files=envi.files_of),
     Container("raster", "GeoTIFF or another raster", (".tif", ".tiff"),
