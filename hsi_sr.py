@@ -20,10 +20,12 @@ from typing import Any
 
 from models.pooling import BACKENDS
 from utility.augment import MODES
+from utility.configuration import LOSSES, RECIPES, configure
 from utility.degradation import KINDS
 from utility.devices import AMP
 from utility.errors import UserError, run_script, whole_numbers
-from utility.training import LOSSES, RECIPES, configure, prepare, train
+from utility.plan import prepare
+from utility.training import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,10 @@ from torch import Tensor
 from models import QRNN3D, Execution, blocks, create_model, qrnn3d
 from models.pooling import gate_count
 from models.pooling.loop import output_dtype
-from utility import training
-from utility.training import AMP, Plan, State, TrainingConfig
+from utility.configuration import TrainingConfig
+from utility.devices import AMP
+from utility.state import State
+from utility.training import train_step
 
 SEED = 2021
 SHORTEST = 0.02  # seconds: a sample of a shorter call is the mean of several calls in a row
@@ -111,13 +113,12 @@ def inference(variant: Variant, arch: str, device: torch.device) -> Callable[[Te
 def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], dict[str, float]]:
     """(N, B, h, w) on the device -> one step of `utility.training`: degrade x4, forward, MSE, backward, Adam."""
     config = TrainingConfig(arch=arch, amp=variant.amp, tf32=variant.tf32, compile=variant.compiled)
-    plan = Plan(config, device, [], [], (1, 1, 1), {}, variant.network(arch), 1, [])
-    state = State(plan)
+    state = State(config, variant.network(arch), device)
     net = torch.compile(state.net) if variant.compiled else state.net
 
     def call(gt: Tensor) -> dict[str, float]:
         with variant.applied(device, search=True, autocast=False) as tally:
-            training._step(state, plan, net, gt)
+            train_step(state, net, gt)
         return tally
 
     return call

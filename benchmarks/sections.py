@@ -36,6 +36,7 @@ from benchmarks.measure import (
 )
 from models.pooling import pool
 from utility.checkpoints import model_from_checkpoint
+from utility.configuration import TrainingConfig
 from utility.degradation import KINDS, crop_to_multiple, degrade
 from utility.evaluation import Reading, read_images
 from utility.indexes import evaluate
@@ -43,7 +44,7 @@ from utility.lmdb_dataset import LMDBDataset
 from utility.loader import training_loader
 from utility.scenes import list_scenes
 from utility.tiling import super_resolve_cube
-from utility.training import TrainingConfig, train
+from utility.training import train
 
 Shape = tuple[int, ...]
 Result = dict[str, Any]

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import hsi_sr
+from utility.configuration import configure
 from utility.errors import UserError
 from utility.lmdb_dataset import writing_database
-from utility.training import configure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,28 +81,21 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_exits_130_and_what_it_prints_goes_on_with_it(data, tmp_path, number):
-    def command(*words):
-        return [sys.executable, str(ROOT / "hsi_sr.py"), *words]
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command("-a", "biqrnn_2_1", "--data", data, "-b", "4", "-n", "99999", "--no-log", "--threads", "1", "--run-dir", "run"),
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def test_a_run_that_is_terminated_exits_130_and_what_it_prints_goes_on_with_it(data, tmp_path):
+    words = ["-a", "biqrnn_2_1", "--data", data, "-b", "4", "-n", "99999", "--no-log", "--threads", "1", "--run-dir", "run"]
+    process = subprocess.Popen([sys.executable, str(ROOT / "hsi_sr.py"), *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, number)  # as a terminal, or `timeout`, does: the loader's workers get it too
+    os.killpg(process.pid, signal.SIGTERM)  # as a terminal, or `timeout`, does: the loader's workers get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "the state is saved" in err
     assert "python hsi_test.py -r -rp run/best.pth" in out and (tmp_path / "run" / "best.pth").exists()
     resume = re.search(r"python hsi_sr.py (-r -rp \S+)", out).group(1).split()
     made = torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"]
-    again = subprocess.run(command(*resume, "-n", str(made + 1)), cwd=tmp_path, env=environment, capture_output=True, text=True,
-                           timeout=120)
-    assert again.returncode == 0, again.stderr
+    assert hsi_sr.main([*resume, "-n", str(made + 1)]) == 0
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == made + 1
 
 

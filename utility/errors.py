@@ -1,10 +1,13 @@
-"""How this project says that something it was given is wrong: one sentence, and a non-zero exit."""
+"""How a script ends early: one sentence for bad input, the exit status, and what Ctrl-C does."""
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -40,3 +43,29 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+class Interruption:
+    """Turns the first Ctrl-C (or SIGTERM) into `requested`, which a loop reads between two steps; a second one stops at once.
+
+    A step that is cut in two leaves weights and optimizer that belong to no iteration.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        os.write(2, b"\ninterrupted: this step ends and the state is saved; once more stops at once\n")

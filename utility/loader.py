@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +23,45 @@ from utility.augment import augment
 from utility.errors import UserError
 
 
-class TrainingPatches(Dataset):
-    """Item (epoch, index) is patch `index`, augmented as that epoch has it: (B, h, w) float32 in [0, 1]."""
+class _Batches(Dataset):
+    """A list of keys gives a batch (N, B, h, w), float32 in [0, 1], or the UserError that says why it cannot be read.
+
+    An error that is raised in a worker would arrive with the worker's traceback in its message.
+    """
+
+    def __init__(self, patches: Sequence[np.ndarray]) -> None:
+        self.patches = patches
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.patches[index]
+
+    def __getitems__(self, keys: Sequence[Any]) -> Tensor | UserError:
+        try:
+            return torch.from_numpy(np.stack([self[key] for key in keys]))
+        except UserError as error:
+            return error
+
+
+class _Augmented(_Batches):
+    """Key (epoch, index) is patch `index`, augmented as that epoch has it."""
 
     def __init__(self, patches: Sequence[np.ndarray], mode: str, seed: int) -> None:
-        self.patches, self.mode, self.seed = patches, mode, seed
+        super().__init__(patches)
+        self.mode, self.seed = mode, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
         epoch, index = key
-        return torch.from_numpy(augment(self.patches[index], self.mode, self.seed, epoch, index))
+        return augment(self.patches[index], self.mode, self.seed, epoch, index)
 
 
 class Epochs(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys; `set_position` says of which epoch, and after how many of its batches.
+    """Batches of (epoch, index) keys; `set_position` chooses the epoch, and how many of its batches to leave out.
 
-    The epoch travels in the keys, so workers that live through the whole training need not be told of it. Patches that do
-    not fill a batch are left out of their epoch.
+    The epoch travels in the keys: nobody has to tell it to workers that live through the whole training. Patches that do not
+    fill a batch are left out of their epoch.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
@@ -56,7 +80,7 @@ class Epochs(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(k)) for k in order[i * self.batch:(i + 1) * self.batch]]
 
 
-def training_loader(patches: Sequence[np.ndarray], batch: int, seed: int, mode: str = "spatial", threads: int = 0,
+def training_loader(patches: Sequence[np.ndarray], batch: int, *, seed: int, mode: str = "spatial", threads: int = 0,
                     pin: bool = False, context: str | None = None) -> DataLoader:
     """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is an `Epochs`.
 
@@ -67,23 +91,25 @@ def training_loader(patches: Sequence[np.ndarray], batch: int, seed: int, mode: 
         threads: worker processes, which live as long as the loader; 0 loads in this one.
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
         context: how workers start, `fork` or `spawn`; None is the platform's way.
+
+    Iterating raises UserError: a patch cannot be read.
     """
-    return _Loader(TrainingPatches(patches, mode, seed), batch_sampler=Epochs(len(patches), batch, seed),
-                      pin_memory=pin, **_workers(threads, context))
+    return _Loader(_Augmented(patches, mode, seed), batch_sampler=Epochs(len(patches), batch, seed), pin_memory=pin,
+                   **_workers(threads, context))
 
 
-def validation_loader(patches: Sequence[np.ndarray], batch: int, threads: int = 0, pin: bool = False,
+def validation_loader(patches: Sequence[np.ndarray], batch: int, *, threads: int = 0, pin: bool = False,
                       context: str | None = None) -> DataLoader:
-    """All patches in their order, as they are; the last batch may be smaller."""
-    return _Loader(_Tensors(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
+    """All patches in their order, as they are; the last batch may be smaller. See `training_loader`."""
+    return _Loader(_Batches(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
 
 
 @contextmanager
 def stopped_at_the_end(loader: DataLoader) -> Iterator[None]:
     """Ends the workers of a loader with the block.
 
-    Left to the garbage collector, the queue to a worker may go before the iterator that would say good-bye through it, and
-    every worker is then waited for: 5 s each.
+    The garbage collector may remove the queue to a worker before the iterator that ends the worker through it. Every worker
+    then costs a wait of 5 s.
     """
     try:
         yield
@@ -93,41 +119,39 @@ def stopped_at_the_end(loader: DataLoader) -> Iterator[None]:
             loader._iterator = None
 
 
-class _Tensors(Dataset):
-    def __init__(self, patches: Sequence[np.ndarray]) -> None:
-        self.patches = patches
-
-    def __len__(self) -> int:
-        return len(self.patches)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.patches[index]))
-
-
-def _workers(threads: int, context: str | None) -> dict:
+def _workers(threads: int, context: str | None) -> dict[str, Any]:
+    whole = {"collate_fn": _as_it_is, "num_workers": threads}
     if not threads:
-        return {"num_workers": 0}
-    return {"num_workers": threads, "persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker,
-            "multiprocessing_context": context}
+        return whole
+    return whole | {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker,
+                    "multiprocessing_context": context}
+
+
+def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
+    return batch
 
 
 class _Loader(DataLoader):
-    """Starts its workers with SIGTERM blocked, which all of their threads inherit; see `_start_worker`."""
+    """Raises the errors of its batches, and starts its workers with SIGTERM blocked; see `_start_worker`."""
 
     def __iter__(self) -> Iterator[Tensor]:
-        if not hasattr(signal, "sigwaitinfo"):
-            return super().__iter__()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
-            return super().__iter__()
+            batches = super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole group; the parent decides what they mean. But it
-    # ends its workers by a SIGTERM itself, when they outlive it: of that signal, the sender matters.
+    # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole process group, and the parent decides what they
+    # mean. The parent also ends workers that outlive it by SIGTERM. So a worker obeys SIGTERM from its parent alone; all of
+    # its threads inherit the blocked signal, and one of them waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_obey_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
@@ -137,14 +161,6 @@ def _obey_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _with_clean_errors(loader: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Bad data found in a worker arrives wrapped in that worker's traceback; only its sentence goes on."""
-    try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 class DeviceBatches:
@@ -172,7 +188,7 @@ class DeviceBatches:
 
     def _on_cpu(self) -> Iterator[Tensor]:
         begin = time.perf_counter()
-        for batch in _with_clean_errors(self.loader):
+        for batch in self.loader:
             self._waited += time.perf_counter() - begin
             yield batch.to(self.device)
             begin = time.perf_counter()
@@ -181,7 +197,7 @@ class DeviceBatches:
         copies, steps = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
         idle = torch.cuda.Event(enable_timing=True)
         idle.record(steps)
-        for batch in _with_clean_errors(self.loader):
+        for batch in self.loader:
             with torch.cuda.stream(copies):
                 moved = batch.to(self.device, non_blocking=True)
             steps.wait_stream(copies)

@@ -28,15 +28,16 @@ class RunFolder:
 
     Args:
         path: the folder.
-        resume: it may hold a run already, which goes on: its log is appended to.
+        resume: the folder may hold a run already, which goes on; its log is appended to.
         quiet: print nothing (the log is written all the same).
 
     Raises:
-        UserError: it holds something and `resume` is False, or it cannot be made.
+        UserError: the folder holds something and `resume` is False, or it cannot be made.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
         self.path, self.quiet = Path(path), quiet
+        self.board: Board | None = None
         if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
                             "on with the run in it by -r -rp.")
@@ -51,7 +52,7 @@ class RunFolder:
         """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet.
 
         Raises:
-            UserError: the log cannot be written, such as on a full disk; what is said after that is printed alone.
+            UserError: the log cannot be written, such as on a full disk. Later lines are printed alone.
         """
         if loud or not self.quiet:
             tqdm.write(line, file=sys.stdout)
@@ -61,13 +62,18 @@ class RunFolder:
                 self._log.write(line + "\n")
                 self._log.flush()
             except OSError as error:
-                self.close()
+                self._close_log()
                 raise write_failure(self.path / "log.txt", error) from error
 
     def close(self) -> None:
+        if self.board:
+            self.board.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
         log, self._log = self._log, None
         if log:
-            with suppress(OSError):  # the rest of a line that could not be written is tried again
+            with suppress(OSError):  # closing tries once more to write what could not be written
                 log.close()
 
     def write_origin(self, config: Mapping[str, Any], device: torch.device) -> None:
@@ -75,10 +81,28 @@ class RunFolder:
         write_json(self.path / "config.json", dict(config))
         write_json(self.path / "environment.json", describe_environment(device))
 
-    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float], loss: str = "mse") -> None:
-        """history.csv and training.png: one row an epoch, `speed` being the last one's.
+    def open_board(self, purge_step: int | None) -> None:
+        """Write TensorBoard's events too; those of a resumed run from `purge_step` on are replaced."""
+        self.board = Board(self.path, purge_step)
 
-        The rows of `history` are the run's; speeds of earlier epochs are kept from the file, where they stand.
+    def add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """TensorBoard's values GROUP/NAME of an iteration."""
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(f"{group}/{name}", value, step)
+
+    def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """TensorBoard's picture (h, w, 3) of an iteration."""
+        if self.board:
+            self.board.add_image(name, picture, step)
+
+    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float], loss: str = "mse") -> None:
+        """history.csv and training.png: one row an epoch.
+
+        Args:
+            history: the rows of the run.
+            speed: of the last epoch. The speeds of earlier epochs are kept from the file.
+            loss: name of the loss, for the figure.
         """
         path = self.path / "history.csv"
         known = {}
@@ -98,8 +122,8 @@ class RunFolder:
 class Board:
     """TensorBoard's events of a run.
 
-    tensorboardX writes them in a thread. When a write failed there, the thread would end, and this one would wait for ever
-    as soon as the queue between the two was full; so errors are kept, and raised here with the next value.
+    tensorboardX writes them in a thread. A write that fails there ends that thread, and this one then waits for ever for
+    room in the queue between the two. So errors are kept there, and raised here with the next value.
     """
 
     def __init__(self, path: Path, purge_step: int | None = None) -> None:

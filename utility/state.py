@@ -1,0 +1,130 @@
+"""The state of a training: network, optimizer, schedule and position; saved whole, and loaded whole."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import QRNN3D
+from utility.checkpoints import load_checkpoint, save_checkpoint
+from utility.configuration import TrainingConfig
+from utility.errors import UserError
+
+
+def patch_multiple(config: TrainingConfig, net: QRNN3D) -> int:
+    """Rows and columns of a patch are cropped to multiples of this."""
+    return math.lcm(net.multiple, *config.scales)
+
+
+class State:
+    """Everything a training needs to go on.
+
+    Args:
+        config, net, device: the network moves to the device.
+        total: steps of the whole run; the rate of the fast recipe falls until then.
+        facts: what else a checkpoint records; of these, `position` says what a place inside an epoch depends on.
+
+    Attributes:
+        epoch, step: finished epochs, and steps made in the next one.
+        iteration: steps made in all.
+        psnr, loss: of the last validation (dB, training loss function); best_psnr of the best.
+        lr: of the optimizer. Adam moves every weight by about lr a step. The last layer sums 27 of them for each of its
+            channels, all of one sign at first, and its output moves by hundreds of lr. So the last layer has a share of lr.
+        multiple: see `patch_multiple`.
+        tally: on the device, of this epoch: sum of the finite losses, and how many were not finite.
+        history: one dict an epoch.
+    """
+
+    def __init__(self, config: TrainingConfig, net: QRNN3D, device: torch.device, total: int = 1,
+                 facts: Mapping[str, Any] | None = None) -> None:
+        self.config, self.net, self.device, self.total = config, net.to(device), device, total
+        self.facts, self.multiple = dict(facts or {}), patch_multiple(config, net)
+        weights, last = list(self.net.parameters()), len(list(self.net.reconstructor.parameters()))
+        groups = [{"params": weights, "share": 1.0}]
+        if config.last_lr != 1:
+            groups = [{"params": weights[:-last], "share": 1.0}, {"params": weights[-last:], "share": config.last_lr}]
+        self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
+                                          fused=True if device.type == "cuda" else None)
+        self.lr = config.lr
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5,
+                                                                  min_lr=config.min_lr)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.epoch = self.step = self.iteration = 0
+        self.psnr = self.loss = self.best_psnr = None
+        self.tally = torch.zeros(2, dtype=torch.float64, device=device)
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value * group["share"]
+
+    @property
+    def reached(self) -> bool:
+        """Whether the steps asked for are made; the epoch ends there."""
+        return self.config.iterations is not None and self.iteration >= self.config.iterations
+
+    @property
+    def finished(self) -> bool:
+        return self.reached and self.step == 0 if self.config.iterations else self.epoch >= self.config.epochs
+
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.net.parameters())
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint. Raises UserError if it cannot be written."""
+        config = asdict(self.config)
+        scales = list(config["scales"])
+        here = {"resume": None, "run_dir": None}  # the place and the origin of a run do not change what it computes
+        save_checkpoint(path, {
+            "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch, "step": self.step, "iteration": self.iteration, "psnr": self.psnr, "loss": self.loss,
+            "best_psnr": self.best_psnr, "tally": self.tally, "history": self.history,
+            **{name: config[name] for name in ("arch", "long_skip", "degradation", "recipe", "seed")},
+            "scale": scales[0] if len(scales) == 1 else scales, "normalisation": "minmax", **self.facts,
+            "config": config | here,
+        })
+
+    def resume(self, path: str | Path) -> None:
+        """Take everything but the weights, which the network has already. A released checkpoint gives what it has.
+
+        Raises:
+            UserError: the optimizer's state is missing or of another network, or the place inside an epoch is of another run.
+        """
+        saved = load_checkpoint(path, self.device)
+        try:
+            self._load(saved)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be resumed: its optimizer or position is missing or of another network; take "
+                            "its weights alone with --init.") from error
+        if self.step and saved.get("position") != self.facts.get("position"):
+            raise UserError(f"{path} was saved inside an epoch, with {saved.get('position')}, and this run has "
+                            f"{self.facts.get('position')}; give the same, or resume a checkpoint made at the end of an epoch.")
+        if "config" in saved and self.config.lr != saved["config"]["lr"]:
+            self.lr = self.config.lr
+        self.plateau.min_lrs = [self.config.min_lr] * len(self.plateau.min_lrs)
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        here = [{name: group[name] for name in ("fused", "share")} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, here, strict=True):
+            group |= values  # of this machine and run, not of those that saved it
+        for part, name in ((self.plateau, "scheduler"), (self.scaler, "scaler")):
+            if saved.get(name):
+                part.load_state_dict(saved[name])
+        self.epoch, self.iteration = int(saved["epoch"]), int(saved["iteration"])
+        self.step = int(saved.get("step", saved.get("batch", 0)))  # older checkpoints call it "batch"
+        self.psnr, self.loss = saved.get("psnr"), saved.get("loss")
+        self.best_psnr = saved.get("best_psnr", self.psnr)
+        self.history = list(saved.get("history", []))
+        if "tally" in saved:
+            self.tally.copy_(saved["tally"])
