@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
     """An empty folder with a checkpoint and two scenes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hsi_test.py"])
-    save_checkpoint("best.pth", contents(network(), arch="biqrnn_2_2", scale=4, degradation="spatial"))
+    save_checkpoint("best.pth", contents(network(), arch="biqrnn_2_2", scale=4, degradation="gaussian"))
     Path("scenes").mkdir()
     for name, cube in (("first", smooth(4, 33, 38)), ("second", smooth(4, 24, 28, 1))):
         scipy.io.savemat(f"scenes/{name}.mat", {"rad": cube.transpose(1, 2, 0)})
@@ -85,7 +85,7 @@ def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
                                                                   "second.png"]
     assert sorted(p.name for p in Path("out/here/cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
     results = json.loads(Path("out/here/metrics.json").read_text())
-    assert [results[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "spatial", "biqrnn_2_2"]
+    assert [results[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "gaussian", "biqrnn_2_2"]
     assert [(row["name"], row["height"], row["width"]) for row in results["images"]] == [("first", 32, 36), ("second", 24, 28)]
     assert set(results["mean"]) == {"network", "interpolation"}
     for name in ("first", "second"):
@@ -210,7 +210,7 @@ def test_the_report_holds_everything_in_one_file():
     Sources().feed(page)
     assert len(found) == 2 * 4 and all(source.startswith("data:image/png;base64,") for source in found)
     assert "<script" not in page and "url(" not in page
-    for text in ("first", "second", "PSNR", "biqrnn_2_2", "best.pth", "spatial"):
+    for text in ("first", "second", "PSNR", "biqrnn_2_2", "best.pth", "gaussian"):
         assert text in page
 
 
@@ -225,17 +225,17 @@ def test_a_checkpoint_of_another_scale_and_degradation_is_taken_at_its_word(caps
 
 
 def test_another_scale_or_degradation_than_it_was_trained_for_is_said(capsys):
-    run("--data", "scenes/first.mat", "--out", "out", "--no-figures", "--scale", "2", "--degradation", "gaussian")
+    run("--data", "scenes/first.mat", "--out", "out", "--no-figures", "--scale", "2", "--degradation", "bicubic")
     said = capsys.readouterr().err
     assert "best.pth was trained for scale factor 4, and 2 is asked for" in said
-    assert "best.pth was trained for degradation spatial, and gaussian is asked for" in said
+    assert "best.pth was trained for degradation gaussian, and bicubic is asked for" in said
     results = json.loads(Path("out/metrics.json").read_text())
-    assert (results["scale"], results["degradation"]) == (2, "gaussian")
-    assert (results["trained_scales"], results["trained_degradation"]) == ([4], "spatial")
+    assert (results["scale"], results["degradation"]) == (2, "bicubic")
+    assert (results["trained_scales"], results["trained_degradation"]) == ([4], "gaussian")
 
 
 def test_a_checkpoint_of_several_scales_takes_the_first_and_says_so(capsys):
-    save_checkpoint("many.pth", contents(network(), arch="biqrnn_2_2", scale=[4, 2], degradation="spatial"))
+    save_checkpoint("many.pth", contents(network(), arch="biqrnn_2_2", scale=[4, 2], degradation="gaussian"))
     run("--data", "scenes/first.mat", "--out", "out", "--no-figures", checkpoint="many.pth")
     assert "was trained for scale factors 4, 2; 4 is taken, --scale chooses another" in capsys.readouterr().err
     run("--data", "scenes/first.mat", "--out", "two", "--no-figures", "--scale", "2", checkpoint="many.pth")
@@ -247,7 +247,7 @@ def test_a_released_checkpoint_needs_only_its_scale(capsys):
     torch.save({**contents(network()), "net": weights}, "released.pth")
     refused("--data", "scenes", "--out", "no", words=r"released\.pth does not say for which scale factor .* --scale",
             checkpoint="released.pth")
-    run("--data", "scenes", "--out", "out", "--no-figures", "--scale", "4", "--degradation", "spatial",
+    run("--data", "scenes", "--out", "out", "--no-figures", "--scale", "4", "--degradation", "gaussian",
         checkpoint="released.pth")
     run("--data", "scenes", "--out", "named", "--no-figures")
     assert numbers("out") == numbers("named")
@@ -259,7 +259,7 @@ def test_a_released_checkpoint_needs_only_its_scale(capsys):
 @pytest.mark.parametrize("name", ["qrnn_2_2", "biqrnn_2_2"])
 def test_an_alternating_checkpoint_that_does_not_say_how_it_adds_its_input_is_noted(capsys, name):
     torch.save(contents(network(name)), "released.pth")
-    arguments = ("--data", "scenes/first.mat", "--no-figures", "--no-cubes", "--scale", "4", "--degradation", "spatial")
+    arguments = ("--data", "scenes/first.mat", "--no-figures", "--no-cubes", "--scale", "4", "--degradation", "gaussian")
     run(*arguments, "--out", "once", checkpoint="released.pth")
     said = capsys.readouterr().err
     assert ("released.pth does not say how often its network adds its input" in said) == (name == "qrnn_2_2")
@@ -280,7 +280,7 @@ def test_checkpoints_that_cannot_be_used_are_refused():
     Path("half.pth").write_bytes(whole[:len(whole) // 2])
     torch.save({**contents(network()), "extra": Hostile()}, "hostile.pth")
     torch.save({"state_dict": network().state_dict()}, "foreign.pth")
-    save_checkpoint("odd.pth", contents(network(), arch="biqrnn_2_2", scale=5, degradation="spatial"))
+    save_checkpoint("odd.pth", contents(network(), arch="biqrnn_2_2", scale=5, degradation="gaussian"))
     Path("text.pth").write_text("not a checkpoint")
     for checkpoint, words in (
             ("none.pth", r"no checkpoint none\.pth"), ("half.pth", r"half\.pth cannot be read as a checkpoint .* truncated"),
@@ -496,7 +496,7 @@ def test_self_ensemble_and_tiles_of_a_cube():
 @pytest.mark.slow
 def test_a_31x2048x2048_result_takes_less_than_4_gb(capsys):
     """A low-resolution cube of 31x512x512, the published network, tiles of 128, on a processor."""
-    save_checkpoint("large.pth", contents(network("biqrnn_16_5"), arch="biqrnn_16_5", scale=4, degradation="spatial"))
+    save_checkpoint("large.pth", contents(network("biqrnn_16_5"), arch="biqrnn_16_5", scale=4, degradation="gaussian"))
     np.save("low.npy", (4000 * smooth(31, 512, 512)).astype(np.uint16))
     code = ("import resource, sys, time, hsi_test; start = time.time(); hsi_test.main(sys.argv[1:]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.time() - start)")

@@ -23,7 +23,7 @@ from utility.inference import Writing, apply_to_file
 from utility.scenes import read_scene, write_scene
 
 WAVELENGTHS = [450.5, 550.25, 650.0, 750.0, 850.0]
-X4 = Problem(4, "spatial")
+X4 = Problem(4, "gaussian")
 
 
 def network(gain=0.2):
@@ -79,6 +79,25 @@ def test_a_geotiff_overlays_its_result(tmp_path, scale):
         assert high.shape == (20 * scale, 24 * scale)
         assert (high.dtypes, high.nodata, high.descriptions) == (low.dtypes, 0, low.descriptions)
         assert [high.tags(b)["wavelength"] for b in high.indexes] == [str(w) for w in WAVELENGTHS]
+
+
+@pytest.mark.parametrize(("kind", "scale", "suffix"), [
+    ("gaussian", 4, ".tif"), ("bicubic", 3, ".hdr"), ("spatial", 4, ".hdr"), ("spatial", 2, ".tif"), ("reference", 4, ".tif")])
+def test_every_pixel_of_a_result_lies_where_its_transform_says_to_a_millimetre(tmp_path, kind, scale, suffix):
+    """Bands that hold their own coordinates in metres, brought up, hold those of the new pixels away from the edges."""
+    rows, columns = np.mgrid[:40, :44] + 0.5
+    values = np.stack([30 * columns, -30 * rows, rows])  # from the corner: float32 holds no more digits
+    source = tmp_path / f"low{suffix}"
+    geotiff(source, values) if suffix == ".tif" else envi_cube(source, values)
+    apply(source, tmp_path / f"high{suffix}", Problem(scale, kind), net=network(0))
+    with rasterio.open(tmp_path / ("high.tif" if suffix == ".tif" else "high.img")) as high:
+        found, place = high.read(), high.transform
+        x, y = place * (np.arange(44 * scale) + 0.5, np.arange(40 * scale)[:, None] + 0.5)
+        inside = (slice(12 * scale, -12 * scale),) * 2
+        error = np.hypot(found[0] + 500_000 - x, found[1] + 5_100_000 - y)[inside].max()
+        assert error < 1e-3
+        corner = np.hypot(place.c - 500_000, place.f - 5_100_000)
+        assert corner < 1e-3 if kind in ("gaussian", "bicubic") else corner > 5
 
 
 @pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
@@ -204,7 +223,7 @@ def test_type_and_range_of_values_are_the_input_s(tmp_path, dtype):
     result = np.load(tmp_path / "high.npy")
     low = np.load(tmp_path / "low.npy")
     assert result.dtype == dtype
-    expected = upsample(torch.from_numpy(low.astype(np.float64)), 4, "spatial").numpy()
+    expected = upsample(torch.from_numpy(low.astype(np.float64)), 4, "gaussian").numpy()
     if np.dtype(dtype).kind in "iu":
         limits = np.iinfo(dtype)
         assert np.abs(result - np.clip(np.rint(expected), limits.min, limits.max)).max() <= 1
@@ -227,14 +246,14 @@ def test_tiles_give_what_the_whole_scene_gives(tmp_path, self_ensemble):
     np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32, 0, 1))
     results = []
     for tile in (0, 32, 48, "auto"):
-        apply(tmp_path / "low.npy", tmp_path / f"{tile}.npy", Problem(4, "spatial", tile, self_ensemble=self_ensemble),
+        apply(tmp_path / "low.npy", tmp_path / f"{tile}.npy", Problem(4, "gaussian", tile, self_ensemble=self_ensemble),
               layout="BHW")
         results.append(np.load(tmp_path / f"{tile}.npy"))
     assert all(np.abs(r - results[0]).max() <= 1e-4 for r in results)
     assert np.abs(results[0]).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["reference", "spatial", "bicubic"])
+@pytest.mark.parametrize("kind", ["reference", "spatial", "gaussian"])
 def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind):
     low = cube(dtype=np.float32, low=10, high=90)
     np.save(tmp_path / "low.npy", low)
@@ -256,7 +275,7 @@ def test_values_outside_an_integer_type_are_clipped_and_counted_or_refused(tmp_p
     assert done.summary["clipped_values"] == outside
     assert np.array_equal(np.load(tmp_path / "clipped.npy"), np.clip(raw, 0, 255))
     with pytest.raises(UserError, match=rf"{outside} values .* do not fit uint8, so .*refused\.npy is not written"):
-        apply(tmp_path / "low.npy", tmp_path / "refused.npy", Problem(4, "spatial", 0), writing=Writing(on_overflow="refuse"),
+        apply(tmp_path / "low.npy", tmp_path / "refused.npy", Problem(4, "gaussian", 0), writing=Writing(on_overflow="refuse"),
               **arguments)
     assert not (tmp_path / "refused.npy").exists()
     assert len(list(tmp_path.iterdir())) == 3
@@ -383,7 +402,7 @@ def test_sums_on_disk_give_the_consistency_of_those_in_memory(tmp_path, monkeypa
 def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "PREVIEW", 32)
     np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32))
-    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, "spatial", 32), layout="BHW",
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, "gaussian", 32), layout="BHW",
                  writing=Writing(unit_range=True))
     assert done.low.shape == (3, 8, 8) and done.network.shape == done.interpolation.shape == (3, 32, 32)
     assert np.array_equal(done.network, np.load(tmp_path / "high.npy")[:, 24:56, 36:68])

@@ -1,26 +1,39 @@
 """How a low-resolution cube is made, and brought back to the high-resolution grid.
 
-Every model is linear and separable, so each axis is one small matrix: a batch is degraded by a few matrix products, on the
-device it is on. A matrix is the 1-D operation applied to the identity, so it is that operation, edges included.
+Every model is linear and separable, so each axis is one small matrix. A batch is degraded by a few matrix products, on its
+own device. A matrix is the 1-D operation applied to the identity, edges included.
 
 | kind        | blur                                                    | down                      | up                   |
 |-------------|---------------------------------------------------------|---------------------------|----------------------|
-| `reference` | Gaussian sigma 3, 7 taps, reflect, on bands, rows, cols | cubic-spline zoom 1/s     | cubic-spline zoom s  |
-| `spatial`   | the same on rows and columns alone                      | the same                  | the same             |
 | `gaussian`  | Gaussian sigma 3, 8 taps about each block's centre      | one sample a block        | Keys bicubic a=-0.5  |
 | `bicubic`   | none                                                    | Keys bicubic widened by s | Keys bicubic a=-0.5  |
+| `spatial`   | Gaussian sigma 3, 7 taps, reflect, on rows and columns  | cubic-spline zoom 1/s     | cubic-spline zoom s  |
+| `reference` | the same on bands, rows and columns                     | the same                  | the same             |
 
-`reference` is what the released code of Bi-3DQRNN does (it filters the bands too). The spline zoom is
-`scipy.ndimage.zoom(order=3)`, whose grid maps the first and last samples onto each other; the Keys kernels work on pixel
-centres with symmetric edges, as MATLAB's `imresize` does (Keys, IEEE TASSP 29(6), 1981).
+`gaussian` and `bicubic` work on the grid of a sensor: a low-resolution pixel covers a block of s x s pixels, so input
+and output have the same edges on the ground. The edges of the Keys kernels are symmetric, as those of MATLAB's `imresize`
+(Keys, IEEE TASSP 29(6), 1981).
+
+`spatial` and `reference` serve comparisons with the released code of Bi-3DQRNN, which computes `reference`. Their zoom is
+`scipy.ndimage.zoom(order=3)`, and three of its properties matter:
+- The zoom maps the first and last sample centres onto each other. So the spacing of low-resolution samples is
+  (n s - 1)/(n - 1) pixels, where n is the number of low-resolution samples. `grid` gives the result's place on the ground.
+- That spacing depends on the image's size. So a degraded patch does not equal the same place of its degraded scene: away from
+  the edges, the two agree to 31 to 33 dB PSNR (64 x 64 patches of two real scenes, x8). `gaussian` and `bicubic` have no
+  such difference.
+- At some sizes (32 -> 16, 256 -> 32) the library rounds the last position past the end of the axis and returns zero there.
+  `reference` repeats that dark last row and column, and `dark_note` tells which sizes have it. `spatial` takes the last
+  position as the end of the axis.
 """
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,27 +41,38 @@ from scipy import ndimage
 from torch import Tensor
 
 SCALES = (2, 3, 4, 8)
+DEFAULT_KIND = "gaussian"
+STARTS = ("interpolation", "backprojection")
+"""What a network is given and adds its residual to; see `start_image`."""
+STEPS = 10
+"""Of back-projection, where no other number is asked for."""
+BLOCK = 128
+"""Rows of an operation that are multiplied at a time along an axis of more than 4 * BLOCK samples."""
+
+Operations = tuple[str, ...]
+Cube = TypeVar("Cube", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The 1-D operations of a degradation, by name; see `axis_matrix`."""
+    """The 1-D operations of a degradation, first to last; see `axis_matrix`."""
 
-    down: str  # on rows and on columns; "a+b" is a, then b
-    up: str
-    bands: str | None = None  # applied to the band axis
+    down: Operations  # on rows and on columns
+    up: Operations
+    bands: Operations = ()  # on the band axis, before `down`
+    block_grid: bool = True  # a low-resolution pixel covers a block; else the end samples' centres coincide
 
 
 KINDS: dict[str, Kind] = {
-    "reference": Kind(down="blur+zoom_down", up="zoom_up", bands="blur"),
-    "spatial": Kind(down="blur+zoom_down", up="zoom_up"),
-    "gaussian": Kind(down="block_gaussian", up="keys_up"),
-    "bicubic": Kind(down="keys_down", up="keys_up"),
+    "gaussian": Kind(down=("block_gaussian",), up=("keys_up",)),
+    "bicubic": Kind(down=("keys_down",), up=("keys_up",)),
+    "spatial": Kind(down=("blur", "zoom_down"), up=("zoom_up",), block_grid=False),
+    "reference": Kind(down=("blur", "scipy_down"), up=("scipy_up",), bands=("blur",), block_grid=False),
 }
 
 
 def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
-    """Low resolution and back: what a network gets as its input.
+    """Low resolution and back: the plain interpolation of the low-resolution cube, on the grid of `x`.
 
     Args:
         x: (..., B, H, W), floating point, H and W multiples of `scale`.
@@ -61,7 +85,7 @@ def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
         ValueError: an unknown kind or scale, or H or W is not a multiple of `scale`.
 
     Example:
-        >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "spatial").shape
+        >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "gaussian").shape
         torch.Size([2, 1, 31, 64, 64])
     """
     return upsample(downsample(x, scale, kind), scale, kind)
@@ -73,75 +97,202 @@ def downsample(x: Tensor, scale: int, kind: str) -> Tensor:
     height, width = x.shape[-2:]
     if height % scale or width % scale:
         raise ValueError(f"a {height} x {width} image cannot be degraded by x{scale}: crop it to multiples of {scale}")
-    if chosen.bands:
-        x = _apply(x, chosen.bands, scale, -3)
-    return _apply(_apply(x, chosen.down, scale, -2), chosen.down, scale, -1)
+    return _image(_along(x, chosen.bands, scale, -3), chosen.down, scale)
 
 
 def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
     """A low-resolution cube on the high-resolution grid: (..., B, h, w) -> (..., B, h*s, w*s). Raises as `degrade`."""
+    return _image(x, check(scale, kind).up, scale)
+
+
+def adjoint(y: Tensor, scale: int, kind: str) -> Tensor:
+    """The adjoint D* of `downsample`: <downsample(x), y> = <x, adjoint(y)>.
+
+    (..., B, h, w) -> (..., B, h*s, w*s). That of `degrade` is `adjoint(upsample_adjoint(x, ..), ..)`. Raises as `degrade`.
+    """
     chosen = check(scale, kind)
-    return _apply(_apply(x, chosen.up, scale, -2), chosen.up, scale, -1)
+    for axis in (-1, -2):
+        y = _along(y, chosen.down, scale, axis, transposed_from=y.shape[axis] * scale)
+    return _along(y, chosen.bands, scale, -3, transposed_from=y.shape[-3])
 
 
-def crop_to_multiple(cube: np.ndarray | Tensor, multiple: int) -> np.ndarray | Tensor:
+def upsample_adjoint(x: Tensor, scale: int, kind: str) -> Tensor:
+    """The adjoint U* of `upsample`: <upsample(y), x> = <y, upsample_adjoint(x)>. (..., B, H, W) -> (..., B, H/s, W/s)."""
+    chosen = check(scale, kind)
+    for axis in (-1, -2):
+        x = _along(x, chosen.up, scale, axis, transposed_from=x.shape[axis] // scale)
+    return x
+
+
+def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS, image: Tensor | None = None) -> Tensor:
+    """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k + U(y - D x_k), with no training.
+
+    Back-projection makes an image that agrees with its low-resolution cube. With noise, or a blur other than that of
+    `kind`, it amplifies errors.
+
+    Args:
+        low: y, (..., B, h, w).
+        scale, kind: of D (`downsample`) and U (`upsample`).
+        steps: N, 0 or more.
+        image: x_0, (..., B, h*s, w*s); None is `upsample(low)`.
+
+    Returns: x_N, (..., B, h*s, w*s). Raises as `degrade`.
+    """
+    if image is None:
+        return upsample(prefilter(low, scale, kind, steps), scale, kind)
+    if steps == 0:
+        return image
+    return image + upsample(prefilter(low - downsample(image, scale, kind), scale, kind, steps - 1), scale, kind)
+
+
+def prefilter(low: Tensor, scale: int, kind: str, steps: int = STEPS) -> Tensor:
+    """The low-resolution cube z_N whose `upsample` is the back-projection of `low` from its interpolation.
+
+    Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the iteration stays on the low
+    grid, and any window of x_N is the same window of `upsample(z_N)`. From another image, x_N = x_0 + U z with z the
+    prefiltered y - D x_0 after N - 1 steps.
+
+    Args and shapes: `low` (..., B, h, w) -> the same.
+    """
+    chosen = check(scale, kind)
+    z = low
+    for _ in range(steps):
+        z = z + (low - _image(_along(z, chosen.bands, scale, -3), chosen.up + chosen.down, scale))
+    return z
+
+
+def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
+    """What a network is given, on the high-resolution grid: `low` (..., B, h, w) -> (..., B, h*s, w*s).
+
+    `start` is `interpolation`, the published way, or `backprojection`. Raises ValueError: as `degrade`, or another start.
+    """
+    if start not in STARTS:
+        raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
+    return upsample(low, scale, kind) if start == "interpolation" else backproject(low, scale, kind)
+
+
+def add_noise(low: Cube, sigma: float, seed: int, *key: int | str) -> Cube:
+    """`low` with white Gaussian noise of standard deviation `sigma`, in the units of `low`.
+
+    The noise depends on `seed`, `key` (the image's name, or the step and patch) and the shape alone. It is the same for
+    arrays and tensors, on every device. Sigma 0 returns `low` itself. Raises ValueError: sigma is negative or not finite.
+    """
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"noise of standard deviation {sigma} was asked for; give 0 or more")
+    if sigma == 0:
+        return low
+    words = [seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)]
+    noise = np.random.default_rng(words).standard_normal(tuple(low.shape), dtype=np.float32) * np.float32(sigma)
+    if isinstance(low, Tensor):
+        return low + torch.from_numpy(noise).to(low.device, low.dtype)
+    return low + noise.astype(low.dtype)
+
+
+def crop_to_multiple(cube: Cube, multiple: int) -> Cube:
     """(..., H, W) without its last rows and columns, so that both are multiples of `multiple`."""
     height, width = cube.shape[-2:]
     return cube[..., : height - height % multiple, : width - width % multiple]
 
 
+def grid(n: int, scale: int, kind: str) -> tuple[float, float]:
+    """Where `upsample` puts its samples along an axis of n low-resolution pixels, in low-resolution pixels.
+
+    Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first one, measured from the outer
+        edge of the first low-resolution pixel. A block grid has (1/s, 0).
+    """
+    if KINDS[kind].block_grid or n == 1:
+        return 1 / scale, 0.0
+    size = (n - 1) / (n * scale - 1)
+    return size, 0.5 - size / 2
+
+
+def is_dark(n: int, scale: int, kind: str) -> bool:
+    """Whether `kind` leaves the last of n high-resolution samples, or of their n / s low-resolution ones, black."""
+    return "scipy_down" in check(scale, kind).down and (_goes_dark(n, n // scale) or _goes_dark(n // scale, n))
+
+
+def dark_note(height: int, width: int, scale: int, kind: str) -> str | None:
+    """A sentence on the black last row or column of an image of this size, with the nearest sizes free of it; else None."""
+    dark = {name: n for name, n in (("row", height), ("column", width)) if is_dark(n, scale, kind)}
+    if not dark:
+        return None
+    near = []
+    for n in dict.fromkeys(dark.values()):
+        sizes = (range(n - scale, 0, -scale), range(n + scale, 2 * n + 2, scale))
+        free = [next((str(m) for m in side if not is_dark(m, scale, kind)), "") for side in sizes]
+        near.append(f"{' or '.join(filter(None, free))} instead of {n}")
+    return (f"degradation {kind} at scale factor {scale} leaves the last {' and '.join(dark)} of {height} x {width} images "
+            f"black, as scipy's zoom does at this size; the nearest sizes without that are {', '.join(near)} pixels")
+
+
 @lru_cache(maxsize=256)
-def axis_matrix(operation: str, n: int, scale: int) -> np.ndarray:
-    """A 1-D operation on n samples as a read-only float64 matrix (n_out, n).
+def axis_matrix(operations: Operations, n: int, scale: int) -> np.ndarray:
+    """1-D operations on n samples, one after the other, as a read-only float64 matrix (n_out, n).
 
     Args:
-        operation: `blur`, `zoom_down`, `zoom_up`, `block_gaussian`, `keys_down` or `keys_up`, or "a+b": a, then b.
+        operations: of `blur`, `zoom_down`, `zoom_up`, `scipy_down`, `scipy_up` (see `zoom_matrix`), `block_gaussian`,
+            `keys_down`, `keys_up`; none is the identity.
     """
-    if "+" in operation:
-        first, rest = operation.split("+", 1)
-        before = axis_matrix(first, n, scale)
-        matrix = axis_matrix(rest, len(before), scale) @ before
-    elif operation == "blur":
+    *before, last = operations or (None,)
+    if before:
+        inner = axis_matrix(tuple(before), n, scale)
+        matrix = axis_matrix((last,), len(inner), scale) @ inner
+    elif last is None:
+        matrix = np.eye(n)
+    elif last == "blur":
         matrix = ndimage.gaussian_filter1d(np.eye(n), sigma=3.0, radius=3, mode="reflect", axis=0)
-    elif operation == "zoom_down":
-        matrix = zoom_matrix(n, n // scale)
-    elif operation == "zoom_up":
-        matrix = zoom_matrix(n, n * scale)
+    elif last in ZOOMS:
+        matrix = zoom_matrix(n, _length(last, n, scale), dark=last.startswith("scipy"))
     else:
-        matrix = _scatter(*_taps(operation, n, scale)(np.arange(_length(operation, n, scale))), n)
+        matrix = _scatter(*_taps(last, n, scale)(np.arange(_length(last, n, scale))), n)
     matrix.setflags(write=False)
     return matrix
 
 
-def zoom_matrix(n_in: int, n_out: int) -> np.ndarray:
+ZOOMS = ("zoom_down", "zoom_up", "scipy_down", "scipy_up")
+
+
+def zoom_matrix(n_in: int, n_out: int, dark: bool = False) -> np.ndarray:
     """`scipy.ndimage.zoom(order=3)` along one axis, from `n_in` to `n_out` samples: float64 (n_out, n_in).
 
-    Both grids share their first and last samples. At some sizes (32 -> 16, 256 -> 32) the library rounds the last position
-    past the end of the axis and returns zero there; the released code's low-resolution cubes have that dark last row, so
-    the two kinds that repeat it have it too. `gaussian` and `bicubic` do not.
+    Both grids share their first and last samples. At some sizes scipy rounds the last position past the end of the axis
+    and returns zero there. The last position is the end of the axis here, unless `dark` repeats scipy.
     """
     if n_in == 1:
         return np.ones((n_out, 1))
-    return ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
+    matrix = ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3)
+    if not dark and n_out > 1 and not matrix[-1].any():
+        matrix[-1, -1] = 1
+    return matrix
 
 
-def axis_rows(operation: str, n: int, scale: int, first: int, last: int) -> tuple[int, np.ndarray]:
-    """Rows first .. last of `axis_matrix(operation, n, scale)`, without ever making the rest.
+@lru_cache(maxsize=4096)
+def _goes_dark(n_in: int, n_out: int) -> bool:
+    return n_in > 1 and n_out > 1 and ndimage.zoom(np.ones(n_in), n_out / n_in, order=3)[-1] == 0
+
+
+def axis_rows(operations: Operations, n: int, scale: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Rows first .. last of `axis_matrix(operations, n, scale)`, without ever making the rest.
 
     Returns: (start, matrix): the rows without the zero columns outside start .. start + matrix.shape[1]. Spline weights below
         1e-17 count as zero.
     """
-    if "+" in operation:
-        before, after = operation.rsplit("+", 1)
-        start, outer = axis_rows(after, _length(before, n, scale), scale, first, last)
-        start, inner = axis_rows(before, n, scale, start, start + outer.shape[1])
+    if not operations:
+        return first, np.eye(last - first)
+    *before, operation = operations
+    if before:
+        middle = n
+        for name in before:
+            middle = _length(name, middle, scale)
+        start, outer = axis_rows((operation,), middle, scale, first, last)
+        start, inner = axis_rows(tuple(before), n, scale, start, start + outer.shape[1])
         return start, outer @ inner
     if operation == "blur":
         start, stop = max(first - 6, 0), min(last + 6, n)  # three samples of halo, and three more to keep its edges out
-        matrix = axis_matrix("blur", stop - start, scale)
+        matrix = axis_matrix(("blur",), stop - start, scale)
         return start, matrix[first - start:last - start]
-    if operation in ("zoom_down", "zoom_up"):
-        return _zoom_rows(n, _length(operation, n, scale), first, last)
+    if operation in ZOOMS:
+        return _zoom_rows(n, _length(operation, n, scale), first, last, dark=operation.startswith("scipy"))
     positions, weights = _taps(operation, n, scale)(np.arange(first, last))
     matrix = _scatter(positions, weights, n)
     used = np.flatnonzero(matrix.any(axis=0))
@@ -150,13 +301,10 @@ def axis_rows(operation: str, n: int, scale: int, first: int, last: int) -> tupl
 
 def _length(operation: str, n: int, scale: int) -> int:
     """Samples after an operation on n samples."""
-    if "+" in operation:
-        first, rest = operation.split("+", 1)
-        return _length(rest, _length(first, n, scale), scale)
-    return {"zoom_up": n * scale, "keys_up": n * scale, "blur": n}.get(operation, n // scale)
+    return n if operation == "blur" else n * scale if operation.endswith("_up") else n // scale
 
 
-def _zoom_rows(n_in: int, n_out: int, first: int, last: int) -> tuple[int, np.ndarray]:
+def _zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool) -> tuple[int, np.ndarray]:
     """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies as .268 ** distance."""
     if n_in == 1:
         return 0, np.ones((last - first, 1))
@@ -171,7 +319,8 @@ def _zoom_rows(n_in: int, n_out: int, first: int, last: int) -> tuple[int, np.nd
         distance = np.abs(position - below - tap)
         weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6)
         matrix += weight[:, None] * response[index]
-    matrix[ndimage.zoom(np.ones(n_in), n_out / n_in, order=3)[first:last] == 0] = 0  # see `zoom_matrix`
+    if dark and last == n_out and _goes_dark(n_in, n_out):
+        matrix[-1] = 0
     return int(start), matrix
 
 
@@ -224,20 +373,45 @@ def check(scale: int, kind: str) -> Kind:
     return KINDS[kind]
 
 
-def _apply(x: Tensor, operation: str, scale: int, axis: int) -> Tensor:
-    """A 1-D operation along `axis` (-1, -2 or -3) of x."""
-    matrix = _axis_tensor(operation, x.shape[axis], scale, x.device, x.dtype)
+def _image(x: Tensor, operations: Operations, scale: int) -> Tensor:
+    """1-D operations on the rows and on the columns of x."""
+    return _along(_along(x, operations, scale, -2), operations, scale, -1)
+
+
+def _along(x: Tensor, operations: Operations, scale: int, axis: int, transposed_from: int | None = None) -> Tensor:
+    """1-D operations along `axis` (-1, -2 or -3) of x, or the transpose of those that start from so many samples."""
+    if not operations:
+        return x
+    n = x.shape[axis]
     with _full_precision(x.device):
-        if axis == -1:
-            return x @ matrix.mT
-        if axis == -2:
-            return matrix @ x
-        return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+        if transposed_from is not None:
+            return _multiplied(_axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x, axis)
+        if n <= 4 * BLOCK:
+            return _multiplied(_axis_tensor(operations, n, scale, None, x.device, x.dtype)[1], x, axis)
+        count, parts = n, []
+        for name in operations:
+            count = _length(name, count, scale)
+        for first in range(0, count, BLOCK):
+            rows = (first, min(first + BLOCK, count))
+            start, matrix = _axis_tensor(operations, n, scale, rows, x.device, x.dtype)
+            parts.append(_multiplied(matrix, x.narrow(axis, start, matrix.shape[1]), axis))
+        return torch.cat(parts, axis)
 
 
-@lru_cache(maxsize=64)
-def _axis_tensor(operation: str, n: int, scale: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(axis_matrix(operation, n, scale).copy()).to(device, dtype)
+def _multiplied(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    if axis == -1:
+        return x @ matrix.mT
+    if axis == -2:
+        return matrix @ x
+    return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+
+
+@lru_cache(maxsize=256)
+def _axis_tensor(operations: Operations, n: int, scale: int, rows: tuple[int, int] | None, device: torch.device,
+                 dtype: torch.dtype) -> tuple[int, Tensor]:
+    """`axis_rows` of those rows, or (0, `axis_matrix`)."""
+    start, matrix = axis_rows(operations, n, scale, *rows) if rows else (0, axis_matrix(operations, n, scale).copy())
+    return start, torch.from_numpy(matrix).to(device, dtype)
 
 
 @contextmanager

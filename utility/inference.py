@@ -74,7 +74,7 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
     read = interpolated(scene.cube, scale, problem.degradation, low, high)
     view = _preview(height, width, scale)
     network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
-    like = replace(scaled(scene, scene.cube, scale), nodata=None if nodata is None else scene.nodata)
+    like = replace(scaled(scene, scene.cube, scale, problem.degradation), nodata=None if nodata is None else scene.nodata)
     missing = scene.metadata.get("missing")
     clipped = 0
     with create_scene(target, like, shape, dtype, writing.overwrite) as writer:

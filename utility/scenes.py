@@ -23,6 +23,7 @@ from utility.cubes.companions import find_size, find_wavelengths, times
 from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
 from utility.cubes.layouts import readable, resolve, spelled
 from utility.cubes.values import marker_of
+from utility.degradation import DEFAULT_KIND, grid
 from utility.errors import UserError
 
 
@@ -127,11 +128,11 @@ def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
     return list(dict.fromkeys(found))
 
 
-def scaled(scene: Scene, cube: Any, scale: int) -> Scene:
-    """The Scene of `cube`, which covers the ground of `scene` with pixels `scale` times smaller.
+def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:
+    """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this scale factor and kind.
 
-    Corner, CRS, wavelengths, names and other metadata are kept; the pixels of transform and map info are `scale` times
-    smaller. Pixels that `clean` found missing in every band are no-data again where the scene has a no-data value and
+    CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and size of the new pixels
+    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Pixels that `clean` found missing in every band are no-data again where the scene has a no-data value and
     `cube` is in memory and of the finer grid. `cube` itself is not changed.
     """
     metadata = dict(scene.metadata)
@@ -141,12 +142,14 @@ def scaled(scene: Scene, cube: Any, scale: int) -> Scene:
     if finer and missing.any() and marker is not None:
         cube = cube.copy()
         cube[:, missing.repeat(scale, 0).repeat(scale, 1)] = marker
+    down, across = (grid(n, scale, kind) for n in scene.cube.shape[1:])
     if "header" in metadata:
-        metadata["header"] = envi.finer(metadata["header"], scale)
+        metadata["header"] = envi.finer(metadata["header"], across, down)
     transform = scene.transform
     if transform is not None:
         a, b, c, d, e, f = transform
-        transform = (a / scale, b / scale, c, d / scale, e / scale, f)
+        (width, left), (height, top) = across, down
+        transform = (a * width, b * height, c + a * left + b * top, d * width, e * height, f + d * left + e * top)
     return dataclasses.replace(scene, cube=cube, transform=transform, metadata=metadata)
 
 

@@ -235,19 +235,23 @@ def _projection(crs: str | None) -> tuple[str, list[str]]:
     return "Arbitrary", []
 
 
-def finer(header: dict[str, Any], scale: int) -> dict[str, Any]:
-    """The header for pixels `scale` times smaller. The reference pixel counts from 1.0 at the first pixel's outer corner."""
+def finer(header: dict[str, Any], across: tuple[float, float], down: tuple[float, float]) -> dict[str, Any]:
+    """The header for smaller pixels: their size and the first one's outer edge, in the pixels of `header`.
+
+    The reference pixel of the map info counts from 1.0 at the first pixel's outer corner.
+    """
+    (width, left), (height, top) = across, down
     header = {k: v for k, v in header.items() if k not in ("geo points", "x start", "y start")}
     info = header.get("map info")
     if isinstance(info, list) and len(info) >= 7:
         try:
-            reference = [repr((float(v) - 1) * scale + 1) for v in info[1:3]]
-            sizes = [repr(float(v) / scale) for v in info[5:7]]
+            reference = [repr((float(info[1]) - 1 - left) / width + 1), repr((float(info[2]) - 1 - top) / height + 1)]
+            sizes = [repr(float(info[5]) * width), repr(float(info[6]) * height)]
         except ValueError:
             raise UserError(f"The map info {{{', '.join(info)}}} has something other than numbers for its reference "
                             f"pixel or pixel size; correct the ENVI header.") from None
         header["map info"] = [info[0], *reference, *info[3:5], *sizes, *info[7:]]
     size = header.get("pixel size")
     if isinstance(size, list) and len(size) >= 2:
-        header["pixel size"] = [*(repr(float(v) / scale) for v in size[:2]), *size[2:]]
+        header["pixel size"] = [repr(float(size[0]) * width), repr(float(size[1]) * height), *size[2:]]
     return header
