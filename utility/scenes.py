@@ -132,8 +132,9 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this scale factor and kind.
 
     CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and size of the new pixels
-    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Pixels that `clean` found missing in every band are no-data again where the scene has a no-data value and
-    `cube` is in memory and of the finer grid. `cube` itself is not changed.
+    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Pixels that `clean`
+    found missing in every band are no-data again where the scene has a no-data value and `cube` is in memory and of the
+    finer grid. `cube` itself is not changed.
     """
     metadata = dict(scene.metadata)
     missing = metadata.pop("missing", None)
