@@ -466,14 +466,14 @@ def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(tmp_path: Path,
     assert isinstance(array, np.memmap) and not array.any() and not list(tmp_path.iterdir())
     array[2] = 7
     assert array.sum() == 7 * 500
-    with room_for(1000), pytest.raises(UserError, match=f"Writing {tmp_path} failed"):
+    with room_for(1000), pytest.raises(UserError, match=f"disk is full while writing {tmp_path}"):
         cubes.scratch((4, 500), np.int16, tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)
 def test_nothing_is_left_when_there_is_no_room(tmp_path: Path, kind: str, name: str) -> None:
     scene = Scene(cube_of(20, 100, 100), "a", format=kind, layout="BHW")
-    with room_for(100_000), pytest.raises(UserError, match=rf"Writing .*{name} failed"):
+    with room_for(100_000), pytest.raises(UserError, match=rf"disk is full while writing .*{name}"):
         write_scene(tmp_path / name, scene)
     assert not list(tmp_path.iterdir())
 

@@ -31,8 +31,8 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
             return key
         near = difflib.get_close_matches(key, shapes, 1, 0.4)
         hint = f" (nearest: {near[0]})" if near else ""
-        raise UserError(f"{path} has no array '{key}'{hint}; it holds {listing or 'no numeric array'}; "
-                        f"choose one of these with --key.")
+        raise UserError(f"{path} has no array '{key}'{hint}; it holds {listing or 'no numeric array'}; choose one of these "
+                        "with --key.")
     cubes = [name for name, shape in shapes.items() if len(shape) == 3 and min(shape) > 0]
     if not cubes:
         cubes = [name for name, shape in shapes.items() if len(shape) == 2 and min(shape) > 1]
@@ -70,9 +70,7 @@ def companions(target: Target) -> dict[str, Any]:
 
 
 def stated_layout(text: Any) -> str | None:
-    """A layout that the file states; None where `text` is no layout."""
-    if text is None:
-        return None
+    """The layout that a file states in `text`, a string or an array of one; None where `text` is no layout."""
     text = text.decode() if isinstance(text, bytes) else str(np.asarray(text).flat[0] if np.size(text) else "")
     return text if sorted(text) == list("BHW") or text in ("pixels", "pixels.T") else None
 
@@ -84,13 +82,9 @@ def scalar(value: Any) -> float | None:
 
 def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
     """(rows, columns) of the image from scalars such as nRow and nCol."""
-    scalars = {}
-    for name, value in beside.items():
-        value = np.asarray(value)
-        if value.size == 1 and value.dtype.kind in "iuf" and float(value.flat[0]).is_integer():
-            scalars[name.lower()] = int(value.flat[0])
-    rows = next((scalars[n] for n in ROWS if scalars.get(n, 0) > 0), None)
-    columns = next((scalars[n] for n in COLUMNS if scalars.get(n, 0) > 0), None)
+    scalars = {name.lower(): scalar(value) for name, value in beside.items() if np.asarray(value).dtype.kind in "iuf"}
+    counts = {name: int(value) for name, value in scalars.items() if value and value > 0 and value.is_integer()}
+    rows, columns = (next((counts[name] for name in names if name in counts), None) for names in (ROWS, COLUMNS))
     return (rows, columns) if rows and columns else None
 
 
@@ -113,10 +107,8 @@ def nanometres(values: Any, units: str | None) -> np.ndarray | None:
     """Wavelengths in nm; without units, values below 100 are micrometres. None where `units` is no length."""
     values = np.asarray(values, np.float64)
     if (units or "").strip().lower() in ("", "unknown"):
-        factor = 1000.0 if values.size and values.max() < 100 else 1.0
-    else:
-        factor = unit_in_nm(units)
-    return None if factor is None else values * factor
+        return values * (1000.0 if values.size and values.max() < 100 else 1.0)
+    return None if (factor := unit_in_nm(units)) is None else values * factor
 
 
 def unit_in_nm(units: str | None) -> float | None:

@@ -23,33 +23,20 @@ NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of file that holds a cube."""
-    name: str
-    """The `format` of scenes read from it."""
-    title: str
-    """For messages."""
-    suffixes: tuple[str, ...]
-    """Of files written, the usual one first; several containers may share one."""
-    sniff: Callable[[Path, bytes], bool]
-    """Whether a file with these first 512 bytes is one."""
-    open: Callable[[Path, str | None], Stored]
-    """The reader: path and key -> what the file holds."""
-    create: Callable[[Target], AbstractContextManager[CubeWriter]]
-    """The writer; the file takes its name when the context ends."""
-    types: frozenset[str] | None = None
-    """Names of the data types that it can hold; None for any."""
-    fixed_axes: bool = False
-    """The container says itself which axis is which."""
-    mirrored: bool = False
-    """Python shows its axes in reverse order."""
-    usual_layout: str = "BHW"
-    """As its users expect it; taken for scenes from a container of fixed axes."""
-    suits: Callable[[Scene, int], bool] = lambda like, size: True
-    """Whether a cube of that many bytes, like that scene, may be written; asked where containers share a suffix."""
-    is_scene: Callable[[Path], bool] = lambda path: True
-    """Whether a file found in a folder is a scene of its own."""
-    files: Callable[[Path], Iterable[Path]] = lambda path: ()
-    """Other files that reading from, or writing to, the path may involve."""
+    """One kind of file that holds a cube, with its reader and its writer."""
+    name: str                                                          # the `format` of its scenes
+    title: str                                                         # for messages
+    suffixes: tuple[str, ...]                                          # of files written, the usual one first
+    sniff: Callable[[Path, bytes], bool]                               # path and first 512 bytes -> is a file one?
+    open: Callable[[Path, str | None], Stored]                         # path and key -> what the file holds
+    create: Callable[[Target], AbstractContextManager[CubeWriter]]     # the file takes its name when the context ends
+    types: frozenset[str] | None = None                                # names of data types that it can hold; None: any
+    fixed_axes: bool = False                                           # the container says which axis is which
+    mirrored: bool = False                                             # Python shows the axes in reverse order
+    usual_layout: str = "BHW"                                          # for scenes from a container of fixed axes
+    suits: Callable[[Scene, int], bool] = lambda like, size: True      # scene and bytes -> may be written?
+    is_scene: Callable[[Path], bool] = lambda path: True               # is a file in a folder a scene of its own?
+    files: Callable[[Path], Iterable[Path]] = lambda path: ()          # other files that reading or writing may involve
 
 
 TABLE = [

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from utility.errors import UserError
+from utility.files import write_failure
 
 BLOCK = 32 << 20
 """Bytes moved at a time: a few blocks fit in any machine's memory."""
@@ -84,13 +85,8 @@ class LazyCube:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        index = list(index) if isinstance(index, tuple) else [index]
-        if Ellipsis in index:
-            at = index.index(Ellipsis)
-            index[at:at + 1] = [slice(None)] * (self.ndim + 1 - len(index))
-        index += [slice(None)] * (self.ndim - len(index))
         ranges, inner = [], []
-        for item, n in zip(index, self.shape, strict=True):
+        for item, n in zip(_full_index(index, self.ndim), self.shape, strict=True):
             if isinstance(item, slice):
                 start, stop, step = item.indices(n)
                 if step < 1:
@@ -106,8 +102,7 @@ class LazyCube:
         return self._read(*ranges)[tuple(inner)].astype(self.dtype, copy=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        cube = load(self)
-        return cube if dtype is None else cube.astype(dtype, copy=False)
+        return load(self).astype(dtype or self.dtype, copy=False)
 
 
 class CubeWriter:
@@ -130,11 +125,8 @@ class CubeWriter:
         return cls(path, view.shape, view.dtype, lambda b, r, c, block: view.__setitem__((b, r, c), block), slowest_of(view))
 
     def __setitem__(self, index: Any, block: Any) -> None:
-        index = index if isinstance(index, tuple) else (index,)
-        index = (*index, *[slice(None)] * (3 - len(index)))
-        ranges = [slice(*item.indices(n)[:2]) for item, n in zip(index, self.shape, strict=True)]
-        block = np.asarray(block)
-        expected = tuple(r.stop - r.start for r in ranges)
+        ranges = [slice(*item.indices(n)[:2]) for item, n in zip(_full_index(index, 3), self.shape, strict=True)]
+        block, expected = np.asarray(block), tuple(r.stop - r.start for r in ranges)
         if block.shape != expected:
             raise ValueError(f"a block of shape {block.shape} was written where {expected} was expected")
         if not np.can_cast(block.dtype, self.dtype, "same_kind"):
@@ -145,6 +137,15 @@ class CubeWriter:
     def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
         """Indices that cover the cube in the order in which it will lie on disk."""
         return blocks(self)
+
+
+def _full_index(index: Any, ndim: int) -> list[Any]:
+    """One item for each axis."""
+    index = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index[at:at + 1] = [slice(None)] * (ndim + 1 - len(index))
+    return index + [slice(None)] * (ndim - len(index))
 
 
 @dataclass(frozen=True)
@@ -213,24 +214,24 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
         return np.zeros(shape, dtype)
     folder = Path(folder or tempfile.gettempdir())
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
-        reserve(file.fileno(), size)
+        _claim(file, size)
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
-def reserve(file: Path | int, size: int | None = None) -> None:
+def reserve(path: Path, size: int | None = None) -> None:
     """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a library later.
 
     Args:
-        file: a path, made if it does not exist, or a file descriptor.
+        path: made if it does not exist.
         size: in bytes; by default the file's own, which claims its holes.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    if isinstance(file, int):
-        os.posix_fallocate(file, 0, size or os.fstat(file).st_size)
-        return
-    with open(file, "r+b" if file.exists() else "w+b") as opened:
-        reserve(opened.fileno(), size)
+    with open(path, "r+b" if path.exists() else "w+b") as file:
+        _claim(file, size or os.fstat(file.fileno()).st_size)
+
+
+def _claim(file: IO[bytes], size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 @contextmanager
@@ -240,10 +241,8 @@ def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SystemError, *more) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in reason
-        what = "the disk is full" if full else reason
-        advice = "choose a writable place" if isinstance(error, PermissionError) else "free some space or choose another place"
-        raise UserError(f"Writing {path} failed ({what}), and nothing was left there; {advice}, and run again.") from error
+        code = getattr(error, "errno", None) or (errno.ENOSPC if "No space left" in reason else errno.EIO)
+        raise write_failure(path, OSError(code, getattr(error, "strerror", None) or reason)) from error
 
 
 def damaged(path: Path | str, error: BaseException) -> UserError:

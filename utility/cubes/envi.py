@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,32 +73,45 @@ def open_envi(path: Path, key: str | None) -> Stored:
     fields = _fields(header)
     missing = [n for n in ("samples", "lines", "bands", "data type", "interleave", "byte order") if n not in fields]
     if missing:
-        raise UserError(f"{header} lacks the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, without "
-                        f"which its data cannot be read; add them to the header.")
+        raise UserError(f"{header} lacks the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, without which "
+                        "its data cannot be read; add them to the header.")
 
-    def number(name: str) -> int:
+    def number(name: str, convert: Callable[[Any], Any] = int) -> Any:
         try:
-            return int(fields.get(name, 0))
+            return convert(fields.get(name, 0))
         except (TypeError, ValueError):
-            raise UserError(f"{header} says '{name} = {fields[name]}', where a whole number was expected.") from None
+            kind = "whole number" if convert is int else "number"
+            raise UserError(f"{header} says '{name} = {fields[name]}', where a {kind} was expected.") from None
 
-    columns, rows, bands, order, offset = map(number, ("samples", "lines", "bands", "byte order", "header offset"))
-    interleave = str(fields["interleave"]).lower()
-    if interleave not in INTERLEAVES:
-        raise UserError(f"{header} says 'interleave = {fields['interleave']}', where bsq, bil or bip was expected.")
-    if str(fields["data type"]) not in envi.envi_to_dtype:
-        known = ", ".join(f"{code} {np.dtype(d).name}" for code, d in envi.envi_to_dtype.items())
-        raise UserError(f"{header} says 'data type = {fields['data type']}', which is unknown; known are {known}.")
-    if order not in (0, 1):
-        raise UserError(f"{header} says 'byte order = {order}', where 0 (little endian) or 1 (big) was expected.")
-    if str(fields.get("file compression", "0")) not in ("0", ""):
-        raise UserError(f"{header} says that its data file is compressed, which is not read; write it uncompressed.")
+    def known(name: str, choices: Container[str], words: str) -> str:
+        value = str(fields.get(name, "")).lower()
+        if value not in choices:
+            raise UserError(f"{header} says '{name} = {fields[name]}', where {words} was expected.")
+        return value
+
+    def listed(name: str, convert: Callable[[str], Any]) -> list[Any] | None:
+        values = fields.pop(name, None)
+        if values is None:
+            return None
+        values = [values] if isinstance(values, str) else values
+        if len(values) != bands:
+            raise UserError(f"{header} lists {len(values)} values under '{name}' for {bands} bands; correct it.")
+        try:
+            return [convert(v) for v in values]
+        except ValueError:
+            raise UserError(f"{header} lists something other than numbers under '{name}'; correct it.") from None
+
+    columns, rows, bands, offset = map(number, ("samples", "lines", "bands", "header offset"))
+    interleave = known("interleave", INTERLEAVES, "bsq, bil or bip")
+    codes = envi.envi_to_dtype
+    code = known("data type", codes, f"one of {', '.join(f'{c} {np.dtype(d).name}' for c, d in codes.items())}")
+    order = int(known("byte order", ("0", "1"), "0 (little endian) or 1 (big endian)"))
+    known("file compression", ("0", ""), "0 (not compressed: compressed data is not read)")
     if min(columns, rows, bands) < 1 or offset < 0:
-        raise UserError(f"{header} says {rows} lines, {columns} samples, {bands} bands and header offset {offset}; "
-                        f"correct it.")
+        raise UserError(f"{header} says {rows} lines, {columns} samples, {bands} bands and header offset {offset}; correct it.")
     if envi._has_frame_offset(fields):
         raise UserError(f"{header} has frame offsets, which are not read here; write the cube without them.")
-    dtype = np.dtype(envi.envi_to_dtype[str(fields["data type"])]).newbyteorder("<>"[order])
+    dtype = np.dtype(codes[code]).newbyteorder("<>"[order])
     expected = offset + rows * columns * bands * dtype.itemsize
     data = path if path != header else _data_of(header, interleave, expected)
     size = data.stat().st_size
@@ -108,33 +121,18 @@ def open_envi(path: Path, key: str | None) -> Stored:
                         f"has {size}; correct the header, or copy the data again.")
     layout = INTERLEAVES[interleave]
     array = np.memmap(data, dtype, "r", offset, stored_shape(layout, (bands, rows, columns)))
-
-    def values(name: str, convert: Callable[[str], Any]) -> list[Any] | None:
-        listed = fields.pop(name, None)
-        if listed is None:
-            return None
-        listed = [listed] if isinstance(listed, str) else listed
-        if len(listed) != bands:
-            raise UserError(f"{header} lists {len(listed)} values under '{name}' for {bands} bands; correct it.")
-        try:
-            return [convert(v) for v in listed]
-        except ValueError:
-            raise UserError(f"{header} lists something other than numbers under '{name}'; correct it.") from None
-
-    centres, units = values("wavelength", float), fields.get("wavelength units")
-    names = values("band names", str)
-    nodata = fields.pop("data ignore value", None)
-    try:
-        nodata = None if nodata is None else float(nodata)
-    except ValueError:
-        raise UserError(f"{header} says 'data ignore value = {nodata}', where a number was expected.") from None
+    centres, names = listed("wavelength", float), listed("band names", str)
+    nodata = number("data ignore value", convert=float) if "data ignore value" in fields else None
     crs, transform = _georeference(data)
-    for name in ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order", "file type"):
+    for name in ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order", "file type",
+                 "data ignore value"):
         fields.pop(name, None)
-    return Stored(array, format="envi", layout=layout, wavelengths=None if centres is None else nanometres(centres, units),
-                  band_names=names, nodata=nodata, crs=crs, transform=transform,
-                  metadata={"header": fields, "interleave": interleave, "byte order": order,
-                            **({"wavelength": centres} if centres else {})})
+    metadata = {"header": fields, "interleave": interleave, "byte order": order}
+    if centres:
+        metadata["wavelength"] = centres
+    return Stored(array, format="envi", layout=layout, band_names=names, nodata=nodata, crs=crs, transform=transform,
+                  wavelengths=None if centres is None else nanometres(centres, fields.get("wavelength units")),
+                  metadata=metadata)
 
 
 def _fields(header: Path) -> dict[str, Any]:
@@ -146,8 +144,8 @@ def _fields(header: Path) -> dict[str, Any]:
             copy.flush()
             return envi.read_envi_header(copy.name)
     except (envi.EnviException, OSError, UnicodeError) as error:
-        raise UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); "
-                        f"correct or copy it again.") from error
+        raise UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); correct or copy it "
+                        "again.") from error
 
 
 def _georeference(data: Path) -> tuple[str | None, tuple[float, ...] | None]:

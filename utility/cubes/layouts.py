@@ -58,15 +58,15 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
             # MATLAB shows the axes of a v7.3 file in reverse, and so may whoever named the layout
             if mirrored and shape[layout[::-1].index("B")] == bands:
                 return layout[::-1]
-            raise UserError(f"{where} is {times(shape)}, which in layout {layout} has {shape[layout.index('B')]} "
-                            f"bands, where {bands} were expected.")
+            raise UserError(f"{where} is {times(shape)}, which in layout {layout} has {shape[layout.index('B')]} bands, where "
+                            f"{bands} were expected.")
         return layout
     axis = _band_axis(stored, bands, where)
     if axis is None:
         common = [name[::-1] if mirrored else name for name in ("HWB", "BHW", "HBW")]
         choices = ", ".join(f"{n} ({shape[n.index('B')]} bands)" for n in common)
-        raise UserError(f"{where} is {times(shape)}, and which axis holds the bands is not clear; say so with "
-                        f"--layout: {choices}.")
+        raise UserError(f"{where} is {times(shape)}, and which axis holds the bands is not clear; say so with --layout: "
+                        f"{choices}.")
     name = ("BHW", "HBW", "HWB")[axis]
     return name[::-1] if mirrored else name
 
