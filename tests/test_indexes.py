@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from utility.errors import UserError
-from utility.indexes import METRICS, PRESETS, Metric, band_psnr, evaluate, evaluate_bands, format_table, mean_of, sam_map
+from utility.indexes import (
+    METRICS,
+    PRESETS,
+    Metric,
+    band_psnr,
+    dark_bands,
+    evaluate,
+    evaluate_bands,
+    format_table,
+    mean_of,
+    sam_map,
+)
 
 
 def pair(bands: int = 3, height: int = 20, width: int = 27, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +89,49 @@ def test_ergas_equals_the_value_worked_out_by_hand():
     assert evaluate(sr, gt, 8)["ergas"] == pytest.approx(12.5 * 0.15811388, rel=1e-7)
 
 
-def test_ergas_leaves_out_a_band_whose_ground_truth_is_zero():
+@pytest.mark.parametrize("dark", [0.0, 1e-6])
+def test_ergas_leaves_out_and_names_the_bands_whose_mean_is_near_zero(dark):
+    gt = np.full((3, 12, 12), 0.5)
+    gt[1] = dark
+    row = evaluate(gt + 0.05, gt, 1)
+    assert row["ergas"] == pytest.approx(10)  # with band 1 it would be above 3 million, or infinite
+    assert dark_bands(gt) == [1]
+    image = {"name": "a", "x": row, "dark_bands": dark_bands(gt)}
+    assert ("ERGAS of a leaves out bands 1, whose mean is below 1% of the cube's"
+            in format_table([image], {"x": "net"}, "standard", 1))
+    assert evaluate(gt, np.zeros_like(gt), 1)["ergas"] is None
+    gt[1] = 0.1
+    assert dark_bands(gt) == []
+
+
+def test_q_equals_the_sum_over_windows_written_out():
+    sr, gt = pair(2)
+    values = []
+    for x, y in zip(sr, gt, strict=True):
+        for i in range(x.shape[0] - 7):
+            for j in range(x.shape[1] - 7):
+                u, v = x[i:i + 8, j:j + 8].ravel(), y[i:i + 8, j:j + 8].ravel()
+                (suu, suv), (_, svv) = np.cov(u, v)
+                values.append(4 * suv * u.mean() * v.mean() / ((suu + svv) * (u.mean() ** 2 + v.mean() ** 2)))
+    assert evaluate(sr, gt, 4)["q"] == pytest.approx(np.mean(values), rel=1e-10)
+
+
+def test_q_compares_means_alone_where_both_are_flat_and_is_none_without_a_window():
+    flat = np.full((1, 12, 12), 0.5)
+    assert evaluate(flat, flat, 4)["q"] == evaluate(0 * flat, 0 * flat, 4)["q"] == 1
+    assert evaluate(0.5 * flat, flat, 4)["q"] == pytest.approx(2 * 0.5 * 0.25 / (0.5**2 + 0.25**2))
+    sr, gt = pair(1, 7, 7)
+    assert evaluate(sr, gt, 4, "reference")["q"] is None
+
+
+def test_values_outside_of_0_to_1_are_counted_and_named():
     gt = np.full((2, 12, 12), 0.5)
-    gt[1] = 0
-    assert evaluate(gt + 0.05, gt, 1)["ergas"] == pytest.approx(10)
-    assert evaluate(gt + 0.05, np.zeros_like(gt), 1)["ergas"] is None
+    sr = gt.copy()
+    sr[0, 0, :3], sr[1, 5, 5] = -0.01, 1.01
+    row = evaluate(sr, gt, 4)
+    assert row["outside_values"] == 4 and evaluate(gt, gt, 4)["outside_values"] == 0
+    images = [{"name": "a", "x": row, "y": evaluate(gt, gt, 4)}]
+    assert "values outside [0, 1]: net 4)" in format_table(images, {"x": "net", "y": "other"}, "standard", 4)
 
 
 def test_cc_is_pearsons_r_and_leaves_out_constant_bands_of_the_ground_truth():
@@ -170,8 +219,8 @@ def test_more_noise_is_worse_in_every_index():
     gt = 0.2 + 0.6 * rng.random((4, 30, 30))
     noise = rng.standard_normal(gt.shape)
     good, bad = evaluate(gt + 0.02 * noise, gt, 4), evaluate(gt + 0.06 * noise, gt, 4)
-    assert all(good[k] > bad[k] for k in ("psnr", "cube_psnr", "ssim", "cc"))
-    assert all(good[k] < bad[k] for k in ("sam", "ergas", "rmse"))
+    for name, metric in METRICS.items():
+        assert (good[name] > bad[name]) == metric.higher_is_better, name
 
 
 def test_a_border_is_cut_from_all_four_edges():

@@ -29,6 +29,7 @@ from scipy.ndimage import correlate1d
 from utility.errors import UserError
 
 PSNR_CAP = 100.0  # dB; an identical band has no finite PSNR, and a mean over bands needs one
+DARK = 0.01  # of the cube's mean: a band below it is left out of ERGAS, and named
 STRIP_ROWS = 128  # rows of a band filtered at a time, so that the temporaries of SSIM are small whatever the scene
 
 _GAUSSIAN = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
@@ -88,6 +89,16 @@ class Comparison:
         return np.array([np.mean((x - y) ** 2) for x, y in self.bands()])
 
     @cached_property
+    def means(self) -> np.ndarray:
+        """Mean of each band of the ground truth, (B,)."""
+        return np.array([y.mean() for _, y in self.bands()])
+
+    @cached_property
+    def dark(self) -> np.ndarray:
+        """Whether the ground truth's mean is below 1 % of the cube's, (B,): dividing by it says nothing of the result."""
+        return self.means <= DARK * self.means.mean()
+
+    @cached_property
     def _products(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x.y, |x| and |y| of the spectra of every pixel, each (H, W)."""
         xy, xx, yy = (np.zeros(self.gt.shape[1:]) for _ in range(3))
@@ -121,10 +132,9 @@ def _defined_mean(values: np.ndarray) -> float | None:
 
 
 def _ergas(c: Comparison) -> float | None:
-    """(100 / s) sqrt(mean_b(MSE_b / mean_b(gt)^2)) (Wald, 2000); bands whose ground truth has mean zero are left out."""
-    means = np.array([y.mean() for _, y in c.bands()])
-    used = means != 0
-    return 100 / c.scale * math.sqrt(np.mean(c.mse[used] / means[used] ** 2)) if used.any() else None
+    """(100 / s) sqrt(mean_b(MSE_b / mean_b(gt)^2)) (Wald, 2000), without the bands of `Comparison.dark`."""
+    used = ~c.dark
+    return 100 / c.scale * math.sqrt(np.mean(c.mse[used] / c.means[used] ** 2)) if used.any() else None
 
 
 def _pearson(c: Comparison, b: int) -> float:
@@ -139,10 +149,19 @@ def _pearson(c: Comparison, b: int) -> float:
 
 
 def _window_mean(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Weighted mean over the window of every pixel whose window lies inside: (h, w) -> (h - n + 1, w - n + 1)."""
-    pad = len(taps) // 2
-    x = correlate1d(x, taps, axis=0)[pad:-pad]
-    return correlate1d(x, taps, axis=1)[:, pad:-pad]
+    """Weighted mean over every window that lies inside: (h, w) -> (h - n + 1, w - n + 1)."""
+    inside = slice(len(taps) // 2, -((len(taps) - 1) // 2))
+    return correlate1d(correlate1d(x, taps, axis=0)[inside], taps, axis=1)[:, inside]
+
+
+def _mean_over_windows(x: np.ndarray, y: np.ndarray, taps: np.ndarray, value: Callable[..., np.ndarray]) -> float:
+    """Mean of value(mean of x, mean of y, mean of x^2 + y^2, mean of x y) over the windows that lie wholly inside."""
+    size, rows, total = len(taps), x.shape[0] - len(taps) + 1, 0.0
+    for top in range(0, rows, STRIP_ROWS):
+        strip = np.s_[top:min(top + STRIP_ROWS, rows) + size - 1]
+        u, v = x[strip], y[strip]
+        total += value(*(_window_mean(part, taps) for part in (u, v, u * u + v * v, u * v))).sum()
+    return total / (rows * (x.shape[1] - size + 1))
 
 
 def _ssim(c: Comparison, b: int) -> float:
@@ -160,18 +179,28 @@ def _ssim(c: Comparison, b: int) -> float:
                         f"{size}x{size} window of SSIM; give a larger image or a smaller border.")
     c1, c2 = (0.01 * how.data_range) ** 2, (0.03 * how.data_range) ** 2
     norm = size**2 / (size**2 - 1) if how.sample_covariance else 1.0
-    rows = x.shape[0] - size + 1
-    total = 0.0
-    for top in range(0, rows, STRIP_ROWS):
-        strip = np.s_[top:min(top + STRIP_ROWS, rows) + size - 1]
-        u, v = x[strip], y[strip]
-        mu, mv = _window_mean(u, how.taps), _window_mean(v, how.taps)
-        power = _window_mean(u * u + v * v, how.taps)
-        cross = _window_mean(u * v, how.taps)
+
+    def value(mu: np.ndarray, mv: np.ndarray, power: np.ndarray, cross: np.ndarray) -> np.ndarray:
         means, product = mu * mu + mv * mv, mu * mv
-        total += ((2 * product + c1) * (2 * norm * (cross - product) + c2)
-                  / ((means + c1) * (norm * (power - means) + c2))).sum()
-    return total / (rows * (x.shape[1] - size + 1))
+        return (2 * product + c1) * (2 * norm * (cross - product) + c2) / ((means + c1) * (norm * (power - means) + c2))
+
+    return _mean_over_windows(x, y, how.taps, value)
+
+
+def _uiqi(c: Comparison, b: int) -> float:
+    """Universal image quality index (Wang and Bovik, IEEE SPL 2002), the mean over 8x8 windows of
+
+    4 sxy mx my / ((sx^2 + sy^2)(mx^2 + my^2)); without the first factor where both windows are flat, and 1 where both are
+    zero, as the authors' code has it. NaN for an image smaller than the window.
+    """
+    def value(mu: np.ndarray, mv: np.ndarray, power: np.ndarray, cross: np.ndarray) -> np.ndarray:
+        means, product = mu * mu + mv * mv, mu * mv
+        variances, covariance = power - means, cross - product
+        contrast = np.divide(2 * covariance, variances, out=np.ones_like(means), where=variances > 1e-12)  # above rounding
+        return contrast * np.divide(2 * product, means, out=np.ones_like(means), where=means > 1e-12)
+
+    x, y = c.band(b)
+    return _mean_over_windows(x, y, np.full(8, 1 / 8), value) if min(x.shape) >= 8 else math.nan
 
 
 @dataclass(frozen=True)
@@ -225,7 +254,11 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("cc", "CC", "", 4, True, of_band=_pearson),
     Metric("rmse", "RMSE", "", 5, False, of_cube=lambda c: math.sqrt(c.mse.mean()),
            of_band=lambda c, b: math.sqrt(c.mse[b])),
+    Metric("q", "Q", "", 4, True, of_band=_uiqi),
 )}
+
+
+COUNTS = ("skipped_pixels", "outside_values")  # what `evaluate` counts beside the indexes
 
 
 def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: int = 0) -> dict[str, Any]:
@@ -246,7 +279,9 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
         cc          mean over bands of Pearson's r; bands whose ground truth is constant are left out, and a constant
                     band of `sr` has r = 0
         rmse        sqrt of the MSE of the whole cube
+        q           mean over bands of the universal image quality index, see `_uiqi`
         skipped_pixels   pixels that SAM left out because one of the two spectra is zero ("reference": always 0)
+        outside_values   values of `sr` below 0 or above 1, which a file of integers would clip
 
         An index that is left with no pixel or no band is None (`null` in JSON).
 
@@ -256,13 +291,19 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
     """
     comparison = Comparison(sr, gt, scale, preset, border)
     return {**{name: metric.value(comparison) for name, metric in METRICS.items()},
-            "skipped_pixels": int(np.isnan(comparison.angles).sum())}
+            "skipped_pixels": int(np.isnan(comparison.angles).sum()),
+            "outside_values": sum(int(((x < 0) | (x > 1)).sum()) for x, _ in comparison.bands())}
 
 
 def evaluate_bands(sr: Any, gt: Any, preset: str = "standard", border: int = 0) -> dict[str, np.ndarray]:
     """The indexes that a single band has, {name: (B,)}; NaN where a band has none. Arguments and errors as `evaluate`."""
     comparison = Comparison(sr, gt, preset=preset, border=border)
     return {name: comparison.per_band(metric) for name, metric in METRICS.items() if metric.of_band}
+
+
+def dark_bands(gt: Any, border: int = 0) -> list[int]:
+    """The bands, from 0, that ERGAS leaves out: their mean is below 1 % of the cube's."""
+    return np.flatnonzero(Comparison(gt, gt, border=border).dark).tolist()
 
 
 def band_psnr(sr: Any, gt: Any, border: int = 0) -> np.ndarray:
@@ -281,13 +322,13 @@ def sam_map(sr: Any, gt: Any) -> np.ndarray:
 # Several images, several methods --------------------------------------------------------------------------------------
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean of each index over images, undefined values (None) left out; `skipped_pixels` is the sum."""
+    """Mean of each index over images, undefined values (None) left out; the sum of each of `COUNTS`."""
     if not rows:
         raise UserError("There is no image to take the mean of; give at least one ground-truth cube.")
     mean: dict[str, Any] = {}
     for key in rows[0]:
         values = [row[key] for row in rows if row[key] is not None]
-        if key == "skipped_pixels":
+        if key in COUNTS:
             mean[key] = int(sum(values))
         else:
             mean[key] = float(np.mean(values)) if values else None
@@ -303,11 +344,19 @@ def with_mean(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -
 
 def describe(preset: str, scale: float, border: int, images: Sequence[Mapping[str, Any]] = (),
              methods: Mapping[str, str] | None = None) -> str:
-    """The words that belong to every number: preset, scale, border, and the pixels that SAM skipped."""
+    """The words that belong to every number: preset, scale, border, and what the indexes left out or counted."""
     _preset(preset)
-    words = f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"
-    skipped = max((sum(image[key].get("skipped_pixels", 0) for image in images) for key in methods or ()), default=0)
-    return f"{words}; SAM leaves out {skipped} pixels whose spectrum is zero" if skipped else words
+    words = [f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"]
+    means = {label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()} if images else {}
+    skipped = max((mean["skipped_pixels"] for mean in means.values()), default=0)
+    outside = {label: mean["outside_values"] for label, mean in means.items() if mean["outside_values"]}
+    if skipped:
+        words.append(f"SAM leaves out {skipped} pixels whose spectrum is zero")
+    words += [f"ERGAS of {image['name']} leaves out bands {', '.join(map(str, image['dark_bands']))}, whose mean is below "
+              f"{DARK:.0%} of the cube's" for image in images if image.get("dark_bands")]
+    if outside:
+        words.append("values outside [0, 1]: " + ", ".join(f"{label} {count}" for label, count in outside.items()))
+    return "; ".join(words)
 
 
 def format_table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str, scale: float,
@@ -315,7 +364,8 @@ def format_table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]
     """The results as text for a terminal: one row per image and method, then the means.
 
     Args:
-        images: as in `metrics.json`: dicts with "name", and under every method's name what `evaluate` returned.
+        images: as in `metrics.json`: dicts with "name", under every method's name what `evaluate` returned, and perhaps
+            `dark_bands`.
         methods: {name: what the table calls it}, in the order of the rows.
     """
     lines = [["image", "method", *(metric.header(preset) for metric in METRICS.values())]]
