@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from models import name_forms
 from models.pooling import BACKENDS
 from utility.augment import MODES
 from utility.configuration import LOSSES, RECIPES, configure
@@ -44,9 +45,9 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = parser.add_argument_group("network and problem").add_argument
-    add("-a", "--arch", metavar="NAME", help="<family>_<width>_<half-depth>, families biqrnn, fqrnn, qrnn, iqrnn "
-        "(default: biqrnn_16_5, or the checkpoint's)")
-    add("--long-skip", action="store_true", help="alternating networks add their input twice, as released")
+    add("-a", "--arch", metavar="NAME", help=f"{name_forms()} (default: biqrnn_16_5, or the checkpoint's)")
+    add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
+        help="alternating networks add their input twice, as released")
     add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")

@@ -23,7 +23,7 @@ import torch
 from models.pooling import BACKENDS
 from utility import evaluation, inference
 from utility.cards import Card, list_cards, load_card
-from utility.checkpoints import CheckpointInfo, model_from_checkpoint
+from utility.checkpoints import CheckpointInfo, check_problem, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES, check
 from utility.devices import AMP, choose_device, device_name
@@ -44,11 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
-    net, info = model_from_checkpoint(options.resumePath, options.arch, options.long_skip or None, pooling=options.pooling)
+    net, info = model_from_checkpoint(options.resumePath, options.arch, options.options, pooling=options.pooling)
     problem = state_problem(options, info)
-    if not info.long_skip_known:
-        print(f"note: {info.path} does not say how often its network adds its input; once is taken. The released checkpoints "
-              "of alternating networks were trained with the input added twice: give --long-skip for those", file=sys.stderr)
+    check_problem(net, problem.scale, problem.degradation)
+    if info.unsaid:
+        print(f"note: {info.unsaid}", file=sys.stderr)
+    if net.radius is None:
+        print(f"note: {info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once",
+              file=sys.stderr)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     net = net.to(device)
     facts = {
@@ -175,7 +178,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("network").add_argument
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; required")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
-    add("--long-skip", action="store_true", help="alternating networks add their input twice, as the released ones do")
+    add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
+        help="alternating networks add their input twice, as the released ones do")
     add = parser.add_argument_group("test against ground truth").add_argument
     add("--data", nargs="+", metavar="PATH", help="ground-truth scenes: files and folders (default: the card's)")
     add("--dataset", metavar="CARD", help="dataset card that says which part of a scene tests: a name in data/, or a .toml "

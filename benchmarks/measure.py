@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import QRNN3D, Execution, blocks, create_model, qrnn3d
+from models import Execution, Network, blocks, create_model, units
 from models.pooling import gate_count
 from models.pooling.loop import output_dtype
 from utility.configuration import TrainingConfig
-from utility.devices import AMP
+from utility.devices import autocast
 from utility.state import State
 from utility.training import train_step
 
@@ -45,14 +45,14 @@ class Variant:
         """Fields of `models.Execution`."""
         return asdict(Execution.released() if self.released else Execution(checkpoint=self.checkpoint))
 
-    def network(self, arch: str) -> QRNN3D:
+    def network(self, arch: str) -> Network:
         """Seeded default weights, the same for every variant."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(SEED)
             return create_model(arch, **self.execution)
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        return torch.autocast(device.type, dtype=AMP[self.amp]) if AMP[self.amp] else nullcontext()
+        return autocast(device, self.amp)
 
     @contextmanager
     def applied(self, device: torch.device, search: bool = False, autocast: bool = True) -> Iterator[dict[str, float]]:
@@ -135,7 +135,7 @@ def random_cubes(*shape: int, device: torch.device, seed: int = SEED) -> Tensor:
 def without_pooling() -> Iterator[dict[str, float]]:
     """Within it, units give the first C channels of their gates (+ skip) in place of the pooled states.
 
-    `models.qrnn3d.pool` and `models.blocks.pool_into` are replaced, so the same convolutions run on the same layouts and
+    `models.units.pool` and `models.blocks.pool_into` are replaced, so the same convolutions run on the same layouts and
     blocks, and every unit still writes its output: what is left is the floor that no pooling can go below. Backward, the
     gradient of the output is written into each of the gates' blocks of C channels, so that the convolutions' backward
     works on ordinary numbers, not on zeros.
@@ -153,12 +153,12 @@ def without_pooling() -> Iterator[dict[str, float]]:
         _write(out, gates[:, :out.shape[1]], skip)
         tally["writing"] += time.perf_counter() - begin
 
-    saved = qrnn3d.pool, blocks.pool_into
-    qrnn3d.pool, blocks.pool_into = pool, pool_into
+    saved = units.pool, blocks.pool_into
+    units.pool, blocks.pool_into = pool, pool_into
     try:
         yield tally
     finally:
-        qrnn3d.pool, blocks.pool_into = saved
+        units.pool, blocks.pool_into = saved
 
 
 def _write(out: Tensor, first: Tensor, skip: Tensor | None) -> None:

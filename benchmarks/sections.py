@@ -235,8 +235,8 @@ def time_tiles(setup: Setup, done: Result) -> Result:
     """Speed of a scene in tiles, as a share of the speed of the whole scene at once; host to host."""
     net = Variant("fast").network(setup.arch).to(setup.device).eval()
     cube = random_cubes(*setup.sizes.scene, device=torch.device("cpu")).numpy()
-    calls = {"whole": partial(super_resolve_cube, net, cube, 0)}
-    calls |= {f"tile {tile}": partial(super_resolve_cube, net, cube, tile) for tile in setup.sizes.tiles}
+    calls = {"whole": partial(super_resolve_cube, net, cube, tile=0)}
+    calls |= {f"tile {tile}": partial(super_resolve_cube, net, cube, tile=tile) for tile in setup.sizes.tiles}
     # On a CPU a round takes about a minute, and nothing is thrown away.
     with Variant("fast").applied(setup.device):
         samples, failed = interleave(calls, replace(setup.timing, least=1), warm_up=0 if setup.device.type == "cpu" else None)

@@ -1,100 +1,24 @@
-"""The network without gradients: every unit in blocks of rows, on a whole image or on a tile of a larger one.
+"""One unit without gradients, in blocks of rows, on a whole image or on a tile of a larger one.
 
 Three facts make this exact. Pooling is independent for every pixel; a 3x3x3 convolution needs one row above and below; and
 the upsampling is linear with known coordinates, so any of its rows can be computed alone. For a tile those coordinates are
-the whole image's: with align_corners=True an upsampled pixel depends on the whole size.
+the whole image's: with align_corners=True an upsampled pixel depends on the whole size. The gates of a whole scene never exist
+at once, and a block stays in the cache.
 """
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.network import Execution, Window
 from models.pooling import pool_into
-
-if TYPE_CHECKING:
-    from models.qrnn3d import QRNN3D, Unit
+from models.units import Unit
 
 
-@dataclass(frozen=True)
-class Window:
-    """Where an image lies in a larger one: rows top .. bottom and columns left .. right of height x width pixels."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    height: int
-    width: int
-
-    @classmethod
-    def whole(cls, height: int, width: int) -> Window:
-        return cls(0, height, 0, width, height, width)
-
-    def grown(self, margin: int) -> Window:
-        """With `margin` pixels more on each side, as far as the larger image goes."""
-        return Window(max(self.top - margin, 0), min(self.bottom + margin, self.height),
-                      max(self.left - margin, 0), min(self.right + margin, self.width), self.height, self.width)
-
-    def scaled(self, numerator: int, denominator: int) -> Window:
-        """At another resolution."""
-        return Window(*(v * numerator // denominator for v in astuple(self)))
-
-    def cut(self, x: Tensor, inside: Window) -> Tensor:
-        """The part of x (..., rows, columns) that this window is, where x is the image in the window `inside`."""
-        return x[..., self.top - inside.top:self.bottom - inside.top, self.left - inside.left:self.right - inside.left]
-
-
-def run_in_blocks(net: QRNN3D, x: Tensor, wanted: Window | None = None) -> Tensor:
-    """What `net(image)` gives inside a window, without gradients.
-
-    Args:
-        x: (N, 1, B, H, W), the image in the window `wanted.grown(halo(net))`.
-        wanted: the window to compute, all of its numbers multiples of `net.multiple`; the whole of x by default.
-
-    Returns: (N, 1, B, rows, columns) of `wanted`; the same numbers as the whole image's, up to rounding.
-
-    Raises:
-        ValueError: a window that does not fit x, or whose numbers are not multiples of `net.multiple`.
-    """
-    wanted = wanted or Window.whole(x.shape[-2], x.shape[-1])
-    have = wanted.grown(halo(net))
-    if any(v % net.multiple for v in astuple(wanted)) or x.shape[-2:] != (have.bottom - have.top, have.right - have.left):
-        raise ValueError(f"an image {tuple(x.shape)} is not {have}, or {wanted} is not in multiples of {net.multiple}")
-    margins = iter(_margins(net))
-
-    def step(unit: Unit, h: Tensor, have: Window, level: Window, skip: Tensor | None = None,
-             skip_window: Window | None = None, in_place: bool = False) -> tuple[Tensor, Window, Window]:
-        """One unit on as much of h as later units need: its output, that output's window, and `wanted` at its resolution."""
-        need = level.grown(next(margins))
-        h = need.cut(h, have)
-        up, down = (2, 1) if unit.upsamples else (1, unit.stride)
-        have, level = need.scaled(up, down), level.scaled(up, down)
-        skip = None if skip is None else have.cut(skip, skip_window)
-        return _run(net, unit, h, need, have, skip, skip if in_place else None), have, level
-
-    h, have, level = step(net.feature_extractor, x, have, wanted)
-    skips = [(h, have)]
-    for unit in net.encoder.layers[:-1]:
-        h, have, level = step(unit, h, have, level)
-        skips.append((h, have))
-    h, have, level = step(net.encoder.layers[-1], h, have, level)
-    for unit in net.decoder.layers:
-        h, have, level = step(unit, h, have, level, *skips.pop(), in_place=True)
-    h, have, level = step(net.reconstructor, h, have, level, x, wanted.grown(halo(net)))
-    h = wanted.cut(h, have)
-    return h + wanted.cut(x, wanted.grown(halo(net))) if net.long_skip else h
-
-
-def halo(net: QRNN3D) -> int:
-    """Pixels around a window that its output depends on, rounded up to a multiple of `net.multiple`."""
-    return -(-_margins(net)[0] // net.multiple) * net.multiple
-
-
-def _margins(net: QRNN3D) -> list[int]:
+def margins_of(units: Sequence[Unit]) -> list[int]:
     """For each unit in order, how many pixels of its input around the wanted window are needed, at its own resolution.
 
     Walks back from the output. A convolution needs one pixel more than is asked of it. One of stride 2 needs 2r + 1, made
@@ -103,7 +27,7 @@ def _margins(net: QRNN3D) -> list[int]:
     """
     margins: list[int] = []
     needed = 0
-    for unit in reversed(net.units()):
+    for unit in reversed(units):
         if unit.upsamples:
             needed = max(-(-(needed + 2) // 2), (needed + 1) // 2 + 1)
         elif unit.stride == 2:
@@ -114,18 +38,23 @@ def _margins(net: QRNN3D) -> list[int]:
     return margins[::-1]
 
 
-def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, skip: Tensor | None = None,
-         out: Tensor | None = None) -> Tensor:
-    """One unit in blocks of rows, from the image x in the window `source` to that in `target`."""
+def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, target: Window, skip: Tensor | None = None,
+             out: Tensor | None = None) -> Tensor:
+    """One unit, from its input x (N, C, B, rows, columns) in the window `source` to its output in the window `target`.
+
+    Args:
+        skip: added to the output, of its shape.
+        out: where the output is written; it may be `skip`.
+    """
     weight, bias = unit.parameters_of_conv
-    layout = torch.channels_last_3d if net.execution.channels_last else torch.contiguous_format
+    layout = torch.channels_last_3d if execution.channels_last else torch.contiguous_format
     weight = weight.contiguous(memory_format=layout)
     n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
         height = out_height
     stride = unit.stride
-    rows = _rows_per_block(net, x, n * bands * out_width)
+    rows = _rows_per_block(execution, x, n * bands * out_width)
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
         first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, with one on each side
@@ -144,7 +73,7 @@ def _run(net: QRNN3D, unit: Unit, x: Tensor, source: Window, target: Window, ski
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
                               memory_format=layout)
         pool_into(out[..., top:bottom, :], gates, unit.kind, unit.direction,
-                  None if skip is None else skip[..., top:bottom, :], net.execution.pooling)
+                  None if skip is None else skip[..., top:bottom, :], execution.pooling)
     return out
 
 
@@ -157,8 +86,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
     return F.conv3d(x, weight, bias, (1, stride, stride), (1, 0, 1))
 
 
-def _rows_per_block(net: QRNN3D, x: Tensor, voxels_per_row: int) -> int:
-    voxels = net.execution.block_voxels
+def _rows_per_block(execution: Execution, x: Tensor, voxels_per_row: int) -> int:
+    voxels = execution.block_voxels
     if voxels is None:
         voxels = 2**19 if x.is_cuda else 2**15
     return max(1, voxels // voxels_per_row) if voxels else 2**31

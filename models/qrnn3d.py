@@ -5,130 +5,35 @@
           |                  |  all but the last       ^ add, in reverse order      ^ add
           +------------------+-------------------------+----------------------------+
 
-A unit is one 3x3x3 convolution giving all gates, then pooling along bands (`models/pooling`). Encoder layers 1 and 3 halve
-rows and columns and double the channels; their mirror images in the decoder upsample first and halve the channels.
+Encoder layers 1 and 3 halve rows and columns and double the channels; their mirror images in the decoder upsample first and
+halve the channels.
 
-The same weights run in two ways. With gradients, unit by unit over the whole image (`QRNN3D.forward`). Without, each unit in
-blocks of rows (`models.blocks`): pooling is independent for every pixel and the convolution's halo is one row, so the gates of
-a whole scene never exist at once, and a block stays in the cache. Both give the same numbers.
+The same weights run in two ways, which give the same numbers. With gradients, unit by unit over the whole image
+(`QRNN3D.forward`). Without, each unit in blocks of rows (`models.blocks`), on a whole scene or on a tile.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.pooling import gate_count, pool
+from models.blocks import margins_of, run_unit
+from models.network import Network, Window
+from models.pooling import gate_count
+from models.registry import Shapes, register
+from models.units import Conv, Deconv, Unit, UpsampleConv
 
 STRIDED_LAYERS = (1, 3)  # encoder layers of spatial stride 2, where they exist
 
-
-@dataclass(frozen=True)
-class Execution:
-    """How a network is computed; none of this changes what it computes.
-
-    Attributes:
-        pooling: `auto`, `loop`, `cpu` or `triton`; see `models.pooling`.
-        channels_last: convolutions see channels-last tensors (faster wherever it was measured).
-        deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
-        block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
-            image, None chooses for the device.
-        checkpoint: recompute each unit's gates in the backward pass instead of keeping them.
-    """
-
-    pooling: str = "auto"
-    channels_last: bool = True
-    deconv_as_conv: bool = True
-    block_voxels: int | None = None
-    checkpoint: bool = False
-
-    @classmethod
-    def released(cls) -> Execution:
-        """As the released code runs: a loop over bands, default layout, whole images."""
-        return cls(pooling="loop", channels_last=False, deconv_as_conv=False, block_voxels=0)
-
-
-class Conv(nn.Module):
-    """3x3x3 convolution, rows and columns strided."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, 3, (1, stride, stride), 1, bias=False)
-
-
-class Deconv(nn.Module):
-    """3x3x3 transposed convolution of stride 1."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__()
-        self.deconv = nn.ConvTranspose3d(inputs, outputs, 3, 1, 1, bias=bias)
-
-
-class UpsampleConv(nn.Module):
-    """Trilinear x(1, 2, 2) with align_corners=True, then a 3x3x3 convolution."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.upsample_conv = nn.ModuleDict({"conv3d": nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)})
-
-
-class Unit(nn.Module):
-    """One quasi-recurrent unit: convolution to gates, then pooling along bands.
-
-    Args:
-        conv: one of the three holders above, with gate_count(kind) times the unit's channels as outputs.
-        kind: `f`, `fo` or `ifo`.
-        direction: `forward`, `backward` or `both`.
-    """
-
-    def __init__(self, conv: Conv | Deconv | UpsampleConv, kind: str, direction: str) -> None:
-        super().__init__()
-        self.conv = conv
-        self.kind = kind
-        self.direction = direction
-
-    @property
-    def stride(self) -> int:
-        return self.conv.conv.stride[1] if isinstance(self.conv, Conv) else 1
-
-    @property
-    def upsamples(self) -> bool:
-        return isinstance(self.conv, UpsampleConv)
-
-    @property
-    def parameters_of_conv(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (gates, inputs, 3, 3, 3) and bias of the plain convolution that this unit's holder amounts to."""
-        if isinstance(self.conv, Deconv):
-            return self.conv.deconv.weight.transpose(0, 1).flip(2, 3, 4), self.conv.deconv.bias
-        if isinstance(self.conv, UpsampleConv):
-            return self.conv.upsample_conv["conv3d"].weight, None
-        return self.conv.conv.weight, None
-
-    @property
-    def gates(self) -> int:
-        conv = self.conv
-        return conv.deconv.weight.shape[1] if isinstance(conv, Deconv) else self.parameters_of_conv[0].shape[0]
-
-    @property
-    def channels(self) -> int:
-        return self.gates // gate_count(self.kind, self.direction == "both")
-
-    def forward(self, x: Tensor, skip: Tensor | None, execution: Execution) -> Tensor:
-        """(N, C, B, H, W) -> pooled states (N, C', B, H', W'), plus `skip` where it is given."""
-        return pool(self._gates(x, execution), self.kind, self.direction, skip, execution.pooling)
-
-    def _gates(self, x: Tensor, execution: Execution) -> Tensor:
-        if self.upsamples:
-            x = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
-        if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
-            return self.conv.deconv(x)
-        weight, bias = self.parameters_of_conv
-        if execution.channels_last:
-            weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        return F.conv3d(x, weight, bias, (1, self.stride, self.stride), 1)
+# family -> how its units pool
+FAMILIES: dict[str, dict[str, Any]] = {
+    "biqrnn": {"kind": "f", "bidirectional": True},
+    "fqrnn": {"kind": "f", "bidirectional": False},
+    "qrnn": {"kind": "fo", "bidirectional": False},
+    "iqrnn": {"kind": "ifo", "bidirectional": False},
+}
 
 
 class Stack(nn.Module):
@@ -139,8 +44,8 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(units)
 
 
-class QRNN3D(nn.Module):
-    """The network family; see `models.create_model` for the named ones.
+class QRNN3D(Network):
+    """The network family; see `qrnn3d` for the named ones.
 
     Args:
         channels: channels of the outermost layers.
@@ -151,12 +56,15 @@ class QRNN3D(nn.Module):
         long_skip: add the input twice to the output of an alternating network, as the released code does.
     """
 
+    option_notes: ClassVar = {"long_skip": "the released checkpoints of alternating networks were trained with the input added "
+                                           "twice: give --long-skip for those"}
+
     def __init__(self, channels: int = 16, half_depth: int = 5, kind: str = "f", bidirectional: bool = True,
                  long_skip: bool = False) -> None:
         super().__init__()
         if channels < 1 or half_depth < 1:
             raise ValueError(f"width and half-depth must be at least 1, not {channels} and {half_depth}")
-        self.execution = Execution()
+        self.bidirectional = bidirectional
         self.long_skip = long_skip and not bidirectional
         both = gate_count(kind, True)
         inner = gate_count(kind, bidirectional)
@@ -178,26 +86,29 @@ class QRNN3D(nn.Module):
         self.encoder = Stack(encoder)
         self.decoder = Stack(decoder)
         self.reconstructor = Unit(Deconv(channels, both, bias=True), kind, "both")
+        self.multiple = 2 ** sum(unit.stride == 2 for unit in encoder)
+        self.radius = margins_of(self.units())[0]
 
     @property
-    def multiple(self) -> int:
-        """H and W must be multiples of this."""
-        return 2 ** sum(unit.stride == 2 for unit in self.encoder.layers)
+    def options(self) -> dict[str, Any]:
+        return {} if self.bidirectional else {"long_skip": self.long_skip}
 
     def units(self) -> list[Unit]:
         """All units in the order in which they run."""
         return [self.feature_extractor, *self.encoder.layers, *self.decoder.layers, self.reconstructor]
 
-    def set_execution(self, **changes: object) -> QRNN3D:
-        """Change how the network is computed (fields of `Execution`); returns the network."""
-        self.execution = replace(self.execution, **changes)
-        return self
+    def last_layer(self) -> list[nn.Parameter]:
+        return list(self.reconstructor.parameters())
+
+    def bytes_per_pixel(self, bands: int) -> float:
+        # Two skips and the running image at full resolution, half as much again below it, and the cubes on either side.
+        return 4 * bands * (4.5 * self.feature_extractor.channels + 6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Super-resolve.
 
         Args:
-            x: (N, 1, B, H, W), the interpolated cube in [0, 1]; any B >= 1, H and W multiples of `multiple`.
+            x: (N, 1, B, H, W), the start image in [0, 1]; any B >= 1, H and W multiples of `multiple`.
 
         Returns: (N, 1, B, H, W).
 
@@ -207,8 +118,8 @@ class QRNN3D(nn.Module):
         if x.dim() != 5 or x.shape[1] != 1 or x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
             raise ValueError(f"expected (N, 1, B, H, W) with H and W multiples of {self.multiple}, got {tuple(x.shape)}")
         if not torch.is_grad_enabled() and self.execution.block_voxels != 0 and not torch.compiler.is_compiling():
-            from models.blocks import run_in_blocks
-            return run_in_blocks(self, x)
+            whole = Window.whole(*x.shape[-2:])
+            return self.in_window(whole, whole, x)
         run = self._checkpointed if self.execution.checkpoint and torch.is_grad_enabled() else self._unit
         h = x.contiguous(memory_format=torch.channels_last_3d) if self.execution.channels_last else x
         h = run(self.feature_extractor, h, None)
@@ -228,26 +139,72 @@ class QRNN3D(nn.Module):
     def _checkpointed(self, unit: Unit, x: Tensor, skip: Tensor | None) -> Tensor:
         return checkpoint(unit, x, skip, self.execution, use_reentrant=False)
 
+    @torch.no_grad()
+    def in_window(self, wanted: Window, have: Window, x: Tensor) -> Tensor:
+        """As `Network.in_window`, each unit in blocks of rows and on no more pixels than later units need."""
+        margins, given = iter(margins_of(self.units())), have
 
-def initialise_fast(net: QRNN3D, generator: torch.Generator | None = None) -> None:
-    """Weights from which training moves at once (`--recipe fast`).
+        def step(unit: Unit, h: Tensor, have: Window, level: Window, skip: Tensor | None = None,
+                 skip_window: Window | None = None, in_place: bool = False) -> tuple[Tensor, Window, Window]:
+            """A unit's output, that output's window, and `wanted` at its resolution."""
+            need = level.grown(next(margins))
+            h = need.cut(h, have)
+            up, down = (2, 1) if unit.upsamples else (1, unit.stride)
+            have, level = need.scaled(up, down), level.scaled(up, down)
+            skip = None if skip is None else have.cut(skip, skip_window)
+            h = run_unit(unit, h, self.execution, source=need, target=have, skip=skip, out=skip if in_place else None)
+            return h, have, level
 
-    Candidate rows have gain 1.5 / sqrt(fan-in) and gate rows .3 / sqrt(fan-in), so that gates start half open and candidates
-    use the range of tanh; the reconstructor is zero, so the network starts as the interpolation itself. Measured: PyTorch's
-    default weights start with a residual several times larger than the error to be removed.
-    """
-    with torch.no_grad():
-        for unit in net.units():
-            weight, bias = unit.parameters_of_conv
-            fan_in = weight[0].numel()
-            gain = torch.full((unit.gates,), 0.3)
-            gain[: unit.channels] = 1.5
-            if unit is net.reconstructor:
-                gain.zero_()
-            drawn = torch.randn(weight.shape, generator=generator) * (gain / fan_in**0.5).view(-1, 1, 1, 1, 1)
-            if isinstance(unit.conv, Deconv):
-                unit.conv.deconv.weight.copy_(drawn.flip(2, 3, 4).transpose(0, 1))
-                if bias is not None:
-                    bias.zero_()
-            else:
-                weight.copy_(drawn)
+        h, have, level = step(self.feature_extractor, x, have, wanted)
+        skips = [(h, have)]
+        for unit in self.encoder.layers[:-1]:
+            h, have, level = step(unit, h, have, level)
+            skips.append((h, have))
+        h, have, level = step(self.encoder.layers[-1], h, have, level)
+        for unit in self.decoder.layers:
+            h, have, level = step(unit, h, have, level, *skips.pop(), in_place=True)
+        h, have, level = step(self.reconstructor, h, have, level, x, given)
+        h = wanted.cut(h, have)
+        return h + wanted.cut(x, given) if self.long_skip else h
+
+    def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
+        """`fast`: weights from which training moves at once.
+
+        Candidate rows have gain 1.5 / sqrt(fan-in) and gate rows .3 / sqrt(fan-in), so that gates start half open and
+        candidates use the range of tanh; the reconstructor is zero, so the network starts as the start image. Measured:
+        PyTorch's default weights start with a residual several times larger than the error to be removed.
+        """
+        if recipe != "fast":
+            return
+        with torch.no_grad():
+            for unit in self.units():
+                weight, bias = unit.parameters_of_conv
+                fan_in = weight[0].numel()
+                gain = torch.full((unit.gates,), 0.3)
+                gain[: unit.channels] = 1.5
+                if unit is self.reconstructor:
+                    gain.zero_()
+                drawn = torch.randn(weight.shape, generator=generator) * (gain / fan_in**0.5).view(-1, 1, 1, 1, 1)
+                if isinstance(unit.conv, Deconv):
+                    unit.conv.deconv.weight.copy_(drawn.flip(2, 3, 4).transpose(0, 1))
+                    if bias is not None:
+                        bias.zero_()
+                else:
+                    weight.copy_(drawn)
+
+
+def _recognise(shapes: Shapes) -> list[str]:
+    """Names whose width and half-depth fit the weights of a checkpoint."""
+    rows = shapes.get("feature_extractor.conv.conv.weight", (0,))[0]
+    half_depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
+    widths = {family: divmod(rows, gate_count(options["kind"], True)) for family, options in FAMILIES.items()}
+    return [f"{family}_{width}_{half_depth}" for family, (width, rest) in widths.items()
+            if not rest and 0 < width < 10_000 and 0 < half_depth < 100]
+
+
+@register(*(f"{family}_16_5" for family in FAMILIES),
+          pattern=rf"(?P<family>{'|'.join(FAMILIES)})_(?P<width>[1-9]\d{{0,3}})_(?P<half_depth>[1-9]\d?)",
+          form=f"<family>_<width>_<half-depth> with the families {', '.join(FAMILIES)}", recognise=_recognise)
+def qrnn3d(family: str, width: str, half_depth: str, long_skip: bool = False) -> QRNN3D:
+    """The network of a name such as `biqrnn_16_5`."""
+    return QRNN3D(int(width), int(half_depth), **FAMILIES[family], long_skip=long_skip)

@@ -24,7 +24,7 @@ from benchmarks.measure import (
     variants,
     without_pooling,
 )
-from models import blocks, create_model, qrnn3d
+from models import Network, blocks, create_model, units
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
 
@@ -99,11 +99,11 @@ def test_a_variant_that_cannot_run_costs_the_others_nothing():
 
 
 def test_the_floor_leaves_the_network_as_it_was():
-    before = qrnn3d.pool, blocks.pool_into
+    before = units.pool, blocks.pool_into
     with pytest.raises(ZeroDivisionError), without_pooling():
-        assert qrnn3d.pool is not before[0] and blocks.pool_into is not before[1]
+        assert units.pool is not before[0] and blocks.pool_into is not before[1]
         raise ZeroDivisionError
-    assert (qrnn3d.pool, blocks.pool_into) == before
+    assert (units.pool, blocks.pool_into) == before
 
 
 def test_the_floor_is_the_convolutions_and_the_skips():
@@ -116,11 +116,11 @@ def test_the_floor_is_the_convolutions_and_the_skips():
         with_gradients.square().sum().backward()
     torch.testing.assert_close(with_gradients.detach(), without)
     # By hand: each unit is the first channels of its convolution.
-    units = net.units()
-    h = skip = torch.nn.functional.conv3d(x, units[0].parameters_of_conv[0], padding=1)[:, :4]
-    h = torch.nn.functional.conv3d(h, units[1].parameters_of_conv[0], padding=1)[:, :4]
-    h = torch.nn.functional.conv3d(h, units[2].parameters_of_conv[0], padding=1)[:, :4] + skip
-    h = torch.nn.functional.conv3d(h, *units[3].parameters_of_conv, padding=1)[:, :1] + x
+    parts = net.units()
+    h = skip = torch.nn.functional.conv3d(x, parts[0].parameters_of_conv[0], padding=1)[:, :4]
+    h = torch.nn.functional.conv3d(h, parts[1].parameters_of_conv[0], padding=1)[:, :4]
+    h = torch.nn.functional.conv3d(h, parts[2].parameters_of_conv[0], padding=1)[:, :4] + skip
+    h = torch.nn.functional.conv3d(h, *parts[3].parameters_of_conv, padding=1)[:, :1] + x
     torch.testing.assert_close(without, h.detach())
     assert tally["writing"] > 0
     # The convolutions' backward sees a gradient in every gate.
@@ -149,7 +149,7 @@ def test_a_step_trains():
     gt = random_cubes(2, 3, 16, 16, device=CPU)
     torch.manual_seed(0)
     step = training_step(Variant("fast"), ARCH, CPU)
-    net = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, qrnn3d.QRNN3D))
+    net = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, Network))
     before = [p.detach().clone() for p in net.parameters()]
     step(gt)
     assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -41,7 +41,8 @@ def test_a_saved_checkpoint_gives_the_same_network_and_says_what_it_is(tmp_path)
     save_checkpoint(path, {"net": net.state_dict(), "arch": "qrnn_4_2", "long_skip": True, "scale": [2, 4],
                            "degradation": "bicubic", "bands": 5, "epoch": 1, "iteration": 10, "psnr": 30.0})
     again, info = model_from_checkpoint(path, pooling="loop")
-    assert (info.arch, info.scales, info.degradation, info.bands, info.long_skip) == ("qrnn_4_2", (2, 4), "bicubic", 5, True)
+    assert (info.arch, info.scales, info.degradation, info.bands) == ("qrnn_4_2", (2, 4), "bicubic", 5)
+    assert info.options == {"long_skip": True}
     assert again.execution.pooling == "loop" and not again.training
     x = torch.rand(1, 1, 3, 8, 8)
     with torch.no_grad():
@@ -71,24 +72,24 @@ def test_an_alternating_released_network_can_be_given_its_second_skip(tmp_path, 
     path = tmp_path / "r.pth"
     torch.save(released(name), path)
     for asked, taken in ((None, False), (True, True), (False, False)):
-        net, info = model_from_checkpoint(path, long_skip=asked)
-        assert net.long_skip == info.long_skip == taken
-        assert info.long_skip_known == (asked is not None)
+        net, info = model_from_checkpoint(path, options=None if asked is None else {"long_skip": asked})
+        assert net.long_skip == info.options["long_skip"] == taken
+        assert (info.unsaid is None) == (asked is not None)
 
 
 def test_a_network_in_both_directions_leaves_no_question_of_its_skip(tmp_path):
     torch.save(released(), tmp_path / "r.pth")
-    assert model_from_checkpoint(tmp_path / "r.pth")[1].long_skip_known
+    assert not model_from_checkpoint(tmp_path / "r.pth")[1].unsaid
 
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_skip_that_contradicts_the_checkpoint_is_refused(tmp_path, trained):
     path = tmp_path / "q.pth"
     torch.save(released("qrnn_4_2") | {"arch": "qrnn_4_2", "long_skip": trained}, path)
-    refusal(path, f"trained {'with' if trained else 'without'} the long skip", long_skip=not trained)
+    refusal(path, f"trained with long_skip = {trained}", options={"long_skip": not trained})
     for asked in (None, trained):
-        net, info = model_from_checkpoint(path, long_skip=asked)
-        assert net.long_skip == trained and info.long_skip_known
+        net, info = model_from_checkpoint(path, options=None if asked is None else {"long_skip": asked})
+        assert net.long_skip == trained and not info.unsaid
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

@@ -8,12 +8,12 @@ import pytest
 import scipy.io
 import torch
 
-from models import create_model, initialise_fast
+from models import create_model
 from utility import evaluation
 from utility.cards import load_card
 from utility.cubes.cube import Scene
 from utility.cubes.values import unit_range
-from utility.degradation import KINDS, degrade
+from utility.degradation import KINDS, degrade, downsample
 from utility.errors import UserError
 from utility.evaluation import Outputs, Problem, Reading, read_images
 from utility.indexes import METRICS, PRESETS, evaluate, mean_of
@@ -28,7 +28,7 @@ def network(seed=0):
     """A network that changes its input a little."""
     torch.manual_seed(seed)
     net = create_model("biqrnn_2_2")
-    initialise_fast(net)
+    net.initialise("fast")
     with torch.no_grad():
         net.reconstructor.conv.deconv.weight.normal_(0, 0.2)
     return net.eval()
@@ -97,7 +97,7 @@ def test_metrics_json_holds_the_contract_and_the_csv_the_same_numbers(folder):
 
 def test_an_identity_network_scores_as_the_interpolation(folder):
     net = create_model("biqrnn_2_2")
-    initialise_fast(net)
+    net.initialise("fast")
     mean = run(folder, net=net.eval())["mean"]
     assert mean["network"] == pytest.approx(mean["interpolation"])
 
@@ -165,9 +165,9 @@ def test_a_scene_too_large_to_be_degraded_on_the_gpu_is_degraded_on_the_processo
         calls.append(x.device.type)
         if len(calls) % 2:
             raise torch.cuda.OutOfMemoryError("scripted")
-        return degrade(x, scale, kind)
+        return downsample(x, scale, kind)
 
-    monkeypatch.setattr(evaluation, "degrade", scarce)
+    monkeypatch.setattr(evaluation, "downsample", scarce)
     found = run(folder, out="again")
     assert len(calls) == 4 and found["mean"]["interpolation"] == expected["mean"]["interpolation"]
 
@@ -266,11 +266,11 @@ def leftovers(folder):
 def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monkeypatch, failure):
     before, calls, real = leftovers(folder), [], evaluation.super_resolve_cube
 
-    def broken(*args):
+    def broken(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             raise failure
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(evaluation, "super_resolve_cube", broken)
     with pytest.raises(failure):

@@ -10,8 +10,7 @@ import scipy.io
 import torch
 from spectral.io import envi
 
-from models import create_model, initialise_fast
-from models.blocks import halo
+from models import create_model
 from utility import inference
 from utility.cubes import cube as cubes
 from utility.cubes.cube import LazyCube, Scene
@@ -30,7 +29,7 @@ def network(gain=0.2):
     """A network that changes its input a little, past the values that it had; gain 0 is the identity."""
     torch.manual_seed(0)
     net = create_model("biqrnn_2_2")
-    initialise_fast(net)
+    net.initialise("fast")
     with torch.no_grad():
         net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
     return net.eval()
@@ -329,12 +328,12 @@ def test_no_read_and_no_write_is_larger_than_a_tile_and_its_halo(tmp_path, monke
             reads.append((r.stop - r.start, c.stop - c.start))
         return values[b, r, c]
 
-    def recording(net, source, shape, sink, *rest):
+    def recording(net, source, shape, sink, **rest):
         def counting(top, left, block):
             writes.append(block.shape[1:])
             sink(top, left, block)
         tiling.append(True)
-        real(net, source, shape, counting, *rest)
+        real(net, source, shape, counting, **rest)
         tiling.clear()
 
     real = inference.super_resolve
@@ -344,7 +343,7 @@ def test_no_read_and_no_write_is_larger_than_a_tile_and_its_halo(tmp_path, monke
     apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(2, "bicubic", tile=64), net)
     taps = 6  # of the bicubic kernel, on either side of a window
     assert len(writes) == 5 * 6 and max(max(size) for size in writes) == 64
-    assert len(reads) == 2 * 5 * 6 and max(max(size) for size in reads) <= (64 + 2 * halo(net)) // 2 + taps
+    assert len(reads) == 2 * 5 * 6 and max(max(size) for size in reads) <= (64 + 2 * net.halo(2)) // 2 + taps
 
 
 @pytest.mark.parametrize("layout", ["pixels", "pixels.T"])
@@ -491,7 +490,7 @@ def test_nan_constant_and_dead_bands_are_refused_and_can_be_left_out(tmp_path):
 @pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5", ".hdr", ".tif"])
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
 def test_nothing_is_left_when_it_breaks_off_between_tiles(tmp_path, monkeypatch, suffix, failure):
-    def broken(net, source, shape, sink, *rest):
+    def broken(net, source, shape, sink, **rest):
         sink(0, 0, np.zeros((shape[0], 32, 32), np.float32))
         raise failure
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import Execution, create_model, initialise_fast, list_models
+from models import Execution, create_model, list_models
 
 PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
 GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder
@@ -89,7 +89,7 @@ def test_a_network_computes_its_definition(name, gradients):
 # ------------------------------------------------------------------------------------------------------------- registry
 
 def test_the_four_published_networks_have_their_parameters():
-    assert list_models() == list(PARAMETERS)
+    assert set(PARAMETERS) < set(list_models())
     for name, count in PARAMETERS.items():
         assert sum(p.numel() for p in create_model(name).parameters()) == count
 
@@ -240,7 +240,7 @@ def test_weights_start_as_pytorch_s_own():
 @pytest.mark.parametrize("name", SMALL)
 def test_the_fast_start_is_the_identity_and_can_move(name):
     net = create_model(name)
-    initialise_fast(net, torch.Generator().manual_seed(0))
+    net.initialise("fast", torch.Generator().manual_seed(0))
     x = image()
     assert torch.equal(net(x), x)
     gradients = dict(zip(net.state_dict(), gradients_of(net, x), strict=True))
@@ -249,12 +249,12 @@ def test_the_fast_start_is_the_identity_and_can_move(name):
 
 def test_the_fast_start_has_strong_candidates_and_weak_gates():
     net = create_model("qrnn_16_5")
-    initialise_fast(net, torch.Generator().manual_seed(0))
+    net.initialise("fast", torch.Generator().manual_seed(0))
     for unit in net.units()[:-1]:
         weight = unit.parameters_of_conv[0].detach()
         deviation = weight.flatten(1).std(1) * weight[0].numel() ** 0.5
         assert deviation[:unit.channels].mean().item() == pytest.approx(1.5, rel=0.15)
         assert deviation[unit.channels:].mean().item() == pytest.approx(0.3, rel=0.15)
     again = create_model("qrnn_16_5")
-    initialise_fast(again, torch.Generator().manual_seed(0))
+    again.initialise("fast", torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))

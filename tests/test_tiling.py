@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import create_model, initialise_fast, list_models
-from models.blocks import Window, halo, run_in_blocks
+from models import Window, create_model, list_models
 from utility.degradation import KINDS, degrade, downsample, upsample
 from utility.errors import UserError
-from utility.tiling import Consistency, auto_tile, free_memory, interpolated, super_resolve, super_resolve_cube
+from utility.memory import free_memory
+from utility.tiling import Consistency, auto_tile, interpolated, super_resolve, super_resolve_cube
 
 
 def network(name="biqrnn_4_5", seed=0, gain=1.2):
@@ -68,7 +68,7 @@ def test_the_halo_holds_all_that_an_output_depends_on(name):
     for top in (0, 48, 96):
         for left in (0, 64, 112):
             window = Window(top, top + 32, left, left + 32, 128, 144)
-            need = window.grown(halo(net))
+            need = window.grown(net.halo(1))
             other = torch.rand_like(x)
             other[..., need.top:need.bottom, need.left:need.right] = need.cut(x, Window.whole(128, 144))
             with torch.no_grad():
@@ -80,15 +80,15 @@ def test_the_halo_holds_all_that_an_output_depends_on(name):
 def test_a_smaller_halo_would_not_do(name, spare):
     """Margins are rounded up at every resolution, so that of a deep network may have a step of `net.multiple` to spare."""
     net = network(name).double()
-    size = 2 * halo(net) + 32
+    size = 2 * net.halo(1) + 32
     whole, window = Window.whole(size, size), Window(size - 32, size, size - 32, size, size, size)
     torch.manual_seed(0)
     x = torch.rand(1, 1, 2, size, size, dtype=torch.float64)
     differences = []
     with torch.no_grad():
         expected = net(x)
-        for reduction in range(0, halo(net), net.multiple):
-            need = window.grown(halo(net) - reduction)
+        for reduction in range(0, net.halo(1), net.multiple):
+            need = window.grown(net.halo(1) - reduction)
             other = torch.rand_like(x)
             other[..., need.top:, need.left:] = need.cut(x, whole)
             differences.append(float(window.cut(net(other) - expected, whole).abs().max()))
@@ -147,7 +147,8 @@ def test_self_ensemble_averages_the_eight_turns_of_the_padded_scene(tile):
 
 def test_self_ensemble_runs_the_network_eight_times_and_no_more(monkeypatch):
     net, cube, calls = network(), scene(2, 32, 32), []
-    monkeypatch.setattr("utility.tiling.run_in_blocks", lambda *a: calls.append(1) or run_in_blocks(*a))
+    run = net.in_window
+    monkeypatch.setattr(net, "in_window", lambda *a: calls.append(1) or run(*a))
     super_resolve_cube(net, cube, tile=0, self_ensemble=True)
     assert len(calls) == 8
 
@@ -157,13 +158,15 @@ def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch):
     expected = super_resolve_cube(net, cube, tile=0)
     seen = []
 
-    def scarce(net, x, window):
+    run = net.in_window
+
+    def scarce(wanted, have, x):
         if x.shape[-1] > 120:
             raise torch.cuda.OutOfMemoryError("scripted")
-        seen.append(window)
-        return run_in_blocks(net, x, window)
+        seen.append(wanted)
+        return run(wanted, have, x)
 
-    monkeypatch.setattr("utility.tiling.run_in_blocks", scarce)
+    monkeypatch.setattr(net, "in_window", scarce)
     assert np.abs(super_resolve_cube(net, cube, tile=128) - expected).max() <= 1e-4
     assert len(seen) > 1
 
@@ -172,9 +175,10 @@ def test_a_gpu_too_small_for_any_tile_is_said_plainly(monkeypatch):
     def never(*_):
         raise torch.cuda.OutOfMemoryError("scripted")
 
-    monkeypatch.setattr("utility.tiling.run_in_blocks", never)
+    net = network()
+    monkeypatch.setattr(net, "in_window", never)
     with pytest.raises(UserError, match="--no-cuda"):
-        super_resolve_cube(network(), scene(2, 64, 64), tile=64)
+        super_resolve_cube(net, scene(2, 64, 64), tile=64)
 
 
 def test_free_memory_is_that_of_the_machine_or_what_the_control_groups_leave(tmp_path):
@@ -256,12 +260,12 @@ def test_sources_are_read_no_further_than_a_tile_and_its_halo():
         return cube[:, top:bottom, left:right]
 
     super_resolve(net, source, cube.shape, lambda *_: None, tile=32)
-    assert max(reads) <= (32 + 2 * halo(net)) ** 2 and len(reads) == 49
+    assert max(reads) <= (32 + 2 * net.halo(1)) ** 2 and len(reads) == 49
 
 
 def test_a_degraded_scene_starts_at_the_interpolation():
     """With the fast recipe's weights a network is the interpolation, tiled or not."""
     net = create_model("biqrnn_4_3")
-    initialise_fast(net, torch.Generator().manual_seed(0))
+    net.initialise("fast", torch.Generator().manual_seed(0))
     x = degrade(torch.from_numpy(scene(4, 48, 64)), 4, "spatial").numpy()
     assert np.array_equal(super_resolve_cube(net, x, tile=32), x)

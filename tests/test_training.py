@@ -351,7 +351,7 @@ def test_a_released_alternating_network_is_noted_when_nothing_says_how_it_adds_i
     torch.save({"net": create_model("qrnn_4_2").state_dict()}, "released.pth")
     start = {"init": "released.pth", "data": data, "batch": 2}
     assert "does not say" in prepare(configure(start)).notes[0]
-    assert not prepare(configure(start | {"long_skip": True})).notes
+    assert not prepare(configure(start | {"options": {"long_skip": True}})).notes
 
 
 def test_a_place_inside_an_epoch_holds_for_its_own_batch_size(data, monkeypatch):
@@ -372,8 +372,8 @@ def test_a_resumed_run_keeps_its_recipe(data):
 
 @pytest.mark.parametrize("order", ["turn", "random"])
 def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, order):
-    real, scales = training.degrade, []
-    monkeypatch.setattr(training, "degrade", lambda gt, scale, kind: (scales.append(scale), real(gt, scale, kind))[1])
+    real, scales = training.downsample, []
+    monkeypatch.setattr(training, "downsample", lambda gt, scale, kind: (scales.append(scale), real(gt, scale, kind))[1])
     validating(monkeypatch, {})
     small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8), "scale_order": order}
     train(config(data, **small))

@@ -3,8 +3,8 @@
     net        state dict under the published names (a `module.` or `_orig_mod.` prefix is taken off when it is read)
     optimizer  state dict                       psnr, loss        of the last validation (dB, training loss function)
     epoch      passes over the data finished    iteration         optimizer steps made
-    arch, long_skip, scale (a list where there are several), degradation, bands, normalisation, recipe, seed, version,
-    config     what was trained and how; `scheduler`, `scaler`, `batch`, `history` and others: see `training.State`
+    arch, the network's options (`long_skip`), scale (a list where there are several), degradation, bands, normalisation,
+    recipe, seed, version, config    what was trained and how; the rest is the state of a run, see `training`
 
 The first six are the released format, which loads too: its network is then known by the shapes of its weights.
 """
@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import FAMILIES, QRNN3D, create_model
-from models.pooling import gate_count
+from models import Network, create_model, matching_models
 from utility.errors import UserError
 from utility.files import replacing
 from utility.version import project_version
@@ -41,8 +40,8 @@ class CheckpointInfo:
 
     path: Path
     arch: str
-    long_skip: bool
-    long_skip_known: bool    # False: neither the file nor the caller says it, and the network depends on it
+    options: dict[str, Any]  # of the network, which its weights do not tell
+    unsaid: str | None       # a sentence where neither the file nor the caller says such an option
     scales: tuple[int, ...] | None
     degradation: str | None
     bands: int | None        # of the training data; the network takes any number
@@ -99,7 +98,7 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path
     """
     weights, expected = checkpoint["net"], net.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
-        held = checkpoint.get("arch") or next(iter(_matching_networks(weights)), None)
+        held = checkpoint.get("arch") or next(iter(matching_models(_shapes(weights))), None)
         if held:
             raise UserError(f"{path} holds the weights of {held}, and another network was asked for; give -a {held}.")
         wrong = sorted(set(weights) ^ set(expected)) or [k for k in weights if weights[k].shape != expected[k].shape]
@@ -112,19 +111,18 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path
 
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
-                        long_skip: bool | None = None) -> CheckpointInfo:
+                        options: Mapping[str, Any] | None = None) -> CheckpointInfo:
     """What a loaded checkpoint holds; its network is what it says, else what the shapes of its weights say.
 
     Args:
         arch: the network asked for, which must then be the one it holds.
-        long_skip: how an alternating network adds its input, where the checkpoint does not say; None: once. The released
-            checkpoints do not say it (`CheckpointInfo.long_skip_known`), and were trained with True.
+        options: of the network, for a checkpoint that does not say them (`long_skip` of a released one).
 
     Raises:
-        UserError: it holds another network than `arch`, or none of the family, or says another `long_skip`.
+        UserError: it holds another network than `arch`, or none that is known, or says other `options`.
     """
     found = checkpoint.get("arch")
-    candidates = [found] if found else _matching_networks(checkpoint["net"])
+    candidates = [found] if found else matching_models(_shapes(checkpoint["net"]))
     if arch is not None:
         if candidates and arch not in candidates:
             raise UserError(f"{path} holds {' or '.join(candidates)}, and -a asked for {arch}; leave -a out to take the "
@@ -133,67 +131,66 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
     elif not found:
         if len(candidates) != 1:
             raise UserError(f"{path} does not say which network it holds, and the shapes of its weights fit "
-                            f"{' and '.join(candidates) or 'none of the family'}; name the network with -a.")
+                            f"{' and '.join(candidates) or 'none that is known'}; name the network with -a.")
         found = candidates[0]
-    said = checkpoint.get("long_skip")
-    alternating = not FAMILIES.get(found.partition("_")[0], {}).get("bidirectional", True)
-    if alternating and None not in (said, long_skip) and bool(said) != long_skip:
-        raise UserError(f"{path} holds a network trained {'with' if said else 'without'} the long skip, and one "
-                        f"{'with' if long_skip else 'without'} it was asked for; leave the choice to the checkpoint.")
+    with torch.device("meta"):
+        net = build_network(found)
+    asked = {name: value for name, value in (options or {}).items() if name in net.options}
+    said = {name: checkpoint[name] for name in net.options if checkpoint.get(name) is not None}
+    for name in asked.keys() & said.keys():
+        if asked[name] != said[name]:
+            raise UserError(f"{path} holds a network trained with {name} = {said[name]}, and {asked[name]} was asked for; "
+                            "leave the choice to the checkpoint.")
+    chosen = {**net.options, **asked, **said}
+    unsaid = [f"{path} does not say {name}, and {chosen[name]} is taken; {net.option_notes[name]}"
+              for name in net.options if name not in {**asked, **said}]
     scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")
     return CheckpointInfo(
-        path=Path(path), arch=found,
-        long_skip=bool(long_skip if said is None else said),
-        long_skip_known=not alternating or said is not None or long_skip is not None,
+        path=Path(path), arch=found, options=chosen, unsaid=next(iter(unsaid), None),
         scales=None if scale is None else tuple(scale) if isinstance(scale, list | tuple) else (int(scale),),
         degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
         iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
     )
 
 
-def model_from_checkpoint(path: str | Path, arch: str | None = None, long_skip: bool | None = None,
-                          **execution: Any) -> tuple[QRNN3D, CheckpointInfo]:
+def model_from_checkpoint(path: str | Path, arch: str | None = None, options: Mapping[str, Any] | None = None,
+                          **execution: Any) -> tuple[Network, CheckpointInfo]:
     """The network of a checkpoint with its weights, on the CPU and in eval mode.
 
     Args:
         arch: required only where the file does not say and its shapes do not tell.
-        long_skip: as in `describe_checkpoint`.
+        options: as in `describe_checkpoint`.
         execution: fields of `models.Execution`.
 
     Raises:
         UserError: as `load_checkpoint`, `describe_checkpoint` and `load_weights`.
     """
     checkpoint = load_checkpoint(path)
-    info = describe_checkpoint(checkpoint, path, arch, long_skip)
-    net = build_network(info.arch, info.long_skip, **execution)
+    info = describe_checkpoint(checkpoint, path, arch, options)
+    net = build_network(info.arch, **info.options, **execution)
     load_weights(net, checkpoint, path)
     return net.eval(), info
 
 
-def build_network(arch: str, long_skip: bool = False, **execution: Any) -> QRNN3D:
-    """`models.create_model`, an unknown name being bad input (UserError)."""
+def build_network(arch: str, **options: Any) -> Network:
+    """`models.create_model`, an unknown name or option being bad input (UserError)."""
     try:
-        return create_model(arch, long_skip=long_skip, **execution)
+        return create_model(arch, **options)
     except ValueError as error:
         message = str(error).rstrip(".")
         raise UserError(f"{message[0].upper()}{message[1:]}.") from error
 
 
-def _matching_networks(weights: Mapping[str, Tensor]) -> list[str]:
-    """Networks of the family whose state dict has these names and shapes."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    rows = shapes.get("feature_extractor.conv.conv.weight", (0,))[0]
-    half_depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
-    found = []
-    for family, options in FAMILIES.items():
-        width, rest = divmod(rows, gate_count(options["kind"], True))
-        if rest or not 0 < width < 10_000 or not 0 < half_depth < 100:
-            continue
-        with torch.device("meta"):
-            net = create_model(f"{family}_{width}_{half_depth}")
-        if {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()} == shapes:
-            found.append(f"{family}_{width}_{half_depth}")
-    return found
+def check_problem(net: Network, scale: int, kind: str) -> None:
+    """`Network.check_problem`, a scale factor or a degradation that the network cannot do being bad input (UserError)."""
+    try:
+        net.check_problem(scale, kind)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def _without_prefix(name: str) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class TrainingConfig:
 
     # the network
     arch: str = "biqrnn_16_5"
-    long_skip: bool = False                 # alternating networks add their input twice, as the released code does
+    options: dict[str, Any] = field(default_factory=dict)  # of the network; see `Network.options`
     resume: str | None = None               # checkpoint to go on from: weights, optimizer, schedule, position
     init: str | None = None                 # checkpoint of which the weights alone are taken
     # the problem
@@ -116,12 +116,12 @@ def configure(given: Mapping[str, Any]) -> TrainingConfig:
     if not source:
         return TrainingConfig(**given)
     checkpoint = load_checkpoint(source)
-    info = describe_checkpoint(checkpoint, source, given.get("arch"), given.get("long_skip"))
-    base: dict[str, Any] = {"arch": info.arch, "long_skip": info.long_skip}
+    info = describe_checkpoint(checkpoint, source, given.get("arch"), given.get("options"))
+    base: dict[str, Any] = {"arch": info.arch, "options": {} if info.unsaid else info.options}
     if info.scales and info.degradation:
         base |= {"scales": info.scales, "degradation": info.degradation}
     if given.get("resume"):
-        known = {field.name for field in fields(TrainingConfig)}
+        known = {known.name for known in fields(TrainingConfig)}
         base |= {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
         base["init"] = None
         if "epochs" in given:

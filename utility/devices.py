@@ -14,6 +14,11 @@ from utility.errors import UserError
 AMP: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The context in which a network computes in the precision `amp`, a name of `AMP`."""
+    return torch.autocast(device.type, AMP[amp], enabled=AMP[amp] is not None)
+
+
 def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: str = "off",
                   pooling: str = "auto") -> torch.device:
     """The first GPU named, GPU 0 where there is one, else the processor.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import QRNN3D
+from models import Network
 from utility.cards import Card, test_cubes
 from utility.cubes.containers import suffix_of
 from utility.cubes.cube import Scene
 from utility.cubes.values import from_unit_range, unit_range, value_range
-from utility.degradation import crop_to_multiple, degrade
+from utility.degradation import crop_to_multiple, downsample, upsample
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
@@ -85,7 +85,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
                 yield TestImage(name, cube, _unplaced(scene), rgb=rgb)
 
 
-def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],
+def run(net: Network, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],
         progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
     """Test a network on images and write a results folder: metrics.json, metrics.csv, cubes/ and figures.
 
@@ -126,7 +126,7 @@ def run(net: QRNN3D, images: Iterator[TestImage], problem: Problem, out: Path, o
     return results
 
 
-def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, outputs: Outputs, progress: bool,
+def _test_one(net: Network, image: TestImage, problem: Problem, folder: Path, outputs: Outputs, progress: bool,
               taken: set[str]) -> dict[str, Any]:
     scale = problem.scale
     gt = crop_to_multiple(image.cube, scale)
@@ -135,17 +135,16 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
         raise UserError(f"{image.scene.path} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the scale "
                         f"factor {scale}; use a larger scene.")
     name = _free_name(image.name, taken)
-    interpolation = _degraded(gt, problem, next(net.parameters()).device)
+    low, interpolation = _degraded(gt, problem, next(net.parameters()).device)
     try:
         plain = evaluate(interpolation, gt, scale, problem.preset, problem.border)
     except UserError as error:
         raise UserError(f"{image.scene.path or name} cannot be compared: {str(error)[0].lower()}{str(error)[1:]}") from error
     started = time.perf_counter()
-    if problem.bandwise:
-        sr = np.concatenate([super_resolve_cube(net, band[None], problem.tile, problem.amp, problem.self_ensemble)
-                             for band in interpolation])
-    else:
-        sr = super_resolve_cube(net, interpolation, problem.tile, problem.amp, problem.self_ensemble, progress)
+    parts = [slice(b, b + 1) for b in range(bands)] if problem.bandwise else [slice(None)]
+    sr = np.concatenate([super_resolve_cube(net, interpolation[part], low[part], tile=problem.tile, amp=problem.amp,
+                                            self_ensemble=problem.self_ensemble,
+                                            progress=progress and not problem.bandwise) for part in parts])
     seconds = time.perf_counter() - started
     row: dict[str, Any] = {"name": name, "file": image.scene.path.name if image.scene.path else None,
                            "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3),
@@ -161,14 +160,19 @@ def _test_one(net: QRNN3D, image: TestImage, problem: Problem, folder: Path, out
     return row
 
 
-def _degraded(gt: np.ndarray, problem: Problem, device: torch.device) -> np.ndarray:
+def _degraded(gt: np.ndarray, problem: Problem, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """The true low-resolution cube, and the same on the high-resolution grid."""
+    def degraded(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        low = downsample(x, problem.scale, problem.degradation)
+        return low.cpu().numpy(), upsample(low, problem.scale, problem.degradation).cpu().numpy()
+
     x = torch.from_numpy(np.ascontiguousarray(gt))
     try:
-        return degrade(x.to(device), problem.scale, problem.degradation).cpu().numpy()
+        return degraded(x.to(device))
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
-    # tiles may still fit on the GPU; out of the handler, which keeps what filled its memory
-    return degrade(x, problem.scale, problem.degradation).numpy()
+    # Tiles may still fit on the GPU. Retry outside `except`: the traceback still holds GPU tensors.
+    return degraded(x)
 
 
 def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndarray, sr: np.ndarray, row: dict[str, Any],

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from models import QRNN3D
+from models import Network
 from utility.cubes.containers import shared_file
 from utility.cubes.cube import Scene, blocks
 from utility.cubes.values import from_unit_range, limits_of, unit_range, value_range
@@ -19,7 +19,7 @@ from utility.files import refuse_existing
 from utility.indexes import PSNR_CAP, sam_map
 from utility.reading import Reading, open_as
 from utility.scenes import create_scene, describe, scaled
-from utility.tiling import Consistency, interpolated, super_resolve
+from utility.tiling import Consistency, in_unit_range, interpolated, super_resolve
 
 AT_ONCE = 4 << 20
 """Bytes of the input that are compared with a result at a time."""
@@ -49,7 +49,7 @@ class Applied:
     network: np.ndarray
 
 
-def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
+def apply_to_file(net: Network, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
                   progress: bool = True) -> Applied:
     """Super-resolve the cube in `source` and write it to `target`, tile by tile from disk to disk.
 
@@ -100,7 +100,8 @@ def apply_to_file(net: QRNN3D, source: Path, target: Path, problem: Problem, rea
                     values[:, missing[np.ix_(rows, columns)]] = nodata
             writer[:, top:bottom, left:right] = values
 
-        super_resolve(net, read, shape, sink, problem.tile, problem.amp, problem.self_ensemble, progress)
+        super_resolve(net, read, shape, sink, low=in_unit_range(scene.cube, low, high), scale=scale, tile=problem.tile,
+                      amp=problem.amp, self_ensemble=problem.self_ensemble, progress=progress)
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
         "degradation": problem.degradation, "shape": list(shape), "dtype": str(dtype), "low": low, "high": high,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from models import QRNN3D, initialise_fast
-from utility.checkpoints import build_network, describe_checkpoint, load_checkpoint, load_weights
+from models import Network
+from utility.checkpoints import build_network, check_problem, describe_checkpoint, load_checkpoint, load_weights
 from utility.configuration import TrainingConfig
 from utility.devices import choose_device, device_name
 from utility.errors import UserError
@@ -29,7 +29,7 @@ class Plan:
     validation: Sequence[np.ndarray]
     shape: tuple[int, int, int]        # (B, h, w) of a patch as it is used
     meta: Mapping[str, Any]            # of the database
-    net: QRNN3D
+    net: Network
     batch: int
     notes: list[str]
 
@@ -76,7 +76,7 @@ class Plan:
             f"{len(self.validation):,} for validation",
             f"problem   {scales}, degradation {c.degradation}, augmentation {c.augment}",
             f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {self.batch}, {rate}"
-            + (f", {c.last_lr:g} of it for the reconstructor" if c.last_lr != 1 else "")
+            + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
             + (f", weight decay {c.wd:g}" if c.wd else "") + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
             f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps",
             *(f"note      {note}" for note in self.notes),
@@ -127,18 +127,19 @@ def _device(config: TrainingConfig, notes: list[str]) -> torch.device:
     return device
 
 
-def _network(config: TrainingConfig, notes: list[str]) -> QRNN3D:
+def _network(config: TrainingConfig, notes: list[str]) -> Network:
     """On the CPU, with its first weights: of the seed, or of the checkpoint to start from."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
-        net = build_network(config.arch, config.long_skip, pooling=config.pooling,
+        net = build_network(config.arch, **config.options, pooling=config.pooling,
                             checkpoint=config.checkpoint_activations)
+    for scale in config.scales:
+        check_problem(net, scale, config.degradation)
     if source := config.resume or config.init:
         checkpoint = load_checkpoint(source)
         load_weights(net, checkpoint, source)
-        if not describe_checkpoint(checkpoint, source, config.arch, config.long_skip or None).long_skip_known:
-            notes.append(f"{source} does not say whether {config.arch} adds its input twice; once is taken, and --long-skip is "
-                         "for released checkpoints")
-    elif config.recipe == "fast":
-        initialise_fast(net, torch.Generator().manual_seed(config.seed))
+        if unsaid := describe_checkpoint(checkpoint, source, config.arch, config.options).unsaid:
+            notes.append(unsaid)
+    else:
+        net.initialise(config.recipe, torch.Generator().manual_seed(config.seed))
     return net

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from models import QRNN3D
+from models import Network
 from utility.checkpoints import load_checkpoint, save_checkpoint
 from utility.configuration import TrainingConfig
 from utility.errors import UserError
 
 
-def patch_multiple(config: TrainingConfig, net: QRNN3D) -> int:
+def patch_multiple(config: TrainingConfig, net: Network) -> int:
     """Rows and columns of a patch are cropped to multiples of this."""
-    return math.lcm(net.multiple, *config.scales)
+    return math.lcm(*(net.patch_multiple(scale) for scale in config.scales))
 
 
 class State:
@@ -39,14 +39,15 @@ class State:
         history: one dict an epoch.
     """
 
-    def __init__(self, config: TrainingConfig, net: QRNN3D, device: torch.device, total: int = 1,
+    def __init__(self, config: TrainingConfig, net: Network, device: torch.device, total: int = 1,
                  facts: Mapping[str, Any] | None = None) -> None:
         self.config, self.net, self.device, self.total = config, net.to(device), device, total
         self.facts, self.multiple = dict(facts or {}), patch_multiple(config, net)
-        weights, last = list(self.net.parameters()), len(list(self.net.reconstructor.parameters()))
-        groups = [{"params": weights, "share": 1.0}]
+        groups = [{"params": list(net.parameters()), "share": 1.0}]
         if config.last_lr != 1:
-            groups = [{"params": weights[:-last], "share": 1.0}, {"params": weights[-last:], "share": config.last_lr}]
+            last = net.last_layer()
+            others = [p for p in net.parameters() if not any(p is q for q in last)]
+            groups = [{"params": others, "share": 1.0}, {"params": last, "share": config.last_lr}]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
                                           fused=True if device.type == "cuda" else None)
         self.lr = config.lr
@@ -89,7 +90,7 @@ class State:
             "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
             "epoch": self.epoch, "step": self.step, "iteration": self.iteration, "psnr": self.psnr, "loss": self.loss,
             "best_psnr": self.best_psnr, "tally": self.tally, "history": self.history,
-            **{name: config[name] for name in ("arch", "long_skip", "degradation", "recipe", "seed")},
+            **{name: config[name] for name in ("arch", "degradation", "recipe", "seed")}, **self.net.options,
             "scale": scales[0] if len(scales) == 1 else scales, "normalisation": "minmax", **self.facts,
             "config": config | here,
         })

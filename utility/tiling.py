@@ -1,13 +1,13 @@
 """Super-resolving a scene in bounded memory, tile by tile, with the whole scene's result.
 
-A tile is computed from its own pixels and a halo as wide as the network's receptive field, and its upsamplings use the whole
-scene's coordinates (`models.blocks`), so nothing is blended and there is no seam. Bands are never tiled: the recurrence sees
-the whole spectrum. Sources and sinks are read and written a window at a time, so neither need fit in memory.
+A tile is computed from its own pixels and a halo as wide as the network's receptive field (`Network.halo`), so nothing is
+blended and there is no seam. Bands are never tiled: a network sees the whole spectrum. Sources and sinks are read and written
+a window at a time, so neither need fit in memory.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,66 +15,81 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models import QRNN3D
-from models.blocks import Window, halo, run_in_blocks
+from models import Network, Window
 from utility.cubes.cube import scratch
 from utility.degradation import KINDS, axis_rows
-from utility.devices import AMP
+from utility.devices import autocast
 from utility.errors import UserError
+from utility.memory import free_memory
 
 SMALLEST_TILE = 32
 
 Source = Callable[[int, int, int, int], np.ndarray]
-"""(top, bottom, left, right) -> float32 (B, rows, columns) of the interpolated scene in [0, 1]."""
+"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]."""
 Sink = Callable[[int, int, np.ndarray], None]
 """(top, left, float32 (B, rows, columns)): takes one finished block."""
 
 
-def super_resolve_cube(net: QRNN3D, cube: np.ndarray, tile: int | str = "auto", amp: str = "off",
-                       self_ensemble: bool = False, progress: bool = False) -> np.ndarray:
-    """A cube in memory: float32 (B, H, W), the interpolated scene in [0, 1], to the same shape. See `super_resolve`."""
-    out = np.empty(cube.shape, dtype=np.float32)
+def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *, tile: int | str = "auto",
+                       amp: str = "off", self_ensemble: bool = False, progress: bool = False) -> np.ndarray:
+    """Super-resolve a cube in memory; see `super_resolve`.
+
+    Args:
+        start: float32 (B, H, W) in [0, 1], the start image.
+        low: float32 (B, H/s, W/s), the true low-resolution cube, for a network that takes it.
+
+    Returns: float32 (B, H, W).
+    """
+    out = np.empty(start.shape, dtype=np.float32)
 
     def sink(top: int, left: int, block: np.ndarray) -> None:
         out[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
-    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        return cube[:, top:bottom, left:right]
-
-    super_resolve(net, source, cube.shape, sink, tile, amp, self_ensemble, progress)
+    super_resolve(net, window_of(start), start.shape, sink, low=None if low is None else window_of(low),
+                  scale=1 if low is None else start.shape[1] // low.shape[1],
+                  tile=tile, amp=amp, self_ensemble=self_ensemble, progress=progress)
     return out
 
 
+def window_of(cube: np.ndarray) -> Source:
+    """A cube in memory as a source."""
+    return lambda top, bottom, left, right: cube[:, top:bottom, left:right]
+
+
 @torch.no_grad()
-def super_resolve(net: QRNN3D, source: Source, shape: tuple[int, int, int], sink: Sink, tile: int | str = "auto",
-                  amp: str = "off", self_ensemble: bool = False, progress: bool = False) -> None:
+def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
+                  scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
+                  progress: bool = False) -> None:
     """Super-resolve a scene of any size.
 
-    The scene is padded by reflection at its lower and right edges to multiples of `net.multiple`, and cropped again.
+    The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
 
     Args:
         net: on the device that shall compute.
-        source: reads windows of the interpolated scene.
-        shape: (B, H, W) of the scene.
+        start: reads windows of the start image.
+        shape: (B, H, W) of the start image.
         sink: takes the result, every pixel once, in row-major order of the tiles.
-        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.multiple`); 0 is the whole scene at
-            once; `auto` the largest that free memory allows. On a GPU that runs out of memory, tiles are quartered.
+        low: reads windows of the true low-resolution cube, (B, H/s, W/s), for a network that takes it.
+        scale: the factor s between the two.
+        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is the whole scene at once;
+            `auto` the largest that free memory allows. On a GPU that runs out of memory, tiles are quartered. A network of
+            unknown receptive field gets the whole scene at once, whatever is asked for.
         amp: `off`, `bf16` or `fp16`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
         progress: show a bar.
 
     Raises:
-        UserError: a tile smaller than 32, or not even such a tile fits in the GPU's memory.
+        UserError: a tile smaller than 32, or what must be computed at once does not fit in the GPU's memory.
     """
     bands, height, width = shape
-    m = net.multiple
-    padded = Window.whole(-(-height // m) * m, -(-width // m) * m)
-    if tile == "auto":
-        tile = auto_tile(net, shape)
+    step = net.step(scale)
+    padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
+    tile = auto_tile(net, shape, scale) if tile == "auto" else tile
     if tile and tile < SMALLEST_TILE:
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
-    size = -(-tile // m) * m if tile else max(padded.height, padded.width)
+    size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
+    given = _Given(net, start, low if net.takes_low else None, shape, scale)
     queue = _split(padded, size)[::-1]
     bar = tqdm(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", disable=None if progress else True,
                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]")
@@ -83,13 +98,13 @@ def super_resolve(net: QRNN3D, source: Source, shape: tuple[int, int, int], sink
         while queue:
             window = queue.pop()
             try:
-                block = _one_tile(net, source, shape, window, amp, self_ensemble)
+                block = _one_tile(net, given, window, amp, self_ensemble)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                size = -(-max(window.bottom - window.top, window.right - window.left) // (2 * m)) * m
-                if size < SMALLEST_TILE:
-                    raise UserError(f"Not even a tile of {2 * size} x {2 * size} pixels and {bands} bands fits in the GPU's "
-                                    "memory; run with --no-cuda.") from None
+                size = -(-max(window.size) // (2 * step)) * step
+                if size < SMALLEST_TILE or net.radius is None:
+                    raise UserError(f"A tile of {window.size[0]} x {window.size[1]} pixels and {bands} bands does not fit in "
+                                    "the GPU's memory, and cannot be made smaller; run with --no-cuda.") from None
                 queue = [part for whole in queue for part in _split(whole, size)[::-1]] + _split(window, size)[::-1]
                 continue
             block = block[:, :height - window.top, :width - window.left]
@@ -99,49 +114,26 @@ def super_resolve(net: QRNN3D, source: Source, shape: tuple[int, int, int], sink
             bar.update(block.size / 1e6)
 
 
-def auto_tile(net: QRNN3D, shape: tuple[int, int, int]) -> int:
-    """The largest tile, a multiple of 32, whose activations take at most half of the free memory; 0 where the scene fits."""
+def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1) -> int:
+    """The largest tile, a multiple of 32, whose activations take at most half of the free memory; 0 where the scene fits, or
+    where the network's receptive field is unknown."""
+    if net.radius is None:
+        return 0
     device = next(net.parameters()).device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    # Two skips and the running image at full resolution, half as much again below it, and the cubes on either side.
-    per_pixel = 4 * shape[0] * (4.5 * net.feature_extractor.channels + 6)
-    side = int((free / 2 / per_pixel) ** 0.5)
+    side = int((free / 2 / net.bytes_per_pixel(shape[0])) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0
-    return max((side - 2 * halo(net)) // 32 * 32, SMALLEST_TILE)
+    return max((side - 2 * net.halo(scale)) // 32 * 32, SMALLEST_TILE)
 
 
-def free_memory(root: str | Path = "/") -> int:
-    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not.
+def in_unit_range(cube: np.ndarray, low: float, high: float) -> Source:
+    """A cube (B, h, w) of raw values, which may lie on disk, as a source; `low` and `high` become 0 and 1."""
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        block = np.asarray(cube[:, top:bottom, left:right], dtype=np.float64)
+        return ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
 
-    The least of what the machine has and what the control groups of this process (a container, a batch job) leave it.
-    `root` is where /proc and /sys are.
-    """
-    root = Path(root)
-    free = [int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
-    top = root / "sys/fs/cgroup"
-    v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    groups = [(top, v2), (top / "memory", v1)]  # the process's own, where a container shows nothing above it
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        start, names = (top / "memory", v1) if "memory" in controllers.split(",") else (top, v2)
-        parts = [part for part in path.split("/") if part and ".." not in part] if names is v1 or not controllers else []
-        groups += [(start.joinpath(*parts[:n]), names) for n in range(1, len(parts) + 1)]
-    for folder, (most, used, cached) in groups:
-        limit, usage = (next(iter(_lines(folder / name)), "") for name in (most, used))
-        if limit.isdecimal() and usage.isdecimal():  # no limit is "max", or a number that no machine reaches
-            files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
-            free.append(max(int(limit) - int(usage) + files, 0))  # the cache of files is given back when it is needed
-    return min(free, default=4 << 30)
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file; none where it cannot be read."""
-    try:
-        return path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return source
 
 
 def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: float) -> Source:
@@ -155,13 +147,12 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
     Returns: a source of shape (B, h * scale, w * scale).
     """
     _, height, width = cube.shape
-    up = KINDS[kind].up
+    read, up = in_unit_range(cube, low, high), KINDS[kind].up
 
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
         column, columns = axis_rows(up, width, scale, left, right)
-        block = np.asarray(cube[:, row:row + rows.shape[1], column:column + columns.shape[1]], dtype=np.float64)
-        block = ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
+        block = read(row, row + rows.shape[1], column, column + columns.shape[1])
         return rows.astype(np.float32) @ block @ columns.T.astype(np.float32)
 
     return source
@@ -211,25 +202,61 @@ def _split(window: Window, size: int) -> list[Window]:
             for top in range(window.top, window.bottom, size) for left in range(window.left, window.right, size)]
 
 
-def _one_tile(net: QRNN3D, source: Source, shape: tuple[int, int, int], window: Window, amp: str,
-              self_ensemble: bool) -> np.ndarray:
+class _Given:
+    """The inputs of a network in any window of the padded scene.
+
+    Raises:
+        ValueError: the network takes the low-resolution cube, and there is none.
+    """
+
+    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int) -> None:
+        if net.takes_low and low is None:
+            raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
+        self.net, self.shape, self.scale = net, shape, scale
+        self.start, self.low = start, low
+        self.device = next(net.parameters()).device
+        self.statistics = self._statistics() if net.takes_statistics else None
+
+    def inside(self, have: Window) -> list[Tensor]:
+        """(1, 1, B, rows, columns) of the start image, and of the low-resolution cube where the network takes it."""
+        images = [self._read(self.start, have, self.shape[1:])]
+        if self.low:
+            images.append(self._read(self.low, have.scaled(1, self.scale), [n // self.scale for n in self.shape[1:]]))
+        return images
+
+    def _read(self, source: Source, have: Window, size: tuple[int, int]) -> Tensor:
+        bottom, right = min(have.bottom, size[0]), min(have.right, size[1])
+        cube = source(have.top, bottom, have.left, right)
+        cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
+        return torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None].to(self.device)
+
+    def _statistics(self) -> Tensor:
+        """The network's statistics of the whole scene, from rows of at most 2^22 voxels at a time."""
+        height, width = (n // self.scale for n in self.shape[1:])
+        rows, total = max(1, 2**22 // (self.shape[0] * width)), 0
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            part = self._read(self.low, Window(top, bottom, 0, width, height, width), (height, width))
+            total = total + self.net.statistics(part) * ((bottom - top) / height)
+        return total
+
+
+def _one_tile(net: Network, given: _Given, window: Window, amp: str, self_ensemble: bool) -> np.ndarray:
     """The result in `window` (of the padded scene), float32 (B, rows, columns)."""
-    device = next(net.parameters()).device
-    have = window.grown(halo(net))
-    bottom, right = min(have.bottom, shape[1]), min(have.right, shape[2])
-    cube = source(have.top, bottom, have.left, right)
-    cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
-    x = torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None].to(device)
-    with torch.autocast(device.type, dtype=AMP[amp]) if AMP[amp] else nullcontext():
+    halo = net.halo(given.scale)
+    have = window if halo is None else window.grown(halo)
+    images = given.inside(have)
+
+    def compute(images: list[Tensor], *turn: bool) -> Tensor:
+        inputs = net.inputs(*images, *[None] * (2 - len(images)), given.statistics)
+        return net.in_window(_turned(window, *turn), _turned(have, *turn), *inputs)[0, 0].float()
+
+    with autocast(given.device, amp):
         if not self_ensemble:
-            return run_in_blocks(net, x, window)[0, 0].float().cpu().numpy()
-        total = torch.zeros(shape[0], window.bottom - window.top, window.right - window.left, device=device)
-        for transposed in (False, True):
-            for flip_rows in (False, True):
-                for flip_columns in (False, True):
-                    how = (transposed, flip_rows, flip_columns)
-                    y = run_in_blocks(net, _turn(x, *how).contiguous(), _turned(window, *how))[0, 0]
-                    total += _turn_back(y, *how)
+            return compute(images, False, False, False).cpu().numpy()
+        total = 0
+        for turn in product((False, True), repeat=3):
+            total = total + _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
     return (total / 8).cpu().numpy()
 
 

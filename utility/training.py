@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from models import Network
 from utility.configuration import LOSSES, TrainingConfig
-from utility.degradation import crop_to_multiple, degrade
-from utility.devices import AMP
+from utility.degradation import crop_to_multiple, downsample, upsample
+from utility.devices import autocast
 from utility.errors import Interruption, UserError
 from utility.figures import composite
 from utility.files import shown
@@ -206,9 +207,9 @@ def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
     gt = crop_to_multiple(gt, state.multiple)
     if config.recipe == "fast":
         state.lr = _cosine(config, state.iteration, state.total)
-    x = degrade(gt, _scale(config, state.iteration), config.degradation)
-    with torch.autocast(state.device.type, AMP[config.amp], enabled=config.amp != "off"):
-        out = net(x[:, None])
+    inputs = _inputs(state.net, gt, _scale(config, state.iteration), config.degradation)
+    with autocast(state.device, config.amp):
+        out = net(*inputs)
     loss = LOSSES[config.loss](out[:, 0].float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
@@ -221,6 +222,12 @@ def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
     state.tally += torch.stack([torch.where(loss.isfinite(), loss, 0), ~loss.isfinite()])
     state.step += 1
     state.iteration += 1
+
+
+def _inputs(net: Network, gt: Tensor, scale: int, kind: str) -> tuple[Tensor, ...]:
+    """What a network takes of ground truth (N, B, h, w): the start image (N, 1, B, h, w), and what else it asks for."""
+    low = downsample(gt, scale, kind)
+    return net.inputs(upsample(low, scale, kind)[:, None], low[:, None])
 
 
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
@@ -250,10 +257,11 @@ def validate(state: State, loader: Iterable[Tensor], wavelengths: Sequence[float
     for gt in DeviceBatches(loader, state.device):
         gt = crop_to_multiple(gt, state.multiple)
         for k, scale in enumerate(config.scales):
-            x = degrade(gt, scale, config.degradation)
-            with torch.autocast(state.device.type, AMP[config.amp], enabled=config.amp != "off"):
-                out = state.net(x[:, None])[:, 0]
-            out = out.float()
+            inputs = _inputs(state.net, gt, scale, config.degradation)
+            x = inputs[0][:, 0]
+            with autocast(state.device, config.amp):
+                out = state.net(*inputs)
+            out = out[:, 0].float()
             loss = LOSSES[config.loss](out, gt).double() * len(gt)
             sums[k] += torch.stack([loss, psnr(out, gt).sum(), psnr(x, gt).sum()])
             if picture is None:

@@ -1,0 +1,89 @@
+"""The quasi-recurrent unit: one 3x3x3 convolution that gives all gates, then pooling along bands (`models.pooling`)."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.network import Execution
+from models.pooling import gate_count, pool
+
+
+class Conv(nn.Module):
+    """3x3x3 convolution, rows and columns strided."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, 3, (1, stride, stride), 1, bias=False)
+
+
+class Deconv(nn.Module):
+    """3x3x3 transposed convolution of stride 1."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        self.deconv = nn.ConvTranspose3d(inputs, outputs, 3, 1, 1, bias=bias)
+
+
+class UpsampleConv(nn.Module):
+    """Trilinear x(1, 2, 2) with align_corners=True, then a 3x3x3 convolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.upsample_conv = nn.ModuleDict({"conv3d": nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)})
+
+
+class Unit(nn.Module):
+    """One quasi-recurrent unit: convolution to gates, then pooling along bands.
+
+    Args:
+        conv: one of the three holders above, with gate_count(kind) times the unit's channels as outputs.
+        kind: `f`, `fo` or `ifo`.
+        direction: `forward`, `backward` or `both`.
+    """
+
+    def __init__(self, conv: Conv | Deconv | UpsampleConv, kind: str, direction: str) -> None:
+        super().__init__()
+        self.conv = conv
+        self.kind = kind
+        self.direction = direction
+
+    @property
+    def stride(self) -> int:
+        return self.conv.conv.stride[1] if isinstance(self.conv, Conv) else 1
+
+    @property
+    def upsamples(self) -> bool:
+        return isinstance(self.conv, UpsampleConv)
+
+    @property
+    def parameters_of_conv(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (gates, inputs, 3, 3, 3) and bias of the plain convolution that this unit's holder amounts to."""
+        if isinstance(self.conv, Deconv):
+            return self.conv.deconv.weight.transpose(0, 1).flip(2, 3, 4), self.conv.deconv.bias
+        if isinstance(self.conv, UpsampleConv):
+            return self.conv.upsample_conv["conv3d"].weight, None
+        return self.conv.conv.weight, None
+
+    @property
+    def gates(self) -> int:
+        conv = self.conv
+        return conv.deconv.weight.shape[1] if isinstance(conv, Deconv) else self.parameters_of_conv[0].shape[0]
+
+    @property
+    def channels(self) -> int:
+        return self.gates // gate_count(self.kind, self.direction == "both")
+
+    def forward(self, x: Tensor, skip: Tensor | None, execution: Execution) -> Tensor:
+        """(N, C, B, H, W) -> pooled states (N, C', B, H', W'), plus `skip` where it is given."""
+        return pool(self._gates(x, execution), self.kind, self.direction, skip, execution.pooling)
+
+    def _gates(self, x: Tensor, execution: Execution) -> Tensor:
+        if self.upsamples:
+            x = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+        if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
+            return self.conv.deconv(x)
+        weight, bias = self.parameters_of_conv
+        if execution.channels_last:
+            weight = weight.contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(x, weight, bias, (1, self.stride, self.stride), 1)

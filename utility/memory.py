@@ -1,0 +1,37 @@
+"""How much main memory is free."""
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def free_memory(root: str | Path = "/") -> int:
+    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not.
+
+    The least of what the machine has and what the control groups of this process (a container, a batch job) leave it.
+    `root` is where /proc and /sys are.
+    """
+    root = Path(root)
+    free = [int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
+    top = root / "sys/fs/cgroup"
+    v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    groups = [(top, v2), (top / "memory", v1)]  # the process's own, where a container shows nothing above it
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        start, names = (top / "memory", v1) if "memory" in controllers.split(",") else (top, v2)
+        parts = [part for part in path.split("/") if part and ".." not in part] if names is v1 or not controllers else []
+        groups += [(start.joinpath(*parts[:n]), names) for n in range(1, len(parts) + 1)]
+    for folder, (most, used, cached) in groups:
+        limit, usage = (next(iter(_lines(folder / name)), "") for name in (most, used))
+        if limit.isdecimal() and usage.isdecimal():  # no limit is "max", or a number that no machine reaches
+            files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
+            free.append(max(int(limit) - int(usage) + files, 0))  # the cache of files is given back when it is needed
+    return min(free, default=4 << 30)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file; none where it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
