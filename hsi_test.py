@@ -22,7 +22,7 @@ import torch
 
 from models.pooling import BACKENDS
 from utility import evaluation, inference
-from utility.cards import Card, list_cards, load_card
+from utility.cards import Card, list_cards, load_card, locate, split
 from utility.checkpoints import CheckpointInfo, check_problem, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES, check
@@ -160,11 +160,10 @@ def find_scenes(options: argparse.Namespace) -> tuple[Card | None, list[Path]]:
     if data and not name:
         return None, list_scenes(data)
     card = load_card(name or "sample")
-    if not data and not Path(card.test_source).exists():
-        hint = "python utility/lmdb_data.py makes the sample scenes" if card.name.startswith("sample") else \
-            f"put the publisher's scenes there ({card.publisher.rstrip('.')}), or give them with --data"
-        raise UserError(f"{card.test_source}, where the card {card.name} has its test scenes, does not exist; {hint}.")
-    return card, list_scenes(data or [card.test_source])
+    files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return card, files
 
 
 def reading_of(options: argparse.Namespace) -> Reading:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utility.cards import generic_card, list_cards, load_card, test_cubes, training_cubes, training_rectangles
+from utility.cards import generic_card, list_cards, load_card, locate, parts, split, training_rectangles
 from utility.cubes.cube import Scene
 from utility.errors import UserError
 from utility.patches import count_patches
@@ -33,10 +34,6 @@ def ramp(size: tuple[int, int], bands: int = 2) -> Scene:
     """A scene whose first band holds each pixel's number, so that pixels can be told apart."""
     numbers = np.arange(size[0] * size[1], dtype=np.float64).reshape(size)
     return Scene(np.stack([numbers] + [np.zeros(size)] * (bands - 1)), "ramp")
-
-
-def numbers_in(cube: np.ndarray, size: tuple[int, int]) -> set[int]:
-    return set(np.rint(cube[0].astype(np.float64) * (size[0] * size[1] - 1)).astype(int).ravel().tolist())
 
 
 def card_file(tmp_path, text: str):
@@ -67,11 +64,12 @@ def test_a_card_holds_the_published_facts(name):
 def test_icvl_trains_on_the_centre_of_the_normalised_scene_and_tests_on_a_normalised_centre():
     card = replace(load_card("icvl"), crop=(8, 8), test_crop=(4, 4), patch=4)
     scene = ramp((16, 20))
-    (training,) = training_cubes(card, scene)
-    ((name, test),) = test_cubes(card, scene)
+    (training,), (test,) = parts(card, scene, "training"), parts(card, scene, "test")
     whole = (scene.cube / (16 * 20 - 1)).astype(np.float32)
-    np.testing.assert_allclose(training, whole[:, 4:12, 6:14], atol=1e-7)
-    assert name == "ramp" and test.shape == (2, 4, 4) and test.min() == 0 and test.max() == 1
+    np.testing.assert_allclose(training.cube, whole[:, 4:12, 6:14], atol=1e-7)
+    assert (training.region, training.low, training.high, training.over) == ((4, 6, 8, 8), 0, 319, "scene")
+    assert test.cube.shape == (2, 4, 4) and test.cube.min() == 0 and test.cube.max() == 1
+    assert (test.name, test.region, test.over) == ("ramp", (6, 8, 4, 4), "crop")
     assert (load_card("icvl").crop, load_card("icvl").test_crop) == ((1024, 1024), (512, 512))
 
 
@@ -80,43 +78,50 @@ def test_pavia_center_tests_on_its_centre():
 
 
 @pytest.mark.parametrize("name", ONE_SCENE)
-def test_training_and_test_share_no_pixel_and_every_patch_fits(name):
+def test_training_validation_and_test_share_no_pixel_and_every_patch_fits(name):
     card = load_card(name)
     assert all(n % 8 == 0 for n in card.test_region[2:])
-    training, ((_, test),) = training_cubes(card, ramp(card.size)), test_cubes(card, ramp(card.size))
-    seen = [numbers_in(cube, card.size) for cube in training]
-    held = numbers_in(test, card.size)
-    assert len(held) == card.test_region[2] * card.test_region[3]
-    assert not held & set().union(*seen)
-    assert sum(map(len, seen)) == len(set().union(*seen))
-    assert sum(count_patches(cube.shape[1:], card.patch, card.strides, card.zooms) for cube in training) >= 30
+    scene, covered = ramp(card.size), np.zeros(card.size, int)
+    for use in ("training", "validation", "test"):
+        found = parts(card, scene, use)
+        for part in found:
+            top, left, h, w = part.region
+            covered[top : top + h, left : left + w] += 1
+            assert part.cube[0, 0, 0] * (scene.cube[0].size - 1) == pytest.approx(scene.cube[0, top, left], rel=1e-5)
+        patches = sum(count_patches(part.cube.shape[1:], card.patch, card.strides, card.zooms) for part in found)
+        assert patches >= {"training": 24, "validation": 3, "test": 1}[use]
+    assert covered.max() == 1
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_training_rectangles_cover_what_the_test_leaves_exactly_once(data):
+def test_training_rectangles_cover_what_the_others_leave_exactly_once(data):
     height, width = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
-    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
-    covered = np.zeros((height, width), int)
-    for t, le, rows, columns in [(top, left, h, w), *training_rectangles((height, width), (top, left, h, w))]:
+
+    def rectangle():
+        h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+        return data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w
+
+    held, covered, expected = [rectangle(), rectangle()], np.zeros((height, width), int), np.ones((height, width), int)
+    for t, le, rows, columns in held:
+        expected[t : t + rows, le : le + columns] = 0
+    for t, le, rows, columns in training_rectangles((height, width), *held):
         covered[t : t + rows, le : le + columns] += 1
-    assert (covered == 1).all()
+    assert (covered == expected).all()
 
 
 def test_without_a_card_the_whole_scene_trains_and_tests():
     scene = ramp((6, 7))
-    (training,) = training_cubes(generic_card(4), scene)
-    ((_, test),) = test_cubes(generic_card(4), scene)
-    assert training.dtype == np.float32 and training.shape == scene.cube.shape
-    assert np.array_equal(training, test)
+    (training,), (test,) = parts(generic_card(4), scene, "training"), parts(generic_card(4), scene, "test")
+    assert training.cube.dtype == np.float32 and training.cube.shape == scene.cube.shape
+    assert np.array_equal(training.cube, test.cube)
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "float64"])
 def test_the_range_is_that_of_the_scene_whatever_its_type(dtype):
     cube = np.array([[[-5 if dtype != "uint16" else 5, 20]], [[45, 20]]], dtype)
-    (training,) = training_cubes(generic_card(1), Scene(cube, "s"))
-    assert training.min() == 0 and training.max() == 1
+    (training,) = parts(generic_card(1), Scene(cube, "s"), "training")
+    assert training.cube.min() == 0 and training.cube.max() == 1
 
 
 def test_urban_s_pixels_are_read_by_its_card_whichever_matlab_format_holds_them(tmp_path):
@@ -177,6 +182,9 @@ REGION = MINIMAL + "size = [20, 20]\n"
         (REGION + "test_region = [0, 0, 16, 16]\n", "test_region.*room"),
         (REGION + "test_region = [0, 0, 8, 8]\ncrop = [9, 9]\n", "test_region.*either"),
         (REGION + "test_region = [0, 0, 8, 0]\n", "test_region"),
+        (REGION + "validation_region = [0, 0, 7, 9]\n", "validation_region.*room for a patch"),
+        (REGION + "test_region = [0, 0, 8, 8]\nvalidation_region = [7, 0, 8, 8]\n", "validation_region.*no pixel"),
+        (REGION + "test_region = [0, 0, 8, 20]\nvalidation_region = [8, 0, 8, 20]\n", "validation_region.*training patch"),
     ],
 )
 def test_a_wrong_card_is_refused_by_file_and_field(tmp_path, text, field):
@@ -193,15 +201,52 @@ def test_a_card_that_is_not_toml_or_not_there_is_refused_by_name(tmp_path):
 
 def test_a_scene_of_another_size_is_refused_by_name_and_sizes():
     with pytest.raises(UserError, match=r"ramp is 100x145 pixels.*145x145"):
-        training_cubes(load_card("indian_pines"), ramp((100, 145)))
+        parts(load_card("indian_pines"), ramp((100, 145)), "training")
     with pytest.raises(UserError, match=r"ramp is 600x1400 pixels.*1024x1024"):
-        training_cubes(load_card("icvl"), ramp((600, 1400)))
+        parts(load_card("icvl"), ramp((600, 1400)), "training")
 
 
 def test_a_constant_scene_and_one_with_nan_are_refused_by_name():
     with pytest.raises(UserError, match="flat is constant"):
-        training_cubes(generic_card(2), Scene(np.full((2, 4, 4), 7), "flat"))
+        parts(generic_card(2), Scene(np.full((2, 4, 4), 7), "flat"), "training")
     cube = np.ones((2, 4, 4))
     cube[1, 2, 3] = np.nan
     with pytest.raises(UserError, match="holey has 1 values that are NaN"):
-        training_cubes(generic_card(2), Scene(cube, "holey"))
+        parts(generic_card(2), Scene(cube, "holey"), "training")
+
+
+# --- where the scenes are --------------------------------------------------------------------------------------------
+
+def test_icvl_s_lists_hold_100_and_101_scenes_and_the_validating_ones_are_of_training():
+    card = load_card("icvl")
+    files = [Path(f"{line}") for name in (card.scenes, card.test_scenes) for line in (card.folder / name).read_text().split()]
+    training, test = split(card, files, "training"), split(card, files, "test")
+    assert (len(training[0]), len(test[0])) == (100, 101) and not training[1] and not test[1]
+    assert not set(training[0]) & set(test[0])
+    assert set(card.validation_scenes) <= {file.stem for file in training[0]}
+
+
+def test_missing_and_extra_scenes_are_named(tmp_path):
+    (tmp_path / "training.txt").write_text("a.mat\nb.mat\n\n")
+    (tmp_path / "test.txt").write_text("c.mat\n")
+    card = load_card(card_file(tmp_path, MINIMAL + 'scenes = "training.txt"\ntest_scenes = "test.txt"\n'))
+    files = [Path("c.mat"), Path("b.mat"), Path("other.mat")]
+    assert split(card, files, "training") == ([Path("b.mat")], ["1 of the 2 training scenes of mine are missing: a",
+                                                                "1 scenes are in no list of mine and are left out: other"])
+    with pytest.raises(UserError, match=r"None of the 1 test scenes.*called c"):
+        split(card, files[1:], "test")
+    with pytest.raises(UserError, match=r"gone\.txt, which cannot be read"):
+        split(replace(card, scenes="gone.txt"), files, "training")
+
+
+def test_a_scene_is_found_in_an_installed_package_or_the_way_to_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "toyscenes" / "data").mkdir(parents=True)
+    (tmp_path / "toyscenes" / "__init__.py").write_text("raise RuntimeError('must not be run')")
+    card = load_card(card_file(tmp_path, MINIMAL + f'source = "{tmp_path}/here"\npackage = ["toyscenes", "data/cube.npy"]\n'))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"training scenes of mine are not in .*here; pip install toyscenes"):
+        locate(card, "training")
+    (tmp_path / "toyscenes" / "data" / "cube.npy").touch()
+    assert locate(card, "test") == tmp_path / "toyscenes" / "data" / "cube.npy"
+    (tmp_path / "here").mkdir()
+    assert locate(card, "training") == tmp_path / "here"

@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from torch.utils.data import DataLoader
 
 import utility.lmdb_data as script
-from utility.cards import generic_card, load_card
+from utility.cards import generic_card
 from utility.cubes.values import unit_range
 from utility.datum import decode_datum
 from utility.errors import UserError
@@ -142,22 +142,40 @@ def test_a_card_with_a_test_region_writes_the_test_cube_beside(tmp_path):
         build_database(tmp_path / "g.lmdb", [scene], card, test_out=tmp_path / "test", quiet=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("indian_pines", lambda v: {"indian_pines_corrected": v.reshape(145, 145, 200)}),
-        ("salinas", lambda v: {"salinas_corrected": v.reshape(512, 217, 204)}),
-        ("urban", lambda v: {"Y": v.reshape(162, 307 * 307), "nRow": 307, "nCol": 307}),
-    ],
-)
-def test_a_scene_of_a_cards_size_and_layout_goes_through(tmp_path, name, content):
-    card = load_card(name)
-    values = np.random.default_rng(0).integers(0, 4000, card.bands * card.size[0] * card.size[1], dtype=np.uint16)
-    scipy.io.savemat(tmp_path / f"{name}.mat", content(values))
-    out, source = tmp_path / "x.lmdb", tmp_path / f"{name}.mat"
-    build_database(out, [source], card, test_out=tmp_path / "test", dtype="float16", quiet=True)
-    assert LMDBDataset(out).shape == (card.bands, card.patch, card.patch)
-    assert read_scene(tmp_path / "test" / f"{name}_test.mat").cube.shape == (card.bands, *card.test_region[2:])
+def test_a_validation_region_gives_the_last_patches_and_shares_no_pixel(tmp_path):
+    scene = scene_file(tmp_path, "field", bands=4, side=32)
+    card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16), validation_region=(0, 0, 8, 16))
+    meta = build_database(tmp_path / "f.lmdb", [scene], card, quiet=True)
+    whole = unit_range(read_scene(scene).cube)[0]
+    validation = LMDBDataset(tmp_path / "f.lmdb", "validation")
+    assert np.array_equal(np.stack([validation[i] for i in range(2)]), [whole[:, :8, :8], whole[:, :8, 8:16]])
+    assert (len(validation), meta["validation"], meta["count"]) == (2, 2, 12)
+    assert [(source["part"], source["regions"]) for source in meta["sources"]] == [
+        ("training", [[8, 0, 8, 32], [0, 16, 8, 16], [16, 0, 16, 16]]), ("validation", [[0, 0, 8, 16]])]
+
+
+def test_whole_scenes_of_the_card_validate_unless_the_last_patches_are_asked_for(scenes, tmp_path):
+    (tmp_path / "mine.toml").write_text('title = "t"\npatch = 8\nstrides = [8]\nvalidation_scenes = ["b"]\nscenes = "list.txt"')
+    (tmp_path / "list.txt").write_text("a.mat\nb.mat\nc.mat")
+    for options, validation, files in ((["--force"], 9, "a c b"), (["--val-last", "10"], 10, "a b c"),
+                                       (["--scenes-limit", "2"], 9, "a b")):
+        out = tmp_path / f"{validation}.lmdb"
+        main(["--dataset", str(tmp_path / "mine.toml"), "--source", *map(str, scenes), "--out", str(out), "--quiet", "--force",
+              *options])
+        meta = LMDBDataset(out).meta
+        assert (meta["validation"], " ".join(source["name"] for source in meta["sources"])) == (validation, files)
+
+
+def test_sources_are_known_by_their_content(tmp_path):
+    cube = np.random.default_rng(0).integers(0, 999, (3, 16, 24))
+    np.savez(tmp_path / "a.npz", x=cube.astype(np.int16), layout="BHW")
+    scipy.io.savemat(tmp_path / "b.mat", {"x": cube.transpose(1, 2, 0).astype(float)})
+    cube[0, 0, 0] += 1
+    np.savez(tmp_path / "c.npz", x=cube.astype(np.int16), layout="BHW")
+    meta = build_database(tmp_path / "x.lmdb", [tmp_path / name for name in ("a.npz", "b.mat", "c.npz")], CARD, quiet=True)
+    a, b, c = (source["sha256"] for source in meta["sources"])
+    assert a == b != c
+    assert [source["regions"] for source in meta["sources"]] == 3 * [[[0, 0, 16, 24]]] and meta["card"] == "scenes"
 
 
 TESTING = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16))

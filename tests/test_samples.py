@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 import torch
 
-from utility.cards import load_card, training_cubes
+from utility.cards import load_card, parts
 from utility.cubes.bands import find_bad_bands
 from utility.degradation import degrade
 from utility.errors import UserError
@@ -90,7 +90,7 @@ def test_spectra_are_smooth_and_water_absorbs(folder):
 
 def test_interpolation_leaves_something_to_learn(folder):
     for path in natural(folder):
-        (cube,) = training_cubes(load_card("sample"), read_scene(path))
+        cube = parts(load_card("sample"), read_scene(path), "training")[0].cube
         low = degrade(torch.from_numpy(cube), 4, "bicubic").numpy()
         psnr = np.mean(10 * np.log10(1 / ((low - cube) ** 2).mean((1, 2))))
         assert 23 < psnr < 36

@@ -5,8 +5,9 @@ A card is a TOML file under ``data/``. The fields of a card are those of `Card`;
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -42,6 +43,7 @@ class Expected(NamedTuple):
 
 TEXT = Expected(lambda value: isinstance(value, str), "a string")
 TEXTS = Expected(_list_of(TEXT.test), "a list of names")
+PACKAGE = Expected(_list_of(TEXT.test, 2), "[name of an installed package, path of the scene in it]")
 WHOLE = Expected(_is_int, "a whole number of at least 1")
 STRIDES = Expected(_list_of(_is_int), "a list of whole numbers of pixels, one for each zoom")
 ZOOMS = Expected(_list_of(lambda value: _is_number(value) and 0 < value <= 1), "a list of numbers above 0 and up to 1")
@@ -60,6 +62,7 @@ class Card:
     """One data set. Sizes are (height, width) and rectangles (top, left, height, width), in pixels."""
 
     name: str                                                            # the file's stem
+    folder: Path                                                         # the file's folder
     title: Annotated[str, TEXT]
     patch: Annotated[int, WHOLE]                                         # side of a training patch, in pixels
     strides: Annotated[tuple[int, ...], STRIDES]                         # step between patches, one for each zoom
@@ -67,6 +70,7 @@ class Card:
     publisher: Annotated[str, TEXT] = ""                                 # where the publisher offers the scenes, in words
     source: Annotated[str, TEXT] = ""                                    # of training scenes, from the repository's root
     test_source: Annotated[str, TEXT] = ""                               # of test scenes
+    package: Annotated[tuple[str, str] | None, PACKAGE] = None           # an installed package that holds the scene
     key: Annotated[str | None, TEXT] = None
     layout: Annotated[str | None, LAYOUT] = None
     bands: Annotated[int | None, WHOLE] = None
@@ -78,7 +82,10 @@ class Card:
     test_normalise: Annotated[str, OVER] = ""                            # test: as `normalise` where not given
     test_crop: Annotated[tuple[int, int] | None, SIZE] = None            # test: this centre part, of other scenes
     test_region: Annotated[Rectangle | None, REGION] = None              # test: this part of the one scene
-    validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()            # held out; without any, the last patches are
+    validation_region: Annotated[Rectangle | None, REGION] = None        # validation: this part of the one scene
+    scenes: Annotated[str, TEXT] = ""                                    # file beside the card: names of training scenes
+    test_scenes: Annotated[str, TEXT] = ""                               # likewise, of test scenes
+    validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()            # training scenes (stems) held out for validation
 
 
 FIELDS = {name: hint.__metadata__[0] for name, hint in get_type_hints(Card, include_extras=True).items()
@@ -117,77 +124,160 @@ def load_card(name_or_path: str | Path) -> Card:
 
 def generic_card(patch: int = 64, stride: int | None = None) -> Card:
     """The card of scenes that have none: min-max over each scene, which trains whole, square patches side by side."""
-    return Card(name="scenes", title="Scenes without a card", patch=patch, strides=(stride or patch,))
+    return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(stride or patch,))
 
 
-def training_rectangles(size: tuple[int, int], test: Rectangle) -> list[Rectangle]:
-    """Up to four rectangles that cover a scene of `size` but for the rectangle `test`; no two share a pixel.
+def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectangle]:
+    """Rectangles that cover a scene of `size` but for the rectangles `held`; no two of them share a pixel.
 
-    The rectangles above and below `test` are as wide as the scene, those beside `test` as high as `test`.
+    Around one held rectangle they are up to four: above and below it as wide as the scene, beside it as high as it.
     """
-    (height, width), (top, left, h, w) = size, test
-    around = [(0, 0, top, width), (top + h, 0, height - top - h, width), (top, 0, h, left),
-              (top, left + w, h, width - left - w)]
+    around = [(0, 0, *size)]
+    for rectangle in held:
+        around = [part for whole in around for part in _without(whole, rectangle)]
+    return around
+
+
+def _without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
+    (top, left, height, width), (first, start, h, w) = whole, held
+    first, start, last, end = max(top, first), max(left, start), min(top + height, first + h), min(left + width, start + w)
+    if first >= last or start >= end:
+        return [whole]
+    around = [(top, left, first - top, width), (last, left, top + height - last, width),
+              (first, left, last - first, start - left), (first, end, last - first, left + width - end)]
     return [r for r in around if r[2] > 0 and r[3] > 0]
 
 
-def training_cubes(card: Card, scene: Scene, limits: tuple[float, float] | None = None) -> list[np.ndarray]:
-    """The parts of `scene` that train, each (B, h, w) float32 in [0, 1].
+@dataclass(frozen=True)
+class Part:
+    """A part of a scene, scaled to [0, 1]."""
 
-    Around a `test_region`, rectangles in which no patch fits are left out. `limits` is the scene's `value_range`, for a
-    caller that has it.
+    name: str
+    cube: np.ndarray            # (B, h, w) float32
+    region: Rectangle           # in its scene
+    low: float                  # the values that became 0 and 1 ...
+    high: float
+    over: str                   # ... were the smallest and largest of the "scene" or of the "crop"
+
+
+def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None = None) -> list[Part]:
+    """The parts of `scene` for one use.
+
+    Around regions for test and validation, rectangles in which no training patch fits are left out.
+
+    Args:
+        use: "training", "validation" or "test".
+        limits: the scene's `value_range`, for a caller that has it.
 
     Raises:
         UserError: the scene does not have the size that the card needs, holds NaN, or is constant.
     """
+    over = card.test_normalise or card.normalise if use == "test" else card.normalise
+    regions = _regions(card, scene, use)
+    if over == "scene" and regions:
+        limits = limits or value_range(scene)
+    found = []
+    for region in regions:
+        top, left, h, w = region
+        crop = scene.cube[:, top:top + h, left:left + w]
+        low, high = limits if over == "scene" else value_range(replace(scene, cube=crop))
+        name = f"{scene.name}_{use}" if card.test_region else scene.name
+        found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over))
+    return found
+
+
+def _regions(card: Card, scene: Scene, use: str) -> list[Rectangle]:
+    size = scene.cube.shape[1:]
+    held = [region for region in (card.test_region, card.validation_region) if region]
+    if held and size != card.size:
+        raise UserError(f"{scene.place} is {size[0]}x{size[1]} pixels, and the card {card.name} divides a scene of "
+                        f"{card.size[0]}x{card.size[1]} into training and test parts; give that scene, or a card for this one.")
+    if use == "test":
+        return [card.test_region or _centre(card, scene, card.test_crop)]
+    if use == "validation":
+        return [card.validation_region] if card.validation_region else []
+    if not held:
+        return [_centre(card, scene, card.crop)]
+    return [region for region in training_rectangles(size, *held) if min(region[2:]) >= card.patch]
+
+
+def _centre(card: Card, scene: Scene, crop: tuple[int, int] | None) -> Rectangle:
     _, height, width = scene.cube.shape
-    if card.test_region is None:
-        return [_normalised(scene, _centre(scene, card.crop, card), card.normalise, limits)]
-    _check_size(card, scene)
-    limits = limits or value_range(scene)
-    parts = training_rectangles((height, width), card.test_region)
-    return [_normalised(scene, part, card.normalise, limits) for part in parts if min(part[2:]) >= card.patch]
-
-
-def test_cubes(card: Card, scene: Scene, limits: tuple[float, float] | None = None) -> list[tuple[str, np.ndarray]]:
-    """The parts of `scene` that test, as (name, cube), each (B, h, w) float32 in [0, 1].
-
-    Raises:
-        UserError: as `training_cubes`.
-    """
-    over = card.test_normalise or card.normalise
-    if card.test_region is None:
-        return [(scene.name, _normalised(scene, _centre(scene, card.test_crop, card), over, limits))]
-    _check_size(card, scene)
-    return [(f"{scene.name}_test", _normalised(scene, card.test_region, over, limits))]
-
-
-test_cubes.__test__ = False  # its name looks like a test's to pytest wherever it is imported
-
-
-def _centre(scene: Scene, size: tuple[int, int] | None, card: Card) -> Rectangle:
-    _, height, width = scene.cube.shape
-    if size is None:
-        return 0, 0, height, width
-    h, w = size
+    h, w = crop or (height, width)
     if h > height or w > width:
         raise UserError(f"{scene.place} is {height}x{width} pixels, smaller than the {h}x{w} that the card {card.name} takes "
                         "from its centre; leave it out, or use a card with a smaller crop.")
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _check_size(card: Card, scene: Scene) -> None:
-    _, height, width = scene.cube.shape
-    if (height, width) != card.size:
-        raise UserError(f"{scene.place} is {height}x{width} pixels, and the card {card.name} divides a scene of "
-                        f"{card.size[0]}x{card.size[1]} into training and test parts; give that scene, or a card for this one.")
+def locate(card: Card, use: str) -> Path:
+    """Where the scenes of one use are: the card's folder, else the file in an installed package that the card names.
+
+    Args:
+        use: "training" or "test".
+
+    Raises:
+        UserError: they are in neither place; the message says how to get them.
+    """
+    place = (card.test_source if use == "test" else "") or card.source
+    if place and Path(place).exists():
+        return Path(place)
+    hint = ""
+    if card.package:
+        package, file = card.package
+        found = importlib.util.find_spec(package)  # finds the folder and runs none of the package's code
+        for folder in (found.submodule_search_locations or ()) if found else ():
+            if (Path(folder) / file).exists():
+                return Path(folder) / file
+        hint = f"pip install {package} (which holds the scene), or "
+    raise UserError(f"The {use} scenes of {card.name} are not in {place or 'a place that its card names'}; {hint}get them "
+                    f"({card.publisher.rstrip('.') or card.title}) and put them there, or name them with --source (to build) "
+                    "or --data (to test).")
 
 
-def _normalised(scene: Scene, part: Rectangle, over: str, limits: tuple[float, float] | None) -> np.ndarray:
-    top, left, h, w = part
-    crop = scene.cube[:, top : top + h, left : left + w]
-    low, high = (limits or value_range(scene)) if over == "scene" else value_range(replace(scene, cube=crop))
-    return unit_range(crop, low, high)[0]
+def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
+    """The scene files of one use by the card's lists of scenes, in the lists' order, and notes about what does not fit.
+
+    Args:
+        use: "training" or "test".
+
+    Returns: all files, in their order, and no note, where the card lists no scenes.
+
+    Raises:
+        UserError: a list cannot be read, or none of its scenes is among the files.
+    """
+    lists = {"training": _listed(card, card.scenes), "test": _listed(card, card.test_scenes)}
+    wanted = lists[use]
+    if not wanted:
+        return list(files), []
+    by_stem = {file.stem: file for file in files}
+    found = [by_stem[stem] for stem in wanted if stem in by_stem]
+    missing, known = [stem for stem in wanted if stem not in by_stem], set(lists["training"] + lists["test"])
+    if not found:
+        raise UserError(f"None of the {len(wanted)} {use} scenes that the card {card.name} lists is there; the first is "
+                        f"called {wanted[0]}. Give the folder that holds them with --source or --data.")
+    notes = []
+    if missing:
+        notes.append(f"{len(missing)} of the {len(wanted)} {use} scenes of {card.name} are missing: {_some(missing)}")
+    if extra := [stem for stem in by_stem if stem not in known]:
+        notes.append(f"{len(extra)} scenes are in no list of {card.name} and are left out: {_some(extra)}")
+    return found, notes
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _listed(card: Card, name: str) -> list[str]:
+    """The stems in a list of file names beside the card."""
+    if not name:
+        return []
+    path = card.folder / name
+    try:
+        return [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The card {card.name} lists its scenes in {path}, which cannot be read ({error}); put the list "
+                        "there.") from error
 
 
 # --- reading a card's fields -------------------------------------------------------------------------------------
@@ -208,7 +298,7 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
 
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
     values["zooms"] = tuple(float(zoom) for zoom in table.get("zooms", [1.0]))
-    bands, size, region = table.get("bands"), table.get("size"), table.get("test_region")
+    bands, size = table.get("bands"), table.get("size")
     if len(values["strides"]) != len(values["zooms"]):
         raise wrong("strides", f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
     if "wavelengths" in table:
@@ -216,16 +306,22 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
         bands = values["bands"] = len(values["wavelengths"])
     if bands and max(table.get("rgb", [0])) >= bands:
         raise wrong("rgb", f"is {table['rgb']}; expected indices below the {bands} bands")
-    if region:
+    held = {name: tuple(table[name]) for name in ("test_region", "validation_region") if name in table}
+    for name, region in held.items():
         if "crop" in table or "test_crop" in table:
-            raise wrong("test_region", "stands beside 'crop' or 'test_crop'; expected either, not both")
+            raise wrong(name, "stands beside 'crop' or 'test_crop'; expected either, not both")
         if not size:
-            raise wrong("size", "is missing; expected [height, width], which 'test_region' depends on")
+            raise wrong("size", f"is missing; expected [height, width], which {name!r} depends on")
         if region[0] + region[2] > size[0] or region[1] + region[3] > size[1]:
-            raise wrong("test_region", f"is {region}; expected a rectangle inside the scene of {size[0]}x{size[1]}")
-        if not any(min(part[2:]) >= table["patch"] for part in training_rectangles(tuple(size), tuple(region))):
-            raise wrong("test_region", f"is {region}; expected room for a training patch of {table['patch']} beside it")
-    return Card(name=path.stem, **values)
+            raise wrong(name, f"is {list(region)}; expected a rectangle inside the scene of {size[0]}x{size[1]}")
+    if held and not any(min(part[2:]) >= table["patch"] for part in training_rectangles(tuple(size), *held.values())):
+        raise wrong(name, f"is {list(region)}; expected room for a training patch of {table['patch']} beside it")
+    if region := held.get("validation_region"):
+        if min(region[2:]) < table["patch"]:
+            raise wrong("validation_region", f"is {list(region)}; expected room for a patch of {table['patch']} in it")
+        if "test_region" in held and _without(region, held["test_region"]) != [region]:
+            raise wrong("validation_region", f"is {list(region)}; expected no pixel of 'test_region' in it")
+    return Card(name=path.stem, folder=path.parent, **values)
 
 
 def _wavelengths(value: Any, bands: int | None, wrong: Callable[[str, str], UserError]) -> np.ndarray:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from models import Network
-from utility.cards import Card, test_cubes
+from utility.cards import Card, generic_card, parts
 from utility.cubes.containers import suffix_of
 from utility.cubes.cube import Scene
-from utility.cubes.values import from_unit_range, unit_range, value_range
+from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import crop_to_multiple, downsample, upsample
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
@@ -54,6 +54,8 @@ class TestImage:
     low: float = 0.0
     high: float = 1.0
     rgb: tuple[int, int, int] | None = None
+    region: tuple[int, int, int, int] | None = None  # in its scene: top, left, height, width
+    over: str = "scene"  # low and high are the smallest and largest value of the "scene" or of the "crop"
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,12 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
     """
     for path in paths:
         scene = open_as(path, reading, card)
-        if card is None:
-            cube, low, high = unit_range(scene.cube, *value_range(scene, reading.keep_range))
-            yield TestImage(scene.name, cube, scene, low, high)
-        else:
-            rgb = None if "source_bands" in scene.metadata else card.rgb  # a card counts the bands of the whole scene
-            for name, cube in test_cubes(card, scene):
-                yield TestImage(name, cube, _unplaced(scene), rgb=rgb)
+        # a card counts the bands of the whole scene
+        rgb = card.rgb if card and "source_bands" not in scene.metadata else None
+        for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
+            whole = part.cube.shape == scene.cube.shape
+            yield TestImage(part.name, part.cube, scene if whole else _unplaced(scene), part.low, part.high, rgb,
+                            part.region, part.over)
 
 
 def run(net: Network, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],

@@ -74,7 +74,8 @@ def apply_to_file(net: Network, source: Path, target: Path, problem: Problem, re
     read = interpolated(scene.cube, scale, problem.degradation, low, high)
     view = _preview(height, width, scale)
     network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
-    like = replace(scaled(scene, scene.cube, scale, problem.degradation), nodata=None if nodata is None else scene.nodata)
+    like = replace(scaled(scene, scene.cube, scale, problem.degradation), nodata=None if nodata is None else scene.nodata,
+                   normalised=scene.normalised or writing.unit_range)
     missing = scene.metadata.get("missing")
     clipped = 0
     with create_scene(target, like, shape, dtype, writing.overwrite) as writer:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ if str(ROOT) not in sys.path:
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from utility.cards import Card, generic_card, load_card, test_cubes, training_cubes  # noqa: E402
+from utility.cards import Card, Part, generic_card, load_card, locate, parts, split  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
 from utility.cubes.layouts import LAYOUTS  # noqa: E402
-from utility.cubes.values import value_range  # noqa: E402
+from utility.cubes.values import content_hash, value_range  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
 from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
@@ -43,8 +44,7 @@ class _Prepared:
     """A scene that has passed every check: what is left is to cut it."""
 
     file: Path
-    cubes: list[np.ndarray]
-    tests: list[tuple[str, np.ndarray]]
+    parts: dict[str, list[Part]]  # of each use: training, validation, test
     source: dict[str, Any]  # what the database will say of it
     wavelengths: np.ndarray | None
 
@@ -75,8 +75,8 @@ def build_database(
         dtype: of the stored values, "float32" or "float16".
         augment: how many rotations and flips of each patch are stored, 1 (the patch itself) to 8.
         seed: of the draw of those.
-        val_scenes: names (stems) of the scenes held out for validation; with none, the last `val_last` patches are, and
-            with that None, the last 1,000 or a tenth, whichever is less.
+        val_scenes: names (stems) of the scenes held out for validation. Without any, the card's `validation_region` is held
+            out; without that, the last `val_last` patches are, by default the last 1,000 or a tenth, whichever is less.
         drop_bad_bands, fill_nodata: mend scenes that need it instead of refusing them.
         skip_bad: leave out, and name, the scenes that cannot be used instead of stopping.
         force: replace `out` and the test cubes, if they exist; never a folder that is not an LMDB database.
@@ -97,7 +97,10 @@ def build_database(
                 raise UserError(f"{other} and {file} have the same name, and so would their test cubes in {test_out}; rename "
                                 "one of them, or build two databases.")
 
+    reading = Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
+    cut = partial(_cut, card=card, augment=augment, seed=seed)
     written: list[dict[str, Any]] = []
+    held: list[tuple[dict[str, Any], Path, list[Part]]] = []
     skipped: list[str] = []
     tests: list[Scene] = []
     wavelengths: np.ndarray | None = None
@@ -106,7 +109,7 @@ def build_database(
         with closing(tqdm(files, desc=Path(out).stem, unit="scene", disable=True if quiet else None)) as bar:
             for file in bar:
                 try:
-                    scene = _prepare(file, card, drop_bad_bands, fill_nodata)
+                    scene = _prepare(file, card, reading)
                     _check_bands(scene.source, written, file)
                 except UserError as error:
                     if not skip_bad:
@@ -115,19 +118,21 @@ def build_database(
                     if not quiet:
                         tqdm.write(f"skipped: {error}", file=sys.stderr)
                     continue
-                begin = writer.count
-                _cut(scene, card, augment, seed, writer, bar)
-                part = "validation" if file.stem in val_scenes else "training"
                 wavelengths = wavelengths if written else scene.wavelengths
-                written.append(scene.source | {"patches": writer.count - begin, "part": part})
+                part = "validation" if file.stem in val_scenes else "training"
+                written.append(scene.source | {"part": part} | cut(scene.parts["training"], file, writer=writer, bar=bar))
+                if scene.parts["validation"]:  # the last patches of a database are those of validation
+                    held.append((scene.source, file, scene.parts["validation"]))
                 if test_out:
-                    tests += [Scene(cube, name, layout="HWB", key="gt", wavelengths=scene.wavelengths)
-                              for name, cube in scene.tests]
+                    tests += [Scene(test.cube, test.name, layout="HWB", key="gt", normalised=True,
+                                    wavelengths=scene.wavelengths) for test in scene.parts["test"]]
                 del scene  # before the next one is read
+            for source, file, found in held:
+                written.append(source | {"part": "validation"} | cut(found, file, writer=writer, bar=bar))
         if not written:
             raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
         meta = writer.finish(
-            validation=sum(s["patches"] for s in written if s["part"] == "validation") if val_scenes else val_last,
+            validation=sum(s["patches"] for s in written if s["part"] == "validation") if val_scenes or held else val_last,
             sources=written, skipped=skipped, card=card.name, patch=card.patch, strides=list(card.strides),
             zooms=list(card.zooms), augment=augment,
             wavelengths=None if wavelengths is None else [float(nm) for nm in wavelengths],
@@ -148,38 +153,37 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
         raise
 
 
-def _prepare(file: Path, card: Card, drop_bad_bands: bool, fill_nodata: bool) -> _Prepared:
-    """Read and check one scene, and take its training and test parts."""
-    scene = open_as(file, Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata), card)
+def _prepare(file: Path, card: Card, reading: Reading) -> _Prepared:
+    """Read and check one scene, and take its parts."""
+    scene = open_as(file, reading, card)
     bands, height, width = scene.cube.shape
-    low, high = value_range(scene)
-    cubes = training_cubes(card, scene, (low, high))
-    for cube in cubes:
-        check_size(cube.shape[1:], card.patch, str(file))
-    source = {
-        "file": file.name, "key": scene.key, "layout": scene.layout, "size": [height, width], "bands": bands,
-        "low": low, "high": high,
-    }
-    tests = test_cubes(card, scene, (low, high)) if card.test_region else []
-    return _Prepared(file, cubes, tests, source, scene.wavelengths)
+    limits = value_range(scene)
+    found = {use: parts(card, scene, use, limits) for use in ("training", "validation")}
+    found["test"] = parts(card, scene, "test", limits) if card.test_region else []
+    for part in found["training"]:
+        check_size(part.cube.shape[1:], card.patch, str(file))
+    source = {"file": file.name, "name": scene.name, "key": scene.key, "layout": scene.layout, "size": [height, width],
+              "bands": bands, "low": limits[0], "high": limits[1], "sha256": content_hash(scene.cube)}
+    return _Prepared(file, found, source, scene.wavelengths)
 
 
 def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Path) -> None:
     if written and source["bands"] != written[0]["bands"]:
-        raise UserError(
-            f"{file} has {source['bands']} bands and {written[0]['file']} has {written[0]['bands']}, and one database "
-            "holds patches of one size; build two databases."
-        )
+        raise UserError(f"{file} has {source['bands']} bands and {written[0]['file']} has {written[0]['bands']}, and one "
+                        "database holds patches of one size; build two databases.")
 
 
-def _cut(scene: _Prepared, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: tqdm) -> None:
-    for cube in scene.cubes:
-        for patches in extract_patches(cube, card.patch, card.strides, card.zooms, str(scene.file)):
+def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: tqdm) -> dict:
+    """Write the patches of some parts of a scene; returns what the database says of these parts."""
+    begin = writer.count
+    for part in found:
+        for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms, str(file)):
             if augment > 1:
                 patches = bake(patches, augment, seed, writer.count // augment)
             writer.write(patches)
             bar.set_postfix_str(f"{writer.count} patches, {writer.bytes / MB:.0f} MB", refresh=False)
             bar.update(0)
+    return {"regions": [list(part.region) for part in found], "patches": writer.count - begin}
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
@@ -221,7 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     held = group.add_mutually_exclusive_group()
     held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
     held.add_argument("--val-last", type=_whole(0), metavar="N",
-                      help="the last N patches are for validation (default: 1000, or a tenth if that is less)")
+                      help="the last N patches are for validation, 1000 as released (default: the card's scenes or region for "
+                      "validation; without a card 1000, or a tenth if that is less)")
     group = parser.add_argument_group("what to write")
     group.add_argument("--out", metavar="DB", help="LMDB folder (default: data/lmdb/NAME.lmdb)")
     group.add_argument("--test-out", metavar="DIR", help="folder for a card's test cubes (default: data/test/NAME)")
@@ -272,29 +277,35 @@ def _card(options: argparse.Namespace) -> Card:
 def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
     if options.source:
         return [Path(source) for source in options.source]
-    source = Path(card.source)
-    if not source.exists() and source.is_relative_to("data/sample") and not Path("data/sample").exists():
+    if Path(card.source).is_relative_to("data/sample") and not Path("data/sample").exists():
         from data.make_samples import make_samples
 
         if not options.quiet:
             print("rendering the sample scenes into data/sample ...", flush=True)
         make_samples("data/sample")
-    if not card.source or not source.exists():
-        raise UserError(
-            f"The scenes of {card.name} are not in {card.source or 'a place that its card names'}; get them "
-            f"({card.publisher or card.title}), and put them there or give --source."
-        )
-    return [source]
+    return [locate(card, "training")]
+
+
+def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) -> tuple[Card, list[str]]:
+    """The card and the names of the scenes that validate: what the options say, else the card's own."""
+    if options.val_scenes or options.val_last is not None:
+        return replace(card, validation_region=None), options.val_scenes
+    stems = [file.stem for file in files]
+    found = [name for name in card.validation_scenes if name in stems]
+    if not card.validation_scenes or len(stems) < 2 or len(found) == len(stems):
+        return card, []
+    return card, found or stems[-1:]  # whole scenes, also where those of the card are not there
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     card = _card(options)
     out = Path(options.out or f"data/lmdb/{card.name}.lmdb")
-    files = list_scenes(_sources(options, card))[: options.scenes_limit]
-    val_scenes = options.val_scenes
-    if not val_scenes and options.val_last is None and not options.source:
-        val_scenes = [name for name in card.validation_scenes if name in {file.stem for file in files}]
+    files, notes = split(card, list_scenes(_sources(options, card)), "training")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    files = files[:options.scenes_limit]
+    card, val_scenes = _held_out(options, card, files)
     started = time.perf_counter()
     test_out = Path(options.test_out or f"data/test/{card.name}")
     meta = build_database(
@@ -306,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quiet:
         return
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
-    shape, scenes = "x".join(map(str, meta["shape"])), len(meta["sources"])
+    shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})
     print(
         f"{out}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, {size:.1f} MB, "
         f"in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "

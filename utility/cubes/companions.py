@@ -66,7 +66,14 @@ def companions(target: Target) -> dict[str, Any]:
         beside["wavelengths"] = np.asarray(like.wavelengths, np.float64)
     if like.nodata is not None:
         beside["nodata"] = float(like.nodata)
+    if like.normalised:
+        beside["normalised"] = 1.0
     return beside
+
+
+def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a `Stored` that `companions` wrote beside the cube."""
+    return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0, "beside": beside}
 
 
 def stated_layout(text: Any) -> str | None:

@@ -34,6 +34,7 @@ class Facts:
     wavelengths: np.ndarray | None = None         # nm, (B,)
     band_names: list[str] | None = None
     nodata: float | None = None
+    normalised: bool = False                      # the values are in [0, 1] of a scene's range, and are not scaled again
     crs: str | None = None                        # WKT
     transform: tuple[float, ...] | None = None    # affine a..f: x = a column + b row + c, y = d column + e row + f
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from utility.cubes.companions import SMALL, choose_key, companions, find_size, matlab_name, scalar, stated_layout
+from utility.cubes.companions import SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
 from utility.cubes.cube import CubeWriter, LazyCube, Stored, Target, damaged, reserve, writing
 from utility.cubes.layouts import stored_shape, writer_into
 from utility.files import replacing
@@ -42,13 +42,13 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
         key = choose_key(path, {n: d.shape for n, d in arrays.items()}, key.strip("/") if key else None, size)
         dataset = arrays[key]
         folders = "", key.rpartition("/")[0]
+        beside = {n.rpartition("/")[2]: v for n, v in small.items() if n.rpartition("/")[0] in folders}
+        beside |= {name: dataset.attrs[name] for name in ("nodata",) if name in dataset.attrs}
         with open(path, "rb") as raw:
             matlab = raw.read(10) == b"MATLAB 7.3" or _matlab_class(dataset) is not None
         return Stored(_lazy(dataset), format="mat7.3" if matlab else "hdf5", key=key,
                       layout=stated_layout(dataset.attrs.get("layout")), mirrored=matlab,
-                      beside={n.rpartition("/")[2]: v for n, v in small.items() if n.rpartition("/")[0] in folders},
-                      planes=[d.shape for n, d in arrays.items() if d.ndim == 2 and n != key],
-                      nodata=scalar(dataset.attrs.get("nodata")))
+                      planes=[d.shape for n, d in arrays.items() if d.ndim == 2 and n != key], **facts_in(beside))
     except BaseException:
         file.close()
         raise

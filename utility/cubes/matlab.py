@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from utility.cubes.companions import SMALL, choose_key, companions, find_size, matlab_name, scalar, stated_layout, times
+from utility.cubes.companions import SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout, times
 from utility.cubes.cube import CubeWriter, Stored, Target, writing
 from utility.cubes.layouts import as_cube, stored_shape
 from utility.files import replacing
@@ -31,9 +31,8 @@ def open_mat5(path: Path, key: str | None) -> Stored:
     others = ", ".join(f"{name} ({kind}, {times(shape)})" for name, shape, kind in listed)
     key = choose_key(path, arrays, key, find_size(beside), others)
     array = scipy.io.loadmat(str(path), variable_names=[key], appendmat=False)[key]
-    return Stored(array, format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)), beside=beside,
-                  planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1],
-                  nodata=scalar(beside.get("nodata")))
+    return Stored(array, format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
+                  planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1], **facts_in(beside))
 
 
 @contextmanager

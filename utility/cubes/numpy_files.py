@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utility.cubes.companions import SMALL, choose_key, companions, find_size, matlab_name, scalar, stated_layout
+from utility.cubes.companions import SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
 from utility.cubes.cube import CubeWriter, Stored, Target, reserve, writing
 from utility.cubes.layouts import as_cube, stored_shape
 from utility.files import replacing
@@ -54,9 +54,8 @@ def open_npz(path: Path, key: str | None) -> Stored:
     with np.load(path, allow_pickle=False) as archive:
         beside = {name: archive[name] for name in small}
         key = choose_key(path, shapes, key, find_size(beside))
-        return Stored(archive[key], format="npz", key=key, layout=stated_layout(beside.pop("layout", None)), beside=beside,
-                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key],
-                      nodata=scalar(beside.get("nodata")))
+        return Stored(archive[key], format="npz", key=key, layout=stated_layout(beside.pop("layout", None)),
+                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key], **facts_in(beside))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The values of a cube: statistics, the range that becomes [0, 1], and the way there and back."""
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -65,12 +66,16 @@ def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
 def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     """Smallest and largest value of a scene in float64, read in blocks: what becomes 0 and 1.
 
+    (0, 1) for a scene that is normalised already.
+
     Args:
-        keep: the values are in [0, 1] already and stay as they are; the range is (0, 1) then.
+        keep: the user says that the values are in [0, 1] already; the range is (0, 1) then.
 
     Raises:
         UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value lies outside [0, 1].
     """
+    if scene.normalised:
+        return 0.0, 1.0
     if not keep:
         return _limits(scene.cube, scene.place)
     statistics = band_statistics(scene.cube)
@@ -90,6 +95,14 @@ def _limits(cube: Any, place: str) -> tuple[float, float]:
     if not high > low:
         raise UserError(f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
     return low, high
+
+
+def content_hash(cube: Any) -> str:
+    """SHA-256 of a cube's shape and values as float32: the same whatever the file, layout and data type that held them."""
+    digest = hashlib.sha256(repr(tuple(cube.shape)).encode())
+    for index in blocks(cube, axis=0):
+        digest.update(np.ascontiguousarray(cube[index], "<f4"))
+    return digest.hexdigest()
 
 
 def unit_range(cube: Any, low: float | None = None, high: float | None = None) -> tuple[np.ndarray, float, float]:
