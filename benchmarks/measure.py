@@ -1,12 +1,19 @@
-"""How a comparison is made: variants of one network, interleaved timing, medians, and the network without its pooling."""
+"""How a comparison is made: variants of one network, the network without its pooling, timing in turns, fresh processes."""
 from __future__ import annotations
 
+import ctypes
+import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +29,8 @@ from utility.training import train_step
 
 SEED = 2021
 SHORTEST = 0.02  # seconds: a sample of a shorter call is the mean of several calls in a row
+Row = dict[str, Any]  # a line of a table, by column
+Calls = Mapping[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,11 @@ class Variant:
     tf32: bool = False
     compiled: bool = False
     checkpoint: bool = False
-    floor: bool = False         # pooling left out, see `without_pooling`
+    floor: bool = False         # without pooling, see `without_pooling`
 
     @property
     def precision(self) -> str:
-        return "bf16" if self.amp == "bf16" else "TF32" if self.tf32 else "fp32"
+        return " bf16" if self.amp == "bf16" else " TF32" if self.tf32 else ""
 
     @property
     def execution(self) -> dict[str, Any]:
@@ -51,26 +60,17 @@ class Variant:
             torch.manual_seed(SEED)
             return create_model(arch, **self.execution)
 
-    def autocast(self, device: torch.device) -> AbstractContextManager:
-        return autocast(device, self.amp)
-
     @contextmanager
-    def applied(self, device: torch.device, search: bool = False, autocast: bool = True) -> Iterator[dict[str, float]]:
-        """Run as this variant runs: TF32, autocast, and the floor's patch (whose tally it yields).
-
-        Args:
-            search: let cuDNN try its algorithms for each shape, as training does and testing does not.
-        """
-        flags = [(torch.backends.cuda.matmul, "allow_tf32", self.tf32), (torch.backends.cudnn, "allow_tf32", self.tf32),
-                 (torch.backends.cudnn, "benchmark", search)]
-        before = [getattr(module, name) for module, name, _ in flags]
-        with ExitStack() as stack:
-            for (module, name, value), old in zip(flags, before, strict=True):
-                setattr(module, name, value)
-                stack.callback(setattr, module, name, old)
-            if autocast:
-                stack.enter_context(self.autocast(device))
-            yield stack.enter_context(without_pooling() if self.floor else nullcontext({}))
+    def applied(self, search: bool = False) -> Iterator[None]:
+        """TF32 and the floor as this variant has them; `search` lets cuDNN try its algorithms, as training does."""
+        matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+        matmul.allow_tf32 = self.tf32
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=self.tf32), \
+                    without_pooling() if self.floor else nullcontext():
+                yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 def bf16_is_native(device: torch.device) -> bool:
@@ -80,48 +80,43 @@ def bf16_is_native(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def variants(device: torch.device, training_step: bool = False) -> list[Variant]:
+def variants(device: torch.device, training: bool = False) -> list[Variant]:
     """What is compared on this device; the baseline first."""
-    bf16 = bf16_is_native(device)
-    if device.type == "cpu":
-        chosen = [Variant("released", released=True), Variant("fast"), Variant("floor", floor=True)]
-        chosen += [Variant("fast bf16", amp="bf16")] * bf16
-    else:
-        chosen = [variant for suffix, how in (("", {}), (" TF32", {"tf32": True}), *[(" bf16", {"amp": "bf16"})] * bf16)
-                  for variant in (Variant("released" + suffix, released=True, **how), Variant("fast" + suffix, **how),
-                                  Variant("floor" + suffix, floor=True, **how))]
-        if training_step:
-            chosen += [Variant("fast compiled", compiled=True)]
-            chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * bf16
-    return chosen + [Variant("fast recomputing", checkpoint=True)] * training_step
+    gpu, bf16 = device.type == "cuda", bf16_is_native(device)
+    chosen = [Variant("released", released=True), Variant("fast"), Variant("floor", floor=True)]
+    for suffix, how in [(" TF32", {"tf32": True})] * gpu + [(" bf16", {"amp": "bf16"})] * (gpu and bf16):
+        chosen += [Variant(f"released{suffix}", released=True, **how), Variant(f"fast{suffix}", **how),
+                   Variant(f"floor{suffix}", floor=True, **how)]
+    chosen += [Variant("fast bf16", amp="bf16")] * (bf16 and not gpu)
+    chosen += [Variant("fast compiled", compiled=True)] * (gpu and training)
+    chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * (gpu and training and bf16)
+    return chosen + [Variant("fast recomputing", checkpoint=True)] * training
 
-
-# --- what is timed ----------------------------------------------------------------------------------------------------
 
 def inference(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """(N, 1, B, H, W) on the device -> the network's output, without gradients."""
-    net = variant.network(arch).to(device).eval()
-
-    @torch.no_grad()
-    def call(x: Tensor) -> Tensor:
-        with variant.applied(device):
-            return net(x)
-
-    return call
+    return partial(_infer, variant, variant.network(arch).to(device).eval())
 
 
-def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], dict[str, float]]:
+@torch.no_grad()
+def _infer(variant: Variant, net: Network, x: Tensor) -> Tensor:
+    with variant.applied(), autocast(x.device, variant.amp):
+        return net(x)
+
+
+def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], None]:
     """(N, B, h, w) on the device -> one step of `utility.training`: degrade x4, forward, MSE, backward, Adam."""
     config = TrainingConfig(arch=arch, amp=variant.amp, tf32=variant.tf32, compile=variant.compiled)
-    state = State(config, variant.network(arch), device)
-    net = torch.compile(state.net) if variant.compiled else state.net
+    state = State(config, variant.network(arch), device, total=1)
+    return partial(_train, variant, state, torch.compile(state.net) if variant.compiled else state.net)
 
-    def call(gt: Tensor) -> dict[str, float]:
-        with variant.applied(device, search=True, autocast=False) as tally:
-            train_step(state, net, gt)
-        return tally
 
-    return call
+def _train(variant: Variant, state: State, net: Callable, gt: Tensor) -> None:
+    with variant.applied(search=True):
+        train_step(state, net, gt)
+
+
+WORKS = {"inference": inference, "training step": training_step}
 
 
 def random_cubes(*shape: int, device: torch.device, seed: int = SEED) -> Tensor:
@@ -129,69 +124,47 @@ def random_cubes(*shape: int, device: torch.device, seed: int = SEED) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
-# --- the network without pooling --------------------------------------------------------------------------------------
+# The network without pooling ------------------------------------------------------------------------------------------
 
 @contextmanager
-def without_pooling() -> Iterator[dict[str, float]]:
+def without_pooling() -> Iterator[None]:
     """Within it, units give the first C channels of their gates (+ skip) in place of the pooled states.
 
-    `models.units.pool` and `models.blocks.pool_into` are replaced, so the same convolutions run on the same layouts and
-    blocks, and every unit still writes its output: what is left is the floor that no pooling can go below. Backward, the
-    gradient of the output is written into each of the gates' blocks of C channels, so that the convolutions' backward
-    works on ordinary numbers, not on zeros.
-
-    Yields: {"writing": seconds spent in the replacement, on a CPU}.
+    The same convolutions run on the same layouts and blocks, and every unit still writes its output: no pooling can be
+    faster. Backward, the gradient of the output is written into each of the gates' blocks of C channels, so that the
+    convolutions' backward works on ordinary numbers, not on zeros.
     """
-    tally = {"writing": 0.0}
-
     def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
-        return _FirstChannels.apply(gates, skip, kind, direction, tally)
+        return _FirstChannels.apply(gates, skip, gate_count(kind, direction == "both"))
 
-    def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
-                  backend: str = "auto") -> None:
-        begin = time.perf_counter()
-        _write(out, gates[:, :out.shape[1]], skip)
-        tally["writing"] += time.perf_counter() - begin
-
-    saved = units.pool, blocks.pool_into
-    units.pool, blocks.pool_into = pool, pool_into
-    try:
-        yield tally
-    finally:
-        units.pool, blocks.pool_into = saved
+    with patch.object(units, "pool", pool), patch.object(blocks, "pool_into", _write_first):
+        yield
 
 
-def _write(out: Tensor, first: Tensor, skip: Tensor | None) -> None:
-    if skip is None:
-        out.copy_(first)
-    else:
-        torch.add(first, skip, out=out)
+def _write_first(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
+                 backend: str = "auto") -> None:
+    first = gates[:, :out.shape[1]]
+    out.copy_(first) if skip is None else torch.add(first, skip, out=out)
 
 
 class _FirstChannels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gates: Tensor, skip: Tensor | None, kind: str, direction: str, tally: dict[str, float]) -> Tensor:
-        begin = time.perf_counter()
-        ctx.count, ctx.tally = gate_count(kind, direction == "both"), tally
-        ctx.like = gates.shape, gates.stride(), gates.dtype
+    def forward(ctx, gates: Tensor, skip: Tensor | None, count: int) -> Tensor:
+        ctx.like, ctx.count = (gates.shape, gates.stride(), gates.dtype), count
         ctx.skip_dtype = None if skip is None else skip.dtype
-        first = gates[:, :gates.shape[1] // ctx.count]
-        out = torch.empty_like(first, dtype=output_dtype(gates, skip))
-        _write(out, first, skip)
-        tally["writing"] += time.perf_counter() - begin
+        out = torch.empty_like(gates[:, :gates.shape[1] // count], dtype=output_dtype(gates, skip))
+        _write_first(out, gates, "", "", skip)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        begin = time.perf_counter()
         shape, stride, dtype = ctx.like
         grad_gates = torch.empty_strided(shape, stride, dtype=dtype, device=grad.device)
         grad_gates.unflatten(1, (ctx.count, -1)).copy_(grad.unsqueeze(1))
-        ctx.tally["writing"] += time.perf_counter() - begin
-        return grad_gates, None if ctx.skip_dtype is None else grad.to(ctx.skip_dtype), None, None, None
+        return grad_gates, None if ctx.skip_dtype is None else grad.to(ctx.skip_dtype), None
 
 
-# --- timing and statistics --------------------------------------------------------------------------------------------
+# Timing ---------------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Timing:
@@ -205,93 +178,156 @@ class Timing:
 
 def time_call(call: Callable[[], Any], device: torch.device, inner: int = 1) -> float:
     """Seconds a call: by events on a GPU's own timeline, by the clock on a CPU; the mean of `inner` calls in a row."""
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        for _ in range(inner):
-            call()
-        return (time.perf_counter() - begin) / inner
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
-    begin.record()
+    if gpu := device.type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+    started = time.perf_counter()
     for _ in range(inner):
         call()
+    if not gpu:
+        return (time.perf_counter() - started) / inner
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) / 1000 / inner
 
 
-def interleave(calls: Mapping[str, Callable[[], Any]], timing: Timing,
-               warm_up: int | None = None) -> tuple[dict[str, list[float]], dict[str, str]]:
+def interleave(calls: Calls, timing: Timing, warm_up: int | None = None) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Time calls in rounds, A B C, C B A, A B C ..., so that a machine that slows down slows all of them.
 
-    Args:
-        warm_up: untimed calls of each before the first round; 1 on a CPU and 3 on a GPU by default. With 0, every call is
-            expected to be long.
+    `warm_up` untimed calls of each come first: by default 1 on a CPU and 3 on a GPU; with 0 every call must be long.
 
     Returns: seconds by name, one for each round; and for the calls that failed while warming up, why.
     """
-    if warm_up is None:
-        warm_up = 3 if timing.device.type == "cuda" else 1
-    failed: dict[str, str] = {}
-    inner = dict.fromkeys(calls, 1)
+    gpu, failed, inner = timing.device.type == "cuda", {}, dict.fromkeys(calls, 1)
     for name, call in calls.items():
         try:
-            for _ in range(warm_up):
-                seconds = time_call(call, timing.device)
-                inner[name] = min(100, math.ceil(SHORTEST / max(seconds, 1e-9)))
+            for _ in range((3 if gpu else 1) if warm_up is None else warm_up):
+                inner[name] = min(100, math.ceil(SHORTEST / max(time_call(call, timing.device), 1e-9)))
         except Exception as error:  # one variant that cannot run (memory, compiler) must not cost the others' numbers
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:200]
-            if timing.device.type == "cuda":
+            failed[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
+            if gpu:
                 torch.cuda.empty_cache()
     samples: dict[str, list[float]] = {name: [] for name in calls if name not in failed}
     begin = time.perf_counter()
     for done in range(timing.repeats):
-        spent = time.perf_counter() - begin
-        if done >= timing.least and spent * (done + 1) / done > timing.budget:
+        if done >= timing.least and (time.perf_counter() - begin) * (done + 1) / done > timing.budget:
             break
         for name in list(samples)[::-1 if done % 2 else 1]:
             samples[name].append(time_call(calls[name], timing.device, inner[name]))
     return samples, failed
 
 
-def summarise(samples: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles, their distance as a share of the median, and how many."""
-    low, median, high = (float(v) for v in np.percentile(samples, (25, 50, 75)))
-    return {"median": median, "low": low, "high": high, "spread": (high - low) / median if median else 0.0,
-            "n": len(samples)}
+def summarise(samples: Sequence[float]) -> Row:
+    """Median, the distance of the quartiles as a share of it, and how many."""
+    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+    return {"time": median, "spread": (high - low) / median if median else 0.0, "n": len(samples)}
 
 
-def ratio(baseline: Sequence[float], samples: Sequence[float]) -> dict[str, float]:
-    """How many times faster than the baseline: of the medians, with the quartiles of the rounds' own ratios."""
-    rounds = [b / s for b, s in zip(baseline, samples, strict=True)]
-    low, high = (float(v) for v in np.percentile(rounds, (25, 75)))
-    return {"ratio": float(np.median(baseline) / np.median(samples)), "low": low, "high": high}
+def ratio(baseline: Sequence[float], samples: Sequence[float]) -> float:
+    """How many times faster than the baseline, of the medians."""
+    return float(np.median(baseline) / np.median(samples))
 
 
-def compare(calls: Mapping[str, Callable[[], Any]], timing: Timing, ways: Sequence[Variant] = (), baseline: str = "released",
-            warm_up: int | None = None, **labels: Any) -> list[dict[str, Any]]:
-    """Rows of a table: time of each call, speed-up over the baseline, and over the baseline and the floor of its precision.
+def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: int | None = None,
+            precision: Mapping[str, str] | None = None, **labels: Any) -> list[Row]:
+    """Time of each call, speed-up over the baseline, and against the baseline and the floor of its precision.
 
     Args:
-        ways: the variants that the calls are of, by name; for those two last columns.
+        precision: by name of the call, how the names of the baseline and the floor of that precision end.
         labels: put into every row.
     """
     samples, failed = interleave(calls, timing, warm_up)
-    precision = {way.name: way.precision for way in ways}
-    named = {(way.released, way.floor, way.precision): way.name for way in ways if not (way.compiled or way.checkpoint)}
-    rows = []
-    for name in calls:
-        row: dict[str, Any] = {**labels, "variant": name}
-        if name in failed:
-            rows.append(row | {"failed": failed[name]})
-            continue
-        times = samples[name]
-        row |= {"seconds": summarise(times)}
+    rows = [{**labels, "variant": name, "failed": why} for name, why in failed.items()]
+    for name, times in samples.items():
+        row = {**labels, "variant": name, **summarise(times)}
         if baseline in samples:
-            row["speedup"] = ratio(samples[baseline], times)
-        if same := samples.get(named.get((True, False, precision.get(name)), "")):
-            row["same_precision"] = ratio(same, times)
-        if floor := samples.get(named.get((False, True, precision.get(name)), "")):
-            row["over_floor"] = ratio(times, floor)
+            row["faster"] = ratio(samples[baseline], times)
+            rounds = [b / s for b, s in zip(samples[baseline], times, strict=True)]
+            row["quartiles"] = np.percentile(rounds, (25, 75)).tolist()
+        for column, kind in (("same precision", "released"), ("over floor", "floor")):
+            if precision and (same := samples.get(f"{kind}{precision[name]}")):
+                row[column] = ratio(same, times) if kind == "released" else ratio(times, same)
         rows.append(row)
     return rows
+
+
+# Fresh processes ------------------------------------------------------------------------------------------------------
+
+def in_fresh_process(root: Path, code: str, **task: Any) -> Any:
+    """What Python code prints last, as JSON, when it runs in the folder `root` with `task` as a dict.
+
+    Raises:
+        RuntimeError: the process failed; the message ends with what it said.
+    """
+    begin = "import json, sys; sys.path.insert(0, '.'); task = json.loads(sys.argv[1])\n"
+    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        tail = (done.stderr.strip() or f"killed by signal {-done.returncode}").splitlines()[-1]
+        raise RuntimeError(f"a measuring process failed in {root}: {tail}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+TIME = """
+import statistics, torch
+from benchmarks.measure import Variant, inference, random_cubes, time_call, training_step
+torch.set_num_threads(task["threads"])
+device = torch.device(task["device"])
+maker = {"inference": inference, "training step": training_step}[task["work"]]
+call, x = maker(Variant("fast"), task["arch"], device), random_cubes(*task["shape"], device=device)
+call(x)
+print(statistics.median(time_call(lambda: call(x), device) for _ in range(3)))
+"""
+
+
+def compare_checkouts(theirs: Path, ours: Path, works: Mapping[str, Sequence[int]], timing: Timing, **task: Any) -> list[Row]:
+    """The fast network by two checkouts in turns, each by its own code in a fresh process; `faster` is ours over theirs."""
+    rows = []
+    for work, shape in works.items():
+        samples: dict[Path, list[float]] = {theirs: [], ours: []}
+        for done in range(timing.repeats):
+            for root in list(samples)[::-1 if done % 2 else 1]:
+                samples[root].append(in_fresh_process(root, TIME, work=work, shape=shape, device=str(timing.device), **task))
+        rows += [{"work": work, "size": "x".join(map(str, shape)), "checkout": str(root), **summarise(times),
+                  "faster": ratio(samples[theirs], times)} for root, times in samples.items()]
+    return rows
+
+
+PEAK = "from benchmarks import measure; print(json.dumps(measure.peak_memory(**task)))"
+
+
+def peak_memory(work: str, variant: dict[str, Any], shape: Sequence[int], arch: str, device: str,
+                threads: int) -> dict[str, int]:
+    """Peak memory of a work in this process, which should be fresh.
+
+    On a CPU it is the highest resident set while the work runs, less the resident set just before it, when libraries,
+    weights, optimizer state and input are there and the same work was done at a small size (thread pools and generated code
+    exist). What the allocator wastes counts, because the user pays for it. On a GPU it is the peak of the allocator's tensors,
+    workspaces of cuDNN included, less what was allocated before, when the same work was done twice.
+
+    Returns: `peak`, bytes beyond weights and input, and `process`, bytes of all (of the allocator's pool, on a GPU).
+    """
+    torch.set_num_threads(threads)
+    call, x = WORKS[work](Variant(**variant), arch, torch.device(device)), random_cubes(*shape, device=torch.device(device))
+    if x.is_cuda:
+        for _ in range(2):
+            call(x)
+        before = torch.cuda.memory_allocated(x.device)
+        torch.cuda.reset_peak_memory_stats(x.device)
+        call(x)
+        torch.cuda.synchronize(x.device)
+        return {"peak": torch.cuda.max_memory_allocated(x.device) - before,
+                "process": torch.cuda.max_memory_reserved(x.device)}
+    call(x[..., :16, :16].contiguous())
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # nothing hides in freed heap
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
+    before = resident("VmRSS")
+    for _ in range(2 if work == "training step" else 1):  # the second step begins with the gradients of the first
+        call(x)
+    return {"peak": resident("VmHWM") - before, "process": resident("VmHWM")}
+
+
+def resident(field: str) -> int:
+    """Bytes resident now (VmRSS) or at the highest (VmHWM), as Linux tells them."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
