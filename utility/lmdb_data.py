@@ -1,6 +1,7 @@
 """Cut scenes into patches and store them in an LMDB folder for training.
 
     python utility/lmdb_data.py                                              the sample scenes (rendered if not there)
+    python utility/lmdb_data.py --dataset rendered --scenes 600              rendered now, where scenes are missing
     python utility/lmdb_data.py --dataset icvl --source DIR                  a dataset card, its scenes in DIR
     python utility/lmdb_data.py --dataset pavia_center --source Pavia.mat    a test cube is written beside, too
     python utility/lmdb_data.py --source a.mat b.hdr --patch 64 --stride 32 --out data/lmdb/mine.lmdb
@@ -207,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what to read")
     group.add_argument("--dataset", metavar="NAME", help="dataset card: a name in data/, or a .toml (default: sample)")
     group.add_argument("--source", nargs="+", metavar="PATH", help="scene files or folders (default: the card's place)")
+    group.add_argument("--scenes", type=_whole(1), default=100, metavar="N",
+                       help="how many scenes a rendered dataset has (default: %(default)s)")
     group.add_argument("--scenes-limit", type=_whole(1), metavar="N", help="the first N scenes only")
     group.add_argument("--key", help="name of the cube in its file, when it holds several (default: the card's)")
     group.add_argument("--layout", choices=LAYOUTS, metavar="AXES", help=f"of the cube as stored: {', '.join(LAYOUTS)}")
@@ -221,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z", help="spatial scales, above 0 and up to 1")
     group.add_argument("--augment", type=_whole(1, 8), default=1, metavar="K",
                        help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
-    group.add_argument("--seed", type=_whole(0), default=2021, help="of the draw of those (default: %(default)s)")
+    group.add_argument("--seed", type=_whole(0), default=2021, help="of these, and of rendered scenes (default: %(default)s)")
     held = group.add_mutually_exclusive_group()
     held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
     held.add_argument("--val-last", type=_whole(0), metavar="N",
@@ -277,7 +280,13 @@ def _card(options: argparse.Namespace) -> Card:
 def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
     if options.source:
         return [Path(source) for source in options.source]
-    if Path(card.source).is_relative_to("data/sample") and not Path("data/sample").exists():
+    source = Path(card.source)
+    if source.is_relative_to("data/rendered"):
+        from data.rendering import render_scenes
+
+        return render_scenes(source, source.name, bands=card.bands, count=options.scenes, seed=options.seed,
+                             quiet=options.quiet)
+    if source.is_relative_to("data/sample") and not Path("data/sample").exists():
         from data.make_samples import make_samples
 
         if not options.quiet:
