@@ -1,0 +1,109 @@
+"""The network on the low-resolution grid: the same for any gain of a band, exact in tiles, one body for all scales."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models import create_model, list_models, matching_models
+from models.pooling.loop import pool as reference_pool
+from utility.degradation import downsample, upsample
+from utility.tiling import super_resolve_cube
+
+
+def network(name="lowgrid_4_2", seed=0):
+    """A network whose every weight matters."""
+    generator = torch.Generator().manual_seed(seed)
+    net = create_model(name)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
+    return net
+
+
+def given(scale, bands=5, side=32, dtype=torch.float32):
+    """A start image and its low-resolution cube."""
+    truth = torch.rand(1, 1, bands, side, side + 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    low = downsample(truth, scale, "gaussian")
+    return upsample(low, scale, "gaussian"), low
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("bands", [1, 5])
+def test_any_number_of_bands_at_each_scale(scale, bands):
+    net = network()
+    x, low = given(scale, bands)
+    assert net(*net.inputs(x, low)).shape == x.shape
+    assert (net(*net.inputs(x, low)) - x).abs().mean() > 0.01
+
+
+def test_it_computes_its_definition():
+    net = network().double()
+    x, low = given(4, dtype=torch.float64)
+    mean, deviation = low.mean((3, 4)), (low.var((3, 4), correction=0) + 1e-10).sqrt()
+    blocks = ((x - mean[..., None, None]) / deviation[..., None, None]).unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4))
+    shuffled = blocks[:, 0].permute(0, 3, 5, 1, 2, 4).flatten(1, 2)  # row and column in the block are channels
+    h = torch.cat([shuffled, (low / (mean[..., None, None] + 1e-4)).clamp(0, 4)], 1)
+    h = reference_pool(net.head["4"].conv(h), "f", "both", None)
+    for unit in net.body:
+        h = h + reference_pool(unit.conv(h), "f", "both", None)
+    out = net.end["4"](net.tail(h).tanh())
+    high = out.unflatten(1, (4, 4)).permute(0, 3, 4, 1, 5, 2).reshape(x.shape)
+    assert torch.allclose(net(*net.inputs(x, low)), x + high * deviation[..., None, None], atol=1e-6)
+
+
+def test_a_band_s_gain_comes_out_as_it_went_in():
+    """So a nearly dark band gets a residual as small as it is."""
+    net = network().double()
+    x, low = given(4, dtype=torch.float64)
+    gain = torch.tensor([1.0, 0.01, 0.3, 2.0, 0.5], dtype=torch.float64).view(1, 1, 5, 1, 1)
+    expected, got = net(*net.inputs(x, low)), net(*net.inputs(gain * x, gain * low)) / gain
+    assert (got - expected).abs().max() < 0.02 * (expected - x).abs().max()
+
+
+def test_a_constant_band_stays():
+    net = network()
+    x, low = (torch.cat([t, torch.full_like(t[:, :, :1], 0.3)], dim=2) for t in given(4))
+    assert (net(*net.inputs(x, low)) - x)[:, :, -1].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_tiles_give_the_whole_scene_s_result(scale):
+    net = network()
+    cube = torch.from_numpy(np.random.default_rng(0).random((3, 168, 120), dtype=np.float32))
+    low = downsample(cube, scale, "gaussian")
+    start, low = upsample(low, scale, "gaussian").numpy(), low.numpy()
+    whole = super_resolve_cube(net, start, low, tile=0)
+    assert np.abs(whole - start).max() > 0.01
+    assert np.abs(super_resolve_cube(net, start, low, tile=32) - whole).max() < 1e-5
+
+
+def test_training_starts_at_the_start_image_and_moves_the_body():
+    net = create_model("lowgrid_4_2")
+    net.initialise("fast", torch.Generator().manual_seed(0))
+    x, low = given(4)
+    assert torch.equal(net(*net.inputs(x, low)), x)
+    torch.nn.init.ones_(net.end["4"].weight)
+    net(*net.inputs(x, low)).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in (net.head["4"].conv.weight, net.body[1].conv.weight, net.tail.weight))
+    assert net.head["8"].conv.weight.grad is None
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    gradients = []
+    for checkpoint in (False, True):
+        net = network().set_execution(checkpoint=checkpoint)
+        net(*net.inputs(*given(4))).square().sum().backward()
+        gradients.append(net.body[0].conv.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_it_needs_a_grid_of_blocks_and_is_not_listed_as_published():
+    net = create_model("lowgrid_4_2")
+    for kind in ("gaussian", "bicubic"):
+        net.check_problem(4, kind)
+    for scale, kind in ((4, "spatial"), (3, "bicubic")):
+        with pytest.raises(ValueError, match="lowgrid_4_2 cannot do"):
+            net.check_problem(scale, kind)
+    assert matching_models({name: tuple(p.shape) for name, p in net.state_dict().items()}) == ["lowgrid_4_2"]
+    assert not any(name.startswith("lowgrid") for name in list_models())
