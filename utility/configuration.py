@@ -15,13 +15,14 @@ from utility.checkpoints import describe_checkpoint, load_checkpoint
 from utility.degradation import downsample
 from utility.devices import AMP
 from utility.errors import UserError
+from utility.losses import band_loss
 
 # What a recipe sets where the configuration does not.
 RECIPES: dict[str, dict[str, Any]] = {
     "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0},
     "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30},
 }
-LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
 
 
 @dataclass
