@@ -4,6 +4,7 @@ from __future__ import annotations
 import concurrent.futures
 import ctypes
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -87,13 +88,13 @@ CASES = {"kind": st.sampled_from(KINDS), "direction": st.sampled_from(DIRECTIONS
 
 
 @given(dtype=st.sampled_from(list(TOLERANCE)), **CASES)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_cpu_version_agrees_with_the_loop(kind, direction, shape, dtype, layout, with_skip):
     agree("cpu", kind, direction, shape, dtype, layout, with_skip)
 
 
 @given(dtype=st.sampled_from(list(TOLERANCE)), **CASES)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_the_loop_in_any_dtype_agrees_with_itself_in_double(kind, direction, shape, dtype, layout, with_skip):
     agree("loop", kind, direction, shape, dtype, layout, with_skip)
 
@@ -112,7 +113,7 @@ def test_without_a_compiler_the_numbers_are_the_same(no_compiler, kind, directio
 def test_gradients_are_those_of_the_values(request, version, kind, direction):
     if version.startswith("cpu "):
         request.getfixturevalue("no_compiler")
-    for bands, channels in ((1, 1), (2, 2), (4, 1)):
+    for bands, channels in ((1, 1), (3, 2)):
         gates = randn(1, channels * gate_count(kind, direction == "both"), bands, 1, 2).requires_grad_()
         skip = randn(1, channels, bands, 1, 2, seed=1).requires_grad_()
         assert torch.autograd.gradcheck(lambda g, s: pool(g, kind, direction, s, version.split()[0]), (gates, skip))
@@ -132,9 +133,8 @@ def test_the_recurrence_is_the_written_one(backend):
 def test_long_spectra_and_large_images_agree():
     agree("cpu", "f", "both", (1, 2, 400, 3, 5), torch.float32, "channels_last")
     agree("cpu", "ifo", "both", (1, 2, 400, 3, 5), torch.float32)
-    agree("cpu", "f", "both", (1, 16, 31, 40, 60), torch.float32, "channels_last", with_skip=True)
-    agree("cpu", "f", "both", (1, 1, 31, 65, 130), torch.float32, "channels_last")
-    agree("cpu", "fo", "backward", (2, 3, 31, 65, 130), torch.float32)
+    agree("cpu", "f", "both", (1, 16, 5, 40, 60), torch.float32, "channels_last", with_skip=True)
+    agree("cpu", "fo", "backward", (2, 3, 3, 65, 130), torch.float32)
 
 
 def test_small_values_keep_their_relative_precision():
@@ -243,6 +243,25 @@ def test_the_operator_keeps_what_it_registers(layout):
                           (torch.empty(2, 2, 3, 4, 5), gates.detach(), None, "f", "both", "cpu"), test_utils=checks)
 
 
+SECOND_COPY = """
+import importlib.util, sys, torch
+import models.pooling as first
+spec = importlib.util.spec_from_file_location("another_checkout", first.__file__)
+second = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(second)
+gates = torch.randn(1, 6, 5, 3, 4, requires_grad=True)
+gradients = [torch.autograd.grad(pool(gates, "f", "both").square().sum(), gates)[0]
+             for pool in (first.pool, second.pool, importlib.reload(first).pool)]
+assert all(torch.equal(gradients[0], other) for other in gradients)
+"""
+
+
+def test_the_module_may_be_imported_twice():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", SECOND_COPY], cwd=Path(__file__).parents[1],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_autocast_hands_it_half_precision_and_it_keeps_a_float32_state():
     conv = torch.nn.Conv3d(1, 6, 3, padding=1)
     x = randn(1, 1, 64, 6, 7).float()
@@ -337,10 +356,15 @@ def test_forcing_triton_where_it_cannot_run_says_so(monkeypatch):
 needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler here")
 
 
-@needs_compiler
-def test_processes_building_at_once_leave_one_library(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.fixture
+def unoptimised(monkeypatch):
+    """The kernel is built quickly."""
     monkeypatch.setattr(cpu, "_COMMON", [flag.replace("-O3", "-O0") for flag in cpu._COMMON])
+
+
+@needs_compiler
+def test_processes_building_at_once_leave_one_library(unoptimised, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with concurrent.futures.ThreadPoolExecutor(2) as pool_of_two:  # the compiler is a process of its own
         loaded = list(pool_of_two.map(lambda _: cpu.library.__wrapped__(), range(2)))
     assert all(isinstance(library, ctypes.CDLL) for library in loaded)
@@ -351,10 +375,9 @@ def test_processes_building_at_once_leave_one_library(tmp_path, monkeypatch):
 
 
 @needs_compiler
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_done_without(unoptimised, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(cpu, "_COMMON", [flag.replace("-O3", "-O0") for flag in cpu._COMMON])
     assert cpu.library.__wrapped__() is not None
 
 
@@ -379,23 +402,27 @@ def test_there_is_one_openmp_runtime():
 
 # ----------------------------------------------------------------------------------------------------- Triton kernels
 
-@needs_triton
-@every_kind
-@every_direction
-@pytest.mark.parametrize(("shape", "dtype", "layout"), [
-    ((2, 2, 1, 2, 3), torch.float32, "contiguous"),
+TRITON_CASES = itertools.cycle([
+    ((1, 2, 37, 1, 3), torch.float32, "sliced"),  # more than one chunk of bands in every kernel
     ((2, 3, 2, 2, 5), torch.float16, "permuted"),
+    ((2, 2, 1, 2, 3), torch.float32, "contiguous"),
     ((1, 1, 7, 3, 5), torch.bfloat16, "channels_last"),
-    ((1, 2, 37, 3, 5), torch.float32, "sliced"),  # more than one chunk of bands in every kernel
 ])
-def test_triton_agrees_with_the_loop(kind, direction, shape, dtype, layout):
+
+
+@needs_triton
+@pytest.mark.parametrize(("kind", "direction", "case"), [(*pair, next(TRITON_CASES)) for pair in
+                                                         itertools.product(KINDS, DIRECTIONS)] +
+                         [(kind, "both", ((1, 1, 37, 1, 2), torch.float32, "channels_last")) for kind in KINDS])
+def test_triton_agrees_with_the_loop(kind, direction, case):
+    shape, dtype, layout = case
     agree("triton", kind, direction, shape, dtype, layout, with_skip=shape[2] % 2 == 1, device=TRITON_DEVICE)
 
 
 @needs_triton
 def test_triton_takes_long_spectra_and_more_lanes_than_one_block():
-    agree("triton", "f", "both", (1, 1, 400, 1, 3), torch.float32, "channels_last", device=TRITON_DEVICE)
-    agree("triton", "f", "both", (1, 8, 3, 20, 30), torch.float32, "channels_last", device=TRITON_DEVICE)
+    agree("triton", "f", "both", (1, 1, 100, 1, 3), torch.float32, "channels_last", device=TRITON_DEVICE)
+    agree("triton", "f", "both", (1, 8, 2, 20, 30), torch.float32, "channels_last", device=TRITON_DEVICE)
 
 
 @needs_triton

@@ -52,7 +52,7 @@ def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, b
     backend = _choose(backend, gates)
     if backend == "loop":
         return loop.pool(gates, kind, direction, skip)
-    return torch.ops.bi3dqrnn.pool(gates, skip, kind, direction, backend)
+    return _pool(gates, skip, kind, direction, backend)
 
 
 def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
@@ -69,7 +69,8 @@ def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tenso
         if backend == "loop":
             out.copy_(loop.pool(gates, kind, direction, skip))
         else:
-            torch.ops.bi3dqrnn.pool_into(out, gates, skip, kind, direction, backend)
+            write = _pool_into if torch.compiler.is_compiling() else _write  # an operator's call takes 0.1 ms
+            write(out, gates, skip, kind, direction, backend)
 
 
 def _check(gates: Tensor, kind: str, direction: str, skip: Tensor | None) -> int:
@@ -113,13 +114,8 @@ def _choose(backend: str, gates: Tensor) -> str:
     return backend
 
 
-# Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients.
-_library = torch.library.Library("bi3dqrnn", "DEF")
-_library.define("pool(Tensor gates, Tensor? skip, str kind, str direction, str backend) -> Tensor")
-_library.define("pool_backward(Tensor grad, Tensor gates, str kind, str direction, str backend) -> Tensor")
-_library.define("pool_into(Tensor(a!) out, Tensor gates, Tensor? skip, str kind, str direction, str backend) -> ()")
-
-
+# Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients. An operator is
+# replaced where it exists already: this file may be imported twice, by a reload or from another checkout.
 def _kernels(backend: str):
     if backend == "cpu":
         return cpu
@@ -128,25 +124,30 @@ def _kernels(backend: str):
     return gpu
 
 
-def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> Tensor:
+def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str = "") -> Tensor:
     channels = gates.shape[1] // gate_count(kind, direction == "both")
     return torch.empty_like(gates[:, :channels], dtype=output_dtype(gates, skip))
 
 
+@torch.library.custom_op("bi3dqrnn::pool", mutates_args=())
 def _pool(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> Tensor:
     out = _empty_output(gates, skip, kind, direction)
     _kernels(backend).forward(out, gates, skip, kind, direction)
     return out
 
 
+@torch.library.custom_op("bi3dqrnn::pool_backward", mutates_args=())
 def _pool_backward(grad: Tensor, gates: Tensor, kind: str, direction: str, backend: str) -> Tensor:
     grad_gates = torch.empty_like(gates)
     _kernels(backend).backward(grad_gates, grad, gates, kind, direction)
     return grad_gates
 
 
-def _pool_into(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> None:
+def _write(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> None:
     _kernels(backend).forward(out, gates, skip, kind, direction)
+
+
+_pool_into = torch.library.custom_op("bi3dqrnn::pool_into", _write, mutates_args=("out",))
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -159,18 +160,13 @@ def _gradients(ctx, grad: Tensor):
     (gates,) = ctx.saved_tensors
     grad_gates = grad_skip = None
     if ctx.needs_input_grad[0]:
-        grad_gates = torch.ops.bi3dqrnn.pool_backward(grad, gates, ctx.kind, ctx.direction, ctx.backend)
+        grad_gates = _pool_backward(grad, gates, ctx.kind, ctx.direction, ctx.backend)
     if ctx.needs_input_grad[1]:
         grad_skip = grad.to(ctx.skip_dtype)
     return grad_gates, grad_skip, None, None, None
 
 
-_library.impl("pool", _pool, "CompositeExplicitAutograd")
-_library.impl("pool_backward", _pool_backward, "CompositeExplicitAutograd")
-_library.impl("pool_into", _pool_into, "CompositeExplicitAutograd")
-torch.library.register_fake("bi3dqrnn::pool", lambda gates, skip, kind, direction, backend:
-                            _empty_output(gates, skip, kind, direction), lib=_library)
-torch.library.register_fake("bi3dqrnn::pool_backward", lambda grad, gates, kind, direction, backend:
-                            torch.empty_like(gates), lib=_library)
-torch.library.register_fake("bi3dqrnn::pool_into", lambda out, gates, skip, kind, direction, backend: None, lib=_library)
-torch.library.register_autograd("bi3dqrnn::pool", _gradients, setup_context=_setup_context, lib=_library)
+_pool.register_fake(_empty_output)
+_pool_backward.register_fake(lambda grad, gates, kind, direction, backend: torch.empty_like(gates))
+_pool_into.register_fake(lambda out, gates, skip, kind, direction, backend: None)
+_pool.register_autograd(_gradients, setup_context=_setup_context)
