@@ -31,9 +31,10 @@ from utility.errors import UserError, run_script, whole_numbers
 from utility.evaluation import Outputs, Problem, Reading
 from utility.figures import no_truth_figure
 from utility.files import refuse_existing, refuse_foreign, replacing, shown, write_json
-from utility.indexes import PRESETS, format_table
+from utility.indexes import PRESETS
 from utility.report import write_report
 from utility.scenes import list_scenes
+from utility.tables import format_table
 
 REPORT_MARKS = ("summary.json",)
 """What is in every report folder, by which an earlier one is known."""

@@ -16,8 +16,9 @@ from utility.cubes.values import unit_range
 from utility.degradation import KINDS, degrade, downsample
 from utility.errors import UserError
 from utility.evaluation import Outputs, Problem, Reading, read_images
-from utility.indexes import METRICS, PRESETS, evaluate, mean_of
+from utility.indexes import METRICS, PRESETS, evaluate
 from utility.scenes import read_scene, write_scene
+from utility.tables import mean_of
 from utility.tiling import super_resolve_cube
 
 FACTS = {"arch": "biqrnn_2_2"}

@@ -21,10 +21,11 @@ from utility.degradation import crop_to_multiple, downsample, upsample
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
-from utility.indexes import METRICS, band_psnr, dark_bands, evaluate, mean_of, sam_map
+from utility.indexes import METRICS, band_psnr, dark_bands, evaluate, sam_map
 from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import write_scene
+from utility.tables import mean_of
 from utility.tiling import super_resolve_cube
 
 

@@ -1,6 +1,6 @@
 """Quality indexes of a super-resolved cube against its ground truth, and the presets under which papers quote them.
 
-    from utility.indexes import evaluate, format_table, mean_of
+    from utility.indexes import evaluate
     row = evaluate(sr, gt, scale=4)                      # (B, H, W) in [0, 1] -> {"psnr": 38.2, "ssim": .961, ...}
 
 `METRICS` has one row per index; a new index is one more row. Every preset gives every index; presets differ in SSIM and SAM:
@@ -13,12 +13,12 @@
 
 `reference` is what the method's released code computes (old scikit-image took a data range of 2 for floats); `sspsr` is the
 metrics script of SSPSR (Jiang et al., IEEE TCI 2020), which the field copies most. A number means something only with its
-preset, unit and border: `describe` and `format_table` print them.
+preset, unit and border; the tables of `utility.tables` have them.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,6 +66,7 @@ class Comparison:
             raise UserError(f"The scale is {scale}; give the super-resolution factor, a positive number such as 4.")
         self.how, self.scale = _preset(preset), scale
         self.sr, self.gt = _cubes(sr, gt, border)
+        self._per_band: dict[str, np.ndarray] = {}
         for b in range(len(self)):
             _check_band(b, *self.band(b))
 
@@ -81,7 +82,23 @@ class Comparison:
 
     def per_band(self, metric: Metric) -> np.ndarray:
         """An index that bands have, of every band: (B,), NaN where a band has none."""
-        return np.array([metric.of_band(self, b) for b in range(len(self))])
+        if metric.name not in self._per_band:
+            self._per_band[metric.name] = np.array([metric.of_band(self, b) for b in range(len(self))])
+        return self._per_band[metric.name]
+
+    def indexes(self) -> dict[str, Any]:
+        """See `evaluate`."""
+        return {**{name: metric.value(self) for name, metric in METRICS.items()},
+                "skipped_pixels": int(np.isnan(self.angles).sum()),
+                "outside_values": sum(int(((x < 0) | (x > 1)).sum()) for x, _ in self.bands())}
+
+    def band_indexes(self) -> dict[str, np.ndarray]:
+        """The indexes of every band by itself: {name: (B,)}, NaN where a band has none.
+
+        psnr, ssim, cc, rmse and q are those of the band. `ergas` is (100 / s) sqrt(MSE_b) / mean_b(gt): the root mean square
+        over bands is the cube's. A band has no spectral angle; `sam` is its part in that angle (see `_angle_part`).
+        """
+        return {name: self.per_band(metric) for name, metric in METRICS.items() if metric.of_band}
 
     @cached_property
     def mse(self) -> np.ndarray:
@@ -135,6 +152,20 @@ def _ergas(c: Comparison) -> float | None:
     """(100 / s) sqrt(mean_b(MSE_b / mean_b(gt)^2)) (Wald, 2000), without the bands of `Comparison.dark`."""
     used = ~c.dark
     return 100 / c.scale * math.sqrt(np.mean(c.mse[used] / c.means[used] ** 2)) if used.any() else None
+
+
+def _angle_part(c: Comparison, b: int) -> float:
+    """The part of a band in the spectral angle, in the angle's unit: rms over pixels of x_b / |x| - y_b / |y|.
+
+    The squares of all bands add up to the mean over pixels of |x / |x| - y / |y||^2 = (2 sin(angle / 2))^2, in radians. NaN
+    where no pixel has two spectra that are not zero.
+    """
+    (x, y), (_, norm_x, norm_y) = c.band(b), c._products
+    used = norm_x * norm_y > 0
+    if not used.any():
+        return math.nan
+    part = math.sqrt(np.mean((x[used] / norm_x[used] - y[used] / norm_y[used]) ** 2))
+    return math.degrees(part) if c.how.degrees else part
 
 
 def _pearson(c: Comparison, b: int) -> float:
@@ -249,8 +280,9 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("psnr", "PSNR", "dB", 3, True, of_band=lambda c, b: float(_psnr(c.mse[b]))),
     Metric("cube_psnr", "cube PSNR", "dB", 3, True, of_cube=lambda c: float(_psnr(c.mse.mean()))),
     Metric("ssim", "SSIM", "", 4, True, of_band=_ssim),
-    Metric("sam", "SAM", "deg", 3, False, of_cube=lambda c: _defined_mean(c.angles)),
-    Metric("ergas", "ERGAS", "", 3, False, of_cube=_ergas),
+    Metric("sam", "SAM", "deg", 3, False, of_cube=lambda c: _defined_mean(c.angles), of_band=_angle_part),
+    Metric("ergas", "ERGAS", "", 3, False, of_cube=_ergas,
+           of_band=lambda c, b: math.nan if c.dark[b] else 100 / c.scale * math.sqrt(c.mse[b]) / c.means[b]),
     Metric("cc", "CC", "", 4, True, of_band=_pearson),
     Metric("rmse", "RMSE", "", 5, False, of_cube=lambda c: math.sqrt(c.mse.mean()),
            of_band=lambda c, b: math.sqrt(c.mse[b])),
@@ -289,16 +321,7 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
         UserError: unknown preset, shapes that differ, NaN or infinity, a ground truth outside [0, 1], or an image
             smaller than the SSIM window after the border is cut.
     """
-    comparison = Comparison(sr, gt, scale, preset, border)
-    return {**{name: metric.value(comparison) for name, metric in METRICS.items()},
-            "skipped_pixels": int(np.isnan(comparison.angles).sum()),
-            "outside_values": sum(int(((x < 0) | (x > 1)).sum()) for x, _ in comparison.bands())}
-
-
-def evaluate_bands(sr: Any, gt: Any, preset: str = "standard", border: int = 0) -> dict[str, np.ndarray]:
-    """The indexes that a single band has, {name: (B,)}; NaN where a band has none. Arguments and errors as `evaluate`."""
-    comparison = Comparison(sr, gt, preset=preset, border=border)
-    return {name: comparison.per_band(metric) for name, metric in METRICS.items() if metric.of_band}
+    return Comparison(sr, gt, scale, preset, border).indexes()
 
 
 def dark_bands(gt: Any, border: int = 0) -> list[int]:
@@ -317,67 +340,6 @@ def sam_map(sr: Any, gt: Any) -> np.ndarray:
     NaN where one of the two spectra is zero: such a pixel has no angle.
     """
     return Comparison(sr, gt).angles
-
-
-# Several images, several methods --------------------------------------------------------------------------------------
-
-def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean of each index over images, undefined values (None) left out; the sum of each of `COUNTS`."""
-    if not rows:
-        raise UserError("There is no image to take the mean of; give at least one ground-truth cube.")
-    mean: dict[str, Any] = {}
-    for key in rows[0]:
-        values = [row[key] for row in rows if row[key] is not None]
-        if key in COUNTS:
-            mean[key] = int(sum(values))
-        else:
-            mean[key] = float(np.mean(values)) if values else None
-    return mean
-
-
-def with_mean(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """(name, {method: its indexes}) of every image, and last of the mean over them."""
-    groups = [(str(image["name"]), {key: image[key] for key in methods}) for image in images]
-    mean = {key: mean_of([image[key] for image in images]) for key in methods}
-    return [*groups, (f"mean of {len(images)}", mean)]
-
-
-def describe(preset: str, scale: float, border: int, images: Sequence[Mapping[str, Any]] = (),
-             methods: Mapping[str, str] | None = None) -> str:
-    """The words that belong to every number: preset, scale, border, and what the indexes left out or counted."""
-    _preset(preset)
-    words = [f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"]
-    means = {label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()} if images else {}
-    skipped = max((mean["skipped_pixels"] for mean in means.values()), default=0)
-    outside = {label: mean["outside_values"] for label, mean in means.items() if mean["outside_values"]}
-    if skipped:
-        words.append(f"SAM leaves out {skipped} pixels whose spectrum is zero")
-    words += [f"ERGAS of {image['name']} leaves out bands {', '.join(map(str, image['dark_bands']))}, whose mean is below "
-              f"{DARK:.0%} of the cube's" for image in images if image.get("dark_bands")]
-    if outside:
-        words.append("values outside [0, 1]: " + ", ".join(f"{label} {count}" for label, count in outside.items()))
-    return "; ".join(words)
-
-
-def format_table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str, scale: float,
-                 border: int = 0) -> str:
-    """The results as text for a terminal: one row per image and method, then the means.
-
-    Args:
-        images: as in `metrics.json`: dicts with "name", under every method's name what `evaluate` returned, and perhaps
-            `dark_bands`.
-        methods: {name: what the table calls it}, in the order of the rows.
-    """
-    lines = [["image", "method", *(metric.header(preset) for metric in METRICS.values())]]
-    for name, rows in with_mean(images, methods):
-        for k, (key, label) in enumerate(methods.items()):
-            lines.append(["" if k else name, label, *(metric.format(rows[key][m]) for m, metric in METRICS.items())])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = "  ".join("-" * w for w in widths)
-    text = ["  ".join([*map(str.ljust, line[:2], widths[:2]), *map(str.rjust, line[2:], widths[2:])]) for line in lines]
-    mean = len(text) - len(methods)
-    return "\n".join([text[0], rule, *text[1:mean], rule, *text[mean:],
-                      f"({describe(preset, scale, border, images, methods)})"])
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

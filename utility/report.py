@@ -13,7 +13,7 @@ from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import method_colours
 from utility.files import replacing
-from utility.indexes import METRICS, describe, mean_of, with_mean
+from utility.tables import Bold, describe, mean_of, result_table
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
@@ -111,21 +111,16 @@ def _gain(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> st
 
 
 def _table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str) -> str:
-    head = "".join(f'<th scope="col">{escape(metric.header(preset))}</th>' for metric in METRICS.values())
+    header, groups = result_table(images, methods, preset)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header[2:])
     parts = ['<div class="scroll"><table>',
              f'<thead><tr><th scope="col">Image</th><th scope="col" class="method">Method</th>{head}</tr></thead>']
-    groups = with_mean(images, methods)
-    for number, (name, rows) in enumerate(groups):
-        cells = dict.fromkeys(methods, "")
-        for index, metric in METRICS.items():
-            values = [rows[key][index] for key in methods]
-            for key, value, best in zip(methods, values, metric.best(values), strict=True):
-                text = metric.format(value)
-                cells[key] += f"<td><b>{text}</b></td>" if best else f"<td>{text}</td>"
+    for number, group in enumerate(groups):
         parts.append("<tbody>" if number < len(images) else '<tbody class="mean">')
-        for k, (key, colour) in enumerate(zip(methods, method_colours(len(methods)), strict=True)):
-            first = "" if k else f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>'
-            parts.append(f'<tr>{first}<td class="method" style="color: {colour}">{escape(methods[key])}</td>{cells[key]}</tr>')
+        for (name, label, *values), colour in zip(group, method_colours(len(methods)), strict=True):
+            first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>' if name else ""
+            cells = "".join(f"<td><b>{v}</b></td>" if isinstance(v, Bold) else f"<td>{v}</td>" for v in values)
+            parts.append(f'<tr>{first}<td class="method" style="color: {colour}">{escape(label)}</td>{cells}</tr>')
         parts.append("</tbody>")
     return "\n".join([*parts, "</table></div>"])
 
