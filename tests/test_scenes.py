@@ -33,8 +33,8 @@ def save_v73(path: Path, **arrays: np.ndarray) -> Path:
 # ------------------------------------------------------------------------------------------------- keys and layouts
 
 @pytest.mark.parametrize(("shape", "layout"), [
-    ((30, 30, 189), "HWB"), ((24, 24, 10), "HWB"), ((61, 34, 10), "HWB"), ((51, 22, 20), "HWB"), ((31, 70, 79), "BHW"),
-    ((102, 34, 34), "BHW")])
+    ((30, 30, 189), "HWB"), ((24, 24, 10), "HWB"), ((61, 34, 10), "HWB"), ((31, 70, 79), "BHW"), ((102, 34, 34), "BHW"),
+    ((204, 50, 44), "BHW"), ((44, 50, 204), "HWB"), ((50, 102, 44), "HBW"), ((60, 51, 31), "HWB"), ((200, 80, 31), "HWB")])
 def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape: tuple[int, ...], layout: str) -> None:
     array = cube_of(*shape)
     scipy.io.savemat(tmp_path / "a.mat", {"data": array})
@@ -46,7 +46,8 @@ def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape
         assert scene.cube.flags.c_contiguous and scene.cube.dtype == np.uint16
 
 
-@pytest.mark.parametrize("shape", [(30, 12, 40), (30, 12, 30), (20, 20, 20), (20, 25, 30)])
+@pytest.mark.parametrize("shape", [(30, 12, 40), (30, 12, 30), (20, 20, 20), (20, 25, 30), (51, 22, 20), (20, 22, 51),
+                                   (200, 90, 40)])
 def test_an_unclear_layout_is_refused_with_the_choices(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "unclear.npy", np.zeros(shape))
     with pytest.raises(UserError, match=rf"unclear.npy is {shape[0]} x .*--layout.*HWB \({shape[2]} bands\)"):
@@ -269,17 +270,31 @@ def test_filled_pixels_take_the_nearest_valid_value_and_dead_bands_still_go() ->
     assert np.isnan(scene.cube[3, 2, 3]), "the scene given is not changed"
 
 
-def test_a_border_without_data_is_without_data_again_at_the_new_size() -> None:
-    cube = cube_of(3, 6, 6, "int16")
-    cube[:, 0] = -1
-    scene = clean(Scene(cube, "border", nodata=-1), fill_nodata=True)
-    with pytest.raises(UserError, match=r"only 0 bands.*--fill-nodata"):
-        clean(Scene(cube, "border", nodata=-1), drop_bad_bands=True)
-    result = np.full((3, 12, 12), 5, "int16")
+@pytest.mark.parametrize("gone", [-1, np.nan])
+def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_new_size(gone: float) -> None:
+    cube = cube_of(4, 6, 6, "float32")
+    cube[:, 0] = gone
+    cube[2] = gone  # a dead band says nothing about pixels
+    scene = clean(Scene(cube, "border", nodata=-1 if gone == -1 else None), drop_bad_bands=True)
+    assert scene.metadata["source_bands"] == [0, 1, 3] and scene.metadata["missing"].sum() == 6
+    np.testing.assert_array_equal(scene.cube[:, 0], cube[[0, 1, 3], 1])
+    result = np.full((3, 12, 12), 5, "float32")
     again = scaled(scene, result, 2)
-    assert (again.cube[:, :2] == -1).all() and (again.cube[:, 2:] == 5).all()
-    assert (result == 5).all()
+    np.testing.assert_array_equal(again.cube[:, :2], np.full((3, 2, 12), gone))
+    assert (again.cube[:, 2:] == 5).all() and (result == 5).all()
     assert scaled(scene, scene.cube, 2).cube is scene.cube, "a cube of another size is not copied"
+
+
+def test_advice_about_bad_bands_never_ends_in_a_dead_end() -> None:
+    holes = cube_of(3, 6, 6, "float32")
+    holes[range(3), range(3), range(3)] = np.nan
+    dead = np.full((3, 6, 6), np.nan)
+    for cube, advice in ((holes, "give --fill-nodata"), (dead, "too few to work on; use another scene")):
+        for drop in (False, True):
+            with pytest.raises(UserError, match=f"3 bad bands .*{advice}") as refusal:
+                clean(Scene(cube, "holes"), drop_bad_bands=drop)
+            assert "--drop-bad-bands" not in str(refusal.value)
+    assert clean(Scene(holes, "holes"), fill_nodata=True).cube.shape == (3, 6, 6)
 
 
 def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 """Opening a scene file as the user's options and a dataset card say."""
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from utility.cards import Card
 from utility.cubes.bands import clean
@@ -28,7 +31,8 @@ class Reading:
 def open_as(path: Path, reading: Reading | None = None, card: Card | None = None, *, in_memory: bool = True) -> Scene:
     """The scene in a file, with the bands that a network can take.
 
-    Options go before the card's fields. The card's wavelengths are taken where the file has none.
+    Options go before the card's fields. The card's wavelengths are taken where the file has none. A note on stderr says how
+    many pixels are missing in all bands.
 
     Args:
         in_memory: read the cube; else leave it on disk (see `open_scene`).
@@ -46,4 +50,8 @@ def open_as(path: Path, reading: Reading | None = None, card: Card | None = None
         scene.wavelengths = card.wavelengths
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
-    return clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands)
+    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands)
+    if gone := int(np.sum(scene.metadata.get("missing", 0))):
+        print(f"note: {path}: {gone} of {scene.cube.shape[1] * scene.cube.shape[2]} pixels are missing in all bands; their "
+              "nearest neighbours stand in for them, and they are missing in a result again", file=sys.stderr)
+    return scene

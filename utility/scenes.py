@@ -138,7 +138,9 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     """
     metadata = dict(scene.metadata)
     missing = metadata.pop("missing", None)
-    marker = marker_of(cube.dtype, scene.nodata) if type(cube) is np.ndarray else None
+    marker = None
+    if type(cube) is np.ndarray and scene.nodata is not None:
+        marker = np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f" else marker_of(cube.dtype, scene.nodata)
     finer = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
     if finer and missing.any() and marker is not None:
         cube = cube.copy()

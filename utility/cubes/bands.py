@@ -119,11 +119,14 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
           bands: str | Sequence[int] | None = None, drop: str | Sequence[int] | None = None) -> Scene:
     """The scene with bands that a network can take: the chosen ones, none of them bad.
 
+    Pixels that are invalid (NaN, infinite or no-data) in every band that has valid pixels are missing, such as those
+    outside a flight line. They make no band bad: they get the values of their nearest valid pixel, are remembered as
+    ``metadata["missing"]``, and are no-data again in results; a scene without a no-data value gets NaN.
+
     Args:
         scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels are filled.
-        drop_bad_bands: leave out constant and dead bands, and bands with invalid pixels that are not filled.
-        fill_nodata: give NaN, infinite and no-data pixels the value of the nearest valid pixel of their band. Pixels
-            that are invalid in every band are remembered, and are no-data again in what `scaled` makes of the scene.
+        drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that are not filled.
+        fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their band.
         bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from 0.
 
     Raises:
@@ -133,32 +136,44 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     wanted = parse_bands(bands, count) if bands is not None else list(range(count))
     if drop is not None:
         wanted = [b for b in wanted if b not in set(parse_bands(drop, count))]
-    name = scene.place
     if len(wanted) < 2:
-        raise UserError(f"{name} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
+        raise UserError(f"{scene.place} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
                         f"others.")
     scene = select_bands(scene, wanted)
     bad = find_bad_bands(scene.cube, scene.nodata)
     if not bad:
         return scene
-    filled = [b for b in bad if fill_nodata and b.fillable]
-    refused = [b for b in bad if b not in filled]
-    if refused and not drop_bad_bands:
-        numbers = scene.metadata.get("source_bands", range(count))
-        flags = ["--drop-bad-bands to leave these bands out"]
-        if any(b.fillable for b in refused):
-            flags.append("--fill-nodata to fill single pixels from their neighbours")
-        raise UserError(f"{name} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): "
-                        f"{_summary(refused, numbers)}; give {' or '.join(flags)}.")
-    if refused:
-        gone = {b.index for b in refused}
-        kept = [b for b in range(scene.cube.shape[0]) if b not in gone]
-        if len(kept) < 2:
-            hint = "fill them with --fill-nodata" if any(b.fillable for b in refused) else "use another scene"
-            raise UserError(f"{name} has only {len(kept)} band{'s' * (len(kept) != 1)} without bad pixels "
-                            f"({_summary(refused, scene.metadata.get('source_bands', range(count)))}); {hint}.")
-        scene = select_bands(scene, kept)
-    return _filled(scene) if filled else scene
+    partial = [b for b in bad if b.fillable]
+    missing = _missing(scene, bad) if partial else None
+    gone = 0 if missing is None else int(missing.sum())
+    refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata)]
+    kept = sorted(set(range(len(wanted))) - {b.index for b in refused})
+    flags = ["--drop-bad-bands to leave these bands out"] if len(kept) >= 2 else []
+    if any(b.fillable for b in refused):
+        flags.append("--fill-nodata to fill single pixels from their neighbours")
+    if refused and not (drop_bad_bands and len(kept) >= 2):
+        named = _summary(refused, scene.metadata.get("source_bands", range(count)))
+        advice = f"give {' or '.join(flags)}" if flags else "the others are too few to work on; use another scene"
+        raise UserError(f"{scene.place} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): {named}; "
+                        f"{advice}.")
+    scene = select_bands(scene, kept)
+    return _filled(scene, missing) if partial and (gone or fill_nodata) else scene
+
+
+def _missing(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
+    """(H, W), True where a pixel is invalid in every band that has valid pixels."""
+    everywhere, dead = np.ones(scene.cube.shape[1:], bool), {b.index for b in bad if not b.fillable}
+    marker = marker_of(scene.cube.dtype, scene.nodata)
+    for index in blocks(scene.cube):
+        block = scene.cube[index]
+        living = [i for i, b in enumerate(range(*index[0].indices(len(scene.cube)))) if b not in dead]
+        everywhere[index[1:]] &= _invalid(block[living], marker).all(axis=0)
+    return everywhere
+
+
+def _invalid(values: np.ndarray, marker: Any) -> np.ndarray:
+    invalid = ~np.isfinite(values)
+    return invalid if marker is None else invalid | (values == marker)
 
 
 def _summary(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
@@ -172,23 +187,21 @@ def _summary(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
     return ", ".join(groups[:most]) + (f" and {len(groups) - most} more" if len(groups) > most else "")
 
 
-def _filled(scene: Scene) -> Scene:
+def _filled(scene: Scene, missing: np.ndarray) -> Scene:
+    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid pixel stay."""
     if type(scene.cube) is np.ndarray:
         cube = scene.cube.copy(order="C")
     else:
         cube = scratch(scene.cube.shape, native(scene.cube.dtype))
         for index in blocks(scene.cube):
             cube[index] = scene.cube[index]
-    marker = marker_of(cube.dtype, scene.nodata)
-    everywhere, before, nearest = np.ones(cube.shape[1:], bool), None, None
+    marker, before, nearest = marker_of(cube.dtype, scene.nodata), None, None
     for band in cube:
-        invalid = ~np.isfinite(band)
-        if marker is not None:
-            invalid |= band == marker
-        everywhere &= invalid
-        if invalid.any():
+        invalid = _invalid(band, marker)
+        if invalid.any() and not invalid.all():
             if before is None or not np.array_equal(invalid, before):  # a scene's border is the same in all its bands
                 before = invalid
                 nearest = scipy.ndimage.distance_transform_edt(invalid, return_distances=False, return_indices=True)
             band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
-    return dataclasses.replace(scene, cube=cube, metadata={**scene.metadata, "missing": everywhere})
+    nodata = np.nan if scene.nodata is None and missing.any() else scene.nodata
+    return dataclasses.replace(scene, cube=cube, nodata=nodata, metadata={**scene.metadata, "missing": missing})

@@ -16,6 +16,10 @@ LAYOUTS = [*("".join(p) for p in permutations("BHW")), "pixels", "pixels.T"]
 "pixels" is 2-D, bands x pixels; the pixels run down the image's columns. "pixels.T" is its transpose."""
 
 
+SENSORS = {31, 102, 103, 156, 162, 176, 188, 189, 191, 198, 200, 204, 205, 210, 220, 224, 242, 285}
+"""Numbers of bands of the usual sensors and benchmark scenes (CAVE, ROSIS, HYDICE, AVIRIS, Hyperion, EMIT)."""
+
+
 def spelled(layout: str) -> str:
     """The layout in the spelling of LAYOUTS, whatever its case.
 
@@ -39,7 +43,7 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
     """The layout of a stored array, from what is certain first; never a guess between equals.
 
     In this order: the layout or the number of bands asked for, wavelengths, a 2-D array of the image's size beside the
-    cube, the shape.
+    cube, the shape and the numbers of bands of usual sensors.
 
     Args:
         layout, bands, size: what was asked for or what the file states; None where nothing was.
@@ -72,7 +76,11 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
 
 
 def _band_axis(stored: Stored, bands: int | None, where: str) -> int | None:
-    """Which axis of a 3-D array, as its author wrote it, holds the bands; None where that is not clear."""
+    """Which axis of a 3-D array, as its author wrote it, holds the bands; None where that is not clear.
+
+    By its shape alone: the odd axis of a square image, the first or last axis if at most half as long as the others, or the
+    one axis as long as a usual sensor has bands; None where two of these disagree.
+    """
     shape = stored.array.shape[::-1] if stored.mirrored else stored.array.shape
     if bands is not None:
         fitting = [i for i in range(3) if shape[i] == bands]
@@ -87,16 +95,12 @@ def _band_axis(stored: Stored, bands: int | None, where: str) -> int | None:
         if len(fitting) == 1:
             return fitting[0]
     a, b, c = shape
-    if a == c:
-        return None
-    if a == b:
-        return 2
-    if b == c:
-        return 0
-    if c < min(a, b):
-        return 2
-    # bands first is the rarer habit, so it takes more than the smallest number to believe it
-    return 0 if 2 * a <= min(b, c) else None
+    if len({a, b, c}) == 2 and a != c:  # a square image
+        return 2 if a == b else 0
+    smallest = [i for i in (0, 2) if 2 * shape[i] <= min(shape[:i] + shape[i + 1:])]
+    usual = [i for i in range(3) if shape[i] in SENSORS]
+    decided = {*smallest, *(usual if len(usual) == 1 else ())}
+    return decided.pop() if len(decided) == 1 else None
 
 
 def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None, where: str) -> str:
