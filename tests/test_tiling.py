@@ -10,7 +10,7 @@ from utility.memory import free_memory
 from utility.tiling import Consistency, auto_tile, interpolated, super_resolve, super_resolve_cube
 
 
-def network(name="biqrnn_4_5", seed=0, gain=1.2):
+def network(name="biqrnn_2_4", seed=0, gain=1.2):
     """A network whose every weight matters."""
     generator = torch.Generator().manual_seed(seed)
     net = create_model(name)
@@ -25,58 +25,44 @@ def scene(*shape, seed=0):
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
-def check_tiles(name, tile):
-    cube, net = scene(31, 203, 331), network(name)
+def check_tiles(name, tile, shape):
+    cube, net = scene(*shape), network(name)
     whole = super_resolve_cube(net, cube, tile=0)
     assert np.abs(whole - cube).max() > 0.01  # the network does something
     assert np.abs(super_resolve_cube(net, cube, tile=tile) - whole).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", [*list_models(), "biqrnn_4_5"])
-def test_tiles_of_32_give_the_whole_scene_s_result(name):
-    cube = scene(3, 75, 109)
-    net = network(name)
-    whole = super_resolve_cube(net, cube, tile=0)
-    assert np.abs(super_resolve_cube(net, cube, tile=32) - whole).max() <= 1e-4
-
-
-@pytest.mark.parametrize(("name", "tile"), [("biqrnn_16_5", 128), *((name, 256) for name in list_models()[1:])])
-def test_a_31x203x331_scene_is_the_same_in_tiles(name, tile):
-    check_tiles(name, tile)
-
-
-@pytest.mark.parametrize("tile", [32, 36, 48, 64, 100, 128, 200])
-def test_every_tile_size_gives_the_whole_scene_s_result(tile):
-    cube = scene(2, 123, 131)
-    net = network()
-    assert np.abs(super_resolve_cube(net, cube, tile=tile) - super_resolve_cube(net, cube, tile=0)).max() <= 1e-4
+@pytest.mark.parametrize(("name", "tile"), [("biqrnn_16_5", 32), ("fqrnn_4_5", 64), ("qrnn_4_4", 36), ("iqrnn_4_5", 40),
+                                            ("biqrnn_4_1", 100)])
+def test_tiles_give_the_whole_scene_s_result(name, tile):
+    check_tiles(name, tile, (2, 75, 109))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [32, 64, 100, 128, 256])
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if "qrnn" in name])
 def test_a_31x203x331_scene_is_the_same_in_tiles_of_any_size(name, tile):
-    check_tiles(name, tile)
+    check_tiles(name, tile, (31, 203, 331))
 
 
-@pytest.mark.parametrize("name", ["biqrnn_4_5", "qrnn_4_3", "biqrnn_2_2", "fqrnn_4_1"])
+@pytest.mark.parametrize("name", ["biqrnn_2_5", "qrnn_2_3", "fqrnn_2_1"])
 def test_the_halo_holds_all_that_an_output_depends_on(name):
     """Everything outside the halo is replaced; inside the window nothing moves, at every place in the scene."""
     net = network(name)
     torch.manual_seed(0)
     x = torch.rand(1, 1, 2, 128, 144)
-    for top in (0, 48, 96):
-        for left in (0, 64, 112):
-            window = Window(top, top + 32, left, left + 32, 128, 144)
-            need = window.grown(net.halo(1))
-            other = torch.rand_like(x)
-            other[..., need.top:need.bottom, need.left:need.right] = need.cut(x, Window.whole(128, 144))
-            with torch.no_grad():
-                difference = window.cut(net(x) - net(other), Window.whole(128, 144)).abs().max()
-            assert difference < 1e-5
+    with torch.no_grad():
+        expected = net(x)
+    for top, left in ((0, 112), (48, 64), (96, 0)):
+        window = Window(top, top + 32, left, left + 32, 128, 144)
+        need = window.grown(net.halo(1))
+        other = torch.rand_like(x)
+        other[..., need.top:need.bottom, need.left:need.right] = need.cut(x, Window.whole(128, 144))
+        with torch.no_grad():
+            assert window.cut(expected - net(other), Window.whole(128, 144)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("name", "spare"), [("biqrnn_4_2", 0), ("biqrnn_4_5", 1), ("qrnn_4_5", 1)])
+@pytest.mark.parametrize(("name", "spare"), [("biqrnn_2_2", 0), ("qrnn_2_5", 1)])
 def test_a_smaller_halo_would_not_do(name, spare):
     """Margins are rounded up at every resolution, so that of a deep network may have a step of `net.multiple` to spare."""
     net = network(name).double()
@@ -96,17 +82,6 @@ def test_a_smaller_halo_would_not_do(name, spare):
                 break
     assert differences[0] < 1e-14 and differences[-1] > 1e-12
     assert len(differences) <= 2 + spare
-
-
-@pytest.mark.parametrize("name", ["biqrnn_8_3", "qrnn_4_4", "iqrnn_4_1", "fqrnn_4_2"])
-def test_blocks_of_rows_give_what_the_network_gives_with_gradients(name):
-    net = network(name).double()
-    x = torch.rand(2, 1, 4, 24, 20, dtype=torch.float64)
-    expected = net(x).detach()
-    for voxels in (1, 4 * 20 * 2 * 3, 0, None):
-        net.set_execution(block_voxels=voxels)
-        with torch.no_grad():
-            assert torch.allclose(net(x), expected, rtol=0, atol=1e-11)
 
 
 def test_sizes_that_are_no_multiple_are_padded_by_reflection_and_cropped():
@@ -238,8 +213,7 @@ def test_a_large_offset_does_not_swallow_the_range():
     assert np.abs(interpolated(1e7 + x, 4, "spatial", 1e7, 1e7 + 1)(0, 48, 0, 48) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize(("kind", "scale"), zip([*KINDS, *KINDS], (2, 4, 8, 2, 8, 2, 4, 8), strict=True))
 def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):
     cube = scene(5, 96, 160)
     consistency = Consistency(cube.shape, scale, kind)
@@ -253,14 +227,14 @@ def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):
 
 
 def test_sources_are_read_no_further_than_a_tile_and_its_halo():
-    net, cube, reads = network(), scene(2, 200, 200), []
+    net, cube, reads = network(), scene(2, 100, 100), []
 
     def source(top, bottom, left, right):
         reads.append((bottom - top) * (right - left))
         return cube[:, top:bottom, left:right]
 
     super_resolve(net, source, cube.shape, lambda *_: None, tile=32)
-    assert max(reads) <= (32 + 2 * net.halo(1)) ** 2 and len(reads) == 49
+    assert max(reads) <= (32 + 2 * net.halo(1)) ** 2 and len(reads) == 16
 
 
 def test_a_degraded_scene_starts_at_the_interpolation():
