@@ -220,7 +220,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "the same (default: auto)")
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work")
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
-    add("--use-2dconv", action="store_true", help="for 2-D networks, of which there is none here: refused")
+    add("--use-2dconv", action="store_true", help="for networks that take bands as channels, of which there is none here: refused")
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none (default: 0, if there is one)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
@@ -247,7 +247,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if options.input and getattr(options, name):
             raise UserError(f"--{name} is for tests against ground truth; leave it out with --input.")
     if options.use_2dconv:
-        raise UserError("--use-2dconv is for 2-D networks, and every network here is 3-D; leave it out.")
+        raise UserError("--use-2dconv is for networks that take bands as channels, and none here does; leave it out.")
     if options.error_band is not None and options.error_band < 0:
         raise UserError(f"--error-band is {options.error_band}, and a band counted from 0 was expected.")
     for name, unit in (("border", "pixels"), ("threads", "threads")):

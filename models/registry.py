@@ -40,7 +40,7 @@ class Entry:
         return [name for name in inspect.signature(self.build).parameters if name not in self.pattern.groupindex]
 
 
-_entries: dict[tuple[str, ...], Entry] = {}
+_entries: dict[str, Entry] = {}  # by form
 
 
 def register(*names: str, pattern: str | None = None, form: str | None = None,
@@ -54,8 +54,9 @@ def register(*names: str, pattern: str | None = None, form: str | None = None,
         recognise: names that weights of such shapes may belong to ({parameter: shape} -> names). Default: `names`.
     """
     def add(build: Any) -> Any:
-        _entries[names] = Entry(build, names, re.compile(pattern or "|".join(map(re.escape, names))), form or ", ".join(names),
-                                recognise or (lambda shapes: names))
+        written = form or ", ".join(names)
+        _entries[written] = Entry(build, names, re.compile(pattern or "|".join(map(re.escape, names))), written,
+                                  recognise or (lambda shapes: names))
         return build
     return add
 

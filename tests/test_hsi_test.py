@@ -348,7 +348,7 @@ def test_options_that_contradict_each_other_are_refused():
             (["--output", "out.mat"], "--input and --output go together"),
             (["--input", "a", "--output", "b", "--data", "scenes"], "give one of them"),
             (["--input", "a", "--output", "b", "--bandwise"], "--bandwise is for tests"),
-            (["--use-2dconv"], "every network here is 3-D"),
+            (["--use-2dconv"], "take bands as channels, and none here does"),
             (["--input", "a", "--output", "b", "--pixels", "1,2"], "--pixels is for tests"),
             (["--threads", "-1"], "--threads is -1"),
             (["--border", "-1"], "--border is -1"), (["--error-band", "-1"], "--error-band is -1"),
