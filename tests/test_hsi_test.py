@@ -151,17 +151,15 @@ def test_a_card_says_which_part_tests():
     run("--dataset", "mine.toml", "--data", "whole.mat", "--out", "out", "--no-figures")
     row, = json.loads(Path("out/metrics.json").read_text())["images"]
     assert (row["name"], row["height"], row["width"]) == ("whole_test", 32, 24)
-    result = read_scene("out/cubes/whole_test_x4.mat").cube
-    whole = (cube - cube.min()) / np.ptp(cube)
-    error = result - whole[:, 16:48, 8:32]
+    result = read_scene("out/cubes/whole_test_x4.mat").cube  # in the scene's own values
+    error = (result - cube[:, 16:48, 8:32]) / np.ptp(cube)
     assert -10 * np.log10(np.mean(error ** 2)) == pytest.approx(row["network"]["cube_psnr"], abs=0.01)
     assert "--keep-range" in refused("--dataset", "mine.toml", "--data", "whole.mat", "--keep-range", "--out", "no",
                                      words="the card mine says how values are scaled")
 
 
 def test_the_sample_card_is_the_default_and_says_how_its_scenes_are_made():
-    refused(words=r"data/sample/natural/test, where the card sample has its test scenes, does not exist; "
-                  r"python utility/lmdb_data\.py makes")
+    refused(words=r"The test scenes of sample are not in data/sample/natural/test; get them .*python data/make_samples\.py")
     refused("--data", "pavia_center", words=r"data/pavia_center.*\(University of the Basque Country")
 
 
