@@ -1,0 +1,75 @@
+"""What the summary promises: one table of many tests, runs told from experiments, nothing mixed that cannot be compared."""
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from utility import summary
+from utility.errors import UserError
+from utility.indexes import METRICS
+
+
+def results(folder: Path, network: float, scale: int = 4, names: tuple[str, ...] = ("feathers",), card: str | None = None,
+            **changes: object) -> str:
+    def row(psnr: float) -> dict:
+        return {**dict.fromkeys(METRICS, 0.5), "psnr": psnr, "skipped_pixels": 0, "outside_values": 0}
+
+    methods = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "biqrnn_16_5"}
+    rows = {key: row(psnr) for key, psnr in zip(methods, (28.0, 30.0, network), strict=True)}
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({
+        "preset": "standard", "border": 0, "scale": scale, "degradation": "gaussian", "arch": "biqrnn_16_5", "methods": methods,
+        "images": [{"name": name, "card": card, **rows} for name in names], "mean": rows, **changes}))
+    return str(folder)
+
+
+def test_runs_of_one_experiment_are_one_row_with_mean_and_sample_deviation(tmp_path, capsys):
+    folders = [results(tmp_path / "a", 31.0), results(tmp_path / "b", 32.0), results(tmp_path / "c", 33.0)]
+    summary.main(folders)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| data set | problem | method | runs | PSNR [dB] ↑ | SSIM ↑ |")
+    assert lines[2].startswith("| feathers | x4 gaussian | interpolation | 3 | 28.000 |")  # runs that agree have no deviation
+    assert lines[4].startswith("|  |  | biqrnn_16_5 | 3 | **32.000 ± 1.000** |")
+    assert lines[-1] == "preset standard, border 0 px; mean ± standard deviation over runs; bold: the best mean."
+
+
+def test_data_sets_scales_noise_and_named_networks_are_rows_of_their_own(tmp_path, capsys):
+    results(tmp_path / "all" / "a", 31.0)
+    results(tmp_path / "all" / "b", 31.0, scale=8)
+    results(tmp_path / "all" / "c", 31.0, noise=0.01)
+    many = results(tmp_path / "d", 29.0, names=("p", "q", "r", "s"))
+    card = results(tmp_path / "e", 29.0, card="salinas")
+    summary.main([str(tmp_path / "all"), f"mine={many}", f"mine={card}", many.replace("/d", "/./d")])  # the last one twice
+    cells = [[cell.strip() for cell in line.split("|")[1:5]] for line in capsys.readouterr().out.splitlines()[2:17]]
+    assert [row[:2] for row in cells[::3]] == [
+        ["feathers", "x4 gaussian"], ["feathers", "x8 gaussian"], ["feathers", "x4 gaussian, noise 0.01"],
+        ["p ... s (4)", "x4 gaussian"], ["salinas", "x4 gaussian"]]
+    assert [row[2] for row in cells[2::3]] == ["biqrnn_16_5"] * 4 + ["mine"]
+    assert {row[3] for row in cells} == {"1"}
+
+
+def test_csv_markdown_and_latex_are_written(tmp_path, capsys):
+    folders = [results(tmp_path / "a", 31.0), results(tmp_path / "b", 33.0)]
+    summary.main([*folders, "--indexes", "psnr", "sam", "--out", str(tmp_path / "out" / "table")])
+    header, *rows = csv.reader((tmp_path / "out" / "table.csv").open(newline=""))
+    assert header == ["data_set", "problem", "method", "runs", "psnr_mean [dB]", "psnr_std [dB]", "sam_mean [deg]",
+                      "sam_std [deg]"]
+    assert rows[2][:5] == ["feathers", "x4 gaussian", "biqrnn_16_5", "2", "32.0"]
+    assert float(rows[2][5]) == pytest.approx(2**0.5)
+    assert (tmp_path / "out" / "table.md").read_text() in capsys.readouterr().out
+    text = (tmp_path / "out" / "table.tex").read_text()
+    assert r"\textbf{32.000 $\pm$ 1.414}" in text and text.count(r" \\") == 4
+
+
+def test_what_cannot_stand_in_one_table_is_refused(tmp_path):
+    good = results(tmp_path / "good", 31.0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metrics.json").write_text("{}")
+    for other, words in ((tmp_path / "empty", "has no metrics.json"), (tmp_path / "broken", "cannot be used as results"),
+                         (results(tmp_path / "other", 31.0, preset="reference"), "different presets or borders")):
+        with pytest.raises(UserError, match=words):
+            summary.main([good, str(other)])

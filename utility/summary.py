@@ -1,0 +1,134 @@
+"""One table of many tests: methods x data sets x scales, mean and standard deviation over runs.
+
+    python utility/summary.py results/*                                   prints a table in Markdown
+    python utility/summary.py results/* --out summary                     and writes summary.csv, summary.md and summary.tex
+    python utility/summary.py ours=results/seed1 ours=results/seed2 vdsr=results/v    names the network of each
+
+Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same method, data set (the card, or the
+images), degradation and scale are runs of one experiment, such as trainings with several seeds: the table gives the mean over
+them, the sample standard deviation where they differ, and their number.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from utility.errors import UserError, run_script  # noqa: E402
+from utility.files import shown  # noqa: E402
+from utility.indexes import METRICS  # noqa: E402
+from utility.tables import Bold, latex, markdown, write_csv, write_text  # noqa: E402
+
+Runs = dict[tuple[str, str, str], list[Mapping[str, Any]]]  # (data set, problem, method) -> the mean indexes of each run
+
+
+def collect(arguments: Sequence[str]) -> tuple[Runs, str]:
+    """The runs in results folders, given as FOLDER or NAME=FOLDER, and preset and border in words.
+
+    Raises:
+        UserError: a folder has no results, a file is none of hsi_test.py, or presets or borders differ.
+    """
+    runs: Runs = {}
+    how: dict[str, Path] = {}
+    for name, path in _files(arguments):
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            data = _data_set(results["images"])
+            problem = f"x{results['scale']} {results['degradation']}" + (
+                f", noise {results['noise']:g}" if results.get("noise") else "")
+            how.setdefault(f"preset {results['preset']}, border {results['border']} px", path)
+            methods = results.get("methods") or {key: results["arch"] if key == "network" else key for key in results["mean"]}
+            for key, label in methods.items():
+                method = name if name and key == "network" else label
+                runs.setdefault((data, problem, method), []).append(results["mean"][key])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be used as results of hsi_test.py ({type(error).__name__}: {error}); test again, "
+                            "or leave it out.") from error
+    if len(how) > 1:
+        found = "; ".join(f"{words} in {shown(path)}" for words, path in how.items())
+        raise UserError(f"Numbers of different presets or borders cannot stand in one table ({found}); test again with one.")
+    return runs, next(iter(how))
+
+
+def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
+    seen: dict[Path, str | None] = {}
+    for argument in arguments:
+        name, _, folder = ("", "", argument) if Path(argument).exists() else argument.rpartition("=")
+        found = [Path(folder, "metrics.json")] if Path(folder, "metrics.json").exists() else sorted(
+            Path(folder).glob("*/metrics.json"))
+        if not found:
+            raise UserError(f"{folder} has no metrics.json, nor has a folder in it; give folders that hsi_test.py wrote.")
+        seen |= {path.resolve(): name or None for path in found}
+    return [(name, path) for path, name in seen.items()]
+
+
+def _data_set(images: Sequence[Mapping[str, Any]]) -> str:
+    """The card of all images, or their names; how many, where these do not say it."""
+    names, cards = [image["name"] for image in images], {image.get("card") for image in images}
+    if len(cards) == 1 and None not in cards:
+        return f"{cards.pop()} ({len(names)})" if len(names) > 1 else cards.pop()
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
+
+
+def statistics(runs: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation of an index over the runs that have it; None where there are too few."""
+    values = [run[key] for run in runs if run.get(key) is not None]
+    return (float(np.mean(values)) if values else None, float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+
+def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list[list[list[str]]]]:
+    """Header and one group of rows for each data set and problem; the best mean of a group is bold."""
+    groups = []
+    for data, problem in dict.fromkeys(key[:2] for key in runs):
+        methods = {key[2]: found for key, found in runs.items() if key[:2] == (data, problem)}
+        rows = [["" if k else data, "" if k else problem, method, str(len(found))]
+                for k, (method, found) in enumerate(methods.items())]
+        for key in keys:
+            pairs = [statistics(found, key) for found in methods.values()]
+            for row, (mean, deviation), best in zip(rows, pairs, METRICS[key].best([mean for mean, _ in pairs]), strict=True):
+                text = METRICS[key].format(mean) + (f" ± {METRICS[key].format(deviation)}" if deviation else "")
+                row.append((Bold if best else str)(text))
+        groups.append(rows)
+    return ["data set", "problem", "method", "runs", *(METRICS[key].header(preset) for key in keys)], groups
+
+
+def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
+    units = {key: f" [{METRICS[key].unit_in(preset)}]" if METRICS[key].unit_in(preset) else "" for key in keys}
+    titles = [f"{key}_{what}{units[key]}" for key in keys for what in ("mean", "std")]
+    return [["data_set", "problem", "method", "runs", *titles],
+            *([*names, len(found), *(value for key in keys for value in statistics(found, key))]
+              for names, found in runs.items())]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS", help="folders that hsi_test.py wrote; NAME is what the "
+                        "table calls the network (default: its architecture)")
+    parser.add_argument("--indexes", nargs="+", choices=METRICS, metavar="INDEX", default=["psnr", "ssim", "sam", "ergas"],
+                        help=f"columns, of {', '.join(METRICS)} (default: psnr ssim sam ergas)")
+    parser.add_argument("--out", metavar="NAME", help="write NAME.csv, NAME.md and NAME.tex too")
+    options = parser.parse_args(arguments)
+    runs, how = collect(options.results)
+    preset = how.split()[1].rstrip(",")
+    header, groups = table(runs, preset, options.indexes)
+    text = f"{markdown(header, groups)}\n{how}; mean ± standard deviation over runs; bold: the best mean.\n"
+    print(text, end="")
+    if options.out:
+        write_csv(f"{options.out}.csv", csv_rows(runs, preset, options.indexes))
+        write_text(f"{options.out}.md", text)
+        write_text(f"{options.out}.tex", latex(header, groups, how))
+        print(f"\nwrote {', '.join(shown(f'{options.out}.{suffix}') for suffix in ('csv', 'md', 'tex'))}")
+
+
+if __name__ == "__main__":
+    run_script(main)
