@@ -220,7 +220,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "the same (default: auto)")
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work")
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
-    add("--use-2dconv", action="store_true", help="for networks that take bands as channels, of which there is none here: refused")
+    add("--use-2dconv", action="store_true", help="for networks that take bands as channels; none here does: refused")
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none (default: 0, if there is one)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
