@@ -161,6 +161,7 @@ def test_the_spectra_of_the_comparison_are_those_of_the_marked_pixels_in_fixed_c
             np.testing.assert_allclose(line.get_xdata(), VISIBLE)
         assert [line.get_color() for line in ax.lines] == [TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK]
         assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-", "-"]
+        assert ax.get_ylabel().replace("\n", " ") == "Values in [0, 1] of the scene's range"
 
 
 def test_the_band_is_the_axis_where_wavelengths_are_unknown_and_gaps_break_the_line():

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -89,6 +91,15 @@ def test_the_latex_table_is_a_tabular_that_needs_no_package(images):
     assert rf"\textbf{{{images[0]['network']['psnr']:.3f}}}" in body[3] and r"\textbf" not in body[1] + body[2]
     assert "biqrnn\\_16\\_5" in body[3] and r"PSNR [dB] $\uparrow$" in body[0]
     assert evil not in text and text.isascii()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_the_latex_table_compiles(images, tmp_path):
+    images[0]["name"] = "50%_{a}&#$^~\\b<c>|d"
+    table = latex(*result_table(images, METHODS, "standard"), note="preset standard")
+    (tmp_path / "page.tex").write_text(rf"\documentclass{{article}}\begin{{document}}{table}\end{{document}}")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()[-1000:]
 
 
 def test_the_markdown_table_has_the_same_cells(images):

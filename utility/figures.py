@@ -476,7 +476,7 @@ def _spectra_row(page: _Page, top: float, cubes: Mapping[str, Any], colours: Seq
                  pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None) -> None:
     width = (page.page_width - 0.65 * 2) / 2
     for k, (pixel, letter) in enumerate(zip(pixels[:2], _letters(2), strict=False)):
-        ax = _axes(page.figure, 0.52 + k * (width + 0.65), top + 0.08, width, 1.75)
+        ax = _axes(page.figure, 0.57 + k * (width + 0.65), top + 0.08, width, 1.75)
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
 
 
@@ -488,7 +488,7 @@ def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel:
         _curve(ax, wavelengths, spectrum, color=colour, label=label, linewidth=1.6 if k == 0 else 1.1,
                linestyle="--" if k == 1 else "-", zorder=2 + k)
     _band_axis(ax, wavelengths, len(spectrum))
-    ax.set_ylabel("Normalised intensity")
+    ax.set_ylabel("Values in [0, 1] of\nthe scene's range", size=7, linespacing=1.0, labelpad=2)
     ax.set_title(f"{letter}: row {r}, column {c}")
     if legend:
         ax.legend(loc="best", handlelength=2.2)
