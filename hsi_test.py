@@ -195,7 +195,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
-    add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or any raster GDAL opens")
+    add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or JPEG 2000")
     add("--output", metavar="FILE", help="the result; its suffix chooses the format")
     add("--dtype", metavar="TYPE", help="of the result, e.g. float32 (default: the input's)")
     add("--on-overflow", choices=("clip", "refuse"), default="clip",

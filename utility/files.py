@@ -19,6 +19,12 @@ _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno
                errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.ETXTBSY, errno.ELOOP, errno.EIO)
 
 
+def require_file(path: Path) -> None:
+    """Raise UserError where `path` is a pipe, a device or a socket: to open a pipe waits, and a device may never end."""
+    if not path.is_file():
+        raise UserError(f"{path} is no ordinary file but a pipe, a device or a socket; give a file.")
+
+
 def refuse_existing(path: Path, overwrite: bool, hint: str = "--force") -> None:
     """Raise UserError when `path` exists and `overwrite` is False."""
     if not overwrite and os.path.lexists(path):

@@ -3,6 +3,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from utility.errors import UserError
+
+
+def require_memory(size: int, what: str | Path) -> None:
+    """Raise UserError where `what` needs more bytes than are free; small sizes are not looked at."""
+    if size > 64 << 20 and size > (free := free_memory()):
+        raise UserError(f"{what} needs {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free; use a smaller scene, "
+                        "or a larger machine.")
+
 
 def free_memory(root: str | Path = "/") -> int:
     """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not.

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from utility.cubes.layouts import readable, resolve, spelled
 from utility.cubes.values import marker_of
 from utility.degradation import DEFAULT_KIND, grid
 from utility.errors import UserError
+from utility.memory import require_memory
 
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
@@ -68,7 +70,7 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     """Read a scene into memory as it is stored: data type and values are the file's, in native byte order.
 
     Args:
-        path: MATLAB v5 or v7.3, HDF5, .npy, .npz, ENVI (header or data file), GeoTIFF or any raster GDAL opens.
+        path: MATLAB v5 or v7.3, HDF5, .npy, .npz, ENVI (header or data file), GeoTIFF or JPEG 2000.
         key: the array's name; needed where the file holds several arrays that may be the cube.
         layout: one of `layouts.LAYOUTS`; by default found from the array's shape.
         bands: the number of bands expected. It settles the layout; another number is refused.
@@ -81,6 +83,7 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         UserError: the file cannot be read, its key or layout is not clear, or it holds no real-valued cube.
     """
     scene = open_scene(path, key, layout, bands, size)
+    require_memory(math.prod(scene.cube.shape) * scene.cube.dtype.itemsize, path)
     try:
         scene.cube = load(scene.cube)
     except (UserError, MemoryError):

@@ -14,6 +14,8 @@ from utility.errors import UserError
 
 ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
+NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, "layout", "nodata", "normalised"}
+"""Of the arrays that are read beside the cube, in lower case."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
 

@@ -17,6 +17,7 @@ from utility.cubes import envi, hdf5, matlab, numpy_files, rasters
 from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, damaged
 from utility.cubes.layouts import reversed_layout
 from utility.errors import UserError
+from utility.files import require_file
 
 NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
 
@@ -51,13 +52,12 @@ TABLE = [
     Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
               numpy_files.open_npz, numpy_files.create_npz),
     Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
-              lambda path, head: head.startswith(b"ENVI") or (not head.startswith(rasters.TIFF) and bool(envi.header_of(path))),
+              lambda path, head: head.startswith(b"ENVI") or (not rasters.driver_of(head) and bool(envi.header_of(path))),
               envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True,
               is_scene=lambda path: not envi.header_of(path), files=envi.files_of),
-    Container("raster", "GeoTIFF or another raster", (".tif", ".tiff"),
-              lambda path, head: head.startswith(rasters.TIFF) or rasters.bands_of(path) is not None,
+    Container("raster", "GeoTIFF or JPEG 2000", (".tif", ".tiff"), lambda path, head: rasters.driver_of(head) is not None,
               rasters.open_raster, rasters.create_raster, NUMBERS, fixed_axes=True,
-              is_scene=rasters.is_scene, files=rasters.files_of),
+              is_scene=rasters.is_scene),
 ]
 
 
@@ -108,6 +108,7 @@ def open_stored(path: Path, key: str | None = None) -> Stored:
         raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
     if path.is_dir():
         raise UserError(f"{path} is a folder, where the file of a scene was expected; name one file in it.")
+    require_file(path)
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes), where a scene was expected; copy or download it again.")
     try:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from utility.errors import UserError
+from utility.memory import require_memory
 from utility.files import write_failure
 
 BLOCK = 32 << 20
@@ -184,6 +185,7 @@ def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Ite
         index = [slice(0, n) for n in cube.shape]
         index[axis] = slice(start, min(start + step, cube.shape[axis]))
         if axis or slab <= target:
+            require_memory(slab * step, "A block of the scene")
             yield tuple(index)
             continue
         rows = max(256, target * cube.shape[1] // (slab * step) // 256 * 256)  # whole tiles of a raster

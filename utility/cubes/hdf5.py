@@ -12,10 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from utility.cubes.companions import SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
+from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
 from utility.cubes.cube import CubeWriter, LazyCube, Stored, Target, damaged, reserve, writing
 from utility.cubes.layouts import stored_shape, writer_into
+from utility.errors import UserError
 from utility.files import replacing
+from utility.memory import require_memory
 
 NO_ARRAYS = ("char", "logical", "cell", "struct", "function_handle")
 """Classes of MATLAB that cannot hold a cube."""
@@ -29,11 +31,18 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
 
         def visit(name: str, item: Any) -> None:
             hidden = any(part.startswith("#") for part in name.split("/"))
-            if hidden or not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iufcV" or item.shape is None \
-                    or _matlab_class(item) in NO_ARRAYS:
+            if hidden or not isinstance(item, h5py.Dataset):
                 return
+            plan = item.id.get_create_plist()  # before the shape, for which HDF5 opens the other files
+            if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+                raise UserError(f"{path} holds the array '{name}', whose values lie in other files, and these are not opened; "
+                                "copy the values into one file.")
+            if item.dtype.kind not in "iufcV" or item.shape is None or _matlab_class(item) in NO_ARRAYS:
+                return
+            require_memory(math.prod(item.chunks or ()) * item.dtype.itemsize, f"{path}, one chunk of '{name}',")
             if 0 < item.size == max(item.shape, default=1) <= SMALL and item.dtype.kind in "iuf":
-                small[name] = item[()]
+                if name.rpartition("/")[2].lower() in NAMES:
+                    small[name] = item[()]
             elif item.ndim in (2, 3) and item.size:
                 arrays[name] = item
 

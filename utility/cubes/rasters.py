@@ -1,8 +1,9 @@
-"""GeoTIFF, read and written; any other raster that GDAL opens, read."""
+"""GeoTIFF, read and written; JPEG 2000, read."""
 from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
-from rasterio.windows import Window
+
+os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no address, whatever a file says
+
+import rasterio  # noqa: E402
+from rasterio.errors import RasterioError  # noqa: E402
+from rasterio.windows import Window  # noqa: E402
 
 from utility.cubes.companions import nanometres
 from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
 from utility.errors import UserError
 from utility.files import replacing
 
-PICTURES = {"PNG", "JPEG", "GIF", "BMP", "WEBP"}
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
+           **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xffO\xffQ"), "JP2OpenJPEG")}
+"""First bytes of a file -> the only driver that may open the file. Others follow what the file says to other files and to the
+network (VRT, WMS, ...)."""
 
 
 @contextmanager
@@ -32,33 +38,29 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def bands_of(path: Path) -> tuple[str, int] | None:
-    """(driver, number of bands) of a raster; None where GDAL does not open the file."""
-    try:
-        with quiet(), rasterio.open(path) as source:
-            return source.driver, source.count
-    except (RasterioError, OSError, ValueError):
-        return None
+def driver_of(head: bytes) -> str | None:
+    """The driver for a file with these first bytes; None for other files."""
+    return next((driver for start, driver in DRIVERS.items() if head.startswith(start)), None)
+
+
+def _opened(path: Path) -> Any:
+    with open(path, "rb") as file:
+        driver = driver_of(file.read(16))
+    return rasterio.open(path.absolute(), driver=driver)
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a raster in a folder is a scene: it has at least 2 bands and is no picture."""
-    driver, count = bands_of(path) or ("", 0)
-    return count >= 2 and driver not in PICTURES
-
-
-def files_of(path: Path) -> set[Path]:
-    """The files that a raster involves, such as the sources of a VRT."""
+    """Whether a raster in a folder is a scene: it has at least 2 bands."""
     try:
-        with quiet(), rasterio.open(path) as source:
-            return set(map(Path, source.files))
-    except RasterioError:
-        return set()
+        with quiet(), _opened(path) as source:
+            return source.count >= 2
+    except (RasterioError, OSError, ValueError):
+        return False
 
 
 def open_raster(path: Path, key: str | None) -> Stored:
     with quiet():
-        source = rasterio.open(path)
+        source = _opened(path)
     if source.count < 2:
         inside = f" of its own and {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
         raise UserError(f"{path} is a raster with {source.count} band{'s' * (source.count != 1)}{inside}, and a "
@@ -77,7 +79,9 @@ def open_raster(path: Path, key: str | None) -> Stored:
         except (RasterioError, OSError) as error:
             raise damaged(path, error) from error
 
+    tile = math.prod(source.block_shapes[0]) * np.dtype(source.dtypes[0]).itemsize
     by_pixel = source.interleaving is not None and source.interleaving.value == "PIXEL"
+    require_memory(tile * (source.count if by_pixel else 1), f"{path}, one tile of it,")
     cube = LazyCube((source.count, source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
     names = [text or "" for text in source.descriptions]
