@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
-import rasterio.shutil
+import rasterio
 import scipy.io
 import spectral.io.envi as envi
 from limits import room_for
@@ -338,19 +338,13 @@ def test_a_raster_of_one_band_is_refused(tmp_path: Path) -> None:
         read_scene(tmp_path / "one.tif")
 
 
-def test_bands_with_different_no_data_values_or_types_are_refused(tmp_path: Path) -> None:
-    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", count=1, height=4, width=4, dtype="int16"):
+def test_bands_with_different_no_data_values_are_refused(tmp_path: Path) -> None:
+    with rasterio.open(tmp_path / "mixed.tif", "w", driver="GTiff", count=2, height=4, width=4, dtype="int16"):
         pass
-    bands = "".join(f'<VRTRasterBand dataType="{kind}" band="{i}"><NoDataValue>{nodata}</NoDataValue><SimpleSource>'
-                    f'<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
-                    f'</VRTRasterBand>' for i, kind, nodata in ((1, "Int16", -1), (2, "Int16", -2)))
-    vrt = f'<VRTDataset rasterXSize="4" rasterYSize="4">{bands}</VRTDataset>'
-    (tmp_path / "mixed.vrt").write_text(vrt)
-    with pytest.raises(UserError, match=r"mixed\.vrt declares different no-data values.*-1.*-2"):
-        read_scene(tmp_path / "mixed.vrt")
-    (tmp_path / "types.vrt").write_text(vrt.replace('"Int16" band="2"', '"Float32" band="2"'))
-    with pytest.raises(UserError, match=r"types\.vrt has bands of different data types \(float32, int16\)"):
-        read_scene(tmp_path / "types.vrt")
+    bands = "".join(f'<PAMRasterBand band="{b}"><NoDataValue>-{b}</NoDataValue></PAMRasterBand>' for b in (1, 2))
+    (tmp_path / "mixed.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    with pytest.raises(UserError, match=r"mixed\.tif declares different no-data values.*-1.*-2"):
+        read_scene(tmp_path / "mixed.tif")
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -403,7 +397,7 @@ def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path, kind: str
 
 
 def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
-    """Header and data of an ENVI scene, whichever is named, read or written; the sources of a VRT; links by their target."""
+    """Header and data of an ENVI scene, whichever is named, read or written; links by their target."""
     save_envi(tmp_path / "low.hdr", cube_of())
     (tmp_path / "low.img").rename(tmp_path / "low.dat")
     save_envi(tmp_path / "low.hdr", cube_of())
@@ -411,18 +405,17 @@ def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
     (tmp_path / "low.hdr").rename(tmp_path / "scene.img.hdr")
     save_envi(tmp_path / "low.hdr", cube_of())
     (tmp_path / "link.tif").symlink_to(geotiff)
-    rasterio.shutil.copy(geotiff, tmp_path / "points.vrt", driver="VRT")
+    (tmp_path / "other.tif").symlink_to(geotiff)
 
     def names(name: str) -> set[str]:
         return {p.name for p in containers.files_of(tmp_path / name)}
 
     assert names("low.hdr") == names("low.img") | {"low.dat"} == {"low.hdr", "low.img", "low.dat"}
     assert names("scene.img") == {"scene.img", "scene.img.hdr"} and names("scene.hdr") == {"scene.img"}
-    assert names("points.vrt") == {"points.vrt", "scene.tif"}
     assert names("low.npy") == set()
     for first, second, shared in (("low.npy", "low.hdr", None), ("low.img", "low.hdr", "low.dat"),
                                   ("scene.hdr", "scene.img", "scene.img"),
-                                  ("link.tif", "points.vrt", "link.tif"), ("low.hdr", "scene.img", None)):
+                                  ("link.tif", "other.tif", "link.tif"), ("low.hdr", "scene.img", None)):
         found = containers.shared_file(tmp_path / first, tmp_path / second)
         assert (found and found.name) == shared
 

@@ -471,15 +471,9 @@ def test_a_header_that_disagrees_with_its_data_is_refused(tmp_path, changes, wor
         apply(source, tmp_path / "high.hdr")
 
 
-def test_a_raster_of_one_band_and_mixed_nodata_are_refused(tmp_path):
+def test_a_raster_of_one_band_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one\.tif is a raster with 1 band.*at least 2"):
         apply(geotiff(tmp_path / "one.tif", cube(1)), tmp_path / "high.tif")
-    (tmp_path / "mixed.vrt").write_text(
-        '<VRTDataset rasterXSize="24" rasterYSize="20">' + "".join(
-            f'<VRTRasterBand dataType="UInt16" band="{b}"><NoDataValue>{b}</NoDataValue></VRTRasterBand>' for b in (1, 2))
-        + "</VRTDataset>")
-    with pytest.raises(UserError, match=r"mixed\.vrt declares different no-data values"):
-        apply(tmp_path / "mixed.vrt", tmp_path / "high.tif")
 
 
 def test_nan_constant_and_dead_bands_are_refused_and_can_be_left_out(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import scipy.io
 
-from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout, times
+from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
 from utility.cubes.cube import CubeWriter, Stored, Target, writing
 from utility.cubes.layouts import as_cube, stored_shape
 from utility.files import replacing
@@ -55,7 +55,7 @@ class _Element:
         kind = CLASSES.get(flags & 0xFF, "unknown") if not flags & 0x200 else "logical"
         shape = tuple(map(int, self.part(256).view(f"{self.order}i4"))) if kind != "opaque" else ()
         if min(shape, default=0) < 0:
-            raise ValueError(f"an array of {times(shape)}")
+            raise ValueError(f"an array of {shape}")
         return self.part(256).tobytes().decode("latin-1"), kind, shape, bool(flags & 0x800)
 
     def part(self, most: int | None = None) -> np.ndarray:
@@ -121,7 +121,7 @@ def open_mat5(path: Path, key: str | None) -> Stored:
 
         def read(name: str) -> np.ndarray:
             element = _Element(file, found[name][2], order)
-            _, kind, shape, is_complex = element.header()
+            _, _, shape, is_complex = element.header()
             if is_complex:  # refused for its type
                 return np.broadcast_to(np.complex64(0), shape)
             array = element.part().reshape(shape, order="F")
@@ -134,7 +134,7 @@ def open_mat5(path: Path, key: str | None) -> Stored:
         if found.get("layout", ("",))[0] == "char":
             beside["layout"] = "".join(map(chr, read("layout").ravel()[:16]))
         arrays = {name: shape for name, shape in shapes.items() if name not in small}
-        others = ", ".join(f"{name} ({kind}, {times(shape)})" for name, (kind, shape, _) in found.items())
+        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items())
         key = choose_key(path, arrays, key, find_size(beside), others)
         return Stored(read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
                       planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1], **facts_in(beside))

@@ -15,14 +15,15 @@ import numpy as np
 
 os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no address, whatever a file says
 
-import rasterio  # noqa: E402
-from rasterio.errors import RasterioError  # noqa: E402
-from rasterio.windows import Window  # noqa: E402
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from utility.cubes.companions import nanometres
 from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
 from utility.errors import UserError
 from utility.files import replacing
+from utility.memory import require_memory
 
 DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
            **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xffO\xffQ"), "JP2OpenJPEG")}
