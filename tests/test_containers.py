@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
-import rasterio
 import scipy.io
 import spectral.io.envi as envi
 from limits import room_for
