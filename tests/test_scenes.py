@@ -285,6 +285,18 @@ def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_ne
     assert scaled(scene, scene.cube, 2).cube is scene.cube, "a cube of another size is not copied"
 
 
+def test_bands_that_the_header_marks_are_bad_and_bad_bands_can_be_kept_and_named() -> None:
+    scene = spoiled()
+    scene.metadata["header"]["bbl"] = ["1", "1", "0", "1", "0", "1", "1", "1"]
+    with pytest.raises(UserError, match="2 marked as bad in the header"):
+        clean(scene)
+    assert clean(scene, drop_bad_bands=True).metadata["source_bands"] == [0, 5, 7]
+    kept = clean(scene, keep_bad=True)
+    assert kept.cube.shape == scene.cube.shape and kept.metadata["bad_bands"] == [1, 2, 3, 4, 6]
+    assert np.isfinite(kept.cube[3]).all(), "single pixels are filled"
+    assert clean(scene, drop_bad_bands=True, keep_bad=True).metadata["source_bands"] == [0, 5, 7]
+
+
 def test_advice_about_bad_bands_never_ends_in_a_dead_end() -> None:
     holes = cube_of(3, 6, 6, "float32")
     holes[range(3), range(3), range(3)] = np.nan

@@ -28,7 +28,8 @@ class Reading:
     nodata: float | None = None  # where the file declares none, or a wrong one
 
 
-def open_as(path: Path, reading: Reading | None = None, card: Card | None = None, *, in_memory: bool = True) -> Scene:
+def open_as(path: Path, reading: Reading | None = None, card: Card | None = None, *, in_memory: bool = True,
+            keep_bad: bool = False) -> Scene:
     """The scene in a file, with the bands that a network can take.
 
     Options go before the card's fields. The card's wavelengths are taken where the file has none. A note on stderr says how
@@ -36,6 +37,7 @@ def open_as(path: Path, reading: Reading | None = None, card: Card | None = None
 
     Args:
         in_memory: read the cube; else leave it on disk (see `open_scene`).
+        keep_bad: keep bad bands and list them (see `clean`).
 
     Raises:
         UserError: the file cannot be read, its number of bands is not the card's, or bands are bad (see `clean`).
@@ -50,7 +52,7 @@ def open_as(path: Path, reading: Reading | None = None, card: Card | None = None
         scene.wavelengths = card.wavelengths
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
-    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands)
+    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
     if gone := int(np.sum(scene.metadata.get("missing", 0))):
         print(f"note: {path}: {gone} of {scene.cube.shape[1] * scene.cube.shape[2]} pixels are missing in all bands; their "
               "nearest neighbours stand in for them, and they are missing in a result again", file=sys.stderr)

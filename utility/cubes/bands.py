@@ -96,7 +96,7 @@ def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
 
 
 NOT_PER_BAND = {"map info", "projection info", "coordinate system string", "geo points", "pixel size", "class names",
-                "class lookup", "default bands", "source_bands"}
+                "class lookup", "default bands", "source_bands", "bad_bands"}
 
 
 def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[str, Any]:
@@ -115,22 +115,24 @@ def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[st
     return chosen
 
 
-def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
-          bands: str | Sequence[int] | None = None, drop: str | Sequence[int] | None = None) -> Scene:
+def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False, bands: str | Sequence[int] | None = None,
+          drop: str | Sequence[int] | None = None, *, keep_bad: bool = False) -> Scene:
     """The scene with bands that a network can take: the chosen ones, none of them bad.
 
-    Pixels that are invalid (NaN, infinite or no-data) in every band that has valid pixels are missing, such as those
-    outside a flight line. They make no band bad: they get the values of their nearest valid pixel, are remembered as
-    ``metadata["missing"]``, and are no-data again in results; a scene without a no-data value gets NaN.
+    A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has invalid pixels: NaN, infinite or
+    no-data. Pixels that are invalid in every band that has valid pixels are missing, such as those outside a flight line.
+    They make no band bad: they get the values of their nearest valid pixel, are remembered as ``metadata["missing"]``, and
+    are no-data again in results; a scene without a no-data value gets NaN.
 
     Args:
         scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels are filled.
         drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that are not filled.
         fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their band.
         bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from 0.
+        keep_bad: keep bad bands, filled where they can be; ``metadata["bad_bands"]`` holds their indices.
 
     Raises:
-        UserError: a band is bad and is neither dropped nor filled (the message names it), or fewer than 2 bands remain.
+        UserError: a band is bad and not dropped, filled or kept (the message names it), or fewer than 2 bands remain.
     """
     count = scene.cube.shape[0]
     wanted = parse_bands(bands, count) if bands is not None else list(range(count))
@@ -138,26 +140,41 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
         wanted = [b for b in wanted if b not in set(parse_bands(drop, count))]
     if len(wanted) < 2:
         raise UserError(f"{scene.place} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
-                        f"others.")
+                        "others.")
     scene = select_bands(scene, wanted)
     bad = find_bad_bands(scene.cube, scene.nodata)
-    if not bad:
+    marked = _marked(scene, {b.index for b in bad if not b.fillable})
+    if not bad and not marked:
         return scene
     partial = [b for b in bad if b.fillable]
     missing = _missing(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
-    refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata)]
+    refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
+    refused += [BadBand(i, "marked as bad in the header") for i in marked]
+    refused.sort(key=lambda b: b.index)
     kept = sorted(set(range(len(wanted))) - {b.index for b in refused})
     flags = ["--drop-bad-bands to leave these bands out"] if len(kept) >= 2 else []
     if any(b.fillable for b in refused):
         flags.append("--fill-nodata to fill single pixels from their neighbours")
-    if refused and not (drop_bad_bands and len(kept) >= 2):
+    carry = keep_bad and not drop_bad_bands
+    if refused and not ((drop_bad_bands or carry) and len(kept) >= 2):
         named = _summary(refused, scene.metadata.get("source_bands", range(count)))
         advice = f"give {' or '.join(flags)}" if flags else "the others are too few to work on; use another scene"
         raise UserError(f"{scene.place} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): {named}; "
                         f"{advice}.")
-    scene = select_bands(scene, kept)
-    return _filled(scene, missing) if partial and (gone or fill_nodata) else scene
+    if carry and refused:
+        scene = dataclasses.replace(scene, metadata={**scene.metadata, "bad_bands": [b.index for b in refused]})
+    else:
+        scene = select_bands(scene, kept)
+    return _filled(scene, missing) if partial and (gone or fill_nodata or carry) else scene
+
+
+def _marked(scene: Scene, known: set[int]) -> list[int]:
+    """The bands that an ENVI header's `bbl` marks as bad with a 0, but for the known ones."""
+    listed = scene.metadata.get("header", {}).get("bbl", [])
+    if not isinstance(listed, list) or len(listed) != len(scene.cube):
+        return []
+    return [i for i, flag in enumerate(listed) if flag.strip() in ("0", "0.0") and i not in known]
 
 
 def _missing(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
