@@ -170,8 +170,8 @@ def test_a_file_that_claims_more_than_the_machine_has_is_refused_by_size(tmp_pat
     side = 1 << 18
     with h5py.File(tmp_path / "sparse.h5", "w") as file:
         file.create_dataset("cube", (4, side, side), "f4", chunks=(1, 64, 64))
-    with rasterio.open(tmp_path / "sparse.tif", "w", driver="GTiff", count=4, height=side, width=side, dtype="u2", tiled=True,
-                       blockxsize=65536, blockysize=65536, SPARSE_OK=True, BIGTIFF="YES"):
+    with rasterio.open(tmp_path / "sparse.tif", "w", "GTiff", side, side, 4, dtype="uint16", tiled=True, BIGTIFF="YES",
+                       blockxsize=65536, blockysize=65536, SPARSE_OK=True):
         pass
     with open(tmp_path / "sparse.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (4, side, side)})
