@@ -3,6 +3,7 @@
     python hsi_sr.py -a biqrnn_16_5                                       the sample database, the released recipe
     python hsi_sr.py --recipe fast --iterations 400                       a quick start from better weights
     python hsi_sr.py -a biqrnn_16_5 --data data/lmdb/icvl.lmdb --scale 2,4,8 --amp bf16
+    python hsi_sr.py --data data/lmdb/icvl.lmdb data/lmdb/pavia_center.lmdb --weights 3 1      both train the same weights
     python hsi_sr.py -r -rp runs/NAME/last.pth                            go on with an interrupted run
     python hsi_sr.py --init runs/NAME/best.pth --data data/lmdb/salinas.lmdb     fine-tune on other scenes, any bands
     python hsi_sr.py --data data/lmdb/icvl.lmdb --dry-run                 say what would run, and stop
@@ -22,7 +23,7 @@ from models import name_forms
 from models.pooling import BACKENDS
 from utility.augment import MODES
 from utility.configuration import LOSSES, RECIPES, configure
-from utility.degradation import KINDS
+from utility.degradation import DEFAULT_KIND, KINDS, STARTS
 from utility.devices import AMP
 from utility.errors import UserError, run_script, whole_numbers
 from utility.plan import prepare
@@ -51,15 +52,21 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
-    add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: spatial, or the checkpoint's)")
+    add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: {DEFAULT_KIND}, or the checkpoint's)")
+    add("--start", choices=STARTS, help="the image that the network gets and adds its residual to "
+        f"(default: {_of('start')}, or the checkpoint's)")
+    add("--noise", type=float, metavar="SIGMA", help="standard deviation of white noise on the low-resolution cube, whose "
+        "values are in [0, 1] (default: 0, or the checkpoint's)")
     add = parser.add_argument_group("start").add_argument
     add("-r", "--resume", action="store_true", help="go on with the run of -rp: all as it was, but for what is given")
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint to go on from")
     add("--init", metavar="CKPT", help="take its weights alone; optimizer and schedule start anew")
     add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="DB", help="LMDB folder (default: data/lmdb/sample.lmdb)")
+    add("--data", nargs="+", metavar="DB", help="LMDB folders; each batch is of one of them (default: data/lmdb/sample.lmdb)")
+    add("--weights", nargs="+", type=float, metavar="W", help="share of the steps that each gets (default: by its patches)")
     add("--augment", choices=MODES, help="on the fly; spatial: 8 rotations and flips, spectral: band reversal besides, "
         "reference: the released ones (default: spatial)")
+    add("--band-window", type=int, metavar="N", help="each patch is a random run of N neighbouring bands (default: all bands)")
     add("--val-batches", type=int, metavar="N", help="validate on N batches at most (default: all)")
     add("--threads", type=int, metavar="N", help="loader processes (default: 0 on a CPU, up to 4 with a GPU)")
     add = parser.add_argument_group("recipe (defaults: released, fast)").add_argument
@@ -103,7 +110,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _of(field: str) -> str:
-    return ", ".join(f"{RECIPES[name][field]:g}" for name in RECIPES)
+    values = (RECIPES[name][field] for name in RECIPES)
+    return ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 if __name__ == "__main__":

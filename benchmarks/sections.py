@@ -226,13 +226,13 @@ def time_data(setup: Setup, done: dict[str, Rows]) -> Rows:
         built = measure.in_fresh_process(ROOT, CUT, source=source, out=out, side=side)
         patches = LMDBDataset(out)
         for workers in (1, 0):
-            loader = training_loader(patches, 2 if len(patches) < 64 else 16, seed=0, threads=workers)
-            times = []
+            loader = training_loader([patches], 2 if len(patches) < 64 else 16, seed=0, threads=workers)
+            steps, times = len(loader), []
             for epoch in range(1 + max(2, setup.timing.repeats)):
-                loader.batch_sampler.set_position(epoch, 0)
+                loader.batch_sampler.set_position(epoch * steps, (epoch + 1) * steps)
                 times.append(measure.time_call(partial(deque, loader, maxlen=0), CPU))
             rows.append({"work": "one worker" if workers else "no worker", **summarise(times[1:]),
-                         "patches/s": len(loader) * loader.batch_sampler.batch / np.median(times[1:]).item()})
+                         "patches/s": len(patches) / np.median(times[1:]).item()})
     return [*rows, {"work": f"cut {built['patches']} from 31x{side}x{side}", "time": built["time"],
                     "patches/s": built["patches"] / built["time"], "process": built["process"]}]
 

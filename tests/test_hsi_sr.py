@@ -40,7 +40,7 @@ def test_without_a_flag_it_is_the_released_recipe():
     config = configure(hsi_sr.parse([]))
     assert (config.arch, config.recipe, config.loss, config.batch, config.epochs) == ("biqrnn_16_5", "released", "mse", 16, 50)
     assert (config.lr, config.min_lr, config.wd, config.seed, config.scales) == (1e-4, 5e-5, 0, 2021, (4,))
-    assert (config.degradation, config.augment, config.data) == ("spatial", "spatial", "data/lmdb/sample.lmdb")
+    assert (config.degradation, config.augment, config.data) == ("gaussian", "spatial", ("data/lmdb/sample.lmdb",))
 
 
 def test_the_flags_of_the_released_scripts_are_understood():
@@ -76,7 +76,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys
     assert hsi_sr.main(["-a", "biqrnn_4_2", "--data", data, "-b", "3", "-n", "5", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "8,427 parameters" in said and "8 patches of 3x8x8 for training, 4 for validation" in said
-    assert "10 iterations, 5 epochs of 2 steps" in said
+    assert "15 iterations, 5 epochs of 3 steps" in said
     assert json.loads(said[said.index("{"):])["batch"] == 3
     assert list(tmp_path.iterdir()) == []
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utility.errors import UserError
-from utility.loader import DeviceBatches, Epochs, stopped_at_the_end, training_loader, validation_loader
+from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 
 CPU = torch.device("cpu")
 
@@ -35,47 +35,71 @@ class Broken(Numbered):
         raise UserError(f"x.lmdb has no record {index:08d}; build it again.")
 
 
-def epoch_of(loader, epoch: int, first: int = 0) -> list[torch.Tensor]:
-    loader.batch_sampler.set_position(epoch, first)
+def passed(loader, number: int, first: int = 0) -> list[torch.Tensor]:
+    """The batches of a pass over one database, from `first` on."""
+    steps = sum(loader.batch_sampler.passes)
+    loader.batch_sampler.set_position(number * steps + first, (number + 1) * steps)
     return list(loader)
 
 
-def test_an_epoch_visits_every_patch_once_and_leaves_out_what_fills_no_batch():
-    batches = epoch_of(training_loader(Numbered(11), 3, seed=1), 0)
-    seen = torch.cat(batches)[:, 1, 0, 0].tolist()
-    assert len(batches) == 3 and len(set(seen)) == 9 and set(seen) <= set(range(11))
+def numbers(batches: list[torch.Tensor]) -> list[float]:
+    return [n for batch in batches for n in batch[:, 1, 0, 0].tolist()]
 
 
-def test_the_order_changes_with_the_epoch_and_with_the_seed_alone():
-    def order(seed, epoch):
-        sampler = Epochs(50, 5, seed)
-        sampler.set_position(epoch, 0)
-        return [key for batch in sampler for key in batch]
+def test_a_pass_takes_every_patch_once_and_the_last_few_are_a_batch_too():
+    batches = passed(training_loader([Numbered(11)], 3, seed=1), 0)
+    assert [len(batch) for batch in batches] == [3, 3, 3, 2] and sorted(numbers(batches)) == list(range(11))
+
+
+def test_the_order_changes_with_the_pass_and_with_the_seed_alone():
+    def order(seed, number):
+        return numbers(passed(training_loader([Numbered(50)], 5, seed=seed), number))
 
     assert order(1, 0) == order(1, 0)
-    assert [i for _, i in order(1, 0)] != [i for _, i in order(1, 1)] != [i for _, i in order(2, 1)]
+    assert order(1, 0) != order(1, 1) != order(2, 1)
 
 
-def test_the_augmentation_of_a_patch_changes_with_the_epoch():
-    loader = training_loader(Numbered(16), 16, seed=1, mode="spatial")
-    turned = [{int(p[1, 0, 0]): tuple(np.argwhere(p[0].numpy() == -1)[0]) for p in epoch_of(loader, e)[0]} for e in (0, 1)]
+def test_the_augmentation_of_a_patch_changes_with_the_pass():
+    loader = training_loader([Numbered(16)], 16, seed=1, mode="spatial")
+    turned = [{int(p[1, 0, 0]): tuple(np.argwhere(p[0].numpy() == -1)[0]) for p in passed(loader, e)[0]} for e in (0, 1)]
     assert len(set(turned[0].values())) > 2
     assert turned[0] != turned[1]
 
 
+def test_a_band_window_is_a_run_of_neighbouring_bands_that_changes_from_patch_to_patch():
+    loader = training_loader([[np.arange(9, dtype=np.float32)[:, None, None] * np.ones((9, 4, 4), np.float32)] * 60], 60,
+                             seed=1, window=5)
+    runs = [patch[:, 0, 0].tolist() for patch in passed(loader, 0)[0]]
+    assert all(run == list(np.arange(5) + run[0]) for run in runs) and len({run[0] for run in runs}) == 5
+    assert passed(training_loader([Numbered(4)], 4, seed=1, window=5), 0)[0].shape == (4, 3, 4, 4)
+
+
+def test_databases_take_turns_by_their_share_from_the_start_of_the_training():
+    loader = training_loader([Numbered(8), Numbered(100)], 4, seed=1, weights=(3, 1))
+    turns = loader.batch_sampler
+    turns.set_position(0, 40)
+    whole = list(turns)
+    assert all(len({database for database, _, _ in keys}) == 1 for keys in whole)
+    assert [sum(keys[0][0] for keys in whole[i:i + 4]) for i in range(0, 40, 4)] == [1] * 10
+    small = [keys for keys in whole if keys[0][0] == 0]
+    assert sorted(index for keys in small[2:4] for _, _, index in keys) == list(range(8))  # its second pass
+    turns.set_position(13, 40)
+    assert list(turns) == whole[13:]
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_change_nothing_and_live_through_the_epochs(context):
-    alone = training_loader(Numbered(12), 4, seed=5)
-    helped = training_loader(Numbered(12), 4, seed=5, threads=2, context=context)
+def test_workers_change_nothing_and_live_through_the_passes(context):
+    alone = training_loader([Numbered(12)], 4, seed=5)
+    helped = training_loader([Numbered(12)], 4, seed=5, threads=2, context=context)
     with stopped_at_the_end(helped):
-        for epoch in (0, 1, 7):
-            assert all(map(torch.equal, epoch_of(alone, epoch), epoch_of(helped, epoch)))
+        for number in (0, 1, 7):
+            assert all(map(torch.equal, passed(alone, number), passed(helped, number)))
 
 
-def test_an_epoch_goes_on_after_its_first_batches_as_if_it_had_not_stopped():
-    loader = training_loader(Numbered(20), 4, seed=3)
-    whole, rest = epoch_of(loader, 2), epoch_of(loader, 2, first=3)
-    assert len(rest) == 2 and all(torch.equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+def test_a_pass_goes_on_after_its_first_batches_as_if_it_had_not_stopped():
+    loader = training_loader([Numbered(20)], 4, seed=3)
+    whole, rest = passed(loader, 2), passed(loader, 2, first=3)
+    assert len(rest) == 2 and all(map(torch.equal, whole[3:], rest))
 
 
 def test_validation_keeps_the_order_and_the_last_few():

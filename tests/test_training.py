@@ -32,7 +32,7 @@ from utility.training import train
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_database(path: Path, count: int = 14, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
+def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
                   seed: int = 0) -> str:
     """Patches of sharp regions of smooth spectra."""
     rng = np.random.default_rng(seed)
@@ -110,10 +110,15 @@ def after_step(monkeypatch, action) -> None:
     monkeypatch.setattr(training, "train_step", train_step)
 
 
+def first_validation(plan) -> dict[str, float]:
+    """Of the network that has made no step."""
+    return training.validate(plan.state(), {"one": validation_loader(plan.sources[0].validation, 4)})[0]
+
+
 def validating(monkeypatch, *rows: dict[str, float]) -> None:
     """The validations find these rows, one after the other; the last one for ever."""
     left = list(rows)
-    plain = {"val_loss": 1.0, "psnr": 20.0, "interpolation_psnr": 20.0, "gain": 0.0}
+    plain = {"val_loss": 1.0, "psnr": 20.0, "interpolation_psnr": 20.0, "gain": 0.0, "backprojection_gain": 0.0}
     monkeypatch.setattr(training, "validate", lambda *_: (
         plain | (left.pop(0) if len(left) > 1 else left[0]), np.zeros((1, 1, 3), np.uint8)))
 
@@ -121,14 +126,30 @@ def validating(monkeypatch, *rows: dict[str, float]) -> None:
 # --- what it learns ---------------------------------------------------------------------------------------------------
 
 def test_the_fast_recipe_passes_the_interpolation_on_patches_it_has_not_seen(data):
-    result = train(config(data, recipe="fast", arch="biqrnn_4_1", iterations=25, lr=2e-2, scales=(2,), record_interval=99))
+    result = train(config(data, recipe="fast", arch="biqrnn_4_1", iterations=30, lr=3e-2, scales=(2,), degradation="spatial",
+                          record_interval=99))
     assert result.psnr > result.interpolation_psnr + 0.1
 
 
-def test_the_fast_recipe_starts_as_the_interpolation(data):
-    plan = prepare(config(data, recipe="fast"))
-    row, _ = training.validate(plan.state(), validation_loader(plan.validation, 4))
-    assert row["gain"] == 0 and row["psnr"] > 10
+@pytest.mark.parametrize(("start", "other"), [("interpolation", "backprojection"), ("backprojection", "interpolation")])
+def test_the_fast_recipe_starts_as_the_start_image(data, start, other):
+    row = first_validation(prepare(config(data, recipe="fast", start=start)))
+    assert row["psnr"] == row[f"{start}_psnr"] > 10 and row["psnr"] != row[f"{other}_psnr"]
+
+
+def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_drawn_by_the_seed(data):
+    plain, noisy, again, other = (first_validation(prepare(config(data, recipe="fast", **changes))) for changes in (
+        {}, {"noise": 0.05}, {"noise": 0.05}, {"noise": 0.05, "seed": 1}))
+    lost = {name: plain[f"{name}_psnr"] - noisy[f"{name}_psnr"] for name in ("interpolation", "backprojection")}
+    assert lost["backprojection"] > lost["interpolation"] + 1 and lost["interpolation"] > 0
+    assert noisy == again and noisy["psnr"] != other["psnr"]
+
+
+def test_noise_differs_from_step_to_step(data, monkeypatch):
+    real, drawn = training.add_noise, []
+    monkeypatch.setattr(training, "add_noise", lambda low, *how: (drawn.append(real(low, *how) - low), drawn[-1] + low)[1])
+    train(config(data, noise=0.1, iterations=2))
+    assert not torch.equal(drawn[0], drawn[1]) and drawn[0].std() == pytest.approx(0.1, rel=0.2)
 
 
 def test_the_released_recipe_lowers_its_loss(data):
@@ -175,9 +196,12 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
 @pytest.mark.parametrize(("stop", "changes"), [
     (1, {"recipe": "fast", "iterations": 5}),
     (3, {"recipe": "released", "epochs": 2}),
-    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2}),
-], ids=["fast", "released", "scales"])
-def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, monkeypatch, changes, stop):
+    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01}),
+    (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
+], ids=["fast", "released", "scales", "databases"])
+def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
+    if "weights" in changes:
+        data = data, make_database(tmp_path / "more.lmdb", shape=(7, 8, 12))
     whole = train(config(data, run_dir="whole", cuda=False, **changes))
     with monkeypatch.context() as patch:
         interrupt_at(patch, stop)
@@ -251,7 +275,8 @@ def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
     rows = history(run)
     for row in rows:
         step = int(row["iteration"])
-        for name in ("loss", "val_loss", "psnr", "interpolation_psnr", "gain", "gain_x2", "gain_x4", "lr", "data_wait"):
+        for name in ("loss", "val_loss", "psnr", "interpolation_psnr", "backprojection_psnr", "gain", "backprojection_gain",
+                     "gain_x2", "gain_x4", "lr", "data_wait"):
             assert scalars[step, f"epoch/{name}"] == pytest.approx(float(row[name]), rel=1e-5)
     assert {step for step, tag in scalars if tag == "step/lr"} >= {3, 6}
     images = [(step, value.image) for step, value in values if value.HasField("image")]
@@ -260,19 +285,27 @@ def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
 
 
 def test_a_checkpoint_says_what_was_trained(data):
-    result = train(config(data, epochs=1, scales=(2,), degradation="bicubic"))
+    result = train(config(data, epochs=1, scales=(2,), degradation="bicubic", start="backprojection", noise=0.01))
     saved = contents(result.best)
     assert {"net", "optimizer", "psnr", "loss", "epoch", "iteration"} <= set(saved)
     assert (saved["arch"], saved["scale"], saved["degradation"], saved["bands"]) == ("biqrnn_4_2", 2, "bicubic", 5)
+    assert (saved["start"], saved["noise"]) == ("backprojection", 0.01)
     assert (saved["epoch"], saved["iteration"], saved["psnr"]) == (1, 3, result.psnr)
+    again = configure({"init": str(result.best)})
+    assert (again.scales, again.degradation, again.start, again.noise) == ((2,), "bicubic", "backprojection", 0.01)
+    del saved["start"], saved["noise"]  # as in checkpoints from before there was a choice
+    torch.save(saved, "old.pth")
+    assert (configure({"init": "old.pth"}).start, configure({"init": "old.pth"}).noise) == ("interpolation", 0.0)
     assert create_model("biqrnn_4_2").load_state_dict(saved["net"])
 
 
-def test_best_is_the_best_and_last_the_last(data, monkeypatch):
-    validating(monkeypatch, {"psnr": 21.0}, {"psnr": 23.0}, {"psnr": 22.0})
-    train(config(data, run_dir="r"))
-    assert contents("r/best.pth")["epoch"] == 2 and contents("r/last.pth")["epoch"] == 3
-    assert contents("r/last.pth")["best_psnr"] == 23
+@pytest.mark.parametrize(("recipe", "best"), [("released", 1), ("fast", 2)])
+def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(data, monkeypatch, recipe, best):
+    rows = [{"psnr": 21.0, "val_loss": 0.1}, {"psnr": 23.0, "val_loss": 0.2}, {"psnr": 22.0, "val_loss": 0.3}]
+    validating(monkeypatch, *rows)
+    train(config(data, run_dir="r", recipe=recipe))
+    assert contents("r/best.pth")["epoch"] == best and contents("r/last.pth")["epoch"] == 3
+    assert contents("r/last.pth")["best_psnr"] == rows[best - 1]["psnr"]
 
 
 def test_a_run_interrupted_in_its_first_epoch_leaves_its_last_state_and_says_so(data, monkeypatch, capsys):
@@ -306,7 +339,7 @@ def test_init_takes_weights_network_and_problem_and_starts_anew_on_any_bands(dat
     assert (plan.config.arch, plan.config.scales, plan.config.degradation) == ("biqrnn_4_2", (2,), "gaussian")
     assert same(dict(plan.net.state_dict()), dict(contents("first/best.pth")["net"]))
     result = train(configure({"init": "first/best.pth", "data": other, "epochs": 1, "batch": 5, "run_dir": "second",
-                              "scales": (4,), "tensorboard": False, "quiet": True}))
+                              "scales": (4,), "tensorboard": False, "quiet": True, "recipe": "released"}))
     saved = contents(result.last)
     assert (saved["epoch"], saved["iteration"], saved["bands"], saved["scale"]) == (1, 2, 9, 4)
     assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {2}
@@ -372,15 +405,15 @@ def test_a_resumed_run_keeps_its_recipe(data):
 
 @pytest.mark.parametrize("order", ["turn", "random"])
 def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, order):
-    real, scales = training.downsample, []
-    monkeypatch.setattr(training, "downsample", lambda gt, scale, kind: (scales.append(scale), real(gt, scale, kind))[1])
+    real, scales = training.start_image, []
+    monkeypatch.setattr(training, "start_image", lambda low, scale, *how: (scales.append(scale), real(low, scale, *how))[1])
     validating(monkeypatch, {})
     small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8), "scale_order": order}
     train(config(data, **small))
     first, scales = scales, []
     train(config(data, run_dir="again", **small))
     assert first == scales and set(scales) == {2, 4, 8}
-    assert (scales == [2, 4, 8] * 3 + [2]) == (order == "turn")
+    assert (scales == [2, 4, 8] * 3) == (order == "turn")
 
 
 def test_every_scale_is_validated(data):
@@ -393,13 +426,15 @@ def test_every_scale_is_validated(data):
 
 def test_a_database_without_validation_holds_out_its_last_patches(tmp_path):
     plan = prepare(config(make_database(tmp_path / "whole.lmdb", count=20, validation=0)))
-    assert len(plan.training) + len(plan.validation) == 20 and len(plan.validation) == 2
+    assert (len(plan.sources[0].training), len(plan.sources[0].validation)) == (18, 2)
     assert "held out" in plan.notes[0]
 
 
-def test_a_database_smaller_than_a_batch_is_one_batch(data):
-    plan = prepare(config(data, batch=64))
-    assert plan.batch == 10 and plan.steps == 1 and "10 patches instead of 64" in plan.notes[0]
+def test_a_pass_takes_every_patch_also_those_that_do_not_fill_a_batch(data, monkeypatch):
+    real, sizes = training.train_step, []
+    monkeypatch.setattr(training, "train_step", lambda state, net, gt: (sizes.append(len(gt)), real(state, net, gt)))
+    train(config(data, batch=4, epochs=1))
+    assert sizes == [4, 4, 1] and prepare(config(data, batch=64)).steps == 1
 
 
 def test_patches_are_cropped_to_what_scale_and_network_need(tmp_path):
@@ -408,8 +443,32 @@ def test_patches_are_cropped_to_what_scale_and_network_need(tmp_path):
     assert "cropped to 16x20" in (result.run / "log.txt").read_text()
 
 
+def test_several_databases_of_other_bands_train_the_same_weights_and_each_is_validated(data, tmp_path):
+    more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), seed=1, count=9, validation=3)
+    result = train(config((data, more), scales=(2,), epochs=1, run_dir="r", quiet=False, cuda=False))
+    row = contents(result.last)["history"][0]
+    assert result.iteration == 3 + 2
+    assert row["gain"] == pytest.approx((row["gain_small"] + row["gain_more"]) / 2)
+    assert "more +" in (result.run / "log.txt").read_text() or "more -" in (result.run / "log.txt").read_text()
+    assert contents(result.last)["bands"] == [5, 9]
+    alone = first_validation(prepare(configure({"init": "r/last.pth", "data": data})))
+    assert alone["gain"] == pytest.approx(row["gain_small"])
+
+
+def test_weights_share_the_steps_of_several_databases(data, tmp_path, monkeypatch):
+    more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), count=9, validation=3)
+    bands = []
+    real = training.train_step
+    monkeypatch.setattr(training, "train_step", lambda state, net, gt: (bands.append(gt.shape[1]), real(state, net, gt)))
+    validating(monkeypatch, {})
+    train(config((data, more), scales=(2,), iterations=12, weights=(1, 3), arch="biqrnn_1_1"))
+    assert bands.count(5) == 3 and bands[:4].count(5) == 1
+    with pytest.raises(UserError, match="2 weights for 1 databases"):
+        config(data, weights=(1, 3))
+
+
 def test_validation_can_be_limited(data):
-    assert len(prepare(config(data, val_batches=1)).validation) == 3
+    assert len(prepare(config(data, val_batches=1)).sources[0].validation) == 3
 
 
 def test_bfloat16_trains_to_nearly_the_same(data):

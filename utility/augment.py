@@ -1,4 +1,4 @@
-"""Rotations and flips of a patch, and reversals of its bands, drawn by (seed, epoch, index).
+"""Rotations and flips of a patch, reversals and windows of its bands, drawn by (seed, epoch, index).
 
 The draw depends on nothing else, so a training that is resumed, or has other workers, sees the same patches.
 """
@@ -32,6 +32,14 @@ def augment(patch: np.ndarray, mode: str, seed: int, epoch: int, index: int) -> 
     if reverse and mode != "spatial":
         patch = patch[::-1]
     return np.ascontiguousarray(dihedral(patch, turns, flip))
+
+
+def band_window(patch: np.ndarray, bands: int | None, seed: int, epoch: int, index: int) -> np.ndarray:
+    """A random run of neighbouring bands of `patch` (B, h, w), as a view; all of them for None, or where B is not larger."""
+    if bands is None or bands >= len(patch):
+        return patch
+    first = int(np.random.default_rng((seed, epoch, index, 1)).integers(len(patch) - bands + 1))
+    return patch[first:first + bands]
 
 
 def dihedral(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:

@@ -7,20 +7,23 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
 from utility.augment import MODES
 from utility.checkpoints import describe_checkpoint, load_checkpoint
-from utility.degradation import downsample
+from utility.degradation import DEFAULT_KIND, STARTS, check
 from utility.devices import AMP
 from utility.errors import UserError
 from utility.losses import band_loss
 
 # What a recipe sets where the configuration does not.
 RECIPES: dict[str, dict[str, Any]] = {
-    "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0},
-    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30},
+    "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0, "start": "interpolation",
+                 "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
+    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30, "start": "interpolation",
+             "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
+    "finetune": {"batch": 4, "lr": 2e-4, "min_lr": 0.0, "last_lr": 0.2, "warmup": 50, "start": "backprojection",
+                 "epochs": None, "iterations": 1000, "epoch_steps": 25, "patience": 10},
 }
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
 
@@ -32,26 +35,33 @@ class TrainingConfig:
     # the network
     arch: str = "biqrnn_16_5"
     options: dict[str, Any] = field(default_factory=dict)  # of the network; see `Network.options`
+    freeze: tuple[str, ...] = ()            # top-level parts of the network that keep their weights
     resume: str | None = None               # checkpoint to go on from: weights, optimizer, schedule, position
     init: str | None = None                 # checkpoint of which the weights alone are taken
     # the problem
     scales: tuple[int, ...] = (4,)
     scale_order: str = "turn"               # with several scales: in turn, or at random
-    degradation: str = "spatial"
+    degradation: str = DEFAULT_KIND
+    noise: float = 0.0                      # standard deviation, of the low-resolution cube
+    start: str | None = None                # the image that the network gets and adds its residual to
     # the data
-    data: str = "data/lmdb/sample.lmdb"
+    data: tuple[str, ...] = ("data/lmdb/sample.lmdb",)
+    weights: tuple[float, ...] | None = None  # share of the steps that each database gets; None: by its patches
     augment: str = "spatial"
-    val_batches: int | None = None          # validate on this many batches at most
+    band_window: int | None = None          # neighbouring bands of a patch that are taken; None: all
+    val_batches: int | None = None          # validate on this many batches of each database at most
     threads: int | None = None              # loader processes; None: 0 on a CPU, else up to 4
     # the recipe
     recipe: str = "released"
     batch: int | None = None                # patches
-    epochs: int = 50
+    epochs: int | None = None
     iterations: int | None = None           # steps; takes the place of `epochs`
+    epoch_steps: int | None = None          # an epoch is as many passes over the data as have this many steps
+    patience: int | None = None             # epochs without a better validation after which the run ends; 0: never
     lr: float | None = None
     min_lr: float | None = None
-    last_lr: float | None = None            # of the reconstructor, as a share of lr (see `State`)
-    warmup: int | None = None               # steps (fast)
+    last_lr: float | None = None            # of the last layer, as a share of lr (see `State`)
+    warmup: int | None = None               # steps (not in the released recipe)
     wd: float = 0.0
     clip: float = 0.0                       # largest norm of the gradient; 0: any
     loss: str = "mse"
@@ -73,31 +83,38 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Set what the recipe sets; refuse values that no run can have (UserError)."""
+        self.data = (self.data,) if isinstance(self.data, str) else self.data
+        for name in ("scales", "data", "freeze", "weights", "gpu_ids"):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, tuple(value))
         for name, choices in (("recipe", RECIPES), ("loss", LOSSES), ("amp", AMP), ("augment", MODES),
-                              ("scale_order", ("turn", "random"))):
+                              ("start", (*STARTS, None)), ("scale_order", ("turn", "random"))):
             if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(filter(None, choices))}.")
         for name, value in RECIPES[self.recipe].items():
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and not (name == "iterations" and self.epochs is not None):
                 setattr(self, name, value)
-        self.scales = tuple(self.scales)
-        self.gpu_ids = None if self.gpu_ids is None else tuple(self.gpu_ids)
         for names, low, above in (
-            (("batch", "epochs", "iterations", "val_batches", "record_interval"), 1, False),
-            (("threads", "warmup", "seed", "min_lr", "wd", "clip"), 0, False),
-            (("lr", "last_lr"), 0, True),
+            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "band_window"), 1, False),
+            (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
+            (("lr", "last_lr", "weights"), 0, True),
         ):
             for name in names:
                 value = getattr(self, name)
-                if value is not None and not (low < value < math.inf if above else low <= value < math.inf):
-                    raise UserError(f"{name} is {value}; give a number {'above' if above else 'of at least'} {low}.")
+                for number in value if isinstance(value, tuple) else () if value is None else (value,):
+                    if not (low < number < math.inf if above else low <= number < math.inf):
+                        raise UserError(f"{name} is {number}; give a number {'above' if above else 'of at least'} {low}.")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise UserError(f"The scales are {list(self.scales)}; give one or several different ones, such as 2,4,8.")
         for scale in self.scales:
             try:
-                downsample(torch.zeros(1, 24, 24), scale, self.degradation)
+                check(scale, self.degradation)
             except ValueError as error:
-                raise UserError(f"{str(error)[0].upper()}{str(error)[1:].rstrip('.')}.") from error
+                raise UserError(f"A low-resolution cube cannot be made: {error}.") from error
+        if not self.data or len(set(self.data)) < len(self.data):
+            raise UserError(f"The databases are {', '.join(self.data) or 'none'}; give one or several different ones.")
+        if self.weights and len(self.weights) != len(self.data):
+            raise UserError(f"There are {len(self.weights)} weights for {len(self.data)} databases; give one for each.")
         if self.resume and self.init:
             raise UserError("Both --resume and --init were given; the first goes on with a run, the second starts one from "
                             "another's weights: choose.")
@@ -106,9 +123,9 @@ class TrainingConfig:
 def configure(given: Mapping[str, Any]) -> TrainingConfig:
     """The configuration of a run from the fields that were given.
 
-    A resumed run keeps its own configuration but for what is given, and goes on in its folder if the checkpoint is its
-    last one; a run that takes over weights keeps their network, scale and degradation but for what is given. Everything
-    else is `TrainingConfig`'s default.
+    A resumed run keeps its own configuration but for what is given, and goes on in its folder if the checkpoint is its last
+    one. A run that takes over weights keeps their network and problem but for what is given, and its recipe is `finetune`
+    unless another is given. Everything else is `TrainingConfig`'s default.
 
     Raises:
         UserError: a value, or a combination, that cannot be; a checkpoint that cannot be read.
@@ -118,10 +135,14 @@ def configure(given: Mapping[str, Any]) -> TrainingConfig:
         return TrainingConfig(**given)
     checkpoint = load_checkpoint(source)
     info = describe_checkpoint(checkpoint, source, given.get("arch"), given.get("options"))
-    base: dict[str, Any] = {"arch": info.arch, "options": {} if info.unsaid else info.options}
+    # A checkpoint without a start is of the time when there was one.
+    base: dict[str, Any] = {"arch": info.arch, "options": {} if info.unsaid else info.options,
+                            "start": checkpoint.get("start", STARTS[0]), "noise": checkpoint.get("noise", 0.0)}
     if info.scales and info.degradation:
         base |= {"scales": info.scales, "degradation": info.degradation}
-    if given.get("resume"):
+    if given.get("init"):
+        base["recipe"] = "finetune"
+    else:
         known = {known.name for known in fields(TrainingConfig)}
         base |= {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
         base["init"] = None

@@ -1,7 +1,7 @@
 """Patches to the device: a DataLoader whose every draw is keyed, and the copy that hides behind the previous step.
 
-The order of an epoch depends on (seed, epoch) alone, and the augmentation of a patch on (seed, epoch, patch): the number of
-workers, and where a run was interrupted, change nothing.
+The order of a pass over a database depends on (seed, pass) alone, and the variant of a patch on (seed, pass, patch). The number
+of workers, and the step at which a run was interrupted, change nothing.
 """
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utility.augment import augment
+from utility.augment import augment, band_window
 from utility.errors import UserError
+
+Key = tuple[int, int, int]
 
 
 class _Batches(Dataset):
@@ -46,56 +48,78 @@ class _Batches(Dataset):
 
 
 class _Augmented(_Batches):
-    """Key (epoch, index) is patch `index`, augmented as that epoch has it."""
+    """Key (database, pass, index) is patch `index` of a database, augmented as that pass has it."""
 
-    def __init__(self, patches: Sequence[np.ndarray], mode: str, seed: int) -> None:
-        super().__init__(patches)
-        self.mode, self.seed = mode, seed
+    def __init__(self, databases: Sequence[Sequence[np.ndarray]], mode: str, seed: int, window: int | None) -> None:
+        super().__init__(databases)
+        self.mode, self.seed, self.window = mode, seed, window
 
-    def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
-        epoch, index = key
-        return augment(self.patches[index], self.mode, self.seed, epoch, index)
-
-
-class Epochs(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys; `set_position` chooses the epoch, and how many of its batches to leave out.
-
-    The epoch travels in the keys: nobody has to tell it to workers that live through the whole training. Patches that do not
-    fill a batch are left out of their epoch.
-    """
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        self.count, self.batch, self.seed = count, batch, seed
-        self.epoch = self.first = 0
-
-    def set_position(self, epoch: int, first: int) -> None:
-        self.epoch, self.first = epoch, first
-
-    def __len__(self) -> int:
-        return self.count // self.batch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for i in range(self.first, len(self)):
-            yield [(self.epoch, int(k)) for k in order[i * self.batch:(i + 1) * self.batch]]
+    def __getitem__(self, key: Key) -> np.ndarray:
+        database, number, index = key
+        patch = band_window(self.patches[database][index], self.window, self.seed, number, index)
+        return augment(patch, self.mode, self.seed, number, index)
 
 
-def training_loader(patches: Sequence[np.ndarray], batch: int, *, seed: int, mode: str = "spatial", threads: int = 0,
-                    pin: bool = False, context: str | None = None) -> DataLoader:
-    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is an `Epochs`.
+class Turns(Sampler[list[Key]]):
+    """Batches of (database, pass, index) keys, each of one database; `set_position` chooses some of the whole training's.
+
+    The keys tell workers everything: they live through the whole training. A pass over a database takes every patch once, and
+    its last batch may be smaller.
 
     Args:
-        patches: a map-style dataset of (B, h, w) float32 arrays.
-        batch: patches a batch, at most `len(patches)`.
+        counts: patches of each database.
+        batch: patches a batch.
+        weights: share of the batches that each database gets; None: as many as a pass has.
+    """
+
+    def __init__(self, counts: Sequence[int], batch: int, seed: int, weights: Sequence[float] | None = None) -> None:
+        self.counts, self.batch, self.seed = counts, batch, seed
+        self.passes = [-(-count // batch) for count in counts]  # batches of one pass over each database
+        self.weights = weights or self.passes
+        self.first, self.last = 0, sum(self.passes)
+
+    def set_position(self, first: int, last: int) -> None:
+        """Batches `first` to `last` (without it), counted from the start of the training."""
+        self.first, self.last = first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        taken, shares, orders = [0] * len(self.counts), [weight / sum(self.weights) for weight in self.weights], {}
+        for turn in range(self.last):
+            # The database that is furthest behind its share; the first of several.
+            database = max(range(len(taken)), key=lambda k, due=turn + 1: due * shares[k] - taken[k])
+            number, place = divmod(taken[database], self.passes[database])
+            taken[database] += 1
+            if turn < self.first:
+                continue
+            if (database, number) not in orders:
+                rng = np.random.default_rng((self.seed, number, database) if database else (self.seed, number))
+                orders[database, number] = rng.permutation(self.counts[database])
+            order = orders[database, number][place * self.batch:(place + 1) * self.batch]
+            yield [(database, number, int(index)) for index in order]
+
+
+def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int, mode: str = "spatial",
+                    weights: Sequence[float] | None = None, window: int | None = None, threads: int = 0,
+                    pin: bool = False, context: str | None = None) -> DataLoader:
+    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one pass.
+
+    Args:
+        databases: map-style datasets of (B, h, w) float32 arrays, one shape in each.
+        batch: patches a batch; the last batch of a pass may be smaller.
         mode: of `utility.augment.augment`.
+        weights: share of the batches that each database gets; None: as many as a pass has.
+        window: bands of a patch that are taken, see `utility.augment.band_window`; None: all.
         threads: worker processes, which live as long as the loader; 0 loads in this one.
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
         context: how workers start, `fork` or `spawn`; None is the platform's way.
 
     Iterating raises UserError: a patch cannot be read.
     """
-    return _Loader(_Augmented(patches, mode, seed), batch_sampler=Epochs(len(patches), batch, seed), pin_memory=pin,
-                   **_workers(threads, context))
+    turns = Turns([len(database) for database in databases], batch, seed, weights)
+    return _Loader(_Augmented(databases, mode, seed, window), batch_sampler=turns, pin_memory=pin, **_workers(threads, context))
 
 
 def validation_loader(patches: Sequence[np.ndarray], batch: int, *, threads: int = 0, pin: bool = False,

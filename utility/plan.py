@@ -2,60 +2,75 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from models import Network
 from utility.checkpoints import build_network, check_problem, describe_checkpoint, load_checkpoint, load_weights
 from utility.configuration import TrainingConfig
+from utility.degradation import dark_note
 from utility.devices import choose_device, device_name
 from utility.errors import UserError
 from utility.lmdb_dataset import LMDBDataset
 from utility.state import State, patch_multiple
 
 
-@dataclass
+@dataclass(frozen=True)
+class Source:
+    """One database of a training."""
+
+    path: str
+    training: Dataset                  # patches (B, h, w)
+    validation: Dataset
+    shape: tuple[int, int, int]        # (B, h, w) of a patch as it is used
+    meta: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+
+@dataclass(frozen=True)
 class Plan:
     """A configuration that was checked against the machine and the data; see `prepare`."""
 
     config: TrainingConfig
     device: torch.device
-    training: Sequence[np.ndarray]
-    validation: Sequence[np.ndarray]
-    shape: tuple[int, int, int]        # (B, h, w) of a patch as it is used
-    meta: Mapping[str, Any]            # of the database
+    sources: list[Source]
     net: Network
-    batch: int
     notes: list[str]
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
-        return len(self.training) // self.batch
+        """Steps an epoch: of one pass over the data, or of several."""
+        once = sum(math.ceil(len(source.training) / self.config.batch) for source in self.sources)
+        return once * math.ceil(self.config.epoch_steps / once)
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
         return self.config.iterations or self.config.epochs * self.steps
 
-    @property
-    def position(self) -> dict[str, int]:
-        """What a place inside an epoch depends on."""
-        return {"seed": self.config.seed, "batch": self.batch, "training patches": len(self.training)}
-
     def state(self) -> State:
         """The state before the first step, or that of the checkpoint to resume."""
-        state = State(self.config, self.net, self.device, self.total, {"bands": self.shape[0], "position": self.position})
-        if self.config.resume:
-            state.resume(self.config.resume)
+        config = self.config
+        facts = {
+            "bands": self.sources[0].shape[0] if len(self.sources) == 1 else [source.shape[0] for source in self.sources],
+            # What a place inside an epoch depends on.
+            "position": {"seed": config.seed, "batch": config.batch,
+                         "training patches": sum(len(source.training) for source in self.sources)},
+        }
+        state = State(config, self.net, self.device, self.total, facts)
+        if config.resume:
+            state.resume(config.resume)
             if state.finished:
-                raise UserError(f"{self.config.resume} has made {state.iteration} iterations ({state.epoch} epochs), all that "
-                                f"were asked for; give a larger {'--iterations' if self.config.iterations else '-n'}.")
+                more = "--iterations" if config.iterations else "-n"
+                raise UserError(f"{config.resume} has made {state.iteration} iterations ({state.epoch} epochs), all that were "
+                                f"asked for; give a larger {more}.")
         return state
 
     def describe(self) -> list[str]:
@@ -63,22 +78,26 @@ class Plan:
         c = self.config
         parameters = sum(p.numel() for p in self.net.parameters())
         scales = ", ".join(f"x{s}" for s in c.scales) + (f" ({c.scale_order})" if len(c.scales) > 1 else "")
-        rate = (f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}" if c.recipe == "fast" else
-                f"lr {c.lr:g}, divided by 10 on a plateau of the validation loss, down to {c.min_lr:g}")
+        rate = (f"lr {c.lr:g}, divided by 10 on a plateau of the validation loss, down to {c.min_lr:g}"
+                if c.recipe == "released" else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
         epochs = math.ceil(self.total / self.steps)
         how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []), *(["TF32"] if c.tf32 else []),
                *(["compiled"] if c.compile else []), *(["activations recomputed"] if c.checkpoint_activations else [])]
-        start = f"resumed from {c.resume}" if c.resume else f"weights from {c.init}" if c.init else f"seed {c.seed}"
+        origin = f"resumed from {c.resume}" if c.resume else f"weights from {c.init}" if c.init else f"seed {c.seed}"
+        weights, frozen = c.weights or [1.0] * len(self.sources), f", frozen: {', '.join(c.freeze)}" if c.freeze else ""
         return [
-            f"network   {c.arch}, {parameters:,} parameters, {start}",
+            f"network   {c.arch}, {parameters:,} parameters, {origin}{frozen}",
             f"device    {self.device} ({device_name(self.device)}), {', '.join(how)}",
-            f"data      {c.data}: {len(self.training):,} patches of {'x'.join(map(str, self.shape))} for training, "
-            f"{len(self.validation):,} for validation",
-            f"problem   {scales}, degradation {c.degradation}, augmentation {c.augment}",
-            f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {self.batch}, {rate}"
+            *(f"data      {s.path}: {len(s.training):,} patches of {'x'.join(map(str, s.shape))} for training, "
+              f"{len(s.validation):,} for validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
+              for s, w in zip(self.sources, weights, strict=True)),
+            f"problem   {scales}, degradation {c.degradation}" + (f", noise {c.noise:g}" if c.noise else "")
+            + f", start {c.start}, augmentation {c.augment}" + (f", runs of {c.band_window} bands" if c.band_window else ""),
+            f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
             + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
             + (f", weight decay {c.wd:g}" if c.wd else "") + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
-            f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps",
+            f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps"
+            + (f"; {c.patience} epochs without a better validation end the run" if c.patience else ""),
             *(f"note      {note}" for note in self.notes),
         ]
 
@@ -90,41 +109,39 @@ def prepare(config: TrainingConfig) -> Plan:
         UserError: no such device, database, network or checkpoint, or they do not fit one another.
     """
     notes: list[str] = []
-    device = _device(config, notes)
-    net = _network(config, notes)
-    whole, training, validation = (LMDBDataset(config.data, split) for split in (None, "train", "validation"))
-    if not whole.meta["validation"]:
-        notes.append(f"the database has no validation patches: the last {len(validation)} of its {len(whole)} are held out")
-    if not len(training) or not len(validation):
-        raise UserError(f"{config.data} holds {len(whole)} patches, too few to train on some and validate on others; build a "
-                        "larger one with utility/lmdb_data.py.")
-    if config.val_batches:
-        validation = Subset(validation, range(min(len(validation), config.val_batches * config.batch)))
-    batch = min(config.batch, len(training))
-    if batch < config.batch:
-        notes.append(f"the batch is {batch} patches instead of {config.batch}: there are no more for training")
-
-    bands, height, width = whole.shape
-    m = patch_multiple(config, net)
-    shape = bands, height - height % m, width - width % m
-    if config.amp == "bf16" and device.type == "cpu" and bands == 2:
-        # torch 2.13 on processors with bf16 instructions: the weight gradient of exactly 2 bands is uninitialised memory.
-        raise UserError(f"{config.data} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; leave "
-                        "--amp out.")
-    if 0 in shape:
-        raise UserError(f"{config.data} holds patches of {height}x{width} pixels, and {config.arch} at scale "
-                        f"{', '.join(map(str, config.scales))} needs at least {m}x{m}; build one with larger patches.")
-    if shape != whole.shape:
-        notes.append(f"patches of {height}x{width} are cropped to {shape[1]}x{shape[2]}, multiples of {m}")
-    return Plan(config=config, device=device, training=training, validation=validation, shape=shape, meta=whole.meta, net=net,
-                batch=batch, notes=notes)
-
-
-def _device(config: TrainingConfig, notes: list[str]) -> torch.device:
     device = choose_device(config.cuda, config.gpu_ids, config.amp, config.pooling)
     if device.type == "cuda" and len(config.gpu_ids or ()) > 1:
         notes.append(f"a run uses one GPU: {device} alone of the {len(config.gpu_ids)} that were named")
-    return device
+    net = _network(config, notes)
+    sources = [_source(path, config, patch_multiple(config, net), notes) for path in config.data]
+    if config.amp == "bf16" and device.type == "cpu":
+        for source in sources:
+            if min(source.shape[0], config.band_window or math.inf) == 2:
+                # torch 2.13 on processors with bf16 instructions leaves the weight gradient of exactly 2 bands uninitialised.
+                raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; "
+                                "leave --amp out.")
+    return Plan(config=config, device=device, sources=sources, net=net, notes=notes)
+
+
+def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:
+    whole, training, validation = (LMDBDataset(path, split) for split in (None, "train", "validation"))
+    if not whole.meta["validation"]:
+        notes.append(f"{path} has no validation patches: the last {len(validation)} of its {len(whole)} are held out")
+    if not len(training) or not len(validation):
+        raise UserError(f"{path} holds {len(whole)} patches, too few to train on some and validate on others; build a larger "
+                        "one with utility/lmdb_data.py.")
+    if config.val_batches:
+        validation = Subset(validation, range(min(len(validation), config.val_batches * config.batch)))
+    bands, height, width = whole.shape
+    shape = bands, height - height % multiple, width - width % multiple
+    if 0 in shape:
+        raise UserError(f"{path} holds patches of {height}x{width} pixels, and {config.arch} at scale "
+                        f"{', '.join(map(str, config.scales))} needs at least {multiple}x{multiple}; build one with larger "
+                        "patches.")
+    if shape != whole.shape:
+        notes.append(f"patches of {height}x{width} are cropped to {shape[1]}x{shape[2]}, multiples of {multiple}")
+    notes += filter(None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
+    return Source(path=path, training=training, validation=validation, shape=shape, meta=whole.meta)
 
 
 def _network(config: TrainingConfig, notes: list[str]) -> Network:
@@ -135,11 +152,16 @@ def _network(config: TrainingConfig, notes: list[str]) -> Network:
                             checkpoint=config.checkpoint_activations)
     for scale in config.scales:
         check_problem(net, scale, config.degradation)
+    parts = [name for name, _ in net.named_children()]
+    if unknown := set(config.freeze) - set(parts):
+        raise UserError(f"{config.arch} has no part {', '.join(sorted(unknown))} to freeze; choose of {', '.join(parts)}.")
+    if set(parts) == set(config.freeze):
+        raise UserError(f"Every part of {config.arch} is frozen, which leaves nothing to train; freeze fewer.")
     if source := config.resume or config.init:
         checkpoint = load_checkpoint(source)
         load_weights(net, checkpoint, source)
         if unsaid := describe_checkpoint(checkpoint, source, config.arch, config.options).unsaid:
             notes.append(unsaid)
     else:
-        net.initialise(config.recipe, torch.Generator().manual_seed(config.seed))
+        net.initialise("released" if config.recipe == "released" else "fast", torch.Generator().manual_seed(config.seed))
     return net

@@ -31,7 +31,7 @@ class State:
     Attributes:
         epoch, step: finished epochs, and steps made in the next one.
         iteration: steps made in all.
-        psnr, loss: of the last validation (dB, training loss function); best_psnr of the best.
+        psnr, loss: of the last validation (dB, training loss function); best_psnr, best_loss of the best.
         lr: of the optimizer. Adam moves every weight by about lr a step. The last layer sums 27 of them for each of its
             channels, all of one sign at first, and its output moves by hundreds of lr. So the last layer has a share of lr.
         multiple: see `patch_multiple`.
@@ -43,11 +43,12 @@ class State:
                  facts: Mapping[str, Any] | None = None) -> None:
         self.config, self.net, self.device, self.total = config, net.to(device), device, total
         self.facts, self.multiple = dict(facts or {}), patch_multiple(config, net)
-        groups = [{"params": list(net.parameters()), "share": 1.0}]
-        if config.last_lr != 1:
-            last = net.last_layer()
-            others = [p for p in net.parameters() if not any(p is q for q in last)]
-            groups = [{"params": others, "share": 1.0}, {"params": last, "share": config.last_lr}]
+        for part in config.freeze:
+            net.get_submodule(part).requires_grad_(False)
+        last = {id(p) for p in net.last_layer()} if config.last_lr != 1 else set()
+        groups = [{"params": [p for p in net.parameters() if p.requires_grad and (id(p) in last) == of_last],
+                   "share": config.last_lr if of_last else 1.0} for of_last in (False, True)]
+        groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
                                           fused=True if device.type == "cuda" else None)
         self.lr = config.lr
@@ -55,7 +56,7 @@ class State:
                                                                   min_lr=config.min_lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.epoch = self.step = self.iteration = 0
-        self.psnr = self.loss = self.best_psnr = None
+        self.psnr = self.loss = self.best_psnr = self.best_loss = None
         self.tally = torch.zeros(2, dtype=torch.float64, device=device)
         self.history: list[dict[str, Any]] = []
 
@@ -75,7 +76,31 @@ class State:
 
     @property
     def finished(self) -> bool:
+        if self.step == 0 and 0 < self.config.patience <= self.epochs_since_best:
+            return True
         return self.reached and self.step == 0 if self.config.iterations else self.epoch >= self.config.epochs
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Validations after the best one."""
+        scores = [self.score(row) for row in self.history]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+    def score(self, row: Mapping[str, float]) -> float:
+        """The more, the better is the validation `row`: the loss decides in the released recipe, the PSNR in others."""
+        return -row["val_loss"] if self.config.recipe == "released" else row["psnr"]
+
+    def add(self, row: dict[str, Any]) -> bool:
+        """Note the validation of a whole epoch; returns whether it is the best."""
+        best = {"val_loss": self.best_loss, "psnr": self.best_psnr}
+        better = None in best.values() or self.score(row) > self.score(best)
+        self.psnr, self.loss = row["psnr"], row["val_loss"]
+        if better:
+            self.best_psnr, self.best_loss = self.psnr, self.loss
+        self.epoch, self.step = row["epoch"], 0
+        self.tally.zero_()
+        self.history.append(row)
+        return better
 
     def is_finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.net.parameters())
@@ -89,8 +114,8 @@ class State:
             "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
             "epoch": self.epoch, "step": self.step, "iteration": self.iteration, "psnr": self.psnr, "loss": self.loss,
-            "best_psnr": self.best_psnr, "tally": self.tally, "history": self.history,
-            **{name: config[name] for name in ("arch", "degradation", "recipe", "seed")}, **self.net.options,
+            "best_psnr": self.best_psnr, "best_loss": self.best_loss, "tally": self.tally, "history": self.history,
+            **{name: config[name] for name in ("arch", "degradation", "noise", "start", "recipe", "seed")}, **self.net.options,
             "scale": scales[0] if len(scales) == 1 else scales, "normalisation": "minmax", **self.facts,
             "config": config | here,
         })
@@ -124,8 +149,9 @@ class State:
                 part.load_state_dict(saved[name])
         self.epoch, self.iteration = int(saved["epoch"]), int(saved["iteration"])
         self.step = int(saved.get("step", saved.get("batch", 0)))  # older checkpoints call it "batch"
-        self.psnr, self.loss = saved.get("psnr"), saved.get("loss")
+        self.psnr, self.loss = (None if saved.get(name) is None else float(saved[name]) for name in ("psnr", "loss"))
         self.best_psnr = saved.get("best_psnr", self.psnr)
         self.history = list(saved.get("history", []))
+        self.best_loss = saved.get("best_loss", min((row["val_loss"] for row in self.history), default=self.loss))
         if "tally" in saved:
             self.tally.copy_(saved["tally"])

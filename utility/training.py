@@ -3,11 +3,12 @@
     config = configure({"data": "data/lmdb/sample.lmdb", "recipe": "fast", "iterations": 300})
     result = train(config)                                # result.best is the checkpoint to test
 
-Every random draw is keyed: weights by the seed, the order of an epoch by (seed, epoch), an augmentation by (seed, epoch,
-patch), a random scale by (seed, iteration). The state is saved whole. So a run that is resumed from any of its checkpoints,
-also from one made inside an epoch, gives the numbers of a run that was never interrupted: on a processor, with the same number
-of threads, to the last bit. On a GPU some kernels add in an order of their own (the gradient of the upsampling, and
-convolutions among which cuDNN chooses by trying). Two runs there draw the same numbers and agree but for rounding.
+Every random draw is keyed: weights by the seed, the order of a pass over a database by (seed, pass), a variant of a patch by
+(seed, pass, patch), a random scale and the noise by (seed, iteration). The state is saved whole. So a run that is resumed from
+any of its checkpoints, also from one made inside an epoch, gives the numbers of a run that was never interrupted: on a
+processor, with the same number of threads, to the last bit. On a GPU some kernels add in an order of their own (the gradient of
+the upsampling, and convolutions among which cuDNN chooses by trying). Two runs there draw the same numbers and agree but for
+rounding.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from models import Network
 from utility.configuration import LOSSES, TrainingConfig
-from utility.degradation import crop_to_multiple, downsample, upsample
+from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
 from utility.devices import autocast
 from utility.errors import Interruption, UserError
 from utility.figures import composite
@@ -67,7 +67,7 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         torch.cuda.set_device(plan.device)
     state = plan.state()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark = True  # every batch has one shape
+    torch.backends.cudnn.benchmark = True  # batches have few shapes
 
     path = Path(config.run_dir or new_run_folder(config.prefix or config.arch))
     own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
@@ -85,8 +85,9 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         stop.requested = True
         run.say("stopped at once; what follows the last checkpoint is lost")
     except torch.OutOfMemoryError as error:
-        raise UserError(f"The GPU has too little memory for a batch of {plan.batch} patches of "
-                        f"{'x'.join(map(str, plan.shape))}; give a smaller -b, or --checkpoint-activations.") from error
+        shapes = " or ".join("x".join(map(str, source.shape)) for source in plan.sources)
+        raise UserError(f"The GPU has too little memory for a batch of {config.batch} patches of {shapes}; give a smaller -b, "
+                        "or --checkpoint-activations.") from error
     except RuntimeError as error:
         if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = str(error).strip().splitlines() or [""]
@@ -116,18 +117,23 @@ class _Loop:
         threads = config.threads
         if threads is None:  # a step on a processor takes a thousand times as long as reading its patches
             threads = min(4, os.cpu_count() or 1) if gpu else 0
-        loader = training_loader(plan.training, plan.batch, seed=config.seed, mode=config.augment, threads=threads, pin=gpu)
-        validation = validation_loader(plan.validation, plan.batch, threads=min(threads, 2), pin=gpu)
-        with stopped_at_the_end(loader), stopped_at_the_end(validation):
+        loader = training_loader([source.training for source in plan.sources], config.batch, seed=config.seed,
+                                 mode=config.augment, weights=config.weights, window=config.band_window, threads=threads,
+                                 pin=gpu)
+        validation = {source.name: validation_loader(source.validation, config.batch, threads=min(threads, 2), pin=gpu)
+                      for source in plan.sources}
+        with ExitStack() as stack:
+            for each in (loader, *validation.values()):
+                stack.enter_context(stopped_at_the_end(each))
             while not self.state.finished and not self.stop.requested:
                 self.run_epoch(loader, validation)
 
-    def run_epoch(self, loader: DataLoader, validation: DataLoader) -> None:
+    def run_epoch(self, loader: DataLoader, validation: Mapping[str, DataLoader]) -> None:
         """The steps that are left of an epoch, the validation, and what is written after them."""
         state, config, run = self.state, self.config, self.run
         speed = self.run_steps(loader)
         if not self.stop.requested:
-            row, picture = validate(state, validation, self.plan.meta.get("wavelengths"), self.stop)
+            row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"), self.stop)
         if self.stop.requested:
             if not state.is_finite():
                 raise self.diverged()
@@ -138,47 +144,41 @@ class _Loop:
             raise self.diverged()
         if config.recipe == "released":
             state.plateau.step(row["val_loss"])
-        better = state.best_psnr is None or row["psnr"] > state.best_psnr or not (run.path / "best.pth").exists()
-        state.epoch, state.step = state.epoch + 1, 0
-        state.tally.zero_()
-        state.psnr, state.loss = row["psnr"], row["val_loss"]
-        state.best_psnr = row["psnr"] if better else state.best_psnr
-        state.history.append(row)
-
+        better = state.add(row) or not (run.path / "best.pth").exists()
         kept = [f"epoch_{state.epoch:03d}"] if state.epoch % config.record_interval == 0 else []
         for name in [*kept, *(["best"] if better else []), "last"]:  # last.pth records the best: best.pth exists before it
             state.save(run.path / f"{name}.pth")
         run.write_history(state.history, speed, config.loss)
-        run.say(_epoch_line(row, speed, config))
+        run.say(_epoch_line(row, speed))
         values = {name: value for name, value in {**row, **speed}.items() if name not in ("epoch", "iteration")}
         run.add_scalars("epoch", values, state.iteration)
-        run.add_image("truth, interpolation, network", picture, state.iteration)
+        run.add_image("truth, start image, network", picture, state.iteration)
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
         """Returns patches/s, the share of time spent waiting for data, and seconds."""
         state, plan = self.state, self.plan
         every = 25 if plan.device.type == "cuda" else 1  # reading the loss makes a GPU wait for the host
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""
-        first = state.step
-        loader.batch_sampler.set_position(state.epoch, first)
+        left = 0 if state.reached else max(0, plan.steps - state.step)
+        loader.batch_sampler.set_position(state.iteration, state.iteration + left)
         batches = DeviceBatches(loader, plan.device)
-        begin = time.perf_counter()
-        with tqdm(total=plan.steps, initial=first, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
+        patches, begin = 0, time.perf_counter()
+        with tqdm(total=plan.steps, initial=state.step, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
                   disable=True if self.config.quiet else None) as bar:
-            for gt in batches if first < plan.steps and not state.reached else ():
+            for gt in batches:
                 train_step(state, self.net, gt)
+                patches += len(gt)
                 bar.update()
                 if state.step % every == 0:
                     loss = self.checked_loss()
-                    rate = (state.step - first) * plan.batch / (time.perf_counter() - begin)
+                    rate = patches / (time.perf_counter() - begin)
                     bar.set_postfix_str(f"loss {loss:.3g}, lr {state.lr:.2g}{gain}, {rate:.1f} patches/s", refresh=False)
                     self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
                 if self.stop.requested or state.reached:
                     break
             self.checked_loss()
             waited, seconds = batches.waited(), time.perf_counter() - begin
-        rate = (state.step - first) * plan.batch / seconds
-        return {"patches_per_s": rate, "data_wait": waited / seconds, "seconds": seconds}
+        return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds}
 
     def checked_loss(self) -> float:
         """The mean loss of this epoch so far; makes a GPU wait for the host.
@@ -205,11 +205,13 @@ def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
     """
     config = state.config
     gt = crop_to_multiple(gt, state.multiple)
-    if config.recipe == "fast":
+    if config.recipe != "released":
         state.lr = _cosine(config, state.iteration, state.total)
-    inputs = _inputs(state.net, gt, _scale(config, state.iteration), config.degradation)
+    scale = _scale(config, state.iteration)
+    low = _low(config, gt, scale, state.iteration)
+    x = start_image(low, scale, config.degradation, config.start)
     with autocast(state.device, config.amp):
-        out = net(*inputs)
+        out = net(*state.net.inputs(x[:, None], low[:, None]))
     loss = LOSSES[config.loss](out[:, 0].float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
@@ -224,12 +226,6 @@ def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
     state.iteration += 1
 
 
-def _inputs(net: Network, gt: Tensor, scale: int, kind: str) -> tuple[Tensor, ...]:
-    """What a network takes of ground truth (N, B, h, w): the start image (N, 1, B, h, w), and what else it asks for."""
-    low = downsample(gt, scale, kind)
-    return net.inputs(upsample(low, scale, kind)[:, None], low[:, None])
-
-
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
     """Warm-up to lr, then half a cosine to min_lr at the last step."""
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
@@ -242,39 +238,53 @@ def _scale(config: TrainingConfig, iteration: int) -> int:
     return config.scales[iteration % len(config.scales)]
 
 
+def _low(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str) -> Tensor:
+    """The low-resolution cubes of gt (N, B, h, w), with noise; `key` says of which draw."""
+    return add_noise(downsample(gt, scale, config.degradation), config.noise, config.seed, *key)
+
+
 @torch.no_grad()
-def validate(state: State, loader: Iterable[Tensor], wavelengths: Sequence[float] | None = None,
+def validate(state: State, loaders: Mapping[str, Iterable[Tensor]], wavelengths: Sequence[float] | None = None,
              stop: Interruption | None = None) -> tuple[dict[str, float], np.ndarray | None]:
-    """Mean over patches and scales of loss and PSNR, of the network and of the interpolation it starts from.
+    """Loss and PSNR of the network, the interpolation and the back-projection: means over patches, then scales and databases.
+
+    Args:
+        loaders: batches (N, B, h, w) of each database, by its name.
+        wavelengths: nm of the bands, for the picture.
 
     Returns:
-        val_loss, psnr, interpolation_psnr, gain (dB), and with several scales gain_x2 and so on; and the first patch as
-        an image (h, 3w, 3): truth, interpolation, network.
+        val_loss; psnr, interpolation_psnr, backprojection_psnr, gain and backprojection_gain (dB, over those two); with
+        several scales or databases the gain of each, as gain_x2 or gain_NAME. And the first patch as an image (h, 3w, 3):
+        truth, start image, network.
     """
+    names, picture, rows = ("val_loss", "psnr", "interpolation_psnr", "backprojection_psnr"), None, {}
     config = state.config
-    sums = torch.zeros(len(config.scales), 3, dtype=torch.float64, device=state.device)
-    picture, count = None, 0
-    for gt in DeviceBatches(loader, state.device):
-        gt = crop_to_multiple(gt, state.multiple)
-        for k, scale in enumerate(config.scales):
-            inputs = _inputs(state.net, gt, scale, config.degradation)
-            x = inputs[0][:, 0]
-            with autocast(state.device, config.amp):
-                out = state.net(*inputs)
-            out = out[:, 0].float()
-            loss = LOSSES[config.loss](out, gt).double() * len(gt)
-            sums[k] += torch.stack([loss, psnr(out, gt).sum(), psnr(x, gt).sum()])
-            if picture is None:
-                truth, *others = (cube[0].float().cpu().numpy() for cube in (gt, x, out))
-                picture = np.concatenate([composite(cube, wavelengths, reference=truth) for cube in (truth, *others)], axis=1)
-        count += len(gt)
-        if stop and stop.requested:
-            break
-    mean = (sums / count).tolist()
-    loss, network, interpolation = (sum(column) / len(mean) for column in zip(*mean, strict=True))
-    row = {"val_loss": loss, "psnr": network, "interpolation_psnr": interpolation, "gain": network - interpolation}
-    if len(mean) > 1:
-        row |= {f"gain_x{scale}": m[1] - m[2] for scale, m in zip(config.scales, mean, strict=True)}
+    for database, loader in loaders.items():
+        sums, count = torch.zeros(len(config.scales), len(names), dtype=torch.float64, device=state.device), 0
+        for gt in DeviceBatches(loader, state.device):
+            gt = crop_to_multiple(gt, state.multiple)
+            for k, scale in enumerate(config.scales):
+                low = _low(config, gt, scale, "validation", count)
+                plain, projected = (make(low, scale, config.degradation) for make in (upsample, backproject))
+                x = plain if config.start == "interpolation" else projected
+                with autocast(state.device, config.amp):
+                    out = state.net(*state.net.inputs(x[:, None], low[:, None]))
+                out = out[:, 0].float()
+                loss = LOSSES[config.loss](out, gt).double() * len(gt)
+                sums[k] += torch.stack([loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))])
+                if picture is None:
+                    truth, *others = (cube[0].float().cpu().numpy() for cube in (gt, x, out))
+                    picture = np.concatenate([composite(cube, wavelengths, reference=truth) for cube in (truth, *others)], 1)
+            count += len(gt)
+            if stop and stop.requested:
+                break
+        rows |= {(database, scale): mean for scale, mean in zip(config.scales, (sums / max(count, 1)).tolist(), strict=True)}
+    row = dict(zip(names, np.mean(list(rows.values()), axis=0).tolist(), strict=True))
+    row |= {"gain": row["psnr"] - row["interpolation_psnr"], "backprojection_gain": row["psnr"] - row["backprojection_psnr"]}
+    for axis, values in enumerate((loaders, config.scales)):
+        for value in values if len(values) > 1 else ():
+            gains = [mean[1] - mean[2] for key, mean in rows.items() if key[axis] == value]
+            row[f"gain_x{value}" if axis else f"gain_{value}"] = sum(gains) / len(gains)
     return row, picture
 
 
@@ -284,10 +294,10 @@ def psnr(x: Tensor, gt: Tensor) -> Tensor:
     return (-10 * mse.log10()).clamp(max=PSNR_CAP).mean(dim=-1)
 
 
-def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float], config: TrainingConfig) -> str:
-    scales = "".join(f", x{s} {row[f'gain_x{s}']:+.2f}" for s in config.scales if f"gain_x{s}" in row)
-    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  loss {row['loss']:.3e}  "
-            f"PSNR {row['psnr']:.3f} dB, interpolation {row['interpolation_psnr']:.3f}, gain {row['gain']:+.3f}{scales}  "
+def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float]) -> str:
+    parts = "".join(f", {name[5:]} {value:+.2f}" for name, value in row.items() if name.startswith("gain_"))
+    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  loss {row['loss']:.3e}  PSNR {row['psnr']:.3f} dB, "
+            f"gain over interpolation {row['gain']:+.3f}{parts}, over back-projection {row['backprojection_gain']:+.3f}  "
             f"lr {row['lr']:.1e}  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %")
 
 
