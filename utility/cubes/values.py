@@ -153,10 +153,10 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
     if outside and on_overflow == "refuse":
         raise UserError(f"{outside} values of the result ({values.min():g} .. {values.max():g}) do not fit {dtype} "
                         f"({least} .. {most}); clip them, or write a wider type.")
-    if not outside:
+    if float(most) != most:  # float64 rounds a limit of 64 bits up, and the rounded limit would wrap
+        above = values >= float(most)
+    if not (above.any() or below.any()):
         return values.astype(dtype)
-    if dtype.kind != "f":  # a limit of 64 bits may be rounded up in float64, and would overflow
-        above |= values == float(most)
     clipped = np.where(above | below, 0, values).astype(dtype)
     clipped[above], clipped[below] = most, least
     return clipped
