@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models import pooling
 from models.pooling import BACKENDS, available_backends, cpu, gate_count, loop, pool, pool_into
 
 KINDS = ("f", "fo", "ifo")
@@ -260,6 +261,20 @@ def test_the_module_may_be_imported_twice():
     done = subprocess.run([sys.executable, "-W", "error", "-c", SECOND_COPY], cwd=Path(__file__).parents[1],
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_where_triton_cannot_compile_auto_takes_torch_and_warns_once(monkeypatch):
+    """A CUDA tensor reaches the operator as `auto`; here a CPU tensor does."""
+    pooling._triton_compiles.cache_clear()
+    monkeypatch.setitem(sys.modules, "models.pooling.gpu", None)  # importing it fails
+    gates = randn(1, 6, 5, 3, 4).float().requires_grad_()
+    with pytest.warns(UserWarning, match="Triton cannot compile the pooling here") as said:
+        found = [torch.ops.bi3dqrnn.pool(gates, None, "f", "both", "auto") for _ in range(2)]
+    pooling._triton_compiles.cache_clear()
+    assert len(said) == 1
+    expected = loop.pool(gates, "f", "both")
+    torch.testing.assert_close(found[1], expected)
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), gates)[0] for out in (found[0], expected)))
 
 
 def test_autocast_hands_it_half_precision_and_it_keeps_a_float32_state():

@@ -6,8 +6,10 @@ recompute the states there.
 """
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -37,8 +39,8 @@ def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, b
         kind: "f", "fo" or "ifo" (formulas in `models.pooling.loop`).
         direction: "forward", "backward" or "both" (their sum).
         skip: (N, C, B, H, W), added to the result.
-        backend: "auto" (triton for CUDA tensors where Triton is installed, cpu for CPU tensors, else loop) or one of
-            `BACKENDS`.
+        backend: "auto" or one of `BACKENDS`. "auto" is cpu for CPU tensors, triton for CUDA tensors where Triton is installed
+            and can compile, else a version in torch operations.
 
     Returns:
         (N, C, B, H, W) in the memory format of the gates. Its dtype is that of the gates, promoted with that of `skip`;
@@ -97,7 +99,7 @@ def _choose(backend: str, gates: Tensor) -> str:
     if backend == "auto":
         if gates.device.type == "cpu":
             return "cpu"
-        return "triton" if gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 else "loop"
+        return "auto" if gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 else "loop"
     if backend not in BACKENDS:
         raise ValueError(f"pooling backend {backend!r} is unknown; choose auto or one of {', '.join(BACKENDS)}")
     if backend == "cpu" and gates.device.type != "cpu":
@@ -117,11 +119,28 @@ def _choose(backend: str, gates: Tensor) -> str:
 # Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients. An operator is
 # replaced where it exists already: this file may be imported twice, by a reload or from another checkout.
 def _kernels(backend: str):
+    """The module of a backend; `auto` is Triton where it can compile, else the torch version in `cpu`."""
     if backend == "cpu":
         return cpu
+    if backend == "auto" and not _triton_compiles():
+        return cpu.Plain
     from models.pooling import gpu  # imports Triton
 
     return gpu
+
+
+@functools.cache
+def _triton_compiles() -> bool:
+    """Whether a kernel can be built on this machine; tried once, and a warning says why it cannot."""
+    try:
+        from models.pooling import gpu
+        gates = torch.zeros(1, 3, 1, 1, 1, device="cuda")
+        gpu.forward(torch.empty_like(gates[:, :1]), gates, None, "f", "both")
+    except Exception as error:  # whatever the compiler, the linker or the driver raises
+        warnings.warn(f"Triton cannot compile the pooling here ({type(error).__name__}: {error}), so the slower torch version "
+                      "runs; install a C compiler.", stacklevel=2)
+        return False
+    return True
 
 
 def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str = "") -> Tensor:

@@ -182,6 +182,18 @@ def _processor() -> str:
 
 # ---------------------------------------------------------------------------------------- without a compiler: torch
 
+class Plain:
+    """`forward` and `backward` in torch operations, on any device."""
+
+    @staticmethod
+    def forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> None:
+        _torch_forward(out, gates, skip, kind, direction)
+
+    @staticmethod
+    def backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, direction: str) -> None:
+        _torch_backward(grad_gates, grad, gates, kind, direction)
+
+
 def _activated(gates: Tensor, kind: str, direction: str) -> tuple[Tensor, list[tuple]]:
     """z and for each direction (reverse, f, o or None, i or None), in the dtype of the state."""
     if gates.dtype in (torch.float16, torch.bfloat16):
