@@ -8,6 +8,7 @@ at once, and a block stays in the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -119,11 +120,19 @@ def _double(x: Tensor, axis: int, start: int, stop: int, whole: int, first: int,
             view.select(axis, -1).copy_(x.select(axis, -1))
             p, below, view = p[:-1], below[:-1], view.narrow(axis, 0, len(p) - 1)
         if len(p):
-            weight = p.double() * ((whole - 1) / (2 * whole - 1)) - start - below
-            weight = weight.to(x.device, x.dtype).view([-1, *[1] * (-1 - axis)])
+            weight = _weights(whole, odd, x.device, x.dtype)[int(p[0]) // 2:int(p[-1]) // 2 + 1]
+            weight = weight.view([-1, *[1] * (-1 - axis)])
             at = int(below[0])
             torch.lerp(x.narrow(axis, at, len(p)), x.narrow(axis, at + 1, len(p)), weight, out=view)
     return out
+
+
+@lru_cache(maxsize=64)
+def _weights(whole: int, odd: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """For all even, or all odd, positions of a doubled axis: the share of the upper of the two source samples. Kept on the
+    device, so that a GPU need not wait for it."""
+    p = torch.arange(odd, 2 * whole, 2)
+    return (p.double() * ((whole - 1) / (2 * whole - 1)) - (p // 2 - 1 + odd)).to(device, dtype)
 
 
 def _layout_of(x: Tensor) -> torch.memory_format:
