@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.rendering import KINDS, render_scene, render_scenes, wavelengths
+from figs.draw_rendered import COLUMNS, statistics
 from utility import lmdb_data
 from utility.degradation import degrade
 from utility.lmdb_dataset import LMDBDataset
@@ -47,3 +48,15 @@ def test_a_stopped_rendering_goes_on_and_the_database_follows(tmp_path, monkeypa
     assert files[1].read_bytes() == before[1] and files[2].read_bytes() == b"kept as it is"
     lmdb_data.main(["--dataset", "rendered", "--scenes", "2", "--quiet"])
     assert LMDBDataset("data/lmdb/rendered.lmdb").shape == (31, 64, 64)
+
+
+def test_the_table_tells_noise_from_edges():
+    noise = torch.rand(6, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    edge = torch.zeros_like(noise)
+    edge[:, :, 32:] = torch.arange(1.0, 7.0, dtype=torch.float64).view(6, 1, 1) / 6
+    of = {name: pair for name, *pair in zip(COLUMNS, statistics(noise), statistics(edge), strict=True)}
+    assert abs(of["gradient"][0] - 2**0.5) < 0.05 and of["gradient"][1] < 0.5
+    assert of["tails"][0] < 4 < of["tails"][1]
+    assert abs(of["neighbours"][0]) < 0.1 and of["neighbours"][1] > 0.99
+    assert all(of[name][0] > of[name][1] for name in ("lost x4", "after bp"))
+    assert of["darkest"][1] == pytest.approx(1 / 12)
