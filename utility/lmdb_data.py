@@ -50,24 +50,10 @@ class _Prepared:
     wavelengths: np.ndarray | None
 
 
-def build_database(
-    out: str | Path,
-    sources: Sequence[str | Path],
-    card: Card,
-    *,
-    dtype: str = "float32",
-    augment: int = 1,
-    seed: int = 2021,
-    val_scenes: Sequence[str] = (),
-    val_last: int | None = None,
-    drop_bad_bands: bool = False,
-    fill_nodata: bool = False,
-    skip_bad: bool = False,
-    force: bool = False,
-    map_size_mb: int = 1024,
-    test_out: str | Path | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *, dtype: str = "float32", augment: int = 1,
+                   seed: int = 2021, val_scenes: Sequence[str] = (), val_last: int | None = None,
+                   drop_bad_bands: bool = False, fill_nodata: bool = False, skip_bad: bool = False, force: bool = False,
+                   map_size_mb: int = 1024, test_out: str | Path | None = None, quiet: bool = False) -> dict[str, Any]:
     """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole; returns its meta.
 
     Args:
@@ -202,9 +188,8 @@ def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     group = parser.add_argument_group("what to read")
     group.add_argument("--dataset", metavar="NAME", help="dataset card: a name in data/, or a .toml (default: sample)")
     group.add_argument("--source", nargs="+", metavar="PATH", help="scene files or folders (default: the card's place)")
@@ -270,11 +255,9 @@ def _card(options: argparse.Namespace) -> Card:
         strides *= len(zooms)
     if len(strides) != len(zooms):
         raise UserError(f"--stride has {len(strides)} values for {len(zooms)} zooms; give one, or one for each zoom.")
-    return replace(
-        card, patch=options.patch or card.patch, strides=strides, zooms=zooms,
-        key=options.key or card.key, layout=options.layout or ("pixels" if options.size else card.layout),
-        size=tuple(options.size) if options.size else card.size,
-    )
+    return replace(card, patch=options.patch or card.patch, strides=strides, zooms=zooms, key=options.key or card.key,
+                   layout=options.layout or ("pixels" if options.size else card.layout),
+                   size=tuple(options.size) if options.size else card.size)
 
 
 def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
@@ -320,18 +303,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     meta = build_database(
         out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
         val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
-        skip_bad=options.skip_bad, force=options.force, map_size_mb=options.map_size_mb, test_out=test_out,
-        quiet=options.quiet,
-    )
+        skip_bad=options.skip_bad, force=options.force, map_size_mb=options.map_size_mb, test_out=test_out, quiet=options.quiet)
     if options.quiet:
         return
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
     shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})
-    print(
-        f"{out}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, {size:.1f} MB, "
-        f"in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
-        f"{meta['validation']} for validation"
-    )
+    print(f"{out}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, {size:.1f} MB, "
+          f"in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
+          f"{meta['validation']} for validation")
     if meta["skipped"]:
         print(f"left out: {', '.join(meta['skipped'])}")
     if card.test_region:

@@ -1,6 +1,7 @@
 """Cutting a scene into training patches: sliding windows over the scene and over smaller copies of it."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,9 +12,8 @@ from utility.degradation import zoom_matrix
 from utility.errors import UserError
 
 
-def extract_patches(
-    cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float], name: str = "the scene"
-) -> Iterator[np.ndarray]:
+def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float],
+                    name: str = "the scene") -> Iterator[np.ndarray]:
     """Patches of `cube` at each zoom, a row of windows at a time.
 
     Args:
@@ -42,18 +42,14 @@ def extract_patches(
 def check_size(size: tuple[int, int], patch: int, name: str) -> None:
     """Raise UserError when no patch fits in a scene of `size` (height, width)."""
     if min(size) < patch:
-        raise UserError(
-            f"{name} is {size[0]}x{size[1]} pixels, smaller than a patch of {patch}x{patch}; "
-            "choose a smaller --patch, or leave the scene out."
-        )
+        raise UserError(f"{name} is {size[0]}x{size[1]} pixels, smaller than a patch of {patch}x{patch}; choose a smaller "
+                        "--patch, or leave the scene out.")
 
 
 def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float]) -> int:
     """How many patches `extract_patches` gives for a scene of `size` (height, width)."""
-    return sum(
-        max(0, (round(size[0] * zoom) - patch) // stride + 1) * max(0, (round(size[1] * zoom) - patch) // stride + 1)
-        for zoom, stride in zip(zooms, strides, strict=True)
-    )
+    return sum(math.prod(max(0, (round(n * zoom) - patch) // stride + 1) for n in size)
+               for zoom, stride in zip(zooms, strides, strict=True))
 
 
 def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:
