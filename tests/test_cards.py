@@ -4,10 +4,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +13,6 @@ from utility.cards import generic_card, list_cards, load_card, locate, parts, sp
 from utility.cubes.cube import Scene
 from utility.errors import UserError
 from utility.patches import count_patches
-from utility.reading import open_as
-from utility.scenes import read_scene
 
 FACTS = {  # key, bands, size, patch, strides, zooms
     "icvl": ("rad", 31, (1392, 1300), 64, (64, 32, 32), (1.0, 0.5, 0.25)),
@@ -122,21 +118,6 @@ def test_the_range_is_that_of_the_scene_whatever_its_type(dtype):
     cube = np.array([[[-5 if dtype != "uint16" else 5, 20]], [[45, 20]]], dtype)
     (training,) = parts(generic_card(1), Scene(cube, "s"), "training")
     assert training.cube.min() == 0 and training.cube.max() == 1
-
-
-def test_urban_s_pixels_are_read_by_its_card_whichever_matlab_format_holds_them(tmp_path):
-    card = replace(load_card("urban"), size=(12, 9))
-    cube = np.random.default_rng(0).random((card.bands, *card.size))
-    flat = cube.transpose(0, 2, 1).reshape(card.bands, -1)
-    scipy.io.savemat(tmp_path / "v5.mat", {"Y": flat, "nRow": 12.0, "nCol": 9.0})
-    with h5py.File(tmp_path / "v73.mat", "w", userblock_size=512) as file:
-        file["Y"] = flat.T  # MATLAB's axes, reversed
-        file["nRow"], file["nCol"] = np.full((1, 1), 12.0), np.full((1, 1), 9.0)
-    with open(tmp_path / "v73.mat", "r+b") as raw:
-        raw.write(b"MATLAB 7.3 MAT-file".ljust(128))
-    for name in ("v5.mat", "v73.mat"):
-        assert np.array_equal(open_as(tmp_path / name, card=card).cube, cube)
-        assert np.array_equal(read_scene(tmp_path / name).cube, cube)
 
 
 def test_an_unknown_card_is_answered_with_the_near_ones():
