@@ -4,9 +4,11 @@
     python hsi_test.py -rp best.pth --data scene.mat folder/ --report              your ground-truth scenes, with an HTML page
     python hsi_test.py -rp best.pth --dataset pavia_center --data Pavia.mat        the test part that a card names
     python hsi_test.py -rp best.pth --input low.hdr --output high_x4.hdr           a cube without ground truth, any size
+    python hsi_test.py --scale 4 --data folder/ --compare theirs=cubes/            no network: untrained methods, others' cubes
+    python hsi_test.py --method backprojection --scale 4 --input low.tif --output high.tif
 
-Network, scale factor and degradation come from the checkpoint. A test leaves metrics.json, metrics.csv, the super-resolved
-cubes and a figure per image in a new folder under results/.
+Network, scale factor, degradation and start come from the checkpoint. A test leaves metrics.json, metrics.csv,
+metrics_bands.csv, the super-resolved cubes and a figure per image in a new folder under results/.
 """
 from __future__ import annotations
 
@@ -16,28 +18,21 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from models.pooling import BACKENDS
 from utility import evaluation, inference
-from utility.cards import Card, list_cards, load_card, locate, split
-from utility.checkpoints import CheckpointInfo, check_problem, model_from_checkpoint
+from utility.checkpoints import check_problem, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
-from utility.degradation import KINDS, SCALES, check
+from utility.degradation import KINDS, SCALES
 from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
-from utility.evaluation import Outputs, Problem, Reading
-from utility.figures import no_truth_figure
-from utility.files import refuse_existing, refuse_foreign, replacing, shown, write_json
+from utility.files import keep_out_of, shown
 from utility.indexes import PRESETS
-from utility.report import write_report
-from utility.scenes import list_scenes
+from utility.problem import METHODS, state_problem
+from utility.reading import Reading
 from utility.tables import format_table
-
-REPORT_MARKS = ("summary.json",)
-"""What is in every report folder, by which an earlier one is known."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
@@ -45,138 +40,78 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
-    net, info = model_from_checkpoint(options.resumePath, options.arch, options.options, pooling=options.pooling)
-    problem = state_problem(options, info)
-    check_problem(net, problem.scale, problem.degradation)
-    if info.unsaid:
-        print(f"note: {info.unsaid}", file=sys.stderr)
-    if net.radius is None:
-        print(f"note: {info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once",
-              file=sys.stderr)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    net = net.to(device)
+    net = info = None
+    if options.method == "network":
+        net, info = model_from_checkpoint(options.resumePath, options.arch, options.options, pooling=options.pooling)
+        net = net.to(device)
+        if info.unsaid:
+            note(info.unsaid)
+        if net.radius is None:
+            note(f"{info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once")
+    problem = state_problem(
+        info, options.scale, options.degradation, noise=options.noise, seed=options.seed, method=options.method,
+        backproject=options.backproject, tile=options.tile, amp=options.amp, self_ensemble=options.self_ensemble,
+        bandwise=options.bandwise, preset=options.preset, border=options.border)
+    if net:
+        check_problem(net, problem.scale, problem.degradation)
     facts = {
-        "Command": shlex.join(["python", *sys.argv]), "Network": info.arch, "Checkpoint": str(info.path),
-        "Scale factor": f"x{problem.scale}", "Degradation": problem.degradation,
+        "Command": shlex.join(["python", *sys.argv]), "Network": info and info.arch, "Checkpoint": info and str(info.path),
+        "Scale factor": f"x{problem.scale}", "Degradation": problem.degradation, "Start": problem.start if net else None,
+        "Noise": f"sigma {problem.noise:g}, seed {problem.seed}" if problem.noise else None,
+        "Back-projection": f"{problem.backproject} steps on the network's output" if problem.backproject else None,
         "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None, "Computed on": device_name(device),
     }
+    reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
+                      options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
     if options.input:
-        return apply(net, options, problem, facts)
-    return test(net, options, problem, facts, info)
-
-
-def test(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any],
-         info: CheckpointInfo) -> None:
-    card, paths = find_scenes(options)
-    name = f"{options.prefix or info.arch}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"
-    out = Path(options.out or Path("results") / name)
-    keep_out_of(out, info.path, *paths)
+        target = Path(options.output)
+        folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
+        writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
+        done = inference.apply(net, Path(options.input), target, problem, reading, writing, folder=folder, facts=facts,
+                               progress=not options.quiet)
+        say_warnings(done.summary["warnings"])
+        if done.summary["clipped_values"]:
+            note(f"{done.summary['clipped_values']} values of the result did not fit {done.summary['dtype']} and were "
+                 "clipped; --dtype float32 keeps them")
+        print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; {done.agreement}")
+        if folder:
+            print(f"report in {shown(folder)}/")
+        return
+    card, paths = evaluation.find_scenes(options.data, options.dataset)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
-    recorded = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
-                "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
-                "command": facts["Command"], "device": facts["Computed on"]}
-    outputs = Outputs(options.cubes, options.figures, options.report, options.error_band, tuple(options.pixels or ()), facts)
-    images = evaluation.read_images(paths, reading_of(options), card)
-    results = evaluation.run(net, images, problem, out, outputs, recorded, not options.quiet, options.force)
+    name = options.prefix or (info.arch if info else "untrained")
+    out = Path(options.out or f"results/{name}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}")
+    keep_out_of(out, options.resumePath, *paths, *options.compare.values())
+    outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
+                                 error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)
+    results = evaluation.run(
+        net, info, evaluation.read_images(paths, reading, card), problem, out, outputs=outputs,
+        facts={"command": facts["Command"], "device": facts["Computed on"]}, compare=options.compare,
+        progress=not options.quiet, overwrite=options.force)
     if not options.quiet:
-        methods = {"interpolation": "interpolation", "network": info.arch}
-        print(format_table(results["images"], methods, problem.preset, problem.scale, problem.border))
+        print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
+        if problem.noise:
+            print(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed {problem.seed})")
+    say_warnings(results["warnings"])
     print(f"results in {shown(out)}/")
 
 
-def apply(net: torch.nn.Module, options: argparse.Namespace, problem: Problem, facts: dict[str, Any]) -> None:
-    target = Path(options.output)
-    folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
-    if folder:
-        refuse_existing(folder, options.force)
-        refuse_foreign(folder, REPORT_MARKS)
-        keep_out_of(folder, options.resumePath, options.input, options.output)
-    writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
-    done = inference.apply_to_file(net, Path(options.input), target, problem, reading_of(options), writing,
-                                   not options.quiet)
-    summary, agreement = done.summary, done.summary["consistency"]
-    words = (f"degraded again it agrees with the input to {agreement_of(agreement['network'])} "
-             f"(the interpolation: {agreement_of(agreement['interpolation'])})")
-    if summary["clipped_values"]:
-        print(f"note: {summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
-              "--dtype float32 keeps them", file=sys.stderr)
-    print(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {words}")
-    if folder:
-        with replacing(folder, options.force, marks=REPORT_MARKS) as partial:
-            partial.mkdir()
-            write_json(partial / "summary.json", {**summary, "command": facts["Command"], "arch": facts["Network"],
-                                                  "checkpoint": facts["Checkpoint"]})
-            no_truth_figure(partial / "figure.png", done.low, done.interpolation, done.network, done.scene.wavelengths,
-                            name=target.name, scale=problem.scale,
-                            note=f"degraded again: {agreement_of(agreement['network'])}")
-            write_report(partial / "report.html", f"{target.name}: {facts['Network']}, x{problem.scale}",
-                         {**facts, "Input": summary["read_as"]},
-                         figures=[("input, interpolation and network (the middle of the scene)", partial / "figure.png")],
-                         scale=problem.scale, lead=f"{words[0].upper()}{words[1:]}.")
-        print(f"report in {shown(folder)}/")
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
-def keep_out_of(folder: Path, *paths: str | Path) -> None:
-    """Refuse a folder of results that holds what is read or written besides: it is replaced as a whole."""
-    for path in paths:
-        if Path(path).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path} lies in {folder}, which would be replaced as a whole; choose another --out.")
-
-
-def agreement_of(row: dict[str, float | None]) -> str:
-    return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
-
-
-def state_problem(options: argparse.Namespace, info: CheckpointInfo) -> Problem:
-    """Scale and degradation: what is asked for, else what the checkpoint was trained for; a difference is said."""
-    scale = options.scale or (info.scales[0] if info.scales else None)
-    if scale is None:
-        raise UserError(f"{info.path} does not say for which scale factor it was trained; give it with --scale.")
-    kind = options.degradation or info.degradation or "reference"
-    try:
-        check(scale, kind)
-    except ValueError as error:
-        raise UserError(f"{info.path} cannot be used at scale factor {scale} and degradation {kind} ({error}); give others "
-                        "with --scale and --degradation.") from error
-    for what, asked, trained in (("scale factor", scale, info.scales),
-                                 ("degradation", kind, (info.degradation,) if info.degradation else None)):
-        if trained is None and what == "degradation":
-            print(f"note: {info.path} does not say its {what}; {asked} is taken", file=sys.stderr)
-        elif trained is not None and asked not in trained:
-            print(f"note: {info.path} was trained for {what} {', '.join(map(str, trained))}, and {asked} is asked for: "
-                  "expect less of it", file=sys.stderr)
-        elif len(trained or ()) > 1 and not options.scale:
-            print(f"note: {info.path} was trained for scale factors {', '.join(map(str, trained))}; {asked} is taken, "
-                  "--scale chooses another", file=sys.stderr)
-    return Problem(scale, kind, options.tile, options.amp, options.self_ensemble, options.bandwise, options.preset,
-                   options.border)
-
-
-def find_scenes(options: argparse.Namespace) -> tuple[Card | None, list[Path]]:
-    """The card, if there is one, and the scene files."""
-    data, name = options.data, options.dataset
-    if data and len(data) == 1 and not name and not Path(data[0]).exists() and data[0] in list_cards():
-        data, name = None, data[0]
-    if data and not name:
-        return None, list_scenes(data)
-    card = load_card(name or "sample")
-    files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return card, files
-
-
-def reading_of(options: argparse.Namespace) -> Reading:
-    return Reading(options.key, options.layout, tuple(options.size) if options.size else None, options.bands,
-                   options.drop_bands, options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
+def say_warnings(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
-    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; required")
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; without one the untrained methods alone are tested")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
         help="alternating networks add their input twice, as the released ones do")
@@ -186,12 +121,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "(default without --data: sample)")
     add("--out", metavar="DIR", help="results folder, a new one (default: results/NETWORK_SCALE_TIME)")
     add("-p", "--prefix", metavar="NAME", help="stands for NETWORK in the name of the default results folder")
+    add("--compare", type=_method, nargs="+", default=[], metavar="NAME=FOLDER", help="score cubes of other programs: one for "
+        "each image, named IMAGE or IMAGE_xSCALE, in the values of the image")
+    add("--noise", type=float, default=0.0, metavar="SIGMA", help="add white noise of this standard deviation to the "
+        "low-resolution cube, in units of [0, 1] (default: 0)")
+    add("--seed", type=int, default=2021, metavar="N", help="of the noise (default: %(default)s)")
     add("--preset", choices=PRESETS, default="standard", help="how the indexes are computed (default: %(default)s)")
     add("--border", type=int, default=0, metavar="PX", help="pixels left out of the indexes on each side (default: 0)")
     add("--error-band", type=int, metavar="BAND", help="draw absolute error maps at this band, from 0")
     add("--pixels", type=_pixel, nargs="+", metavar="ROW,COLUMN", help="pixels whose spectra are drawn, in a figure of their "
         "own too (default: two chosen from the ground truth)")
     add("--report", action="store_true", help="write one self-contained HTML page too")
+    add("--latex", action="store_true", help="write the table as LaTeX too, to be read by \\input")
     add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
@@ -204,6 +145,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")
+    add("--method", choices=METHODS, help="what enlarges the cube of --input (default: network); a test shows the "
+        "untrained methods always")
+    add("--backproject", type=int, default=0, metavar="N", help="make the network's output agree with its input by N steps of "
+        "back-projection. Not for noisy cubes or an unknown blur: it amplifies their errors (default: 0)")
     add = parser.add_argument_group("reading scenes").add_argument
     add("--key", help="name of the cube in its file, when it holds several")
     add("--layout", choices=LAYOUTS, metavar="AXES", help=f"of the cube as stored: {', '.join(LAYOUTS)}")
@@ -233,24 +178,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("said by the released scripts, and of no meaning here").add_argument
     for flags in ("-r --resume", "--test", "--no-log"):
         add(*flags.split(), action="store_true", help="without effect")
-    for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd", "--seed"):
+    for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
         add(*flags.split(), metavar="X", help="without effect")
     options = parser.parse_args(arguments)
-    if not options.resumePath:
-        raise UserError("No checkpoint was given, and one is needed; name it with -rp runs/NAME/best.pth (hsi_sr.py prints "
-                        "the command when it ends).")
+    options.compare = dict(options.compare)
+    options.method = options.method or ("network" if options.resumePath else None)
+    if options.method == "network" and not options.resumePath:
+        raise UserError("--method network needs a checkpoint; name it with -rp runs/NAME/best.pth.")
+    if options.method is None and options.input:
+        raise UserError("No checkpoint was given; name it with -rp runs/NAME/best.pth (hsi_sr.py prints the command when it "
+                        "ends), or give --method interpolation or backprojection, which need none.")
     if bool(options.input) != bool(options.output):
         raise UserError("--input and --output go together; give both.")
     if options.input and (options.data or options.dataset):
         raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
-    for name in ("bandwise", "pixels"):
+    if options.method != "network" and (options.backproject or options.self_ensemble or options.bandwise):
+        raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, and there is no network; "
+                        "leave them out.")
+    for name in ("bandwise", "pixels", "noise", "compare"):
         if options.input and getattr(options, name):
             raise UserError(f"--{name} is for tests against ground truth; leave it out with --input.")
     if options.use_2dconv:
         raise UserError("--use-2dconv is for networks that take bands as channels, and none here does; leave it out.")
     if options.error_band is not None and options.error_band < 0:
         raise UserError(f"--error-band is {options.error_band}, and a band counted from 0 was expected.")
-    for name, unit in (("border", "pixels"), ("threads", "threads")):
+    for name, unit in (("border", "pixels"), ("threads", "threads"), ("backproject", "steps"), ("noise", "deviations")):
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} is {getattr(options, name)}, and 0 or more {unit} were expected.")
     if options.gpu_ids is not None:
@@ -264,6 +216,13 @@ def _tile(text: str) -> int | str:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor auto")
     return int(text)
+
+
+def _method(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (equals and name and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, such as theirs=results/theirs")
+    return name, Path(folder)
 
 
 def _pixel(text: str) -> tuple[int, int]:

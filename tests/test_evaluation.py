@@ -1,6 +1,7 @@
 """Testing against ground truth: what is computed, and what is left in the results folder."""
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,27 +12,32 @@ import torch
 from models import create_model
 from utility import evaluation
 from utility.cards import load_card
+from utility.checkpoints import CheckpointInfo
 from utility.cubes.cube import Scene
 from utility.cubes.values import unit_range
-from utility.degradation import KINDS, degrade, downsample
+from utility.degradation import add_noise, backproject, degrade, downsample, upsample
 from utility.errors import UserError
-from utility.evaluation import Outputs, Problem, Reading, read_images
-from utility.indexes import METRICS, PRESETS, evaluate
+from utility.evaluation import Outputs, read_images
+from utility.indexes import COUNTS, METRICS, evaluate
+from utility.problem import Problem
+from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
 from utility.tables import mean_of
 from utility.tiling import super_resolve_cube
 
-FACTS = {"arch": "biqrnn_2_2"}
+INFO = CheckpointInfo(path=Path("best.pth"), arch="biqrnn_2_2", options={}, unsaid=None, scales=(4,), degradation="gaussian",
+                      bands=4, epoch=1, iteration=2, psnr=30.0)
 NUMBERS_ONLY = Outputs(cubes=False, figures=False)
+ROWS = ["interpolation", "backprojection", "network"]
 
 
-def network(seed=0):
-    """A network that changes its input a little."""
-    torch.manual_seed(seed)
+def network(gain=0.2):
+    """A network that changes its input a little; gain 0 is the identity."""
+    torch.manual_seed(0)
     net = create_model("biqrnn_2_2")
     net.initialise("fast")
     with torch.no_grad():
-        net.reconstructor.conv.deconv.weight.normal_(0, 0.2)
+        net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
     return net.eval()
 
 
@@ -56,71 +62,114 @@ def images(folder, **reading):
     return read_images(sorted((folder / "scenes").iterdir()), Reading(**reading))
 
 
-def run(folder, problem=None, outputs=NUMBERS_ONLY, net=None, out="out", overwrite=False, **reading):
-    return evaluation.run(net or network(), images(folder, **reading), problem or Problem(4, "spatial"), folder / out, outputs,
-                          FACTS, progress=False, overwrite=overwrite)
+def run(folder, found=None, problem=None, outputs=NUMBERS_ONLY, net=True, out="out", **more):
+    """Test `network()`, another one, or with None no network."""
+    net = network() if net is True else net
+    return evaluation.run(net, INFO if net else None, images(folder) if found is None else found,
+                          problem or Problem(4, "gaussian"), folder / out, outputs=outputs, progress=False, **more)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_metrics_are_those_of_the_degraded_and_super_resolved_cube(folder, kind, preset):
-    results = run(folder, Problem(4, kind, preset=preset, border=2))
-    gt = unit_range(read_scene(folder / "scenes" / "first.mat").cube)[0][:, :32, :36]
-    interpolation = degrade(torch.from_numpy(gt.copy()), 4, kind).numpy()
-    sr = super_resolve_cube(network(), interpolation, tile=0)
+def truth(folder, name="first"):
+    """The ground truth as it is compared, its sides multiples of 4."""
+    cube = unit_range(read_scene(folder / "scenes" / f"{name}.mat").cube)[0]
+    return np.ascontiguousarray(cube[:, :cube.shape[1] // 4 * 4, :cube.shape[2] // 4 * 4])
+
+
+# -------------------------------------------------------------------------------------------------------- the numbers
+
+@pytest.mark.parametrize(("kind", "preset", "start", "noise"), [
+    ("gaussian", "standard", "interpolation", 0), ("bicubic", "reference", "backprojection", 0.01),
+    ("spatial", "sspsr", "backprojection", 0), ("reference", "standard", "interpolation", 0.02)])
+def test_three_rows_are_those_of_the_degraded_and_super_resolved_cube(folder, kind, preset, start, noise):
+    results = run(folder, problem=Problem(4, kind, preset=preset, border=2, start=start, noise=noise, seed=7))
+    gt = truth(folder)
+    low = add_noise(downsample(torch.from_numpy(gt), 4, kind), noise, 7, "first")
+    cubes = {"interpolation": upsample(low, 4, kind).numpy(), "backprojection": backproject(low, 4, kind, 10).numpy()}
+    cubes["network"] = super_resolve_cube(network(), cubes[start], tile=0)
     row = results["images"][0]
     assert (row["name"], row["bands"], row["height"], row["width"]) == ("first", 4, 32, 36)
-    for method, cube in (("network", sr), ("interpolation", interpolation)):
+    assert (row["start"], row["noise"], row["border"]) == (start, noise, 2)
+    for method, cube in cubes.items():
         for index, value in evaluate(cube, gt, 4, preset, 2).items():
             assert row[method][index] == (None if value is None else pytest.approx(value, rel=1e-4)), (method, index)
 
 
 def test_metrics_json_holds_the_contract_and_the_csv_the_same_numbers(folder):
-    results = run(folder)
+    results = run(folder, facts={"command": "python"})
     written = json.loads((folder / "out" / "metrics.json").read_text())
-    assert written == results
-    assert {"preset", "scale", "degradation", "arch", "images", "mean"} <= set(written)
-    assert [written[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "spatial", "biqrnn_2_2"]
+    assert written == results and results["command"] == "python"
+    assert [written[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "gaussian", "biqrnn_2_2"]
     assert [row["name"] for row in written["images"]] == ["first", "second"]
-    for method in ("network", "interpolation"):
+    assert list(written["methods"]) == list(written["mean"]) == ROWS
+    for method in ROWS:
         assert written["mean"][method] == mean_of([row[method] for row in written["images"]])
         assert set(METRICS) <= set(written["mean"][method])
     with (folder / "out" / "metrics.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header[:6] == ["image", "method", "preset", "scale", "degradation", "border_px"]
-    assert header[6:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse", "q"]
-    wanted = {(row["name"], m): row[m] for row in [*written["images"], {"name": "mean", **written["mean"]}]
-              for m in ("network", "interpolation")}
-    assert {(r[0], r[1]) for r in rows} == set(wanted)
-    for row in rows:
-        assert list(map(float, row[6:])) == pytest.approx([wanted[row[0], row[1]][index] for index in METRICS])
+    assert header[:7] == ["image", "method", "preset", "scale", "degradation", "noise", "border_px"]
+    assert header[7:12] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas"]
+    groups = [*written["images"], {"name": "mean", **written["mean"]}]
+    assert [(r[0], r[1]) for r in rows] == [(group["name"], method) for group in groups for method in ROWS]
+    for row, values in zip(rows, (group[method] for group in groups for method in ROWS), strict=True):
+        assert list(map(float, row[7:])) == pytest.approx([values[index] for index in (*METRICS, *COUNTS)])
 
 
-def test_an_identity_network_scores_as_the_interpolation(folder):
-    net = create_model("biqrnn_2_2")
-    net.initialise("fast")
-    mean = run(folder, net=net.eval())["mean"]
-    assert mean["network"] == pytest.approx(mean["interpolation"])
+@pytest.mark.parametrize("start", ROWS[:2])
+def test_an_identity_network_scores_as_its_start(folder, start):
+    mean = run(folder, problem=Problem(4, "spatial", start=start), net=network(0))["mean"]
+    assert mean["network"] == pytest.approx(mean[start])
 
 
-def test_cubes_are_named_after_their_sources_and_score_the_same_when_read_again(folder):
-    results = run(folder, outputs=Outputs(figures=False))
-    assert sorted(p.name for p in (folder / "out" / "cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
-    for row in results["images"]:
-        source = read_scene(folder / "scenes" / row["file"])
-        scene = read_scene(folder / "out" / row["cube"])
-        assert (scene.key, scene.layout, scene.cube.dtype) == (source.key, source.layout, np.float32)
-        gt, low, high = unit_range(source.cube)
-        gt = gt[:, :row["height"], :row["width"]]
-        again = evaluate(unit_range(scene.cube, low, high)[0], gt, 4)
-        assert again["psnr"] == pytest.approx(row["network"]["psnr"], abs=1e-4)
+def test_back_projection_of_the_network_s_output_starts_from_that_output(folder):
+    problem = Problem(4, "gaussian", backproject=3)
+    row = run(folder, problem=problem, net=network(0.5))["images"][0]
+    gt = truth(folder)
+    low = downsample(torch.from_numpy(gt), 4, "gaussian")
+    output = torch.from_numpy(super_resolve_cube(network(0.5), upsample(low, 4, "gaussian").numpy(), tile=0))
+    expected = evaluate(backproject(low, 4, "gaussian", 3, output).numpy(), gt, 4)
+    assert row["network"]["psnr"] == pytest.approx(expected["psnr"], abs=1e-3)
+    assert expected["psnr"] > evaluate(output.numpy(), gt, 4)["psnr"] + 0.1
+
+
+def test_noise_makes_back_projection_worse_than_the_interpolation_and_is_the_same_every_time(folder):
+    clean, noisy, again = (run(folder, problem=Problem(4, "gaussian", noise=sigma), net=None, out=f"out{k}")["mean"]
+                           for k, sigma in enumerate((0, 0.05, 0.05)))
+    assert noisy == again
+    assert clean["backprojection"]["psnr"] > clean["interpolation"]["psnr"]
+    assert noisy["backprojection"]["psnr"] < noisy["interpolation"]["psnr"] < clean["interpolation"]["psnr"]
+
+
+def test_without_a_network_the_untrained_methods_are_tested_alone(folder):
+    results = run(folder, net=None, outputs=Outputs(report=True))
+    assert list(results["mean"]) == ROWS[:2] and results["arch"] is None and results["warnings"] == []
+    assert not (folder / "out" / "cubes").exists() and (folder / "out" / "first.png").exists()
+
+
+def test_a_network_below_an_untrained_method_is_never_silent(folder):
+    results = run(folder, net=network(0.5), outputs=Outputs(report=True))
+    psnr = {key: results["mean"][key]["psnr"] for key in ROWS}
+    assert psnr["network"] < psnr["interpolation"] < psnr["backprojection"]
+    assert results["warnings"] == [
+        f"the network is below the {words} on 2 of 2 images (mean PSNR {psnr['network']:.2f} dB against {psnr[key]:.2f} dB)"
+        for key, words in (("interpolation", "interpolation"), ("backprojection", "back-projection"))]
+    assert [row["above_network"] for row in results["images"]] == [ROWS[:2]] * 2
+    assert "the network is below the back-projection" in (folder / "out" / "report.html").read_text()
+    assert run(folder, net=network(0), problem=Problem(4, start="backprojection"), out="even")["warnings"] == []
+
+
+def test_sizes_that_reference_darkens_are_said_once(folder):
+    for name in ("third", "fourth"):
+        scipy.io.savemat(folder / "scenes" / f"{name}.mat", {"rad": smooth(4, 32, 32).transpose(1, 2, 0)})
+    warnings = run(folder, problem=Problem(2, "reference"), net=None)["warnings"]
+    assert sum("32 x 32 images black" in text for text in warnings) == 1
+    assert run(folder, problem=Problem(2, "spatial"), net=None, out="none")["warnings"] == []
 
 
 def test_bandwise_gives_the_network_one_band_at_a_time(folder):
-    alone = run(folder, Problem(4, "spatial", bandwise=True))["images"][0]["network"]
+    alone = run(folder, problem=Problem(4, "gaussian", bandwise=True))["images"][0]["network"]
     together = run(folder, out="together")["images"][0]["network"]
-    gt = unit_range(read_scene(folder / "scenes" / "first.mat").cube)[0][:, :32, :36]
-    interpolation = degrade(torch.from_numpy(gt.copy()), 4, "spatial")
+    gt = truth(folder)
+    interpolation = degrade(torch.from_numpy(gt), 4, "gaussian")
     with torch.no_grad():
         sr = network()(interpolation[:, None, None])[:, 0, 0].numpy()  # bands in the place of a batch
     assert alone["psnr"] == pytest.approx(evaluate(sr, gt, 4)["psnr"], abs=1e-4)
@@ -128,15 +177,79 @@ def test_bandwise_gives_the_network_one_band_at_a_time(folder):
 
 
 def test_self_ensemble_averages_the_eight_rotations_and_flips(folder):
-    row = run(folder, Problem(4, "spatial", self_ensemble=True))["images"][1]
-    gt = unit_range(read_scene(folder / "scenes" / "second.mat").cube)[0]
-    x = degrade(torch.from_numpy(gt), 4, "spatial")[None, None]
+    row = run(folder, problem=Problem(4, "gaussian", self_ensemble=True))["images"][1]
+    gt = truth(folder, "second")
+    x = degrade(torch.from_numpy(gt), 4, "gaussian")[None, None]
     with torch.no_grad():
         turned = [network()(torch.rot90(v, k, (-2, -1))) for v in (x, x.flip(-1)) for k in range(4)]
     back = [torch.rot90(y, -(i % 4), (-2, -1)) for i, y in enumerate(turned)]
     back = [y.flip(-1) if i >= 4 else y for i, y in enumerate(back)]
     expected = evaluate(torch.stack(back).mean(0)[0, 0].numpy(), gt, 4)
     assert row["network"]["psnr"] == pytest.approx(expected["psnr"], abs=1e-4)
+
+
+def test_a_scene_too_large_to_be_degraded_on_the_gpu_is_degraded_on_the_processor(folder, monkeypatch):
+    expected, calls = run(folder), []
+
+    def scarce(x, scale, kind):
+        calls.append(x.device.type)
+        if len(calls) % 2:
+            raise torch.cuda.OutOfMemoryError("scripted")
+        return downsample(x, scale, kind)
+
+    monkeypatch.setattr(evaluation, "downsample", scarce)
+    found = run(folder, out="again")
+    assert len(calls) == 4 and found["mean"]["interpolation"] == expected["mean"]["interpolation"]
+
+
+# --------------------------------------------------------------------------------------------------- cubes of others
+
+def test_cubes_of_other_programs_get_rows_of_their_own(folder):
+    run(folder, outputs=Outputs(figures=False))
+    for name, folder_of in (("first", "theirs"), ("second", "theirs")):
+        (folder / folder_of).mkdir(exist_ok=True)
+        (folder / "out" / "cubes" / f"{name}_x4.mat").rename(folder / folder_of / f"{name}.mat")
+    results = run(folder, net=None, compare={"theirs": folder / "theirs"}, outputs=Outputs(report=True), out="compared")
+    ours = run(folder, out="again")
+    assert list(results["mean"]) == [*ROWS[:2], "theirs"]
+    for row, own in zip(results["images"], ours["images"], strict=True):
+        assert row["theirs"]["psnr"] == pytest.approx(own["network"]["psnr"], abs=1e-3)
+    with pytest.raises(UserError, match="called bands, which means something else"):
+        run(folder, net=None, compare={"bands": folder / "theirs"}, out="no")
+    np.save(folder / "theirs" / "second.npy", smooth(4, 24, 28))
+    with pytest.raises(UserError, match=r"theirs holds 2 cubes named second or second_x4, and one is needed"):
+        run(folder, net=None, compare={"theirs": folder / "theirs"}, out="no")
+    (folder / "theirs" / "second.mat").unlink()
+    np.save(folder / "theirs" / "second.npy", smooth(4, 24, 24))
+    with pytest.raises(UserError, match=r"second\.npy is 4 x 24 x 24, and the image second is 4 x 24 x 28"):
+        run(folder, net=None, compare={"theirs": folder / "theirs"}, out="no")
+
+
+# ----------------------------------------------------------------------------------------------------- where it came from
+
+def test_every_image_says_where_it_came_from_and_how_it_was_scaled(folder):
+    cube = smooth(4, 40, 48)
+    path = folder / "whole.mat"
+    scipy.io.savemat(path, {"rad": cube.transpose(1, 2, 0)})
+    results = run(folder, read_images([path], Reading(), card(folder)))
+    row, = results["images"]
+    assert [row[key] for key in ("name", "file", "card", "region")] == ["whole_test", str(path), "mine", [8, 12, 16, 20]]
+    assert [row[key] for key in ("low", "high", "scaled_over")] == [cube.min(), cube.max(), "scene"]
+    row, = run(folder, read_images([path], Reading()), out="whole")["images"]
+    assert [row[key] for key in ("card", "region", "scaled_over")] == [None, [0, 0, 40, 48], "scene"]
+
+
+def test_cubes_are_named_after_their_sources_and_score_the_same_when_read_again(folder):
+    results = run(folder, outputs=Outputs(figures=False))
+    assert sorted(p.name for p in (folder / "out" / "cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
+    for row in results["images"]:
+        source = read_scene(row["file"])
+        scene = read_scene(folder / "out" / row["cube"])
+        assert (scene.key, scene.layout, scene.cube.dtype) == (source.key, source.layout, np.float32)
+        gt, low, high = unit_range(source.cube)
+        gt = gt[:, :row["height"], :row["width"]]
+        again = evaluate(unit_range(scene.cube, low, high)[0], gt, 4)
+        assert again["psnr"] == pytest.approx(row["network"]["psnr"], abs=1e-4)
 
 
 def test_every_image_gets_a_figure_that_is_not_blank(folder):
@@ -159,20 +272,6 @@ def test_spectra_of_chosen_pixels_get_a_figure_of_their_own(folder):
     assert not (folder / "no").exists()
 
 
-def test_a_scene_too_large_to_be_degraded_on_the_gpu_is_degraded_on_the_processor(folder, monkeypatch):
-    expected, calls = run(folder), []
-
-    def scarce(x, scale, kind):
-        calls.append(x.device.type)
-        if len(calls) % 2:
-            raise torch.cuda.OutOfMemoryError("scripted")
-        return downsample(x, scale, kind)
-
-    monkeypatch.setattr(evaluation, "downsample", scarce)
-    found = run(folder, out="again")
-    assert len(calls) == 4 and found["mean"]["interpolation"] == expected["mean"]["interpolation"]
-
-
 def test_a_nodata_value_that_the_file_does_not_declare_can_be_stated(folder):
     cube = smooth(4, 20, 20)
     cube[:, :3] = -9999
@@ -186,8 +285,7 @@ def test_images_of_one_name_from_two_folders_are_both_kept(folder):
     other = folder / "other" / "first.mat"
     scipy.io.savemat(other, {"rad": smooth(4, 20, 20, seed=3).transpose(1, 2, 0)})
     paths = [folder / "scenes" / "first.mat", other]
-    results = evaluation.run(network(), read_images(paths, Reading()), Problem(4, "spatial"), folder / "out", Outputs(), FACTS,
-                             progress=False)
+    results = run(folder, read_images(paths, Reading()), outputs=Outputs())
     names = [row["name"] for row in results["images"]]
     assert names == ["first", "first_2"]
     assert {p.name for p in (folder / "out" / "cubes").iterdir()} == {"first_x4.mat", "first_2_x4.mat"}
@@ -197,9 +295,8 @@ def test_images_of_one_name_from_two_folders_are_both_kept(folder):
 def test_a_very_long_name_is_cut_so_that_its_files_can_be_written(folder):
     path = folder / f"{'ü' * 120}.mat"
     scipy.io.savemat(path, {"rad": smooth(4, 20, 20).transpose(1, 2, 0)})
-    results = evaluation.run(network(), read_images([path], Reading()), Problem(4, "spatial"), folder / "out",
-                             Outputs(report=True), FACTS, progress=False)
-    assert results["images"][0]["file"] == path.name
+    results = run(folder, read_images([path], Reading()), outputs=Outputs(report=True))
+    assert results["images"][0]["file"] == str(path)
     assert (folder / "out" / results["images"][0]["cube"]).exists()
 
 
@@ -237,24 +334,24 @@ def test_colours_of_a_card_are_not_taken_when_bands_were_left_out(folder):
     scipy.io.savemat(path, {"rad": smooth(4, 40, 48).transpose(1, 2, 0)})
     image, = read_images([path], Reading(drop_bands="3"), card(folder))
     assert len(image.cube) == 3 and image.rgb is None
-    results = evaluation.run(network(), iter([image]), Problem(2, "bicubic"), folder / "out", Outputs(), FACTS, progress=False)
+    results = run(folder, iter([image]), Problem(2, "bicubic"), Outputs())
     assert results["images"][0]["bands"] == 3
 
 
-@pytest.mark.parametrize(("shape", "scale", "words"), [
-    ((4, 8, 9), 4, "tiny.npy cannot be compared: the image is 8x8 pixels .* 11x11 window of SSIM"),
-    ((4, 3, 20), 4, "tiny.npy is 3 x 20 pixels, smaller than the scale factor 4")])
-def test_an_image_too_small_to_compare_is_refused_by_name(folder, shape, scale, words):
+@pytest.mark.parametrize(("shape", "words"), [
+    ((4, 8, 9), "tiny.npy cannot be compared. The image is 8x8 pixels .* 11x11 window of SSIM"),
+    ((4, 3, 20), "tiny.npy is 3 x 20 pixels, smaller than the scale factor 4")])
+def test_an_image_too_small_to_compare_is_refused_by_name(folder, shape, words):
     np.save(folder / "tiny.npy", smooth(*shape))
     found = read_images([folder / "tiny.npy"], Reading(layout="BHW"))
     with pytest.raises(UserError, match=words):
-        evaluation.run(network(), found, Problem(scale, "spatial"), folder / "out", NUMBERS_ONLY, FACTS, progress=False)
+        run(folder, found)
     assert not (folder / "out").exists()
 
 
 def test_a_border_that_leaves_nothing_is_refused_by_the_scene_s_name(folder):
-    with pytest.raises(UserError, match=r"first\.mat cannot be compared: a border of 20 pixels leaves nothing of 32x36"):
-        run(folder, Problem(4, "spatial", border=20))
+    with pytest.raises(UserError, match=r"first\.mat cannot be compared. A border of 20 pixels leaves nothing of 32x36"):
+        run(folder, problem=Problem(4, "gaussian", border=20))
 
 
 def leftovers(folder):
@@ -265,11 +362,11 @@ def leftovers(folder):
 def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monkeypatch, failure):
     before, calls, real = leftovers(folder), [], evaluation.super_resolve_cube
 
-    def broken(*args, **options):
+    def broken(*args, **more):
         calls.append(args)
         if len(calls) == 2:
             raise failure
-        return real(*args, **options)
+        return real(*args, **more)
 
     monkeypatch.setattr(evaluation, "super_resolve_cube", broken)
     with pytest.raises(failure):
@@ -304,7 +401,7 @@ def test_earlier_results_are_kept_unless_replaced_whole(folder):
         run(folder)
     assert "cubes" in leftovers(folder / "out")
     run(folder, overwrite=True)
-    assert leftovers(folder / "out") == ["metrics.csv", "metrics.json"]
+    assert leftovers(folder / "out") == ["metrics.csv", "metrics.json", "metrics_bands.csv"]
 
 
 def test_a_folder_that_holds_no_results_is_never_replaced(folder, monkeypatch):
@@ -317,23 +414,21 @@ def test_a_folder_that_holds_no_results_is_never_replaced(folder, monkeypatch):
     monkeypatch.chdir(folder / "out")
     for out in (".", ".."):
         with pytest.raises(UserError):
-            evaluation.run(network(), images(folder), Problem(4, "spatial"), out, NUMBERS_ONLY, FACTS, progress=False,
-                           overwrite=True)
+            run(folder, out=out, overwrite=True)
     assert leftovers(folder / "out") == ["mine.txt"] and leftovers(folder) == ["out", "scenes"]
 
 
 def test_no_image_at_all_is_refused(folder):
     with pytest.raises(UserError, match="no image to test on"):
-        evaluation.run(network(), iter(()), Problem(4, "spatial"), folder / "out", NUMBERS_ONLY, FACTS, progress=False)
+        run(folder, iter(()))
     assert not (folder / "out").exists()
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".npy", ".hdr", ".tif"])
+@pytest.mark.parametrize("suffix", [".npy", ".hdr", ".tif"])
 def test_cubes_come_in_the_container_of_their_source(folder, suffix):
     source = folder / f"scene{suffix}"
     write_scene(source, Scene(smooth(4, 24, 28), "scene", wavelengths=np.array([450.0, 550, 650, 750])))
-    results = evaluation.run(network(), read_images([source], Reading()), Problem(4, "spatial"), folder / "out",
-                             Outputs(figures=False), FACTS, progress=False)
+    results = run(folder, read_images([source], Reading()), outputs=Outputs(figures=False))
     written = read_scene(folder / "out" / results["images"][0]["cube"])
     assert written.path.name == f"scene_x4{suffix}" and written.cube.shape == (4, 24, 28)
     if suffix != ".npy":

@@ -1,4 +1,5 @@
 """hsi_test.py: its command line, what it leaves behind and what it says."""
+import csv
 import json
 import os
 import re
@@ -63,7 +64,7 @@ def run(*arguments, checkpoint="best.pth"):
 
 def numbers(out):
     results = json.loads(Path(out, "metrics.json").read_text())
-    return {(row["name"], method): row[method] for row in results["images"] for method in ("network", "interpolation")}
+    return {(row["name"], method): row[method] for row in results["images"] for method in results["methods"]}
 
 
 def refused(*arguments, words, checkpoint="best.pth"):
@@ -82,12 +83,12 @@ def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
     run("-r", "--test", "--data", "scenes", "--out", "out/here")
     printed = capsys.readouterr().out
     assert sorted(p.name for p in Path("out/here").iterdir()) == ["cubes", "first.png", "metrics.csv", "metrics.json",
-                                                                  "second.png"]
+                                                                  "metrics_bands.csv", "second.png"]
     assert sorted(p.name for p in Path("out/here/cubes").iterdir()) == ["first_x4.mat", "second_x4.mat"]
     results = json.loads(Path("out/here/metrics.json").read_text())
     assert [results[key] for key in ("preset", "scale", "degradation", "arch")] == ["standard", 4, "gaussian", "biqrnn_2_2"]
     assert [(row["name"], row["height"], row["width"]) for row in results["images"]] == [("first", 32, 36), ("second", 24, 28)]
-    assert set(results["mean"]) == {"network", "interpolation"}
+    assert list(results["mean"]) == ["interpolation", "backprojection", "network"]
     for name in ("first", "second"):
         assert cv2.imread(f"out/here/{name}.png").std() > 10
     assert f"{results['mean']['network']['psnr']:.3f}" in printed and "interpolation" in printed and "PSNR [dB]" in printed
@@ -97,8 +98,9 @@ def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
 def test_quiet_says_only_where_the_results_are(capfd):
     run("--data", "scenes", "--out", "out", "--quiet", "--no-figures", "--no-cubes")
     said = capfd.readouterr()
-    assert said.out == "results in out/\n" and said.err == ""
-    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json"]
+    assert said.out == "results in out/\n"
+    assert all(line.startswith("warning: the network is below the ") for line in said.err.splitlines())
+    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json", "metrics_bands.csv"]
 
 
 def test_the_default_folder_is_a_new_one_below_results(capsys):
@@ -288,8 +290,38 @@ def test_checkpoints_that_cannot_be_used_are_refused():
         refused("--data", "scenes", "--out", "out", words=words, checkpoint=checkpoint)
     assert not Path("hacked").exists()
     refused("-a", "qrnn_2_2", "--data", "scenes", words=r"best\.pth holds biqrnn_2_2, and -a asked for qrnn_2_2")
-    with pytest.raises(UserError, match=r"No checkpoint was given.* -rp"):
-        hsi_test.main(["--data", "scenes"])
+    with pytest.raises(UserError, match=r"No checkpoint was given.* -rp .*--method"):
+        hsi_test.main(["--input", "low.tif", "--output", "high.tif"])
+    with pytest.raises(UserError, match="--method network needs a checkpoint"):
+        hsi_test.main(["--method", "network", "--data", "scenes"])
+
+
+def test_without_a_checkpoint_the_untrained_methods_and_cubes_of_others_are_scored(capsys):
+    run("--data", "scenes", "--out", "ours", "--no-figures", "--no-cubes")
+    Path("theirs").mkdir()
+    for name, height, width in (("first", 32, 36), ("second_x4", 24, 28)):  # a name with and without the scale factor
+        cube = scipy.io.loadmat(f"scenes/{name.removesuffix('_x4')}.mat")["rad"]
+        scipy.io.savemat(f"theirs/{name}.mat", {"sr": cube[:height, :width]})
+    capsys.readouterr()
+    hsi_test.main(["--scale", "4", "--data", "scenes", "--compare", "their net=theirs", "also=theirs", "--out", "out",
+                   "--report", "--latex"])
+    found, before = numbers("out"), numbers("ours")
+    assert [method for name, method in found if name == "first"] == ["interpolation", "backprojection", "their net", "also"]
+    for name in ("first", "second"):
+        assert found[name, "their net"]["psnr"] > 90  # the ground truth itself, stored in float32
+        assert found[name, "backprojection"] == before[name, "backprojection"]
+    assert json.loads(Path("out/metrics.json").read_text())["arch"] is None
+    printed = capsys.readouterr().out
+    assert printed.count("their net") == 3 and "their net" in Path("out/report.html").read_text()
+    assert r"first & interpolation & " in Path("out/metrics.tex").read_text()
+    header, *bands = csv.reader(Path("out/metrics_bands.csv").read_text().splitlines())
+    assert header[:6] == ["image", "method", "preset", "band", "wavelength_nm", "psnr [dB]"] and len(bands) == 2 * 4 * 4
+    first = [float(row[5]) for row in bands if row[:2] == ["first", "interpolation"]]
+    assert np.mean(first) == pytest.approx(found["first", "interpolation"]["psnr"])
+    for folder, words in (("x=nowhere", "nowhere does not exist"), ("network=theirs", "another name"),
+                          ("x=ours", "no scene in it|holds no cubes")):
+        with pytest.raises(UserError, match=words):
+            hsi_test.main(["--scale", "4", "--data", "scenes", "--compare", folder, "--out", "no"])
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -353,7 +385,7 @@ def test_options_that_contradict_each_other_are_refused():
             (["--data", "scenes", "--scale", "3", "--degradation", "gaussian"], "'gaussian' needs an even scale factor"),
             (["--data", "scenes", "--tile", "8"], "at least 32 are expected"),
             (["--data", "scenes", "--error-band", "4"], "Band 4 was asked for .* with 4 bands"),
-            (["--data", "scenes", "--border", "18"], r"first\.mat cannot be compared: a border of 18")):
+            (["--data", "scenes", "--border", "18"], r"first\.mat cannot be compared\. A border of 18")):
         refused(*arguments, *(["--out", "out"] if "--data" in arguments else []), words=words)
 
 
@@ -370,7 +402,7 @@ def test_results_that_exist_stay_unless_force_is_given():
     run("--data", "scenes/second.mat", "--out", "out", "--no-figures")
     refused("--data", "scenes", "--out", "out", words="out exists already.*--force")
     run("--data", "scenes", "--out", "out", "--no-figures", "--no-cubes", "--force")
-    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json"]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["metrics.csv", "metrics.json", "metrics_bands.csv"]
 
 
 def test_force_replaces_nothing_but_earlier_results():
@@ -412,7 +444,7 @@ def test_ending_codes_and_messages_of_the_script():
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr == "error: There is no checkpoint none.pth; check the path, or train one with hsi_sr.py.\n"
     good = typed("-r", "-rp", str(Path("best.pth").absolute()), "--data", "scenes/second.mat", "--out", "my results", "--quiet")
-    assert (good.returncode, good.stderr, good.stdout) == (0, "", "results in 'my results'/\n")
+    assert (good.returncode, good.stdout) == (0, "results in 'my results'/\n")
 
 
 # ------------------------------------------------------------------------------------------------- without ground truth
@@ -428,9 +460,11 @@ def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
     geotiff()
     run("--input", "low.tif", "--output", "sub/high.tif", "--quiet", "--dtype", "float32")
     said = capsys.readouterr()
-    assert re.fullmatch(r"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to \d+\.\d dB PSNR, "
-                        r"\d+\.\d\d deg SAM \(the interpolation: \d+\.\d dB PSNR, \d+\.\d\d deg SAM\)\n", said.out)
-    assert said.err == ""
+    figures = r"\d+\.\d dB PSNR, \d+\.\d\d deg SAM"
+    assert re.fullmatch(rf"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to {figures} "
+                        rf"\(interpolation: {figures}; back-projection: {figures}\)\. This is agreement .*, not accuracy\n",
+                        said.out)
+    assert "agree with the input better than the network" in said.err
     with rasterio.open("low.tif") as low, rasterio.open("sub/high.tif") as high:
         assert high.bounds == low.bounds and high.res == (7.5, 7.5) and high.crs == low.crs
     assert [p.name for p in Path("sub").iterdir()] == ["high.tif"]
@@ -452,7 +486,7 @@ def test_the_report_of_a_cube_stands_beside_it():
     assert cv2.imread("high_report/figure.png").std() > 10
     summary = json.loads(Path("high_report/summary.json").read_text())
     assert summary["shape"] == [4, 80, 96] and summary["arch"] == "biqrnn_2_2"
-    assert set(summary["consistency"]) == {"network", "interpolation"}
+    assert set(summary["consistency"]) == {"network", "interpolation", "backprojection"}
     page = Path("high_report/report.html").read_text()
     assert "data:image/png;base64," in page and "Degraded again it agrees with the input" in page
 

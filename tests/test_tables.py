@@ -111,13 +111,13 @@ def test_the_markdown_table_has_the_same_cells(images):
 
 
 def test_the_csv_holds_the_numbers_of_every_image_method_and_band(images, tmp_path):
-    results = {"preset": "standard", "scale": 4, "degradation": "gaussian", "border": 0, "images": images,
+    results = {"preset": "standard", "scale": 4, "degradation": "gaussian", "noise": 0.0, "border": 0, "images": images,
                "mean": {key: mean_of([image[key] for image in images]) for key in METHODS}}
     write_csv(tmp_path / "metrics.csv", result_rows(results, METHODS))
     header, *rows = csv.reader((tmp_path / "metrics.csv").open(newline=""))
-    assert header[6:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse", "q", *COUNTS]
+    assert header[7:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse", "q", *COUNTS]
     assert [row[:2] for row in rows] == [[name, key] for name in ("a", "b", "mean") for key in METHODS]
-    assert float(rows[2][6]) == images[0]["network"]["psnr"] and rows[3][11] == ""  # undefined
+    assert float(rows[2][7]) == images[0]["network"]["psnr"] and rows[3][12] == ""  # undefined
     gt = np.linspace(0.1, 0.9, 3 * 144).reshape(3, 12, 12)
     bands = {"network": Comparison(gt + 0.1, gt, 4).band_indexes()}
     header, found = band_header("standard"), band_rows("a", bands, "standard", [400.0, 500.0, 600.0])

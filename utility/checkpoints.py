@@ -48,6 +48,9 @@ class CheckpointInfo:
     epoch: int | None
     iteration: int | None
     psnr: float | None       # dB, of its validation
+    start: str = "interpolation"  # what the network adds its residual to, see `degradation.start_image`
+    noise: float = 0.0       # of the low-resolution cubes that it was trained on
+    trained_on: tuple[dict[str, Any], ...] = ()  # the scenes, as `lmdb_dataset` records them
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
@@ -150,6 +153,8 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
         scales=None if scale is None else tuple(scale) if isinstance(scale, list | tuple) else (int(scale),),
         degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
         iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
+        start=checkpoint.get("start") or "interpolation", noise=float(checkpoint.get("noise") or 0),
+        trained_on=tuple(checkpoint.get("trained_on") or ()),
     )
 
 

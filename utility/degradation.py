@@ -154,11 +154,16 @@ def prefilter(low: Tensor, scale: int, kind: str, steps: int = STEPS) -> Tensor:
 
     Args and shapes: `low` (..., B, h, w) -> the same.
     """
-    chosen = check(scale, kind)
     z = low
     for _ in range(steps):
-        z = z + (low - _image(_along(z, chosen.bands, scale, -3), chosen.up + chosen.down, scale))
+        z = z + (low - round_trip(z, scale, kind))
     return z
+
+
+def round_trip(low: Tensor, scale: int, kind: str) -> Tensor:
+    """D U y, `downsample(upsample(low))` without the image between: (..., B, h, w) -> the same. Raises as `degrade`."""
+    chosen = check(scale, kind)
+    return _image(_along(low, chosen.bands, scale, -3), chosen.up + chosen.down, scale)
 
 
 def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:

@@ -1,62 +1,60 @@
-"""Testing a network against ground truth: degrade, super-resolve, compare, and leave files that people can open."""
+"""Testing methods against ground truth: degrade, super-resolve, compare, and leave files that people can open."""
 from __future__ import annotations
 
-import csv
 import dataclasses
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models import Network
-from utility.cards import Card, generic_card, parts
+from utility.cards import Card, generic_card, list_cards, load_card, locate, parts, split
+from utility.checkpoints import CheckpointInfo
 from utility.cubes.containers import suffix_of
 from utility.cubes.cube import Scene
-from utility.cubes.values import from_unit_range, value_range
-from utility.degradation import crop_to_multiple, downsample, upsample
+from utility.cubes.values import from_unit_range, unit_range, value_range
+from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
-from utility.indexes import METRICS, band_psnr, dark_bands, evaluate, sam_map
+from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.problem import METHODS, UNTRAINED, Problem
 from utility.reading import Reading, open_as
 from utility.report import write_report
-from utility.scenes import write_scene
-from utility.tables import mean_of
+from utility.scenes import list_scenes, read_scene, write_scene
+from utility.tables import (
+    band_header,
+    band_rows,
+    describe,
+    latex,
+    mean_of,
+    result_rows,
+    result_table,
+    write_csv,
+    write_text,
+)
 from utility.tiling import super_resolve_cube
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is asked of the network, and how its answer is measured."""
-
-    scale: int
-    degradation: str
-    tile: int | str = "auto"
-    amp: str = "off"
-    self_ensemble: bool = False
-    bandwise: bool = False
-    preset: str = "standard"
-    border: int = 0
 
 
 @dataclass
 class TestImage:
     """A ground-truth cube in [0, 1] and the scene that it was taken from."""
 
-    __test__ = False  # its name looks like a test's to pytest
+    __test__ = False  # pytest takes the name for a test's
 
     name: str
     cube: np.ndarray  # float32 (B, H, W)
     scene: Scene
-    low: float = 0.0
+    low: float = 0.0   # the values in the cubes that are written which are 0 and 1 here
     high: float = 1.0
     rgb: tuple[int, int, int] | None = None
-    region: tuple[int, int, int, int] | None = None  # in its scene: top, left, height, width
-    over: str = "scene"  # low and high are the smallest and largest value of the "scene" or of the "crop"
+    source: dict[str, Any] = field(default_factory=dict)  # where it came from and how it was scaled, for metrics.json
 
 
 @dataclass(frozen=True)
@@ -66,153 +64,244 @@ class Outputs:
     cubes: bool = True
     figures: bool = True
     report: bool = False
+    latex: bool = False
     error_band: int | None = None
     pixels: tuple[tuple[int, int], ...] = ()  # (row, column), of whose spectra there is a figure
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # for the report
+
+
+def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
+    """The card, if there is one, and the scene files; notes on stderr say which listed scenes are missing.
+
+    Raises:
+        UserError: a card or a path does not exist.
+    """
+    if data and len(data) == 1 and not dataset and not Path(data[0]).exists() and data[0] in list_cards():
+        data, dataset = None, data[0]
+    if data and not dataset:
+        return None, list_scenes(data)
+    card = load_card(dataset or "sample")
+    files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return card, files
 
 
 def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None) -> Iterator[TestImage]:
-    """The test images in scene files: whole scenes, or with a card the parts of them that it says are for testing.
+    """The test images in scene files: whole scenes, or with a card the parts that the card says are for testing.
 
     Raises:
-        UserError: a file that cannot be read or used; see `scenes` and `cards`.
+        UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
     for path in paths:
         scene = open_as(path, reading, card)
-        # a card counts the bands of the whole scene
+        # A card counts the bands of the whole scene.
         rgb = card.rgb if card and "source_bands" not in scene.metadata else None
         for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
             whole = part.cube.shape == scene.cube.shape
-            yield TestImage(part.name, part.cube, scene if whole else _unplaced(scene), part.low, part.high, rgb,
-                            part.region, part.over)
+            source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
+                      "high": part.high,
+                      "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
+            yield TestImage(part.name, part.cube, scene if whole else _unplaced(scene), part.low, part.high, rgb, source)
 
 
-def run(net: Network, images: Iterator[TestImage], problem: Problem, out: Path, outputs: Outputs, facts: dict[str, Any],
+def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
+        outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
         progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
-    """Test a network on images and write a results folder: metrics.json, metrics.csv, cubes/ and figures.
+    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
+
+    Interpolation and back-projection are tested always, the network where there is one, and cubes that other programs made.
 
     Args:
-        net: on the device that shall compute.
-        out: the folder; it appears when all of it is written.
-        facts: put into metrics.json as they are (`arch`, `checkpoint`, ...).
+        net: on the device that shall compute; None tests without a network.
+        info: what the network's checkpoint says.
+        out: the folder. The folder appears when all of it is written.
+        facts: put into metrics.json as they are (`command`, `device`).
+        compare: {method: folder of its cubes}. A cube has the name of its image, or NAME_xSCALE, and its values.
+        overwrite: replace an earlier results folder of that name, when the new one is whole.
 
-        overwrite: an earlier results folder may stand under that name, and goes when the new one is whole.
-
-    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, ...
+    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, `methods`, `warnings`, ...
 
     Raises:
         UserError: the folder exists (or is no results folder), an image cannot be used, or there is none.
     """
-    rows: list[dict[str, Any]] = []
-    methods = {"interpolation": "interpolation", "network": str(facts["arch"])}
+    compare = dict(compare or {})
+    methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
+    test = _Test(net, problem, outputs, compare, methods, progress)
     with replacing(out, overwrite, marks=("metrics.json",)) as folder:
         folder.mkdir()
         for image in images:
-            rows.append(_test_one(net, image, problem, folder, outputs, progress, {row["name"] for row in rows}))
+            test.add(image, folder)
+        rows = test.rows
         if not rows:
             raise UserError("There is no image to test on; give scenes with --data.")
+        about = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
+                 "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
+                 } if info else {"arch": None, "checkpoint": None}
         results = {
-            **facts, "preset": problem.preset, "scale": problem.scale, "degradation": problem.degradation,
-            "border": problem.border, "tile": problem.tile, "self_ensemble": problem.self_ensemble,
-            "bandwise": problem.bandwise, "amp": problem.amp,
-            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()},
-            "images": rows,
-            "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
+            **about, **(facts or {}), **{key: value for key, value in dataclasses.asdict(problem).items() if key != "method"},
+            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()}, "methods": methods,
+            "images": rows, "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
         }
+        results["warnings"] = _warnings(results)
         write_json(folder / "metrics.json", results)
-        _write_csv(folder / "metrics.csv", results, methods)
+        write_csv(folder / "metrics.csv", result_rows(results, methods))
+        write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *test.bands])
+        if outputs.latex:
+            write_text(folder / "metrics.tex", latex(*result_table(rows, methods, problem.preset),
+                                                     describe(problem.preset, problem.scale, problem.border, rows, methods)))
         if outputs.report:
             figures = [(f"{row['name']}: {kind}", folder / name) for row in rows for kind, name in row["figures"].items()]
-            write_report(folder / "report.html", f"{facts['arch']}, x{problem.scale}, {problem.degradation}", outputs.facts,
-                         rows, methods, figures, problem.preset, problem.scale, problem.border)
+            title = f"{info.arch if info else ' and '.join(UNTRAINED.values())}, x{problem.scale}, {problem.degradation}"
+            facts = {**outputs.facts, **{f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}}
+            write_report(folder / "report.html", title, facts, rows, methods, figures, problem.preset, problem.scale,
+                         problem.border)
     return results
 
 
-def _test_one(net: Network, image: TestImage, problem: Problem, folder: Path, outputs: Outputs, progress: bool,
-              taken: set[str]) -> dict[str, Any]:
-    scale = problem.scale
-    gt = crop_to_multiple(image.cube, scale)
-    bands, height, width = gt.shape
-    if 0 in gt.shape:
-        raise UserError(f"{image.scene.path} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the scale "
-                        f"factor {scale}; use a larger scene.")
-    name = _free_name(image.name, taken)
-    low, interpolation = _degraded(gt, problem, next(net.parameters()).device)
-    try:
-        plain = evaluate(interpolation, gt, scale, problem.preset, problem.border)
-    except UserError as error:
-        raise UserError(f"{image.scene.path or name} cannot be compared: {str(error)[0].lower()}{str(error)[1:]}") from error
-    started = time.perf_counter()
-    parts = [slice(b, b + 1) for b in range(bands)] if problem.bandwise else [slice(None)]
-    sr = np.concatenate([super_resolve_cube(net, interpolation[part], low[part], tile=problem.tile, amp=problem.amp,
-                                            self_ensemble=problem.self_ensemble,
-                                            progress=progress and not problem.bandwise) for part in parts])
-    seconds = time.perf_counter() - started
-    row: dict[str, Any] = {"name": name, "file": image.scene.path.name if image.scene.path else None,
-                           "bands": bands, "height": height, "width": width, "seconds": round(seconds, 3),
-                           "dark_bands": dark_bands(gt, problem.border),
-                           "network": evaluate(sr, gt, scale, problem.preset, problem.border), "interpolation": plain}
-    if outputs.cubes:
-        path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
-        raw = from_unit_range(sr, image.low, image.high, np.float32, on_overflow="clip")
-        write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None))
-        row["cube"] = str(path.relative_to(folder))
-    if outputs.figures or outputs.report:
-        row["figures"] = _figures(image, name, gt, interpolation, sr, row, problem, folder, outputs)
-    return row
+@dataclass
+class _Test:
+    """What is the same for all images of a test, and the rows of metrics.json so far."""
+
+    net: Network | None
+    problem: Problem
+    outputs: Outputs
+    compare: dict[str, Path]
+    methods: dict[str, str]
+    progress: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bands: list[list[Any]] = field(default_factory=list)  # of metrics_bands.csv
+
+    def add(self, image: TestImage, folder: Path) -> None:
+        """Test on one image: its row of metrics.json, its cube and its figures."""
+        problem, scale = self.problem, self.problem.scale
+        gt = crop_to_multiple(image.cube, scale)
+        if 0 in gt.shape:
+            raise UserError(f"{image.scene.place} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
+                            f"scale factor {scale}; use a larger scene.")
+        name = _free_name(image.name, {row["name"] for row in self.rows})
+        row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
+               "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border}
+        low, cubes = self._untrained(gt, image.name)
+        try:
+            row["dark_bands"] = dark_bands(gt, problem.border)
+            found = {key: self._compared(cube, gt) for key, cube in cubes.items()}
+            row |= {key: comparison.indexes() for key, comparison in found.items()}
+        except UserError as error:
+            raise UserError(f"{image.scene.place} cannot be compared. {error}") from error
+        if self.net:
+            started = time.perf_counter()
+            cubes["network"] = self._super_resolved(cubes[problem.start], low)
+            row["seconds"] = round(time.perf_counter() - started, 3)
+        for method, source in self.compare.items():
+            if method in row or method in METHODS:
+                raise UserError(f"A method of --compare is called {method}, which means something else in metrics.json; give "
+                                "it another name.")
+            cubes[method] = _read_cube(source, image, gt.shape, scale)
+        found |= {key: self._compared(cubes[key], gt) for key in cubes if key not in found}
+        row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
+        self.bands += band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
+                                image.scene.wavelengths)
+        row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
+        if self.outputs.cubes and self.net:
+            path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
+            raw = from_unit_range(cubes["network"], image.low, image.high, np.float32, on_overflow="clip")
+            write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None))
+            row["cube"] = str(path.relative_to(folder))
+        if self.outputs.figures or self.outputs.report:
+            row["figures"] = self._figures(image, gt, cubes, row, folder)
+        self.rows.append(row)
+
+    def _compared(self, cube: np.ndarray, gt: np.ndarray) -> Comparison:
+        return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border)
+
+    def _untrained(self, gt: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The low-resolution cube, and {method: cube on the grid of `gt`}."""
+        scale, kind = self.problem.scale, self.problem.degradation
+
+        def compute(x: Tensor) -> tuple[Tensor, ...]:
+            low = add_noise(downsample(x, scale, kind), self.problem.noise, self.problem.seed, name)
+            return low, upsample(low, scale, kind), backproject(low, scale, kind)
+
+        low, *cubes = self._computed(compute, gt)
+        return low, dict(zip(UNTRAINED, cubes, strict=True))
+
+    def _super_resolved(self, start: np.ndarray, low: np.ndarray) -> np.ndarray:
+        problem = self.problem
+        parts = [slice(b, b + 1) for b in range(len(low))] if problem.bandwise else [slice(None)]
+        sr = np.concatenate([super_resolve_cube(self.net, start[part], low[part], tile=problem.tile, amp=problem.amp,
+                                                self_ensemble=problem.self_ensemble,
+                                                progress=self.progress and not problem.bandwise) for part in parts])
+        if problem.backproject:
+            sr, = self._computed(lambda y, x: (backproject(y, problem.scale, problem.degradation, problem.backproject, x),),
+                                 low, sr)
+        return sr
+
+    def _computed(self, compute: Callable[..., tuple[Tensor, ...]], *cubes: np.ndarray) -> list[np.ndarray]:
+        """`compute` on the network's device, or on the processor where a GPU has too little memory for a whole scene."""
+        given = [torch.from_numpy(np.ascontiguousarray(cube)) for cube in cubes]
+        device = next(self.net.parameters()).device if self.net else torch.device("cpu")
+        try:
+            return [cube.cpu().numpy() for cube in compute(*(cube.to(device) for cube in given))]
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        # Retry outside `except`: the traceback still holds GPU tensors.
+        return [cube.numpy() for cube in compute(*given)]
+
+    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],
+                 folder: Path) -> dict[str, str]:
+        """Draw what was asked for; returns {what it shows: file name}."""
+        name, outputs, problem = row["name"], self.outputs, self.problem
+        wavelengths, made = image.scene.wavelengths, {}
+        labels = {key: self.methods[key].capitalize() if key in METHODS else key for key in cubes} | {"network": "Network"}
+        shown = {labels[key]: cube for key, cube in cubes.items()}
+        below = [UNTRAINED[key] for key in row["above_network"]]
+
+        def path(kind: str, words: str) -> Path:
+            made[words] = f"{name}{kind}.png"
+            return folder / made[words]
+
+        comparison_figure(path("", "ground truth, methods and errors"), gt, shown, wavelengths=wavelengths, rgb=image.rgb,
+                          metrics={labels[key]: row[key] for key in cubes}, name=name, scale=problem.scale,
+                          preset=problem.preset, border=problem.border, pixels=outputs.pixels or None,
+                          note=f"network below {' and '.join(below)}" if below else "")
+        if outputs.pixels:
+            spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **shown}, outputs.pixels,
+                           wavelengths, name)
+        if outputs.error_band is not None or outputs.report:
+            band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
+            error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown, band, wavelengths, name)
+        if outputs.report:
+            band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in shown.items()},
+                             wavelengths, name)
+            sam_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in shown.items()}, name)
+        return made
 
 
-def _degraded(gt: np.ndarray, problem: Problem, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """The true low-resolution cube, and the same on the high-resolution grid."""
-    def degraded(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        low = downsample(x, problem.scale, problem.degradation)
-        return low.cpu().numpy(), upsample(low, problem.scale, problem.degradation).cpu().numpy()
-
-    x = torch.from_numpy(np.ascontiguousarray(gt))
-    try:
-        return degraded(x.to(device))
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-    # Tiles may still fit on the GPU. Retry outside `except`: the traceback still holds GPU tensors.
-    return degraded(x)
-
-
-def _figures(image: TestImage, name: str, gt: np.ndarray, interpolation: np.ndarray, sr: np.ndarray, row: dict[str, Any],
-             problem: Problem, folder: Path, outputs: Outputs) -> dict[str, str]:
-    """Draw what was asked for; returns {what it shows: file name}."""
-    wavelengths, made = image.scene.wavelengths, {}
-    both = {"Interpolation": interpolation, "Network": sr}
-
-    def path(kind: str, words: str) -> Path:
-        made[words] = f"{name}{kind}.png"
-        return folder / made[words]
-
-    comparison_figure(path("", "ground truth, interpolation, network and errors"), gt, both, wavelengths=wavelengths,
-                      rgb=image.rgb, metrics=dict(zip(both, (row["interpolation"], row["network"]), strict=True)), name=name,
-                      scale=problem.scale, preset=problem.preset, border=problem.border, pixels=outputs.pixels or None)
-    if outputs.pixels:
-        spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **both}, outputs.pixels, wavelengths,
-                       name)
-    if outputs.error_band is not None or outputs.report:
-        band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
-        error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, both, band, wavelengths, name)
-    if outputs.report:
-        band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in both.items()},
-                         wavelengths, name)
-        sam_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in both.items()}, name)
-    return made
+def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scale: int) -> np.ndarray:
+    """The cube that another program made of an image, in [0, 1]; of the size of the image or of `shape`."""
+    names = (image.name, f"{image.name}_x{scale}")
+    found = [path for path in list_scenes([folder]) if path.stem in names]
+    if len(found) != 1:
+        raise UserError(f"{folder} holds {len(found) or 'no'} cubes named {' or '.join(names)}, and one is needed; name the "
+                        "cubes after the images of the test.")
+    cube = read_scene(found[0], bands=shape[0]).cube
+    if cube.shape not in (shape, image.cube.shape):
+        raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image {image.name} is "
+                        f"{' x '.join(map(str, shape))}; give a cube of the same bands and size.")
+    return unit_range(cube, image.low, image.high)[0][:, :shape[1], :shape[2]]
 
 
-def _write_csv(path: Path, results: dict[str, Any], methods: Iterable[str]) -> None:
-    preset, border = results["preset"], results["border"]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        units = [f"{index} [{unit}]" if unit else index for index, unit in results["units"].items()]
-        writer.writerow(["image", "method", "preset", "scale", "degradation", "border_px", *units])
-        for row in [*results["images"], {"name": "mean", **results["mean"]}]:
-            for method in methods:
-                writer.writerow([row["name"], method, preset, results["scale"], results["degradation"], border,
-                                 *(row[method][index] for index in METRICS)])
+def _warnings(results: dict[str, Any]) -> list[str]:
+    """Sentences about what a reader must not miss: a network below a rival, and dark rows."""
+    rows, mean, warnings = results["images"], results["mean"], []
+    for key, label in UNTRAINED.items():
+        count = sum(key in row["above_network"] for row in rows)
+        if count:
+            warnings.append(f"the network is below the {label} on {count} of {len(rows)} images (mean PSNR "
+                            f"{mean['network']['psnr']:.2f} dB against {mean[key]['psnr']:.2f} dB)")
+    notes = (dark_note(row["height"], row["width"], results["scale"], results["degradation"]) for row in rows)
+    return warnings + list(dict.fromkeys(filter(None, notes)))
 
 
 def _unplaced(scene: Scene) -> Scene:

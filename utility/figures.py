@@ -153,7 +153,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
                       wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None,
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
-                      pixels: Sequence[tuple[int, int]] | None = None, dpi: int = DPI) -> Figure:
+                      pixels: Sequence[tuple[int, int]] | None = None, note: str = "", dpi: int = DPI) -> Figure:
     """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers, spectra of two pixels.
 
     Args:
@@ -161,6 +161,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
         methods: {label: cube of the same shape}, in the order in which they are drawn.
         metrics: {label: what `indexes.evaluate` gave under `preset` and `border`}.
         pixels: the (row, column) of the spectra; chosen from the ground truth when not given.
+        note: words after the title, such as a warning.
     """
     _check_same(gt, methods)
     cubes = {"Ground truth": gt, **methods}
@@ -170,7 +171,8 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
     numbers = 0.19 * (len(methods) + 2) if metrics else 0.0
     page = _Page(gt.shape[1:], len(cubes), rows=3, below=numbers + 2.3)
     fig = page.figure
-    _title(fig, name, scale, display_bands(len(gt), wavelengths, rgb)[1])
+    words = display_bands(len(gt), wavelengths, rgb)[1]
+    _title(fig, name, scale, f"{words}; {note}" if note else words)
     _pictures(page, cubes, gt, (TRUTH, *colours), crop, pixels, wavelengths, rgb)
 
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
@@ -192,32 +194,32 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
 
 
 @rc_context(STYLE)
-def no_truth_figure(path: str | Path | None, low: np.ndarray, interpolation: np.ndarray, network: np.ndarray,
+def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
                     wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None, name: str = "",
                     scale: float | None = None, note: str = "", dpi: int = DPI) -> Figure:
-    """A cube that has no ground truth: the input, its interpolation and the network's output, with crops and spectra.
+    """A cube that has no ground truth: the input and what methods made of it, with crops and spectra.
 
     Args:
         low: (B, h, w), the input; shown with its pixels as squares.
-        interpolation, network: (B, H, W), H and W the same multiple of h and w.
+        results: {label: (B, H, W)}, H and W the same multiple of h and w, in the order in which they are drawn.
         note: a line under the title, such as how well the result, degraded again, agrees with the input.
     """
-    _check_same(interpolation, {"Network": network})
+    first = next(iter(results.values()))
+    _check_same(first, results)
     _check_cube(low)
-    height, width = interpolation.shape[1:]
+    height, width = first.shape[1:]
     ratio = (height / low.shape[1], width / low.shape[2])
-    if len(low) != len(network) or ratio[0] != ratio[1] or ratio[0] % 1:
-        raise UserError(f"The input has shape {low.shape} and its super-resolved cube {network.shape}; "
+    if len(low) != len(first) or ratio[0] != ratio[1] or ratio[0] % 1:
+        raise UserError(f"The input has shape {low.shape} and its super-resolved cube {first.shape}; "
                         "the bands must be the same and the size a whole multiple.")
     factor = int(ratio[0])
     top, left, h, w = choose_crop(low)
     crop = (top * factor, left * factor, h * factor, w * factor)
     pixels = [(r * factor + factor // 2, c * factor + factor // 2) for r, c in choose_pixels(low, (top, left, h, w))]
-    page = _Page((height, width), 3, rows=2, below=2.3)
+    page = _Page((height, width), 1 + len(results), rows=2, below=2.3)
     words = display_bands(len(low), wavelengths, rgb)[1]
     _title(page.figure, name, scale or factor, f"{words}; {note}" if note else words)
-    colours = (TRUTH, INTERPOLATION, NETWORK)
-    results = {"Interpolation": interpolation, "Network": network}
+    colours = (TRUTH, *method_colours(len(results)))
     _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, rgb)
     _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels, wavelengths)
     return _save(page.figure, path, dpi)

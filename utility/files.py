@@ -50,6 +50,13 @@ def refuse_foreign(path: Path, marks: Sequence[str], hint: str = "--force") -> N
                         "does not replace it; choose another name.")
 
 
+def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
+    """Raise UserError when a folder of results, which is replaced as a whole, holds a file that is read or written besides."""
+    for path in filter(None, paths):
+        if Path(path).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} lies in {folder}, which would be replaced as a whole; choose another --out.")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = "--force",
               marks: Sequence[str] = ()) -> Iterator[Path]:

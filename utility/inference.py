@@ -2,30 +2,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from models import Network
 from utility.cubes.containers import shared_file
-from utility.cubes.cube import Scene, blocks
-from utility.cubes.values import from_unit_range, limits_of, unit_range, value_range
+from utility.cubes.cube import Scene, blocks, scratch
+from utility.cubes.values import from_unit_range, limits_of, value_range
+from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
 from utility.errors import UserError
-from utility.evaluation import Problem
-from utility.files import refuse_existing
+from utility.figures import no_truth_figure
+from utility.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PSNR_CAP, sam_map
+from utility.problem import UNTRAINED, Problem
 from utility.reading import Reading, open_as
+from utility.report import write_report
 from utility.scenes import create_scene, describe, scaled
-from utility.tiling import Consistency, in_unit_range, interpolated, super_resolve
+from utility.tiling import Consistency, interpolated, super_resolve, window_of
 
-AT_ONCE = 4 << 20
+AT_ONCE = 2 << 20
 """Bytes of the input that are compared with a result at a time."""
 
 PREVIEW = 512
 """Rows and columns, at most, of the part of a result that is kept in memory for its figure."""
+
+UNTRAINED_TILE = 512
+"""Side of a tile where no network computes."""
+
+REPORT_MARKS = ("summary.json",)
+"""What is in every report folder, by which an earlier one is known."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +56,26 @@ class Applied:
     summary: dict[str, Any]
     scene: Scene                    # the input, its bands chosen
     low: np.ndarray                 # (B, h, w) of the preview, in [0, 1]
-    interpolation: np.ndarray       # (B, H, W), likewise
-    network: np.ndarray
+    cubes: dict[str, np.ndarray]    # {method: (B, H, W) of the preview}, likewise
+
+    @property
+    def agreement(self) -> str:
+        """How well the result and the untrained methods, degraded again, agree with the input, in words."""
+        rows, method = self.summary["consistency"], self.summary["method"]
+        words = [f"{name}: {_agreement(rows[key])}" for key, name in UNTRAINED.items() if key != method]
+        if "network_before" in rows:
+            words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
+        return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}). This is "
+                "agreement with the input, not accuracy")
 
 
-def apply_to_file(net: Network, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
+def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
                   progress: bool = True) -> Applied:
-    """Super-resolve the cube in `source` and write it to `target`, tile by tile from disk to disk.
+    """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from disk to disk.
 
     The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and the result scaled back.
-    The consistency that is returned compares the result, and the plain interpolation, degraded again, with the input: how
-    far they can be trusted to explain what was measured (not how good their detail is).
+    The consistency in the summary compares the result, and those of the untrained methods, degraded again, with the input.
+    It says how far they explain what was measured, not how good their detail is.
 
     Raises:
         UserError: the input cannot be read or used, the output exists or cannot be written, or values overflow its type
@@ -65,72 +85,178 @@ def apply_to_file(net: Network, source: Path, target: Path, problem: Problem, re
     if lost := shared_file(target, source):
         raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
     scene = open_as(source, reading, in_memory=False)
-    dtype = _dtype(writing, scene)
-    nodata = _nodata(scene, dtype)
-    low, high = value_range(scene, reading.keep_range)
+    first, last = value_range(scene, reading.keep_range)
+    scale, kind, folder = problem.scale, problem.degradation, target.parent
     bands, height, width = scene.cube.shape
-    scale = problem.scale
     shape = (bands, height * scale, width * scale)
-    read = interpolated(scene.cube, scale, problem.degradation, low, high)
     view = _preview(height, width, scale)
-    network = np.empty((bands, view[1] - view[0], view[3] - view[2]), dtype=np.float32)
-    like = replace(scaled(scene, scene.cube, scale, problem.degradation), nodata=None if nodata is None else scene.nodata,
+    values = _Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (first, last), scale, view)
+    like = replace(scaled(scene, scene.cube, scale, kind), nodata=None if values.nodata is None else scene.nodata,
                    normalised=scene.normalised or writing.unit_range)
-    missing = scene.metadata.get("missing")
-    clipped = 0
-    with create_scene(target, like, shape, dtype, writing.overwrite) as writer:
-        consistency, baseline = (Consistency(shape, scale, problem.degradation, target.parent) for _ in range(2))
+    with create_scene(target, like, shape, values.dtype, writing.overwrite) as writer:
+        low = scratch(scene.cube.shape, np.float32, folder)
+        for index in blocks(scene.cube, target=AT_ONCE):
+            block = np.array(scene.cube[index], dtype=np.float64)  # in float32 a large offset would swallow the range
+            block -= first
+            block /= last - first
+            low[index] = block
 
-        def sink(top: int, left: int, block: np.ndarray) -> None:
-            nonlocal clipped
-            bottom, right = top + block.shape[1], left + block.shape[2]
-            consistency.add(top, left, block)
-            baseline.add(top, left, read(top, bottom, left, right))
-            _copy_part(network, view, block, top, left)
-            first, last = (0.0, 1.0) if writing.unit_range else (low, high)
-            outside = _overflowing(block, first, last, dtype)
-            if outside and writing.on_overflow == "refuse":
-                raise UserError(f"{outside} values of the result do not fit {dtype}, so {target} is not written; give --dtype "
-                                "float32, or leave --on-overflow refuse out to have them clipped.")
-            clipped += outside
-            values = from_unit_range(block, first, last, dtype, "clip")
-            if nodata is not None:
-                values[values == nodata] = _beside(nodata, last)
-                if missing is not None:
-                    rows, columns = np.arange(top, bottom) // scale, np.arange(left, right) // scale
-                    values[:, missing[np.ix_(rows, columns)]] = nodata
-            writer[:, top:bottom, left:right] = values
+        def on_low_grid(operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
+            """An operation on (B, h, w), a few bands at a time, or all of them where the degradation mixes bands."""
+            out = scratch(low.shape, np.float32, folder)
+            step = bands if KINDS[kind].bands else max(1, AT_ONCE // (4 * height * width))
+            for start in range(0, bands, step):
+                part = slice(start, start + step)
+                out[part] = operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
+            return out
 
-        super_resolve(net, read, shape, sink, low=in_unit_range(scene.cube, low, high), scale=scale, tile=problem.tile,
-                      amp=problem.amp, self_ensemble=problem.self_ensemble, progress=progress)
+        means = {"interpolation": low, "backprojection": on_low_grid(lambda y: prefilter(y, scale, kind), low)}
+        sources = {key: interpolated(cube, scale, kind, 0, 1) for key, cube in means.items()}
+        again = {key: on_low_grid(lambda z: round_trip(z, scale, kind), cube) for key, cube in means.items()}
+
+        def write(top: int, left: int, block: np.ndarray) -> None:
+            writer[:, top:top + block.shape[1], left:left + block.shape[2]] = values.of(top, left, block)
+
+        if net is None:
+            for top, bottom, left, right in _tiles(shape):
+                write(top, left, sources[problem.method](top, bottom, left, right))
+        else:
+            consistency = Consistency(shape, scale, kind, folder)
+            result = scratch(shape, np.float32, folder) if problem.backproject else None
+
+            def take(top: int, left: int, block: np.ndarray) -> None:
+                consistency.add(top, left, block)
+                if result is None:
+                    write(top, left, block)
+                else:
+                    result[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+
+            super_resolve(net, sources[problem.start], shape, take, low=window_of(low), scale=scale, tile=problem.tile,
+                          amp=problem.amp, self_ensemble=problem.self_ensemble, progress=progress)
+            again["network"] = consistency.result()
+            if result is not None:  # x_N = x + U e, where e lies on the low grid (see `degradation.prefilter`)
+                again["network_before"] = again["network"]
+                error = on_low_grid(lambda y, d: prefilter(y - d, scale, kind, problem.backproject - 1), low, again["network"])
+                again["network"] = on_low_grid(lambda d, e: d + round_trip(e, scale, kind), again["network"], error)
+                correction = interpolated(error, scale, kind, 0, 1)
+                for top, bottom, left, right in _tiles(shape):
+                    write(top, left, result[:, top:bottom, left:right] + correction(top, bottom, left, right))
+        agreements = _agreements(again, low)
     summary = {
-        "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
-        "degradation": problem.degradation, "shape": list(shape), "dtype": str(dtype), "low": low, "high": high,
-        "clipped_values": clipped, "self_ensemble": problem.self_ensemble,
-        "consistency": dict(zip(("network", "interpolation"),
-                                _agreements((consistency, baseline), scene, low, high), strict=True)),
+        "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
+        "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
+        "shape": list(shape), "dtype": str(values.dtype), "low": first, "high": last, "clipped_values": values.clipped,
+        "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
+    summary["warnings"] = _warnings(summary, scene)
     top, bottom, left, right = (v // scale for v in view)
-    return Applied(summary, scene, unit_range(scene.cube[:, top:bottom, left:right], low, high)[0], read(*view), network)
+    cubes = {key: read(*view) for key, read in sources.items()} | {problem.method: values.preview}
+    return Applied(summary, scene, np.array(low[:, top:bottom, left:right]), cubes)
 
 
-def _agreements(results: Sequence[Consistency], scene: Scene, low: float, high: float) -> list[dict[str, float | None]]:
-    """For each result, degraded again: PSNR in dB and SAM in degrees against the input, a few rows or columns at a time."""
-    cube = scene.cube
-    bands, height, width = cube.shape
-    by_column = scene.layout.startswith(("pixels", "W"))  # as it lies in its file, where it may be read from
-    squares = np.zeros((len(results), bands))
-    angles, counts = np.zeros(len(results)), np.zeros(len(results), dtype=int)
-    for index in blocks(cube, axis=2 if by_column else 1, target=AT_ONCE):
-        given = unit_range(cube[index], low, high)[0]
-        for k, result in enumerate(results):
-            again = result.result(*index[1:])
-            squares[k] += np.square(again - given, dtype=np.float64).sum((1, 2))
-            angle = sam_map(again, given)
-            angles[k] += np.nansum(angle)
-            counts[k] += np.isfinite(angle).sum()
-    psnr = np.minimum(-10 * np.log10(np.maximum(squares / (height * width), np.finfo(float).tiny)), PSNR_CAP).mean(axis=1)
-    return [{"psnr": float(p), "sam": float(a / n) if n else None} for p, a, n in zip(psnr, angles, counts, strict=True)]
+def apply(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing, *,
+          folder: Path | None, facts: Mapping[str, Any], progress: bool = True) -> Applied:
+    """`apply_to_file`, what came of it in words, and where a `folder` is named a report in it. Raises UserError likewise."""
+    if folder:
+        refuse_existing(folder, writing.overwrite)
+        refuse_foreign(folder, REPORT_MARKS)
+        keep_out_of(folder, *(facts.get("Checkpoint"), source, target))
+    done = apply_to_file(net, source, target, problem, reading, writing, progress)
+    if folder:
+        with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
+            partial.mkdir()
+            write_json(partial / "summary.json", {**done.summary, "command": facts["Command"], "arch": facts["Network"],
+                                                  "checkpoint": facts["Checkpoint"]})
+            labels = {**UNTRAINED, "network": "network"}
+            agreement = done.agreement
+            no_truth_figure(partial / "figure.png", done.low, {labels[key].capitalize(): cube for key, cube in
+                                                               done.cubes.items()}, wavelengths=done.scene.wavelengths,
+                            name=target.name, scale=problem.scale, note=agreement.partition(" (")[0])
+            write_report(partial / "report.html", f"{target.name}: {facts['Network'] or labels[problem.method]}, "
+                         f"x{problem.scale}", {**facts, "Input": done.summary["read_as"],
+                                               "Warning": " ".join(done.summary["warnings"]) or None},
+                         figures=[("input and results (the middle of the scene)", partial / "figure.png")],
+                         scale=problem.scale, lead=f"{agreement[0].upper()}{agreement[1:]}.")
+    return done
+
+
+class _Values:
+    """The values of a result as its file holds them: scaled back, rounded, clipped, with the no-data pixels of the input."""
+
+    def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float], scale: int,
+                 view: tuple[int, int, int, int]) -> None:
+        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left, right."""
+        self.dtype = _dtype(writing, scene)
+        self.nodata = _nodata(scene, self.dtype)
+        self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
+        self.missing = scene.metadata.get("missing")
+        self.clipped = 0
+        self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
+
+    def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
+        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
+        _copy_part(self.preview, self.view, block, top, left)
+        outside = _overflowing(block, *self.ends, self.dtype)
+        if outside and self.refuse:
+            raise UserError(f"{outside} values of the result do not fit {self.dtype}, so {self.target} is not written; give "
+                            "--dtype float32, or leave --on-overflow refuse out to have them clipped.")
+        self.clipped += outside
+        values = from_unit_range(block, *self.ends, self.dtype, "clip")
+        if self.nodata is not None:
+            values[values == self.nodata] = _beside(self.nodata, self.ends[1])
+            if self.missing is not None:
+                rows, columns = (np.arange(first, first + n) // self.scale
+                                 for first, n in zip((top, left), block.shape[1:], strict=True))
+                values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
+        return values
+
+
+def _tiles(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """top, bottom, left, right of tiles in row-major order."""
+    for top in range(0, shape[1], UNTRAINED_TILE):
+        for left in range(0, shape[2], UNTRAINED_TILE):
+            yield top, min(top + UNTRAINED_TILE, shape[1]), left, min(left + UNTRAINED_TILE, shape[2])
+
+
+def _agreements(again: Mapping[str, np.ndarray], low: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """For each result, degraded again: PSNR in dB and SAM in degrees against the input, a few rows at a time."""
+    bands, height, width = low.shape
+    squares = {key: np.zeros(bands) for key in again}
+    angles, counts = dict.fromkeys(again, 0.0), dict.fromkeys(again, 0)
+    for index in blocks(low, axis=1, target=AT_ONCE):
+        given = np.array(low[index])
+        for key, cube in again.items():
+            squares[key] += [np.square(a - b, dtype=np.float64).sum() for a, b in zip(cube[index], given, strict=True)]
+            angle = sam_map(cube[index], given)
+            angles[key] += float(np.nansum(angle))
+            counts[key] += int(np.isfinite(angle).sum())
+    return {key: {"psnr": float(np.minimum(-10 * np.log10(np.maximum(squares[key] / (height * width), np.finfo(float).tiny)),
+                                           PSNR_CAP).mean()),
+                  "sam": angles[key] / counts[key] if counts[key] else None} for key in again}
+
+
+def _agreement(row: Mapping[str, float | None]) -> str:
+    return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
+
+
+def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
+    """Sentences about what a user must not miss: a rival that agrees better, a grid of its own, dark rows."""
+    rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
+    warnings = []
+    if summary["method"] == "network":
+        better = [f"the {name} ({_agreement(rows[key])})" for key, name in UNTRAINED.items()
+                  if rows[key]["psnr"] > rows["network"]["psnr"]]
+        if better:
+            verb = "agree" if len(better) > 1 else "agrees"
+            warnings.append(f"{' and '.join(better)} {verb} with the input better than the network "
+                            f"({_agreement(rows['network'])}); --backproject {STEPS} makes its result agree")
+    height, width = scene.cube.shape[1:]
+    if not KINDS[kind].block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
+        size, edge = grid(width, scale, kind)
+        warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the result are {size:.5f} of the "
+                        f"input's, and its corner lies {edge:.2f} input pixels inside of the input's. Its transform says so; "
+                        "--degradation gaussian or bicubic keeps edges and corner")
+    return [*warnings, *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
 
 
 def _dtype(writing: Writing, scene: Scene) -> np.dtype:

@@ -129,9 +129,9 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
 
 def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]:
     """What metrics.csv holds: the numbers of metrics.json, one row per image and method, last the means."""
-    facts = [results["preset"], results["scale"], results["degradation"], results["border"]]
-    rows: list[list[Any]] = [["image", "method", "preset", "scale", "degradation", "border_px", *_titles(results["preset"]),
-                              *COUNTS]]
+    facts = [results[key] for key in ("preset", "scale", "degradation", "noise", "border")]
+    rows: list[list[Any]] = [["image", "method", "preset", "scale", "degradation", "noise", "border_px",
+                              *_titles(results["preset"]), *COUNTS]]
     for image in [*results["images"], {"name": "mean", **results["mean"]}]:
         rows += [[image["name"], method, *facts, *(image[method][key] for key in (*METRICS, *COUNTS))] for method in methods]
     return rows
