@@ -444,14 +444,21 @@ def test_a_raster_of_one_band_is_refused(tmp_path):
         apply(geotiff(tmp_path / "one.tif", cube(1)), tmp_path / "high.tif")
 
 
-def test_nan_constant_and_dead_bands_are_refused_and_can_be_left_out(tmp_path):
-    values = cube(dtype=np.float32)
+def test_bad_bands_are_interpolated_so_that_bands_out_are_bands_in_or_left_out(tmp_path, capsys):
+    values = cube(6, dtype=np.float32)
     values[1], values[2, 3, 4], values[4] = 7, np.nan, np.nan
-    np.save(tmp_path / "low.npy", values)
-    with pytest.raises(UserError, match=r"3 bad bands .*1 constant \(7\), 2 1 NaN .*4 dead .*--drop-bad-bands .*--fill-nodata"):
-        apply(tmp_path / "low.npy", tmp_path / "high.npy", layout="BHW")
-    apply(tmp_path / "low.npy", tmp_path / "high.npy", layout="BHW", drop_bad_bands=True)
-    assert np.load(tmp_path / "high.npy").shape[0] == 2
+    source = envi_cube(tmp_path / "low.hdr", values, bbl=[1, 1, 1, 1, 1, 0], **{"wavelength": list(range(400, 406))})
+    apply(source, tmp_path / "high.npy")
+    assert "4 bands are bad (1, 2, 4, 5, counted from 0) and are interpolated" in capsys.readouterr().err
+    apply(source, tmp_path / "good.npy", drop_bad_bands=True)
+    result, good = np.load(tmp_path / "high.npy"), np.load(tmp_path / "good.npy")
+    assert result.shape == (6, 80, 96) and np.array_equal(result[[0, 3]], good)
+    assert (result[1] == 7).all() and np.isnan(result[4]).all()
+    values[2, 3, 4] = values[2, 3, 3]
+    for band in (2, 5):
+        expected = upsample(torch.from_numpy(values[band:band + 1].astype(np.float64)), 4, "gaussian")[0].numpy()
+        left = np.s_[:, :8] if band == 2 else np.s_[:]  # away from the filled pixel, whose nearest neighbours are several
+        np.testing.assert_allclose(result[band][left], expected[left], rtol=1e-4, atol=0.01)
     np.save(tmp_path / "flat.npy", np.full((4, 8, 9), 5.0))
     with pytest.raises(UserError, match=r"flat\.npy"):
         apply(tmp_path / "flat.npy", tmp_path / "no.npy", layout="BHW", drop_bad_bands=True)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from models import Network
+from utility.cubes.bands import select_bands
 from utility.cubes.containers import shared_file
 from utility.cubes.cube import Scene, blocks, scratch
-from utility.cubes.values import from_unit_range, limits_of, value_range
+from utility.cubes.values import band_statistics, from_unit_range, limits_of, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
 from utility.errors import UserError
 from utility.figures import no_truth_figure
@@ -24,7 +26,7 @@ from utility.problem import UNTRAINED, Problem
 from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import create_scene, describe, scaled
-from utility.tiling import Consistency, interpolated, super_resolve, window_of
+from utility.tiling import Consistency, Source, interpolated, super_resolve, window_of
 
 AT_ONCE = 2 << 20
 """Bytes of the input that are compared with a result at a time."""
@@ -84,16 +86,20 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     refuse_existing(target, writing.overwrite)
     if lost := shared_file(target, source):
         raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
-    scene = open_as(source, reading, in_memory=False)
+    whole = open_as(source, reading, in_memory=False, keep_bad=True)  # bands out = bands in
+    bad = whole.metadata.get("bad_bands", [])
+    good = [b for b in range(len(whole.cube)) if b not in bad]
+    scene = select_bands(whole, good)
     first, last = value_range(scene, reading.keep_range)
     scale, kind, folder = problem.scale, problem.degradation, target.parent
     bands, height, width = scene.cube.shape
     shape = (bands, height * scale, width * scale)
     view = _preview(height, width, scale)
     values = _Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (first, last), scale, view)
-    like = replace(scaled(scene, scene.cube, scale, kind), nodata=None if values.nodata is None else scene.nodata,
+    like = replace(scaled(whole, whole.cube, scale, kind), nodata=None if values.nodata is None else scene.nodata,
                    normalised=scene.normalised or writing.unit_range)
-    with create_scene(target, like, shape, values.dtype, writing.overwrite) as writer:
+    bad_values = _bad_values(whole, bad, problem, values, first, last) if bad else None
+    with create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer:
         low = scratch(scene.cube.shape, np.float32, folder)
         for index in blocks(scene.cube, target=AT_ONCE):
             block = np.array(scene.cube[index], dtype=np.float64)  # in float32 a large offset would swallow the range
@@ -115,7 +121,12 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         again = {key: on_low_grid(lambda z: round_trip(z, scale, kind), cube) for key, cube in means.items()}
 
         def write(top: int, left: int, block: np.ndarray) -> None:
-            writer[:, top:top + block.shape[1], left:left + block.shape[2]] = values.of(top, left, block)
+            bottom, right = top + block.shape[1], left + block.shape[2]
+            result = values.of(top, left, block)
+            if bad_values:
+                result, network = np.empty((len(whole.cube), *block.shape[1:]), values.dtype), result
+                result[good], result[bad] = network, bad_values(top, bottom, left, right)
+            writer[:, top:bottom, left:right] = result
 
         if net is None:
             for top, bottom, left, right in _tiles(shape):
@@ -180,6 +191,30 @@ def apply(net: Network | None, source: Path, target: Path, problem: Problem, rea
     return done
 
 
+def _bad_values(whole: Scene, bad: list[int], problem: Problem, values: _Values, low: float, high: float) -> Source:
+    """The values of bad bands in a result: interpolated; a constant or dead band stays as it is."""
+    numbers = [str(whole.metadata.get("source_bands", range(len(whole.cube)))[b]) for b in bad]
+    listed = ", ".join(numbers[:20]) + ", ..." * (len(numbers) > 20)
+    print(f"note: {whole.place}: {len(bad)} bands are bad ({listed}, counted from 0) and are interpolated in the result; "
+          "--fill-nodata fills single pixels, --drop-bad-bands leaves the bands out", file=sys.stderr)
+    cube = select_bands(whole, bad).cube
+    statistics = band_statistics(cube, whole.nodata)
+    flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)
+    constant = (np.where(dead, low, statistics.low) - low) / (high - low)
+    constant = from_unit_range(constant, *values.ends, values.dtype, "clip")
+    constant[dead] = values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0
+    read = interpolated(cube, problem.scale, problem.degradation, low, high)
+
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        block = read(top, bottom, left, right)
+        block[flat] = 0
+        raw = from_unit_range(block, *values.ends, values.dtype, "clip")
+        raw[flat] = constant[flat, None, None]
+        return values.masked(raw, top, left)
+
+    return source
+
+
 class _Values:
     """The values of a result as its file holds them: scaled back, rounded, clipped, with the no-data pixels of the input."""
 
@@ -204,10 +239,14 @@ class _Values:
         values = from_unit_range(block, *self.ends, self.dtype, "clip")
         if self.nodata is not None:
             values[values == self.nodata] = _beside(self.nodata, self.ends[1])
-            if self.missing is not None:
-                rows, columns = (np.arange(first, first + n) // self.scale
-                                 for first, n in zip((top, left), block.shape[1:], strict=True))
-                values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
+        return self.masked(values, top, left)
+
+    def masked(self, values: np.ndarray, top: int, left: int) -> np.ndarray:
+        """`values`, changed in place: no-data where the input is missing in all bands."""
+        if self.nodata is not None and self.missing is not None:
+            rows, columns = (np.arange(first, first + n) // self.scale
+                             for first, n in zip((top, left), values.shape[1:], strict=True))
+            values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
         return values
 
 
