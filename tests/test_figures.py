@@ -79,7 +79,8 @@ def test_every_figure_draws_any_cube_and_any_number_of_methods(tmp_path, bands, 
                                  dpi=40),
         "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
                                   wavelengths, dpi=40),
-        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, up, up, wavelengths, name="mine", scale=4, dpi=40),
+        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, {label: up for label in methods},
+                                    wavelengths=wavelengths, name="mine", scale=4, dpi=40),
     }
     for name, fig in figures.items():
         assert_drawn(tmp_path / f"{name}.png", fig, 40)
@@ -225,7 +226,8 @@ def test_crop_and_pixels_do_not_depend_on_the_methods():
 def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the_pixel_beneath():
     low = scene(31, 24, 24)
     up = np.repeat(np.repeat(low, 4, 1), 4, 2)
-    fig = no_truth_figure(None, low, up, up * 0.9, VISIBLE, name="mine", note="consistency 48 dB")
+    fig = no_truth_figure(None, low, {"Interpolation": up, "Network": up * 0.9}, wavelengths=VISIBLE, name="mine",
+                          note="consistency 48 dB")
     text = words(fig)
     assert "mine ×4" in text
     assert "consistency 48 dB" in text
@@ -269,7 +271,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence_and_leaves_no_file(tmp_
         (lambda p: error_figure(p, gt, {"Net": gt}, 31), "band from 0 to 30"),
         (lambda p: spectra_figure(p, {"Net": gt}, [(24, 0)]), r"pixel \(24, 0\)"),
         (lambda p: spectra_figure(p, {"Net": gt}, []), "No pixel"),
-        (lambda p: no_truth_figure(p, gt[:, :10], gt, gt), "whole multiple"),
+        (lambda p: no_truth_figure(p, gt[:, :10], {"Net": gt}), "whole multiple"),
     ):
         with pytest.raises(UserError, match=text):
             draw(tmp_path / "figure.png")

@@ -14,7 +14,7 @@ from models import create_model
 from utility import inference
 from utility.cubes import cube as cubes
 from utility.cubes.cube import CubeWriter, LazyCube, Scene
-from utility.degradation import downsample, upsample
+from utility.degradation import backproject, downsample, start_image, upsample
 from utility.errors import UserError
 from utility.indexes import band_psnr, sam_map
 from utility.inference import Writing, apply_to_file
@@ -259,6 +259,50 @@ def test_tiles_give_what_the_whole_scene_gives(tmp_path, self_ensemble):
         results.append(np.load(tmp_path / f"{tile}.npy"))
     assert all(np.abs(r - results[0]).max() <= 1e-4 for r in results)
     assert np.abs(results[0]).max() > 0
+
+
+@pytest.mark.parametrize(("kind", "method"), [("gaussian", "backprojection"), ("reference", "backprojection"),
+                                              ("spatial", "interpolation")])
+def test_untrained_methods_write_what_they_compute_of_the_whole_scene(tmp_path, monkeypatch, kind, method):
+    monkeypatch.setattr(inference, "UNTRAINED_TILE", 32)
+    monkeypatch.setattr(inference, "AT_ONCE", 100)
+    low = cube(dtype=np.float32, low=0, high=1)
+    np.save(tmp_path / "low.npy", low)
+    done = apply_to_file(None, tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, method=method),
+                         Reading(layout="BHW"), Writing(), progress=False)
+    whole = start_image(torch.from_numpy(low), 4, kind, method).numpy()
+    assert np.abs(np.load(tmp_path / "high.npy") - whole).max() < 1e-4 * np.abs(whole).max()
+    assert list(done.summary["consistency"]) == list(done.cubes) == ["interpolation", "backprojection"]
+    for start in done.cubes:
+        again = downsample(start_image(torch.from_numpy(low), 4, kind, start), 4, kind).numpy()
+        assert done.summary["consistency"][start]["psnr"] == pytest.approx(band_psnr(again, low).mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "reference"])
+def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(inference, "UNTRAINED_TILE", 40)
+    low = cube(dtype=np.float32, low=0, high=1)
+    np.save(tmp_path / "low.npy", low)
+    plain = apply(tmp_path / "low.npy", tmp_path / "plain.npy", Problem(4, kind, tile=0, start="backprojection"), layout="BHW")
+    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, tile=32, start="backprojection", backproject=5),
+                 layout="BHW")
+    output = torch.from_numpy(np.load(tmp_path / "plain.npy"))
+    expected = backproject(torch.from_numpy(low), 4, kind, 5, output).numpy()
+    assert np.abs(np.load(tmp_path / "high.npy") - expected).max() < 1e-3
+    before, after = (done.summary["consistency"][key]["psnr"] for key in ("network_before", "network"))
+    assert before == pytest.approx(plain.summary["consistency"]["network"]["psnr"], abs=0.01)
+    assert after == pytest.approx(band_psnr(downsample(torch.from_numpy(expected), 4, kind).numpy(), low).mean(), abs=0.05)
+    assert after > before + 1 and "before its back-projection: " in done.agreement
+
+
+def test_a_network_that_agrees_less_than_the_untrained_and_a_grid_that_is_not_the_sensor_s_are_said(tmp_path):
+    source = geotiff(tmp_path / "low.tif", cube())
+    worse, = apply(source, tmp_path / "high.tif").summary["warnings"]
+    assert " agree with the input better than the network (" in worse and "; --backproject 10 makes" in worse
+    for kind, expected in (("spatial", 1), ("gaussian", 0)):
+        found = apply_to_file(None, source, tmp_path / f"{kind}.tif", Problem(4, kind, method="interpolation"), Reading(),
+                              Writing(), progress=False).summary["warnings"]
+        assert len(found) == expected and all("--degradation gaussian or bicubic keeps edges" in text for text in found)
 
 
 @pytest.mark.parametrize("kind", ["reference", "spatial", "gaussian"])
