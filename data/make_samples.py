@@ -1,6 +1,7 @@
-"""Render the sample scenes: a natural set written as ICVL writes its own, and one remote-sensing scene.
+"""Render the sample scenes: natural ones written as ICVL writes its own, a village from above, and the village as flown.
 
-    python data/make_samples.py                       data/sample/natural/{train,test}/*.mat, data/sample/remote/*.mat
+    python data/make_samples.py                       data/sample/natural/{train,test}/*.mat, data/sample/remote/*.mat,
+                                                      data/sample/own/village_16m.tif (low resolution, georeferenced)
     python data/make_samples.py --out DIR --seed 7    other scenes elsewhere
 
 Radiance is a sum of materials: each has a smooth reflectance spectrum (Gaussian bumps and sigmoid edges), lies under
@@ -17,12 +18,16 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
+import rasterio
 import scipy.io
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utility.degradation import downsample
 from utility.errors import UserError, run_script
 from utility.files import replacing
+from utility.scenes import Scene, write_scene
 
 OVERSAMPLING = 3
 MARKS = ("natural", "remote")  # a folder that holds one of these was made here
@@ -309,7 +314,8 @@ def make_samples(
     """Render the sample scenes into `folder`, whole or not at all, and return their files.
 
     natural/{train,test}/natural_NN.mat hold `train` + `test` scenes of 31 x side x side; remote/village.mat (MATLAB v5,
-    key `scene`, (H, W, 103) uint16) one of `remote` pixels. Each scene depends on `seed` and its own number only.
+    key `scene`, (H, W, 103) uint16) one of `remote` pixels, 4 m wide; own/village_16m.tif the same scene as a sensor of
+    16 m sees it (`gaussian`, x4), in UTM zone 33 N. Each scene depends on `seed` and its own number only.
 
     Raises:
         UserError: `folder` exists and `overwrite` is False or it holds neither samples nor nothing, or it cannot be written.
@@ -328,6 +334,11 @@ def make_samples(
         content = {"scene": scene.transpose(1, 2, 0), "wavelengths": REMOTE_BANDS[None, :]}
         scipy.io.savemat(temporary / "remote" / "village.mat", content, do_compression=True)
         files.append(folder / "remote" / "village.mat")
+        low = downsample(torch.from_numpy(scene.astype(np.float64)), 4, "gaussian").round().numpy().astype(np.uint16)
+        place = {"crs": rasterio.crs.CRS.from_epsg(32633).to_wkt(), "transform": (16.0, 0.0, 500000.0, 0.0, -16.0, 5400000.0)}
+        (temporary / "own").mkdir()
+        write_scene(temporary / "own" / "village_16m.tif", Scene(low, "village", wavelengths=REMOTE_BANDS, **place))
+        files.append(folder / "own" / "village_16m.tif")
     return files
 
 

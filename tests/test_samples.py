@@ -13,7 +13,7 @@ import torch
 
 from utility.cards import load_card, parts
 from utility.cubes.bands import find_bad_bands
-from utility.degradation import degrade
+from utility.degradation import degrade, downsample
 from utility.errors import UserError
 from utility.scenes import read_scene
 
@@ -39,6 +39,13 @@ def test_the_files_are_where_the_cards_look_for_them(folder):
     for name in ("sample", "sample_remote"):
         for source in (load_card(name).source, load_card(name).test_source):
             assert any((folder / Path(source).relative_to("data/sample")).glob("*.mat"))
+
+
+def test_the_village_as_flown_covers_the_same_ground_at_a_quarter_of_the_resolution(folder):
+    low, village = read_scene(folder / "own" / "village_16m.tif"), read_scene(folder / "remote" / "village.mat")
+    assert low.cube.shape == (103, 40, 32) and low.transform[0] * 32 == 4 * 128 and "UTM zone 33N" in low.crs
+    expected = downsample(torch.from_numpy(village.cube.astype(np.float64)), 4, "gaussian").numpy()
+    assert np.abs(low.cube - expected).max() <= 0.5
 
 
 def test_a_natural_scene_is_a_v7_3_file_like_icvls(folder):
