@@ -223,6 +223,9 @@ def test_cubes_of_other_programs_get_rows_of_their_own(folder):
     np.save(folder / "theirs" / "second.npy", smooth(4, 24, 24))
     with pytest.raises(UserError, match=r"second\.npy is 4 x 24 x 24, and the image second is 4 x 24 x 28"):
         run(folder, net=None, compare={"theirs": folder / "theirs"}, out="no")
+    np.save(folder / "theirs" / "second.npy", truth(folder, "second"))
+    with pytest.raises(UserError, match=r"second\.npy holds values up to 1, and the image second has values from \d"):
+        run(folder, net=None, compare={"theirs": folder / "theirs"}, out="no")
 
 
 # ----------------------------------------------------------------------------------------------------- where it came from

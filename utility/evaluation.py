@@ -289,6 +289,9 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scal
     if cube.shape not in (shape, image.cube.shape):
         raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image {image.name} is "
                         f"{' x '.join(map(str, shape))}; give a cube of the same bands and size.")
+    if image.high - image.low > 4 and np.abs(cube).max() < 2:
+        raise UserError(f"{found[0]} holds values up to {np.abs(cube).max():.3g}, and the image {image.name} has values from "
+                        f"{image.low:g} to {image.high:g}; give the cube in the values of the image.")
     return unit_range(cube, image.low, image.high)[0][:, :shape[1], :shape[2]]
 
 
