@@ -1,6 +1,7 @@
 """Testing against ground truth: what is computed, and what is left in the results folder."""
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,10 +20,11 @@ from utility.degradation import add_noise, backproject, degrade, downsample, ups
 from utility.errors import UserError
 from utility.evaluation import Outputs, read_images
 from utility.indexes import COUNTS, METRICS, evaluate
+from utility.lmdb_data import build_database
 from utility.problem import Problem
 from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
-from utility.tables import mean_of
+from utility.tables import format_table, mean_of
 from utility.tiling import super_resolve_cube
 
 INFO = CheckpointInfo(path=Path("best.pth"), arch="biqrnn_2_2", options={}, unsaid=None, scales=(4,), degradation="gaussian",
@@ -436,3 +438,22 @@ def test_cubes_come_in_the_container_of_their_source(folder, suffix):
     assert written.path.name == f"scene_x4{suffix}" and written.cube.shape == (4, 24, 28)
     if suffix != ".npy":
         assert np.allclose(written.wavelengths, [450, 550, 650, 750])
+
+
+def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_marked(folder):
+    (folder / "mine.toml").write_text('title = "Mine"\nkey = "rad"\nsize = [33, 38]\npatch = 8\nstrides = [8]\n'
+                                      'test_region = [8, 12, 16, 20]\nvalidation_region = [0, 0, 8, 16]\n')
+    card, first = load_card(folder / "mine.toml"), folder / "scenes" / "first.mat"
+    sources = build_database(folder / "a.lmdb", [first], card, quiet=True)["sources"]
+    info = replace(INFO, trained_on=tuple(sources))
+    np.savez(folder / "renamed.npz", cube=read_scene(first).cube.astype(np.float64), layout="BHW")
+    for paths, of_card, trained in (([first], None, [["first.mat"]]), ([folder / "renamed.npz"], None, [["first.mat"]]),
+                                    ([first], card, [[]]), ([folder / "scenes" / "second.mat"], None, [[]])):
+        found = read_images(paths, Reading(), of_card)
+        results = evaluation.run(network(), info, found, Problem(2, "gaussian"), folder / "out", outputs=NUMBERS_ONLY,
+                                 progress=False, overwrite=True)
+        assert [row["trained_on"] for row in results["images"]] == trained
+        warned = any("the network was trained on pixels of" in text and "first.mat" in text for text in results["warnings"])
+        assert warned == any(trained[0])
+        assert (f"{results['images'][0]['name']} *" in format_table(results["images"], results["methods"], "standard", 2, 0)) \
+            == warned

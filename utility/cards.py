@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -16,7 +16,7 @@ import numpy as np
 
 from utility.cubes.cube import Scene
 from utility.cubes.layouts import LAYOUTS
-from utility.cubes.values import unit_range, value_range
+from utility.cubes.values import content_hash, unit_range, value_range
 from utility.errors import UserError
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
@@ -184,6 +184,18 @@ def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None
         name = f"{scene.name}_{use}" if card.test_region else scene.name
         found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over))
     return found
+
+
+def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The files among the `sources` that a database records which share pixels with a region of `scene`.
+
+    A source is the same scene if it has the same content, or the same name and size.
+    """
+    digest, size = (content_hash(scene.cube), list(scene.cube.shape[1:])) if sources else ("", [])
+    same = [s for s in sources if s.get("sha256") == digest or (s.get("name"), s.get("size")) == (scene.name, size)]
+    whole = (0, 0, *size)
+    return sorted({str(source["file"]) for source in same
+                   if any(_without(region, tuple(held)) != [region] for held in source.get("regions", [whole]))})
 
 
 def _regions(card: Card, scene: Scene, use: str) -> list[Rectangle]:

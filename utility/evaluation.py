@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import Network
-from utility.cards import Card, generic_card, list_cards, load_card, locate, parts, split
+from utility.cards import Card, generic_card, list_cards, load_card, locate, parts, sources_of, split
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.containers import suffix_of
 from utility.cubes.cube import Scene
@@ -127,7 +127,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
     """
     compare = dict(compare or {})
     methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
-    test = _Test(net, problem, outputs, compare, methods, progress)
+    test = _Test(net, problem, outputs, compare, methods, progress, info.trained_on if info else ())
     with replacing(out, overwrite, marks=("metrics.json",)) as folder:
         folder.mkdir()
         for image in images:
@@ -169,6 +169,7 @@ class _Test:
     compare: dict[str, Path]
     methods: dict[str, str]
     progress: bool
+    trained_on: Sequence[Mapping[str, Any]]  # what the network's checkpoint says of its training
     rows: list[dict[str, Any]] = field(default_factory=list)
     bands: list[list[Any]] = field(default_factory=list)  # of metrics_bands.csv
 
@@ -181,7 +182,8 @@ class _Test:
                             f"scale factor {scale}; use a larger scene.")
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
-               "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border}
+               "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border,
+               "trained_on": sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
         low, cubes = self._untrained(gt, image.name)
         try:
             row["dark_bands"] = dark_bands(gt, problem.border)
@@ -296,8 +298,10 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scal
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences about what a reader must not miss: a network below a rival, and dark rows."""
-    rows, mean, warnings = results["images"], results["mean"], []
+    """Sentences about what a reader must not miss: a test on what was trained on, a network below a rival, dark rows."""
+    rows, mean = results["images"], results["mean"]
+    warnings = [f"the network was trained on pixels of {row['name']} ({', '.join(row['trained_on'])}): its numbers there say "
+                "nothing about other scenes" for row in rows if row["trained_on"]]
     for key, label in UNTRAINED.items():
         count = sum(key in row["above_network"] for row in rows)
         if count:

@@ -46,7 +46,7 @@ def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def result_table(images: Images, methods: Methods, preset: str, keys: Iterable[str] = METRICS) -> tuple[list[str], Groups]:
     """Header and groups: one row per image and method, last the means over images."""
     groups = []
-    for name, rows in [*((str(image["name"]), image) for image in images),
+    for name, rows in [*((f"{image['name']}{' *' * bool(image.get('trained_on'))}", image) for image in images),
                        (f"mean of {len(images)}", {key: mean_of([image[key] for image in images]) for key in methods})]:
         cells: list[list[str]] = [["" if k else name, label] for k, label in enumerate(methods.values())]
         for index in keys:
@@ -67,6 +67,8 @@ def describe(preset: str, scale: float, border: int, images: Images = (), method
         words.append(f"SAM leaves out {skipped} pixels whose spectrum is zero")
     words += [f"ERGAS of {image['name']} leaves out bands {', '.join(map(str, image['dark_bands']))}, whose mean is below "
               f"{DARK:.0%} of the cube's" for image in images if image.get("dark_bands")]
+    if any(image.get("trained_on") for image in images):
+        words.append("*: the network was trained on pixels of this image")
     if outside:
         words.append("values outside [0, 1]: " + ", ".join(f"{label} {count}" for label, count in outside.items()))
     return "; ".join(words)
