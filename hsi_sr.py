@@ -4,7 +4,7 @@
     python hsi_sr.py --recipe fast --iterations 400                       a quick start from better weights
     python hsi_sr.py -a biqrnn_16_5 --data data/lmdb/icvl.lmdb --scale 2,4,8 --amp bf16
     python hsi_sr.py --data data/lmdb/icvl.lmdb data/lmdb/pavia_center.lmdb --weights 3 1      both train the same weights
-    python hsi_sr.py -r -rp runs/NAME/last.pth                            go on with an interrupted run
+    python hsi_sr.py -r -rp runs/NAME/last.pth                            go on with a run; without -rp, with the newest
     python hsi_sr.py --init runs/NAME/best.pth --data data/lmdb/salinas.lmdb     fine-tune on other scenes, any bands
     python hsi_sr.py --data data/lmdb/icvl.lmdb --dry-run                 say what would run, and stop
 
@@ -26,7 +26,9 @@ from utility.configuration import LOSSES, RECIPES, configure
 from utility.degradation import DEFAULT_KIND, KINDS, STARTS
 from utility.devices import AMP
 from utility.errors import UserError, run_script, whole_numbers
+from utility.files import shown
 from utility.plan import prepare
+from utility.runs import newest_checkpoint
 from utility.training import train
 
 
@@ -58,9 +60,10 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--noise", type=float, metavar="SIGMA", help="standard deviation of white noise on the low-resolution cube, whose "
         "values are in [0, 1] (default: 0, or the checkpoint's)")
     add = parser.add_argument_group("start").add_argument
-    add("-r", "--resume", action="store_true", help="go on with the run of -rp: all as it was, but for what is given")
-    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint to go on from")
+    add("-r", "--resume", action="store_true", help="go on with a run: all as it was, but for what is given")
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint to go on from (default: last.pth of the newest run)")
     add("--init", metavar="CKPT", help="take its weights alone; optimizer and schedule start anew")
+    add("--freeze", nargs="+", metavar="PART", help="parts of the network that keep their weights, such as encoder")
     add = parser.add_argument_group("data").add_argument
     add("--data", nargs="+", metavar="DB", help="LMDB folders; each batch is of one of them (default: data/lmdb/sample.lmdb)")
     add("--weights", nargs="+", type=float, metavar="W", help="share of the steps that each gets (default: by its patches)")
@@ -69,17 +72,20 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--band-window", type=int, metavar="N", help="each patch is a random run of N neighbouring bands (default: all bands)")
     add("--val-batches", type=int, metavar="N", help="validate on N batches at most (default: all)")
     add("--threads", type=int, metavar="N", help="loader processes (default: 0 on a CPU, up to 4 with a GPU)")
-    add = parser.add_argument_group("recipe (defaults: released, fast)").add_argument
+    add = parser.add_argument_group(f"recipe (defaults: {', '.join(RECIPES)})").add_argument
     add("--recipe", choices=RECIPES, help="released: PyTorch's weights, lr lowered on a plateau; fast: weights that start "
-        "as the interpolation, warm-up, then a cosine to zero (default: released)")
+        "as the start image, warm-up, then a cosine to zero; finetune: the same rate, counted in steps, ends when the "
+        "validation becomes no better (default: released, with --init finetune)")
     add("-b", "--batchSize", dest="batch", type=int, metavar="N", help=f"patches a step (default: {_of('batch')})")
-    add("-n", "--nEpochs", dest="epochs", type=int, metavar="N", help="passes over the data (default: 50)")
-    add("--iterations", type=int, metavar="N", help="steps, instead of -n")
+    add("-n", "--nEpochs", dest="epochs", type=int, metavar="N", help=f"passes over the data (default: {_of('epochs')})")
+    add("--iterations", type=int, metavar="N", help=f"steps, instead of -n (default: {_of('iterations')})")
+    add("--patience", type=int, metavar="N",
+        help=f"end after N epochs without a better validation; 0: never (default: {_of('patience')})")
     add("--lr", type=float, help=f"Adam's step (default: {_of('lr')})")
     add("-mlr", "--min-lr", type=float, metavar="LR", help=f"its lowest (default: {_of('min_lr')})")
-    add("--warmup", type=int, metavar="N", help=f"steps of warm-up, fast alone (default: {_of('warmup')})")
+    add("--warmup", type=int, metavar="N", help=f"steps of warm-up (default: {_of('warmup')})")
     add("--wd", type=float, help="weight decay (default: 0)")
-    add("--last-lr", type=float, metavar="SHARE", help=f"of --lr, for the reconstructor (default: {_of('last_lr')})")
+    add("--last-lr", type=float, metavar="SHARE", help=f"of --lr, for the last layer (default: {_of('last_lr')})")
     add("--clip", type=float, metavar="NORM", help="largest norm of the gradient (default: any)")
     add("--loss", choices=LOSSES, help="(default: mse)")
     add("--seed", type=int, help="of weights, order and augmentation (default: 2021)")
@@ -97,13 +103,17 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("-p", "--prefix", metavar="NAME", help="names it: runs/NAME_TIME (default: the network's name)")
     add("--run-dir", metavar="DIR", help="the folder itself (a resumed run goes on in its own)")
     add("--ri", dest="record_interval", type=int, metavar="N", help="keep a checkpoint every N epochs (default: 5)")
+    add("--save-minutes", type=float, metavar="M", help="save last.pth inside an epoch, this often (default: 10)")
     add("--no-log", dest="tensorboard", action="store_false", help="no TensorBoard events")
     add("--quiet", action="store_true", help="print nothing but what to do next, and errors")
     add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length; write nothing")
     given = vars(parser.parse_args(arguments))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
-    if resume != (path is not None):
-        raise UserError("Resuming takes both -r and -rp CKPT; the checkpoint is last.pth in the folder of the run.")
+    if path and not resume:
+        raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")
+    if resume and not path:
+        path = str(newest_checkpoint(given.get("run_dir")))
+        print(f"goes on with {shown(path)}", flush=True)
     if "gpu_ids" in given:  # the released scripts write -1 for none
         given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
     return given | ({"resume": path} if resume else {})
@@ -111,7 +121,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _of(field: str) -> str:
     values = (RECIPES[name][field] for name in RECIPES)
-    return ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+    return ", ".join("-" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 if __name__ == "__main__":

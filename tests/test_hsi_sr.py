@@ -66,10 +66,19 @@ def test_several_scales_are_given_by_commas():
     assert configure(hsi_sr.parse(["--scale", "2,4,8"])).scales == (2, 4, 8)
 
 
-@pytest.mark.parametrize("line", [["-r"], ["-rp", "x.pth"]])
-def test_resuming_takes_both_of_its_flags(line):
-    with pytest.raises(UserError, match="both -r and -rp"):
-        hsi_sr.main(line)
+def test_resuming_without_a_path_goes_on_with_the_newest_run_and_names_it(tmp_path, capsys):
+    with pytest.raises(UserError, match=r"no last\.pth in the folders under runs"):
+        hsi_sr.parse(["-r"])
+    for age, name in enumerate(["new", "old"]):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "last.pth").touch()
+        os.utime(tmp_path / "runs" / name / "last.pth", (1e9 - age, 1e9 - age))
+    assert hsi_sr.parse(["-r"])["resume"] == "runs/new/last.pth"
+    assert capsys.readouterr().out == "goes on with runs/new/last.pth\n"
+    assert hsi_sr.parse(["-r", "--run-dir", "runs/old"])["resume"] == "runs/old/last.pth"
+    assert hsi_sr.parse(["-r", "-rp", "x.pth"])["resume"] == "x.pth"
+    with pytest.raises(UserError, match="without -r"):
+        hsi_sr.parse(["-rp", "x.pth"])
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys):

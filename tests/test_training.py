@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,21 @@ from tensorboardX.proto.event_pb2 import Event
 
 from models import create_model
 from utility import runs, training
-from utility.configuration import LOSSES, TrainingConfig, configure
+from utility.configuration import LOSSES, RECIPES, TrainingConfig, configure
 from utility.errors import UserError
 from utility.indexes import evaluate
 from utility.lmdb_dataset import writing_database
 from utility.loader import validation_loader
 from utility.plan import prepare
 from utility.runs import Board, RunFolder
+from utility.state import State
 from utility.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
-                  seed: int = 0) -> str:
+                  seed: int = 0, sources: Sequence[dict] = ()) -> str:
     """Patches of sharp regions of smooth spectra."""
     rng = np.random.default_rng(seed)
     bands, height, width = shape
@@ -42,7 +44,7 @@ def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5,
             regions = gaussian_filter(rng.normal(size=(3, height, width)), (0, 2, 2)).argmax(0)
             spectra = gaussian_filter(rng.random((3, bands)), (0, 1))
             writer.write(spectra[regions].transpose(2, 0, 1)[None])
-        writer.finish(validation=validation)
+        writer.finish(validation=validation, sources=list(sources))
     return str(path)
 
 
@@ -84,14 +86,26 @@ def same(a, b) -> bool:
 
 
 def events(run: str | Path) -> list[Event]:
-    """TensorBoard's events: records of a length (8 bytes), its checksum (4), the event, its checksum (4)."""
-    (path,) = Path(run).glob("events.*")
-    data, found = path.read_bytes(), []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        found.append(Event.FromString(data[12:12 + length]))
-        data = data[16 + length:]
+    """TensorBoard's events: records of a length (8 bytes), its checksum (4), the event, its checksum (4).
+
+    As TensorBoard shows them: those that a resumed run replaces are left out.
+    """
+    found = []
+    for path in sorted(Path(run).glob("events.*"), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12:12 + length])
+            if event.HasField("session_log"):
+                found = [earlier for earlier in found if earlier.step < event.step]
+            found.append(event)
+            data = data[16 + length:]
     return found
+
+
+def tags(run: str | Path) -> list[tuple[int, str]]:
+    """Steps and names of all values, those that measure time included."""
+    return sorted((event.step, value.tag) for event in events(run) for value in event.summary.value)
 
 
 def interrupt_at(monkeypatch, iteration: int, number: int = signal.SIGINT) -> None:
@@ -135,6 +149,10 @@ def test_the_fast_recipe_passes_the_interpolation_on_patches_it_has_not_seen(dat
 def test_the_fast_recipe_starts_as_the_start_image(data, start, other):
     row = first_validation(prepare(config(data, recipe="fast", start=start)))
     assert row["psnr"] == row[f"{start}_psnr"] > 10 and row["psnr"] != row[f"{other}_psnr"]
+
+
+def test_back_projection_is_the_start_of_every_recipe_but_the_released_one(data):
+    assert [config(data, recipe=name).start for name in RECIPES] == ["interpolation", "backprojection", "backprojection"]
 
 
 def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_drawn_by_the_seed(data):
@@ -200,6 +218,7 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
     (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
 ], ids=["fast", "released", "scales", "databases"])
 def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
+    changes = {"tensorboard": True} | changes
     if "weights" in changes:
         data = data, make_database(tmp_path / "more.lmdb", shape=(7, 8, 12))
     whole = train(config(data, run_dir="whole", cuda=False, **changes))
@@ -211,6 +230,7 @@ def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_p
     assert second.run == first.run and not second.interrupted and second.iteration == whole.iteration
     for name in ("last.pth", "best.pth"):
         assert same(contents(f"whole/{name}"), contents(f"parts/{name}"))
+    assert tags("whole") == tags("parts")
     whole_rows, rows = history("whole"), history("parts")
     assert all(float(row.pop("seconds")) > 0 for row in rows + whole_rows)
     for row in rows + whole_rows:
@@ -328,6 +348,131 @@ def test_a_second_interruption_stops_at_once_and_keeps_what_was_saved(data, monk
     result = train(config(data, run_dir="r"))
     assert result.interrupted and contents("r/last.pth")["iteration"] == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Killed(BaseException):
+    """As SIGKILL, nothing is written after it."""
+
+
+def killed_at(monkeypatch, iteration: int) -> None:
+    def kill(state):
+        if state.iteration == iteration:
+            raise Killed
+
+    after_step(monkeypatch, kill)
+
+
+def test_the_state_is_saved_inside_an_epoch_too_and_goes_on_from_there(data, monkeypatch):
+    train(config(data, run_dir="whole", cuda=False))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, 3)
+        train(config(data, run_dir="parts", cuda=False, save_minutes=1e-9))
+    assert contents("parts/last.pth")["iteration"] == 2
+    train(configure({"resume": "parts/last.pth", "save_minutes": 10}))
+    assert same(contents("whole/last.pth")["net"], contents("parts/last.pth")["net"])
+
+
+def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(data, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, 2)
+        train(config(data, run_dir="r", tensorboard=True))
+    train(config(data, run_dir="r", tensorboard=True, epochs=1))
+    assert contents("r/last.pth")["iteration"] == 3 and {step for step, tag in tags("r") if tag == "step/lr"} == {1, 2, 3}
+    with pytest.raises(UserError, match="r exists already"):
+        train(config(data, run_dir="r"))
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    run = RunFolder(tmp_path / "r")
+    with pytest.raises(UserError, match="Another process trains in"):
+        RunFolder(tmp_path / "r", resume=True)
+    run.close()
+    RunFolder(tmp_path / "r", resume=True).close()
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(data, monkeypatch, epochs):
+    train(config(data, run_dir="r", epochs=2))
+    lines = Path("r/history.csv").read_text().splitlines(keepends=True)
+    Path("r/history.csv").write_text("".join(lines[:-1]))
+    if epochs == 2:
+        with pytest.raises(UserError, match="larger -n"):
+            train(configure({"resume": "r/last.pth"}))
+    else:
+        interrupt_at(monkeypatch, 7)
+        train(configure({"resume": "r/last.pth", "epochs": 3}))
+    assert [row["epoch"] for row in history("r")] == ["1", "2"]
+    assert Path("r/history.csv").read_text().splitlines()[1] == lines[1].strip()
+
+
+def test_events_are_on_the_disk_before_the_checkpoint_that_follows_them(data, monkeypatch):
+    real, seen = State.save, []
+    monkeypatch.setattr(State, "save", lambda state, path: (seen.append((path.name, tags(path.parent))), real(state, path)))
+    train(config(data, run_dir="r", epochs=1, tensorboard=True))
+    assert [name for name, _ in seen] == ["best.pth", "last.pth"]
+    assert all((3, "epoch/psnr") in found and (3, "step/loss") in found for _, found in seen)
+
+
+def test_a_network_far_below_its_start_image_is_warned_of_at_every_epoch_and_at_the_end(data, monkeypatch, capsys):
+    validating(monkeypatch, {"gain": -5.0})
+    train(config(data, run_dir="r"))
+    assert capsys.readouterr().out.count("the network is 5.0 dB below its start image") == 4
+    validating(monkeypatch, {"gain": -2.0})
+    train(config(data, run_dir="s"))
+    assert "below" not in capsys.readouterr().out
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def pretrained(data) -> str:
+    """A network as it starts under the fast recipe: its start image."""
+    return str(train(config(data, recipe="fast", iterations=1, lr=1e-9, run_dir="pretrained")).best)
+
+
+def test_a_fine_tuning_never_ends_below_where_it_started(pretrained, tmp_path, capsys):
+    scene = make_database(tmp_path / "scene.lmdb", count=9, shape=(5, 32, 32), validation=2)
+    result = train(configure({"init": pretrained, "data": scene, "lr": 0.5, "last_lr": 1.0, "epoch_steps": 3, "patience": 2,
+                              "run_dir": "tuned", "tensorboard": False}))
+    rows, best = contents(result.last)["history"], contents(result.best)
+    assert [row["epoch"] for row in rows] == [0, 1, 2] and contents(result.last)["config"]["iterations"] == 1000
+    assert rows[1]["psnr"] < rows[0]["psnr"] == best["psnr"] and best["epoch"] == 0
+    assert same(dict(best["net"]), dict(contents(pretrained)["net"]))
+    assert "before any step" in (result.run / "log.txt").read_text()
+    with pytest.raises(UserError, match="larger --patience"):
+        train(configure({"resume": "tuned/last.pth"}))
+
+
+def test_fine_tuning_is_counted_in_steps_and_leaves_no_patch_out(pretrained, data):
+    plan = prepare(configure({"init": pretrained, "data": data}))
+    assert (plan.config.recipe, plan.total, plan.steps) == ("finetune", 1000, 27)  # 9 passes of 3 steps
+    assert plan.config.batch <= 4 and plan.config.last_lr > 0.1
+    assert prepare(configure({"init": pretrained, "data": data, "epochs": 2})).total == 54
+
+
+def test_frozen_parts_keep_their_weights_also_when_resumed(pretrained, data):
+    tuned = {"init": pretrained, "data": data, "freeze": ("encoder", "feature_extractor"), "epochs": 1, "epoch_steps": 1,
+             "tensorboard": False, "run_dir": "r"}
+    train(configure(tuned))
+    train(configure({"resume": "r/last.pth", "epochs": 2}))
+    before, after = contents(pretrained)["net"], contents("r/last.pth")["net"]
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "reconstructor"}
+    with pytest.raises(UserError, match=r"no part encodr.*encoder"):
+        prepare(configure(tuned | {"freeze": ("encodr",)}))
+
+
+def test_a_checkpoint_names_all_scenes_that_its_weights_have_seen(tmp_path):
+    first, second = ({"file": f"{name}.mat", "sha256": name, "regions": [[0, 0, 8, 8]]} for name in "ab")
+    one = make_database(tmp_path / "one.lmdb", sources=[first])
+    both = make_database(tmp_path / "both.lmdb", sources=[first, second])
+    small = {"tensorboard": False, "arch": "biqrnn_1_1"}
+    train(config(one, run_dir="r", epochs=1, **small))
+    assert contents("r/last.pth")["trained_on"] == [first]
+    train(configure({"init": "r/last.pth", "data": both, "iterations": 1, "run_dir": "s", "tensorboard": False}))
+    assert contents("s/last.pth")["trained_on"] == [first, second]
+    train(configure({"resume": "s/last.pth", "data": one, "iterations": 2}))
+    assert contents("s/last.pth")["trained_on"] == [first, second]
 
 
 # --- starting from weights --------------------------------------------------------------------------------------------
@@ -589,7 +734,7 @@ def test_a_log_that_cannot_be_written_is_said_once_and_lines_are_still_printed(t
 def test_a_history_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
     run = RunFolder(tmp_path / "r")
     with room_for(10), pytest.raises(UserError, match=r"disk is full while writing .*history\.csv"):
-        run.write_history([{"epoch": 1, "iteration": 3, "loss": 0.1}], {"seconds": 1.0})
+        run.write_history([{"epoch": 1, "iteration": 3, "loss": 0.1}])
     assert not list(run.path.glob("history.csv"))
 
 

@@ -20,7 +20,7 @@ from utility.losses import band_loss
 RECIPES: dict[str, dict[str, Any]] = {
     "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0, "start": "interpolation",
                  "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
-    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30, "start": "interpolation",
+    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30, "start": "backprojection",
              "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
     "finetune": {"batch": 4, "lr": 2e-4, "min_lr": 0.0, "last_lr": 0.2, "warmup": 50, "start": "backprojection",
                  "epochs": None, "iterations": 1000, "epoch_steps": 25, "patience": 10},
@@ -78,6 +78,7 @@ class TrainingConfig:
     prefix: str | None = None
     run_dir: str | None = None              # None: runs/<prefix or arch>_<time>
     record_interval: int = 5                # epochs between kept checkpoints
+    save_minutes: float = 10.0              # last.pth is also saved inside an epoch, this often
     tensorboard: bool = True
     quiet: bool = False
 
@@ -97,7 +98,7 @@ class TrainingConfig:
         for names, low, above in (
             (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "band_window"), 1, False),
             (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
-            (("lr", "last_lr", "weights"), 0, True),
+            (("lr", "last_lr", "weights", "save_minutes"), 0, True),
         ):
             for name in names:
                 value = getattr(self, name)

@@ -42,6 +42,7 @@ class Plan:
     device: torch.device
     sources: list[Source]
     net: Network
+    trained_on: list[dict[str, Any]]   # scenes, as `lmdb_dataset` records them, those of the checkpoint to start from included
     notes: list[str]
 
     @property
@@ -59,6 +60,7 @@ class Plan:
         """The state before the first step, or that of the checkpoint to resume."""
         config = self.config
         facts = {
+            "trained_on": self.trained_on,
             "bands": self.sources[0].shape[0] if len(self.sources) == 1 else [source.shape[0] for source in self.sources],
             # What a place inside an epoch depends on.
             "position": {"seed": config.seed, "batch": config.batch,
@@ -67,10 +69,6 @@ class Plan:
         state = State(config, self.net, self.device, self.total, facts)
         if config.resume:
             state.resume(config.resume)
-            if state.finished:
-                more = "--iterations" if config.iterations else "-n"
-                raise UserError(f"{config.resume} has made {state.iteration} iterations ({state.epoch} epochs), all that were "
-                                f"asked for; give a larger {more}.")
         return state
 
     def describe(self) -> list[str]:
@@ -120,7 +118,11 @@ def prepare(config: TrainingConfig) -> Plan:
                 # torch 2.13 on processors with bf16 instructions leaves the weight gradient of exactly 2 bands uninitialised.
                 raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; "
                                 "leave --amp out.")
-    return Plan(config=config, device=device, sources=sources, net=net, notes=notes)
+    origin = config.resume or config.init
+    scenes = [*(load_checkpoint(origin).get("trained_on") or ())] if origin else []
+    for source in sources:
+        scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
+    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes, notes=notes)
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:

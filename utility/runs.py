@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +16,17 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
 from tqdm import tqdm
 
 from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
 from utility.files import replacing, write_failure, write_json
+
+SPEEDS = ("patches_per_s", "data_wait", "seconds")
 
 
 class RunFolder:
@@ -38,7 +44,8 @@ class RunFolder:
     def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
         self.path, self.quiet = Path(path), quiet
         self.board: Board | None = None
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        begun = (self.path / "config.json").exists() and not any(self.path.glob("*.pth"))  # and killed before its first save
+        if not (resume or begun) and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
                             "on with the run in it by -r -rp.")
         try:
@@ -47,6 +54,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
                             "--run-dir.") from error
+        try:
+            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._log.close()
+            raise UserError(f"Another process trains in {self.path}; wait for it, or choose another --run-dir.") from error
+        for old in self.path.glob("events.*") if begun else ():
+            old.unlink()
 
     def say(self, line: str, loud: bool = False) -> None:
         """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet.
@@ -87,8 +101,8 @@ class RunFolder:
 
     def add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """TensorBoard's values GROUP/NAME of an iteration."""
-        if self.board:
-            for name, value in values.items():
+        for name, value in values.items() if self.board else ():
+            if value is not None:
                 self.board.add_scalar(f"{group}/{name}", value, step)
 
     def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
@@ -96,12 +110,18 @@ class RunFolder:
         if self.board:
             self.board.add_image(name, picture, step)
 
-    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float], loss: str = "mse") -> None:
+    def flush(self) -> None:
+        """Send TensorBoard's events to the system; a process that is killed later loses none of them."""
+        if self.board:
+            self.board.flush()
+
+    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float] | None = None,
+                      loss: str = "mse") -> None:
         """history.csv and training.png: one row an epoch.
 
         Args:
             history: the rows of the run.
-            speed: of the last epoch. The speeds of earlier epochs are kept from the file.
+            speed: `SPEEDS` of the last epoch. Those of other epochs are kept from the file.
             loss: name of the loss, for the figure.
         """
         path = self.path / "history.csv"
@@ -110,53 +130,60 @@ class RunFolder:
             with open(path, newline="", encoding="utf-8") as file:
                 known = {row.get("epoch"): row for row in csv.DictReader(file)}
         with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*history[-1], *speed], extrasaction="ignore")
+            writer = csv.DictWriter(file, [*history[-1], *SPEEDS], extrasaction="ignore")
             writer.writeheader()
-            for row in history[:-1]:
+            for row in history:
                 old = known.get(str(row["epoch"]), {})
-                writer.writerow({**{name: old.get(name) for name in speed}, **row})
-            writer.writerow({**history[-1], **speed})
+                new = speed or {} if row is history[-1] else {}
+                writer.writerow({**{name: old.get(name) for name in SPEEDS}, **new, **row})
         training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper())
 
 
 class Board:
-    """TensorBoard's events of a run.
+    """TensorBoard's events of a run, written at once: an error arrives where it is made, and `flush` leaves nothing behind.
 
-    tensorboardX writes them in a thread. A write that fails there ends that thread, and this one then waits for ever for
-    room in the queue between the two. So errors are kept there, and raised here with the next value.
+    Args:
+        purge_step: of a resumed run; TensorBoard forgets what other files say of this step and of later ones.
     """
 
     def __init__(self, path: Path, purge_step: int | None = None) -> None:
-        self._path, self._error = path, None
-        self._board = SummaryWriter(str(path), purge_step=purge_step)
-        events = self._board.file_writer.event_writer._ev_writer
-        for name in ("write_event", "flush", "close"):
-            setattr(events, name, self._kept(getattr(events, name)))
+        self._path = path
+        self._events = EventsWriter(str(path / "events"), filename_suffix=f".{purge_step or 0}")
+        if purge_step is not None:
+            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        self._check()
-        self._board.add_scalar(name, value, step)
+        self._write(step=step, summary=scalar(name, value))
 
     def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """A picture (h, w, 3)."""
-        self._check()
-        self._board.add_image(name, picture, step, dataformats="HWC")
+        self._write(step=step, summary=image(name, picture, dataformats="HWC"))
+
+    def flush(self) -> None:
+        try:
+            self._events.flush()
+        except OSError as error:
+            raise write_failure(self._path / "events", error) from error
 
     def close(self) -> None:
-        self._board.close()
+        with suppress(OSError):
+            self._events.close()
 
-    def _check(self) -> None:
-        """Raises UserError if an earlier event could not be written."""
-        if self._error:
-            raise write_failure(self._path / "events", self._error) from self._error
+    def _write(self, **event: Any) -> None:
+        try:
+            self._events.write_event(Event(wall_time=time.time(), **event))
+        except OSError as error:
+            raise write_failure(self._path / "events", error) from error
 
-    def _kept(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*arguments: Any) -> Any:
-            try:
-                return call(*arguments)
-            except OSError as error:
-                self._error = error
-        return checked
+
+def newest_checkpoint(folder: str | Path | None = None) -> Path:
+    """last.pth of a run folder, or of the run under runs/ that was saved last. Raises UserError: there is none."""
+    found = [Path(folder) / "last.pth"] if folder else list(Path("runs").glob("*/last.pth"))
+    found = [path for path in found if path.exists()]
+    if not found:
+        raise UserError(f"There is no last.pth in {folder or 'the folders under runs'}, so no run goes on; name a checkpoint "
+                        "by -rp.")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def new_run_folder(name: str) -> Path:

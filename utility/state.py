@@ -76,15 +76,15 @@ class State:
 
     @property
     def finished(self) -> bool:
-        if self.step == 0 and 0 < self.config.patience <= self.epochs_since_best:
-            return True
-        return self.reached and self.step == 0 if self.config.iterations else self.epoch >= self.config.epochs
+        """Whether the run is complete; never inside an epoch."""
+        complete = self.reached if self.config.iterations else self.epoch >= self.config.epochs
+        return self.step == 0 and (complete or self.gave_up)
 
     @property
-    def epochs_since_best(self) -> int:
-        """Validations after the best one."""
+    def gave_up(self) -> bool:
+        """Whether the validation became no better for `patience` epochs."""
         scores = [self.score(row) for row in self.history]
-        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return 0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False
 
     def score(self, row: Mapping[str, float]) -> float:
         """The more, the better is the validation `row`: the loss decides in the released recipe, the PSNR in others."""

@@ -39,6 +39,9 @@ from utility.plan import Plan, prepare
 from utility.runs import RunFolder, new_run_folder
 from utility.state import State
 
+FAR_BELOW = 3.0
+"""dB of PSNR below its start image at which a network is said to be of no use yet."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -66,17 +69,21 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     if plan.device.type == "cuda":
         torch.cuda.set_device(plan.device)
     state = plan.state()
+    path = Path(config.run_dir or new_run_folder(config.prefix or config.arch))
+    own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
+    if state.finished:
+        _refuse_finished(config, state, path if own else None)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True  # batches have few shapes
 
-    path = Path(config.run_dir or new_run_folder(config.prefix or config.arch))
-    own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
     run = RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
     for line in [*plan.describe(), f"run       {shown(run.path)}"]:
         run.say(line)
+    if state.history:  # a kill between last.pth and these files leaves them an epoch behind
+        run.write_history(state.history, loss=config.loss)
     if config.tensorboard:
-        run.open_board(state.iteration or None)
+        run.open_board(state.iteration + 1 if state.iteration else None)
     stop = Interruption()
     try:
         with stop:
@@ -96,12 +103,23 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         raise
     finally:
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
-        for line in _what_is_next(run, best, last, stop.requested):
+        for line in [*_far_below(state), *_what_is_next(run, best, last, stop.requested)]:
             with suppress(UserError):  # a log that cannot be written must not hide what ended the run
                 run.say(line, loud=True)
         run.close()
     interpolation = state.history[-1]["interpolation_psnr"] if state.history else None
     return Result(run.path, best, last, state.iteration, state.psnr, interpolation, stop.requested)
+
+
+def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) -> None:
+    """Raise UserError: the run that is resumed is complete. Its history in the folder `path` is brought up to date first."""
+    if path:
+        run = RunFolder(path, resume=True, quiet=config.quiet)
+        run.write_history(state.history, loss=config.loss)
+        run.close()
+    more = "--patience" if state.gave_up else "--iterations" if config.iterations else "-n"
+    raise UserError(f"{config.resume} has made {state.iteration} iterations ({state.epoch} epochs), all that were asked for; "
+                    f"give a larger {more}.")
 
 
 class _Loop:
@@ -111,6 +129,7 @@ class _Loop:
         self.plan, self.config, self.state, self.run, self.stop = plan, plan.config, state, run, stop
         # Without gradients the network runs in blocks of rows, which a compiled one cannot: it is for the steps alone.
         self.net = torch.compile(state.net) if self.config.compile else state.net
+        self.saved = time.monotonic()
 
     def run_epochs(self) -> None:
         plan, config, gpu = self.plan, self.config, self.plan.device.type == "cuda"
@@ -125,34 +144,45 @@ class _Loop:
         with ExitStack() as stack:
             for each in (loader, *validation.values()):
                 stack.enter_context(stopped_at_the_end(each))
+            if config.recipe == "finetune" and not self.state.iteration and not self.state.history:
+                self.validate_and_save(validation)  # the weights to start from may stay the best
             while not self.state.finished and not self.stop.requested:
-                self.run_epoch(loader, validation)
+                self.validate_and_save(validation, self.run_steps(loader))
 
-    def run_epoch(self, loader: DataLoader, validation: Mapping[str, DataLoader]) -> None:
-        """The steps that are left of an epoch, the validation, and what is written after them."""
+    def validate_and_save(self, validation: Mapping[str, DataLoader], speed: dict[str, float] | None = None) -> None:
+        """Validation, and what is written after it; `speed` is of the epoch that has ended, None where none has begun."""
         state, config, run = self.state, self.config, self.run
-        speed = self.run_steps(loader)
         if not self.stop.requested:
             row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"), self.stop)
         if self.stop.requested:
-            if not state.is_finite():
-                raise self.diverged()
-            state.save(run.path / "last.pth")
+            self.save("last")
             return
-        row = {"epoch": state.epoch + 1, "iteration": state.iteration, "loss": self.checked_loss(), **row, "lr": state.lr}
+        row = {"epoch": state.epoch + 1 if speed else 0, "iteration": state.iteration,
+               "loss": self.checked_loss() if speed else None, **row, "lr": state.lr}
         if not math.isfinite(row["val_loss"]):
             raise self.diverged()
         if config.recipe == "released":
             state.plateau.step(row["val_loss"])
         better = state.add(row) or not (run.path / "best.pth").exists()
-        kept = [f"epoch_{state.epoch:03d}"] if state.epoch % config.record_interval == 0 else []
-        for name in [*kept, *(["best"] if better else []), "last"]:  # last.pth records the best: best.pth exists before it
-            state.save(run.path / f"{name}.pth")
-        run.write_history(state.history, speed, config.loss)
-        run.say(_epoch_line(row, speed))
-        values = {name: value for name, value in {**row, **speed}.items() if name not in ("epoch", "iteration")}
+        # Events before checkpoints: a resumed run replaces the events after its checkpoint, and cannot make those before it.
+        values = {name: value for name, value in {**row, **(speed or {})}.items() if name not in ("epoch", "iteration")}
         run.add_scalars("epoch", values, state.iteration)
         run.add_image("truth, start image, network", picture, state.iteration)
+        kept = [f"epoch_{state.epoch:03d}"] if speed and state.epoch % config.record_interval == 0 else []
+        for name in [*kept, *(["best"] if better else []), "last"]:  # last.pth records the best: best.pth exists before it
+            self.save(name)
+        run.write_history(state.history, speed, config.loss)
+        run.say(_epoch_line(row, speed))
+        for line in _far_below(state):
+            run.say(line, loud=True)
+
+    def save(self, name: str) -> None:
+        """Write the state to NAME.pth. Raises UserError: its weights are not finite."""
+        if not self.state.is_finite():
+            raise self.diverged()
+        self.run.flush()
+        self.state.save(self.run.path / f"{name}.pth")
+        self.saved = time.monotonic()
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
         """Returns patches/s, the share of time spent waiting for data, and seconds."""
@@ -176,6 +206,9 @@ class _Loop:
                     self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
                 if self.stop.requested or state.reached:
                     break
+                if time.monotonic() - self.saved >= 60 * self.config.save_minutes:
+                    self.checked_loss()
+                    self.save("last")
             self.checked_loss()
             waited, seconds = batches.waited(), time.perf_counter() - begin
         return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds}
@@ -294,11 +327,23 @@ def psnr(x: Tensor, gt: Tensor) -> Tensor:
     return (-10 * mse.log10()).clamp(max=PSNR_CAP).mean(dim=-1)
 
 
-def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float]) -> str:
+def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float] | None) -> str:
+    loss = f"loss {row['loss']:.3e}" if speed else "before any step"
+    rate = f"  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %" if speed else ""
     parts = "".join(f", {name[5:]} {value:+.2f}" for name, value in row.items() if name.startswith("gain_"))
-    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  loss {row['loss']:.3e}  PSNR {row['psnr']:.3f} dB, "
+    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  {loss}  PSNR {row['psnr']:.3f} dB, "
             f"gain over interpolation {row['gain']:+.3f}{parts}, over back-projection {row['backprojection_gain']:+.3f}  "
-            f"lr {row['lr']:.1e}  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %")
+            f"lr {row['lr']:.1e}{rate}")
+
+
+def _far_below(state: State) -> list[str]:
+    """A warning where the last validation is far below the start image."""
+    row = state.history[-1] if state.history else {}
+    gain = row.get("gain" if state.config.start == "interpolation" else "backprojection_gain", 0.0)
+    if gain > -FAR_BELOW:
+        return []
+    return [f"WARNING: after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, which it makes worse. "
+            "Try a lower --lr, --clip 1 or --recipe fast, or go on if this is the beginning of a long training."]
 
 
 def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool) -> list[str]:
