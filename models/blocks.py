@@ -49,13 +49,16 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     """
     weight, bias = unit.parameters_of_conv
     layout = torch.channels_last_3d if execution.channels_last else torch.contiguous_format
+    if torch.is_autocast_enabled(x.device.type):  # which would cast them again for every block
+        half = torch.get_autocast_dtype(x.device.type)
+        weight, bias = weight.to(half), None if bias is None else bias.to(half)
     weight = weight.contiguous(memory_format=layout)
     n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
         height = out_height
     stride = unit.stride
-    rows = _rows_per_block(execution, x, n * bands * out_width)
+    rows = _rows_per_block(execution, x, weight, n * bands * out_width)
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
         first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, with one on each side
@@ -87,11 +90,22 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
     return F.conv3d(x, weight, bias, (1, stride, stride), (1, 0, 1))
 
 
-def _rows_per_block(execution: Execution, x: Tensor, voxels_per_row: int) -> int:
+def _rows_per_block(execution: Execution, x: Tensor, weight: Tensor, voxels_per_row: int) -> int:
     voxels = execution.block_voxels
     if voxels is None:
-        voxels = 2**19 if x.is_cuda else 2**15
+        voxels = voxels_in(free_on_gpu(x.device), weight) if x.is_cuda else 2**15  # a block in a processor's cache
     return max(1, voxels // voxels_per_row) if voxels else 2**31
+
+
+def voxels_in(free: int, weight: Tensor) -> int:
+    """Voxels whose gates, and three copies of their input, take a quarter of `free` bytes; tensors stay below 2^31 values."""
+    gates, inputs = weight.shape[:2]
+    return max(1, min(free // 4 // ((gates + 3 * inputs) * weight.element_size()), (2**31 - 1) // gates))
+
+
+def free_on_gpu(device: torch.device) -> int:
+    """Bytes that a GPU has free, what torch holds without using it included."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _double(x: Tensor, axis: int, start: int, stop: int, whole: int, first: int, last: int) -> Tensor:

@@ -21,7 +21,7 @@ class Execution:
         channels_last: convolutions see channels-last tensors (faster wherever it was measured).
         deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
         block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
-            image, None chooses for the device.
+            image, None as many as fit a processor's cache, or a quarter of a GPU's free memory.
         checkpoint: recompute activations in the backward pass instead of keeping them.
     """
 

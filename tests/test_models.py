@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models import Execution, create_model, list_models
+from models.blocks import voxels_in
 
 PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
 GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder
@@ -212,6 +213,13 @@ def test_blocks_of_rows_give_the_whole_image(name):
     for voxels in (0, 1, 500, None):
         with torch.no_grad():
             assert torch.allclose(net.set_execution(block_voxels=voxels)(x), whole, rtol=0, atol=1e-11)
+
+
+def test_a_gpu_computes_as_many_voxels_at_once_as_a_quarter_of_its_free_memory_holds():
+    weight = torch.empty(48, 16, 3, 3, 3, device="meta")
+    assert voxels_in(80 << 30, weight) == (2**31 - 1) // 48  # of a tensor no kernel takes more values
+    assert voxels_in(1 << 30, weight) == (1 << 28) // (96 * 4) == voxels_in(1 << 29, weight.half())
+    assert voxels_in(0, weight) == 1
 
 
 def test_the_released_execution_is_the_slow_and_plain_one():

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models import Network, Window
+from models.blocks import free_on_gpu
 from utility.cubes.cube import scratch
 from utility.degradation import KINDS, axis_rows
 from utility.devices import autocast
@@ -120,7 +121,7 @@ def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1) -> int:
     if net.radius is None:
         return 0
     device = next(net.parameters()).device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    free = free_on_gpu(device) if device.type == "cuda" else free_memory()
     side = int((free / 2 / net.bytes_per_pixel(shape[0])) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0
