@@ -4,10 +4,12 @@
     python hsi_test.py -rp best.pth --data scene.mat folder/ --report              your ground-truth scenes, with an HTML page
     python hsi_test.py -rp best.pth --dataset pavia_center --data Pavia.mat        the test part that a card names
     python hsi_test.py -rp best.pth --input low.hdr --output high_x4.hdr           a cube without ground truth, any size
-    python hsi_test.py --scale 4 --data folder/ --compare theirs=cubes/            no network: untrained methods, others' cubes
+    python hsi_test.py --input low.hdr --output high_x4.hdr                        the same by the weights that are shipped
+    python hsi_test.py --data folder/ --compare theirs=cubes/                      likewise, beside cubes of another program
     python hsi_test.py --method backprojection --scale 4 --input low.tif --output high.tif
 
-Network, scale factor, degradation and start come from the checkpoint. A test leaves metrics.json, metrics.csv,
+Network, scale factor, degradation and start come from the checkpoint. Without -rp it is the first of the weights in
+checkpoints/ that fits --scale, --degradation and -a. A test leaves metrics.json, metrics.csv,
 metrics_bands.csv, the super-resolved cubes and a figure per image in a new folder under results/.
 """
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 import torch
 
 from models.pooling import BACKENDS
-from utility import evaluation, inference
+from utility import evaluation, inference, weights
 from utility.checkpoints import check_problem, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
@@ -111,7 +113,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
-    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint; without one the untrained methods alone are tested")
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint (default: shipped weights that fit)")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
         help="alternating networks add their input twice, as the released ones do")
@@ -146,7 +148,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")
     add("--method", choices=METHODS, help="what enlarges the cube of --input (default: network); a test shows the "
-        "untrained methods always")
+        "untrained methods always, and with interpolation or backprojection no network")
     add("--backproject", type=int, default=0, metavar="N", help="make the network's output agree with its input by N steps of "
         "back-projection. Not for noisy cubes or an unknown blur: it amplifies their errors (default: 0)")
     add = parser.add_argument_group("reading scenes").add_argument
@@ -182,12 +184,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add(*flags.split(), metavar="X", help="without effect")
     options = parser.parse_args(arguments)
     options.compare = dict(options.compare)
+    if options.method in (None, "network") and not options.resumePath:
+        options.resumePath = shipped_weights(options)
     options.method = options.method or ("network" if options.resumePath else None)
-    if options.method == "network" and not options.resumePath:
-        raise UserError("--method network needs a checkpoint; name it with -rp runs/NAME/best.pth.")
-    if options.method is None and options.input:
-        raise UserError("No checkpoint was given; name it with -rp runs/NAME/best.pth (hsi_sr.py prints the command when it "
-                        "ends), or give --method interpolation or backprojection, which need none.")
     if bool(options.input) != bool(options.output):
         raise UserError("--input and --output go together; give both.")
     if options.input and (options.data or options.dataset):
@@ -208,6 +207,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.gpu_ids is not None:
         options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
     return options
+
+
+def shipped_weights(options: argparse.Namespace) -> str | None:
+    """The shipped weights that fit, said by name; None, said too, where none do and a test can go on without a network."""
+    found = weights.choose(options.arch, options.scale, options.degradation)
+    if found:
+        note(f"the shipped weights {found.describe()} are taken; -rp names others")
+        return str(found.path)
+    asked = ", ".join(filter(None, (options.arch, options.scale and f"x{options.scale}", options.degradation)))
+    sentence = f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: {weights.listing()}"
+    if options.input or options.method or options.arch:
+        raise UserError(f"{sentence}. Name a checkpoint with -rp runs/NAME/best.pth, or give --method interpolation or "
+                        "backprojection, which need none.")
+    note(f"{sentence}. The untrained methods alone are tested")
+    return None
 
 
 def _tile(text: str) -> int | str:

@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ import torch
 
 import hsi_test
 from models import create_model
-from utility import evaluation
+from utility import evaluation, weights
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
 from utility.scenes import read_scene
@@ -51,6 +52,7 @@ def place(tmp_path, monkeypatch):
     """An empty folder with a checkpoint and two scenes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hsi_test.py"])
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     save_checkpoint("best.pth", contents(network(), arch="biqrnn_2_2", scale=4, degradation="gaussian"))
     Path("scenes").mkdir()
     for name, cube in (("first", smooth(4, 33, 38)), ("second", smooth(4, 24, 28, 1))):
@@ -300,8 +302,28 @@ def test_checkpoints_that_cannot_be_used_are_refused():
     refused("-a", "qrnn_2_2", "--data", "scenes", words=r"best\.pth holds biqrnn_2_2, and -a asked for qrnn_2_2")
     with pytest.raises(UserError, match=r"No checkpoint was given.* -rp .*--method"):
         hsi_test.main(["--input", "low.tif", "--output", "high.tif"])
-    with pytest.raises(UserError, match="--method network needs a checkpoint"):
-        hsi_test.main(["--method", "network", "--data", "scenes"])
+    with pytest.raises(UserError, match=r"no shipped weights fit x8: shipped holds no weights.* -rp"):
+        hsi_test.main(["--method", "network", "--data", "scenes", "--scale", "8"])
+
+
+def test_without_a_checkpoint_the_shipped_weights_that_fit_are_taken_and_named(capsys):
+    run("--data", "scenes", "--out", "ours", "--no-figures", "--no-cubes")
+    Path("shipped").mkdir()
+    path = Path(shutil.copy("best.pth", "shipped/tiny.pth"))
+    path.with_suffix(".toml").write_text('arch = "biqrnn_2_2"\nscale = 4\ndegradation = "gaussian"\norder = 1\n'
+                                         f'sha256 = "{weights.sha256(path)}"\n')
+    capsys.readouterr()
+    hsi_test.main(["--data", "scenes", "--out", "out", "--no-figures", "--no-cubes"])
+    assert "the shipped weights tiny (biqrnn_2_2, x4, gaussian) are taken" in capsys.readouterr().err
+    assert numbers("out") == numbers("ours")
+    hsi_test.main(["--input", "scenes/first.mat", "--output", "high.mat"])
+    assert "tiny" in capsys.readouterr().err and scipy.io.loadmat("high.mat")["rad"].shape == (132, 152, 4)
+    for more, there in (((), True), (("--scale", "2"), False), (("--method", "backprojection", "--scale", "4"), False)):
+        hsi_test.main(["--data", "scenes", "--out", "again", "--force", "--no-figures", "--no-cubes", *more])
+        assert (("first", "network") in numbers("again")) == there
+    assert "fit x2: shipped holds tiny (biqrnn_2_2, x4, gaussian). The untrained methods alone" in capsys.readouterr().err
+    with pytest.raises(UserError, match="No checkpoint was given, and no shipped weights fit qrnn_2_2"):
+        hsi_test.main(["--data", "scenes", "-a", "qrnn_2_2"])
 
 
 def test_without_a_checkpoint_the_untrained_methods_and_cubes_of_others_are_scored(capsys):
