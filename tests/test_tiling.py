@@ -128,7 +128,9 @@ def test_self_ensemble_runs_the_network_eight_times_and_no_more(monkeypatch):
     assert len(calls) == 8
 
 
-def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch):
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("scripted"),
+                                   RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")], ids=["torch", "cuDNN"])
+def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch, error):
     net, cube = network(), scene(2, 128, 160)
     expected = super_resolve_cube(net, cube, tile=0)
     seen = []
@@ -137,7 +139,7 @@ def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch):
 
     def scarce(wanted, have, x):
         if x.shape[-1] > 120:
-            raise torch.cuda.OutOfMemoryError("scripted")
+            raise error
         seen.append(wanted)
         return run(wanted, have, x)
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from utility.errors import UserError
 
 
@@ -44,3 +46,8 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had too little memory: torch says so by type, cuDNN and cuBLAS in words."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)

@@ -21,7 +21,7 @@ from utility.cubes.cube import scratch
 from utility.degradation import KINDS, axis_rows
 from utility.devices import autocast
 from utility.errors import UserError
-from utility.memory import free_memory
+from utility.memory import free_memory, out_of_memory
 
 SMALLEST_TILE = 32
 
@@ -100,7 +100,11 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             window = queue.pop()
             try:
                 block = _one_tile(net, given, window, amp, self_ensemble)
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                block = None
+            if block is None:  # outside `except`: the traceback still holds GPU tensors
                 torch.cuda.empty_cache()
                 size = -(-max(window.size) // (2 * step)) * step
                 if size < SMALLEST_TILE or net.radius is None:
