@@ -73,6 +73,8 @@ class Outputs:
 def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
     """The card, if there is one, and the scene files; notes on stderr say which listed scenes are missing.
 
+    Without `data`, the card's scenes are taken, or the test cubes that the database builder cut from them.
+
     Raises:
         UserError: a card or a path does not exist.
     """
@@ -81,6 +83,10 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
     if data and not dataset:
         return None, list_scenes(data)
     card = load_card(dataset or "sample")
+    written = Path("data/test", card.name)
+    if not data and written.is_dir() and not Path(card.test_source or card.source).exists():  # cut by utility/lmdb_data.py
+        card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
+        data = [str(written)]
     files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
