@@ -128,12 +128,7 @@ def random_cubes(*shape: int, device: torch.device, seed: int = SEED) -> Tensor:
 
 @contextmanager
 def without_pooling() -> Iterator[None]:
-    """Within it, units give the first C channels of their gates (+ skip) in place of the pooled states.
-
-    The same convolutions run on the same layouts and blocks, and every unit still writes its output: no pooling can be
-    faster. Backward, the gradient of the output is written into each of the gates' blocks of C channels, so that the
-    convolutions' backward works on ordinary numbers, not on zeros.
-    """
+    """Within it, units give the first C channels of their gates (+ skip) in place of the pooled states; see README.md."""
     def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
         return _FirstChannels.apply(gates, skip, gate_count(kind, direction == "both"))
 
@@ -233,9 +228,7 @@ def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: i
             precision: Mapping[str, str] | None = None, **labels: Any) -> list[Row]:
     """Time of each call, speed-up over the baseline, and against the baseline and the floor of its precision.
 
-    Args:
-        precision: by name of the call, how the names of the baseline and the floor of that precision end.
-        labels: put into every row.
+    `precision` says, by name of the call, how the names of that baseline and floor end; `labels` are put into every row.
     """
     samples, failed = interleave(calls, timing, warm_up)
     rows = [{**labels, "variant": name, "failed": why} for name, why in failed.items()]
@@ -298,12 +291,7 @@ PEAK = "from benchmarks import measure; print(json.dumps(measure.peak_memory(**t
 
 def peak_memory(work: str, variant: dict[str, Any], shape: Sequence[int], arch: str, device: str,
                 threads: int) -> dict[str, int]:
-    """Peak memory of a work in this process, which should be fresh.
-
-    On a CPU it is the highest resident set while the work runs, less the resident set just before it, when libraries,
-    weights, optimizer state and input are there and the same work was done at a small size (thread pools and generated code
-    exist). What the allocator wastes counts, because the user pays for it. On a GPU it is the peak of the allocator's tensors,
-    workspaces of cuDNN included, less what was allocated before, when the same work was done twice.
+    """Peak memory of a work in this process, which should be fresh; see README.md, Memory.
 
     Returns: `peak`, bytes beyond weights and input, and `process`, bytes of all (of the allocator's pool, on a GPU).
     """

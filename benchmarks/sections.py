@@ -150,16 +150,12 @@ def time_growth(setup: Setup, done: dict[str, Rows]) -> Rows:
 
 
 def time_pooling(setup: Setup, done: dict[str, Rows]) -> Rows:
-    """f-pooling in both directions: forward without a graph, and backward alone, against a copy of as many bytes.
-
-    Ideal traffic, in units of the output: forward 3 read + 1 written; backward 4 read + 3 written. The kernel's backward
-    includes recomputing the states, which the loop keeps.
-    """
+    """f-pooling in both directions: forward without a graph, and backward alone, against a copy of as many bytes."""
     rows = []
     for dtype in [torch.float32, *[torch.bfloat16] * setup.gpu]:
         gates = (4 * random_cubes(*setup.sizes.pooling, device=setup.device) - 2).to(dtype)
         output = gates.numel() // 3 * gates.element_size()
-        for work, traffic in (("forward", 4 * output), ("backward", 7 * output)):
+        for work, traffic in (("forward", 4 * output), ("backward", 7 * output)):  # 3 read + 1 written; 4 read + 3 written
             calls: dict[str, Callable[[], Any]] = {
                 f"{backend}, {layout}": _pooling(work, gates.contiguous(memory_format=memory_format), backend)
                 for backend in ("loop", "triton" if setup.gpu else "cpu")

@@ -224,13 +224,6 @@ def test_tensors_float32_and_strided_views_are_taken():
     assert row == evaluate(sr.astype(np.float64), gt.astype(np.float64), 4)  # float32 data, float64 arithmetic
 
 
-def test_a_single_band_works():
-    sr, gt = pair(1)
-    row = evaluate(sr, gt, 4)
-    assert row["sam"] == pytest.approx(0, abs=2e-6)  # positive scalars are parallel
-    assert row["psnr"] == pytest.approx(row["cube_psnr"])
-
-
 def test_what_cannot_be_compared_is_refused_in_one_sentence():
     sr, gt = pair()
     nan = gt.copy()
