@@ -11,7 +11,7 @@ import toys  # noqa: F401  (registers its networks)
 
 import hsi_sr
 import hsi_test
-from models import Network, create_model, list_models, name_forms, register
+from models import Network, create_model, list_models, name_forms
 from utility.degradation import downsample, upsample
 from utility.errors import UserError
 from utility.lmdb_dataset import writing_database
@@ -149,17 +149,6 @@ def test_vdsr_sees_one_band_at_a_time():
         assert torch.equal(net(x)[:, :, 1:2], net(x[:, :, 1:2]))
 
 
-def test_statistics_are_those_of_the_whole_scene(monkeypatch):
-    """Tiles of a network that takes them agree; rows are read a part at a time."""
-    net, (start, low) = moved("toy_low_3"), degraded(smooth(3, 64, 96), 2)
-    seen = []
-    real = net.forward
-    monkeypatch.setattr(net, "forward", lambda x, low, statistics: seen.append(statistics) or real(x, low, statistics))
-    super_resolve_cube(net, start, low, tile=32)
-    expected = net.statistics(torch.from_numpy(low)[None, None])
-    assert len(seen) > 1 and all(torch.allclose(found, expected, atol=1e-6) for found in seen)
-
-
 def test_a_network_of_unknown_reach_gets_the_whole_scene_and_the_user_is_told(capsys):
     train("-a", "toy_far", "-n", "1", "--run-dir", "whole")
     whole, tiled = (measured(f"tile{tile}", "--tile", tile)["images"][0]["network"] for tile in ("0", "32"))
@@ -189,22 +178,3 @@ def test_the_help_and_the_lists_know_every_network(capsys):
     with pytest.raises(ValueError, match=r"unknown network 'toi'; did you mean .*toy"):
         create_model("toi")
     assert create_model("toy_low_7").body.out_channels == 7
-
-
-def test_a_network_is_known_by_the_shapes_of_its_weights():
-    torch.save({"net": create_model("toy_low_3").state_dict()}, "bare.pth")
-    hsi_test.main(["-rp", "bare.pth", "--data", "scene.npy", "--no-figures", "--quiet", "--scale", "2", "--degradation",
-                   "bicubic", "--out", "out"])
-    assert json.loads(Path("out/metrics.json").read_text())["arch"] == "toy_low_3"
-
-
-def test_a_registered_function_gets_the_parts_of_the_name():
-    @register("between_1", pattern=r"between_(?P<a>\d)", form="between_<a>")
-    def between(a: str, gain: float = 1.0) -> Network:
-        net = create_model("toy")
-        net.gain = int(a) * gain
-        return net
-
-    assert create_model("between_4", gain=2.0).gain == 8
-    with pytest.raises(ValueError, match=r"unknown option warp for network 'between_4'; there are gain, pooling"):
-        create_model("between_4", warp=1)

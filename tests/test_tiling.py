@@ -120,14 +120,6 @@ def test_self_ensemble_averages_the_eight_turns_of_the_padded_scene(tile):
     assert np.abs(super_resolve_cube(net, cube, tile=tile, self_ensemble=True) - expected).max() < 1e-5
 
 
-def test_self_ensemble_runs_the_network_eight_times_and_no_more(monkeypatch):
-    net, cube, calls = network(), scene(2, 32, 32), []
-    run = net.in_window
-    monkeypatch.setattr(net, "in_window", lambda *a: calls.append(1) or run(*a))
-    super_resolve_cube(net, cube, tile=0, self_ensemble=True)
-    assert len(calls) == 8
-
-
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("scripted"),
                                    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")], ids=["torch", "cuDNN"])
 def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch, error):
