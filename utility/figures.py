@@ -1,10 +1,9 @@
 """Figures of a result: composites with zoomed crops, error maps, spectra, per-band curves.
 
-Cubes are (B, H, W) arrays with any number of bands, in memory or memory-mapped, in [0, 1] where errors are shown (times
-255, the unit in which the field draws them). Every function draws with matplotlib's object interface on the Agg canvas
-(no display, no global figure), saves whole or not at all when `path` is given (PNG, or PDF by suffix), and returns the
-`Figure`. All panels of one figure share their stretch and their colour scale, fixed or taken from the ground truth,
-never from the method shown; a crop or a pixel that has to be chosen is chosen from the ground truth or the input alone.
+Cubes are (B, H, W) arrays with any number of bands, in memory or memory-mapped. Errors need values in [0, 1]; figures show
+them times 255, the field's unit. Every function draws without a display and without global state, and returns the `Figure`.
+It saves the figure, whole or not at all, when `path` is given (PNG, or PDF by suffix). All panels of a figure share their
+stretch and their colour scale. Scales, crops and pixels come from the ground truth or the input, never from a method.
 """
 from __future__ import annotations
 
@@ -71,9 +70,9 @@ def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None, rgb:
               reference: np.ndarray | None = None) -> np.ndarray:
     """Colour image of a cube, (H, W, 3) uint8.
 
-    Each channel is stretched between the 1st and 99th percentile of that channel of `reference` (default: the cube
-    itself), so that panels given one reference can be compared, and then gamma-corrected (linear light looks black
-    on a screen). NaN is black. See `display_bands` for the choice of bands.
+    Each channel is stretched between the 1st and 99th percentile of that channel of `reference` (default: the cube), so
+    that panels with one reference can be compared. Gamma correction follows: linear light looks black on a screen. NaN is
+    black. `display_bands` chooses the bands.
     """
     _check_cube(cube)
     bands, _ = display_bands(len(cube), wavelengths, rgb)
@@ -113,8 +112,8 @@ def choose_crop(cube: np.ndarray, fraction: float = 0.25) -> tuple[int, int, int
 def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tuple[int, int]]:
     """Two pixels (row, column) of different materials: a bright one in the crop, and another outside of it.
 
-    The second is a pixel brighter than the median whose spectral angle to the first is at the 98th percentile, so that
-    a faulty pixel is not the one shown.
+    The second is brighter than the median, and its spectral angle to the first is at the 98th percentile, not the largest:
+    the largest is often a faulty pixel.
     """
     height, width = cube.shape[1:]
     step = max(1, max(height, width) // 96)
@@ -362,7 +361,7 @@ class _Page:
         right = 0.62 if bar else 0.0
         self.width = (WIDTH - 2 * self.side - right - self.gap_x * (self.columns - 1)) / self.columns
         self.width = min(self.width, 2.6)
-        # A very long image sits centred in a panel that is less so: the page stays readable.
+        # The panel of a very long image is shorter than the image, which sits centred in it: the page stays readable.
         self.height = self.width * min(max(shape[0] / shape[1], 0.45), 1.25)
         self.page_width = max(2 * self.side + right + self.columns * self.width + (self.columns - 1) * self.gap_x, 3.4)
         self.below = self.top + rows * math.ceil(count / self.columns) * (self.height + self.gap_y)
@@ -571,7 +570,7 @@ def _round_up(value: float) -> float:
 
 def _check_cube(cube: np.ndarray) -> None:
     if cube.ndim != 3 or 0 in cube.shape:
-        raise UserError(f"A figure was asked of an array of shape {cube.shape}; give a cube (bands, height, width).")
+        raise UserError(f"An array of shape {cube.shape} cannot be drawn; give a cube (bands, height, width).")
 
 
 def _check_same(gt: np.ndarray, methods: Mapping[str, np.ndarray]) -> None:
@@ -587,7 +586,7 @@ def _check_pixels(cube: np.ndarray, pixels: Sequence[tuple[int, int]]) -> list[t
     for r, c in pixels:
         if not (0 <= r < height and 0 <= c < width):
             raise UserError(f"The pixel ({r}, {c}) lies outside of an image of {height} rows and {width} columns; "
-                            "give row,column inside of it.")
+                            "give ROW,COLUMN inside of the image.")
     if not pixels:
-        raise UserError("No pixel was given to draw spectra of; give at least one as row,column.")
+        raise UserError("No pixel was given to draw spectra of; give at least one as ROW,COLUMN.")
     return [(int(r), int(c)) for r, c in pixels]

@@ -51,7 +51,7 @@ figcaption { margin-bottom: .4rem; font-size: .92rem; color: var(--soft); }
 
 
 def machine_facts() -> dict[str, str]:
-    """Date, machine (its processor: a GPU, where one computed, is the caller's to name) and versions."""
+    """Date, CPU and versions; the caller adds the GPU."""
     here = describe_environment(torch.device("cpu"))
     versions = [f"{name} {here[name]}" for name in ("torch", "numpy", "scipy")]
     return {
@@ -65,11 +65,11 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
                  methods: Mapping[str, str] | None = None, figures: Sequence[tuple[str, str | Path]] = (),
                  preset: str = "standard", scale: float = 1, border: int = 0, lead: str = "",
                  overwrite: bool = True) -> None:
-    """Write the page, whole or not at all; styles and pictures are inside it and it runs no script.
+    """Write the page, whole or not at all. The page holds its styles and pictures, and runs no script.
 
     Args:
-        facts: shown in the order given, after them those of `machine_facts` that it does not hold; a key "Command" is set
-            in a fixed-width font. Values of None are left out.
+        facts: shown in this order, then those of `machine_facts` that are not among them. "Command" gets a fixed-width font.
+            A value of None is left out.
         images: as in `metrics.json`, dicts with "name" and the numbers of every method; empty when there is no ground truth.
         methods: {name in `images`: what the page calls it}, in the order of the rows.
         figures: (caption, PNG or JPEG file).
@@ -146,9 +146,9 @@ def _figure(caption: str, file: Path) -> str:
         raise UserError(f"The figure {file} cannot be read ({error.strerror}); draw it before writing the report.") from error
     kind = next((kind for magic, kind in _TYPES.items() if data.startswith(magic)), None)
     if kind is None:
-        raise UserError(f"The figure {file} is neither PNG nor JPEG; a page can only hold such pictures, so save it as PNG.")
+        raise UserError(f"The figure {file} is neither PNG nor JPEG; save it as PNG.")
     text = base64.b64encode(data).decode("ascii")
-    # All figures at one size of type: they are drawn at one resolution, and shown at two thirds of it.
+    # All figures have one size of type: their resolution is the same, and the page shows two thirds of it.
     width = f' width="{int.from_bytes(data[16:20], "big") * 2 // 3}"' if kind == "png" else ""
     return (f'<figure><figcaption>{escape(caption)}</figcaption>'
             f'<img alt="{escape(caption)}"{width} src="data:image/{kind};base64,{text}"></figure>')
