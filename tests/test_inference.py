@@ -461,28 +461,6 @@ def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
     assert np.load(tmp_path / "high.npy").shape == (5, 80, 96)
 
 
-def damage_envi(path, **changes):
-    text = path.read_text()
-    for name, value in changes.items():
-        name = name.replace("_", " ")
-        lines = [f"{name} = {value}" if line.startswith(f"{name} =") else line for line in text.splitlines()]
-        assert lines != text.splitlines()
-        text = "\n".join(lines)
-    path.write_text(text)
-
-
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"lines": 21}, r"describes 5040 bytes .*low\.img has 4800"),
-    ({"interleave": "diagonal"}, "interleave = diagonal', where bsq, bil or bip"),
-    ({"data_type": 77}, "data type = 77', where one of"),
-    ({"samples": "many"}, "samples = many', where a whole number")])
-def test_a_header_that_disagrees_with_its_data_is_refused(tmp_path, changes, words):
-    source = envi_cube(tmp_path / "low.hdr", cube())
-    damage_envi(source, **changes)
-    with pytest.raises(UserError, match=rf"low\.hdr .*{words}"):
-        apply(source, tmp_path / "high.hdr")
-
-
 def test_a_raster_of_one_band_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one\.tif is a raster with 1 band.*at least 2"):
         apply(geotiff(tmp_path / "one.tif", cube(1)), tmp_path / "high.tif")
