@@ -156,7 +156,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
-        "shape": list(shape), "dtype": str(values.dtype), "low": first, "high": last, "clipped_values": values.clipped,
+        "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last, "clipped_values": values.clipped,
         "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     summary["warnings"] = _warnings(summary, scene)
