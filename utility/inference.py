@@ -156,8 +156,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
-        "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last, "clipped_values": values.clipped,
-        "self_ensemble": problem.self_ensemble, "consistency": agreements,
+        "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
+        "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     summary["warnings"] = _warnings(summary, scene)
     top, bottom, left, right = (v // scale for v in view)
