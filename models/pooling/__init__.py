@@ -123,7 +123,7 @@ def _kernels(backend: str):
     if backend == "cpu":
         return cpu
     if backend == "auto" and not _triton_compiles():
-        return cpu.Plain
+        return cpu.plain
     from models.pooling import gpu  # imports Triton
 
     return gpu

@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -182,18 +183,6 @@ def _processor() -> str:
 
 # ---------------------------------------------------------------------------------------- without a compiler: torch
 
-class Plain:
-    """`forward` and `backward` in torch operations, on any device."""
-
-    @staticmethod
-    def forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str) -> None:
-        _torch_forward(out, gates, skip, kind, direction)
-
-    @staticmethod
-    def backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, direction: str) -> None:
-        _torch_backward(grad_gates, grad, gates, kind, direction)
-
-
 def _activated(gates: Tensor, kind: str, direction: str) -> tuple[Tensor, list[tuple]]:
     """z and for each direction (reverse, f, o or None, i or None), in the dtype of the state."""
     if gates.dtype in (torch.float16, torch.bfloat16):
@@ -263,3 +252,7 @@ def _torch_backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, 
             parts[1 + k].copy_(e * before * f * (1 - f))
             parts[1 + 2 * n + k].copy_(e * z * i * (1 - i))
     parts[0].copy_(grad_z * (1 - z * z))
+
+
+plain = SimpleNamespace(forward=_torch_forward, backward=_torch_backward)
+"""This version alone, which runs on any device."""
