@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
     add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: {DEFAULT_KIND}, or the checkpoint's)")
     add("--start", choices=STARTS, help="the image that the network gets and adds its residual to "
-        f"(default: {_of('start')}, or the checkpoint's)")
+        "(default: the checkpoint's; else interpolation for the released recipe, backprojection for others)")
     add("--noise", type=float, metavar="SIGMA", help="standard deviation of white noise on the low-resolution cube, whose "
         "values are in [0, 1] (default: 0, or the checkpoint's)")
     add = parser.add_argument_group("start").add_argument
