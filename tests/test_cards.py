@@ -113,13 +113,6 @@ def test_without_a_card_the_whole_scene_trains_and_tests():
     assert np.array_equal(training.cube, test.cube)
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "float64"])
-def test_the_range_is_that_of_the_scene_whatever_its_type(dtype):
-    cube = np.array([[[-5 if dtype != "uint16" else 5, 20]], [[45, 20]]], dtype)
-    (training,) = parts(generic_card(1), Scene(cube, "s"), "training")
-    assert training.cube.min() == 0 and training.cube.max() == 1
-
-
 def test_an_unknown_card_is_answered_with_the_near_ones():
     with pytest.raises(UserError, match=r"'indian_pine'.*did you mean indian_pines"):
         load_card("indian_pine")
@@ -185,15 +178,6 @@ def test_a_scene_of_another_size_is_refused_by_name_and_sizes():
         parts(load_card("indian_pines"), ramp((100, 145)), "training")
     with pytest.raises(UserError, match=r"ramp is 600x1400 pixels.*1024x1024"):
         parts(load_card("icvl"), ramp((600, 1400)), "training")
-
-
-def test_a_constant_scene_and_one_with_nan_are_refused_by_name():
-    with pytest.raises(UserError, match="flat is constant"):
-        parts(generic_card(2), Scene(np.full((2, 4, 4), 7), "flat"), "training")
-    cube = np.ones((2, 4, 4))
-    cube[1, 2, 3] = np.nan
-    with pytest.raises(UserError, match="holey has 1 values that are NaN"):
-        parts(generic_card(2), Scene(cube, "holey"), "training")
 
 
 # --- where the scenes are --------------------------------------------------------------------------------------------

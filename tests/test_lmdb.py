@@ -31,7 +31,7 @@ from utility.patches import extract_patches
 from utility.scenes import read_scene, write_scene
 
 ROOT = Path(__file__).parent.parent
-CARD = replace(generic_card(8), strides=(8,))
+CARD = generic_card(8)
 
 
 def scene_file(folder: Path, name: str, bands: int = 3, side: int = 24, seed: int = 0) -> Path:

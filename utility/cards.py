@@ -122,9 +122,9 @@ def load_card(name_or_path: str | Path) -> Card:
     return _checked(table, path)
 
 
-def generic_card(patch: int = 64, stride: int | None = None) -> Card:
+def generic_card(patch: int = 64) -> Card:
     """The card of scenes that have none: min-max over each scene, which trains whole, square patches side by side."""
-    return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(stride or patch,))
+    return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(patch,))
 
 
 def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectangle]:

@@ -80,9 +80,6 @@ class LazyCube:
         self.shape, self.dtype, self.slowest, self.grain = tuple(map(int, shape)), native(dtype), slowest, grain
         self.ndim, self._read = len(self.shape), read
 
-    size = property(lambda self: math.prod(self.shape))
-    nbytes = property(lambda self: self.size * self.dtype.itemsize)
-
     def __len__(self) -> int:
         return self.shape[0]
 
