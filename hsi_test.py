@@ -204,6 +204,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name, unit in (("border", "pixels"), ("threads", "threads"), ("backproject", "steps"), ("noise", "deviations")):
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} is {getattr(options, name)}, and 0 or more {unit} were expected.")
+    if (options.threads or 0) > 1024:
+        raise UserError(f"--threads is {options.threads}, and 1024 threads at most were expected.")
     if options.gpu_ids is not None:
         options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
     return options

@@ -1,6 +1,8 @@
 """Checkpoints: what loads, what is refused, and the words for it."""
 from __future__ import annotations
 
+import dataclasses
+import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from models import create_model
-from utility.checkpoints import load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint
+from utility.checkpoints import export, load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint
 from utility.errors import UserError
 
 
@@ -201,3 +203,64 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"error: The disk is full while writing {path}; free some space and run again.\n"
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_any_flipped_bit_is_noticed_and_the_kept_checkpoint_offered(tmp_path):
+    """What still loads after a flip is what was saved."""
+    path, net = tmp_path / "last.pth", create_model("biqrnn_1_2")
+    for epoch in (1, 2):
+        save_checkpoint(path, {"net": net.state_dict(), "arch": "biqrnn_1_2", "epoch": epoch}, keep=True)
+    assert [load_checkpoint(tmp_path / name)["epoch"] for name in ("last.prev.pth", "last.pth")] == [1, 2]
+    sound, refused = path.read_bytes(), 0
+    for at in np.random.default_rng(0).integers(0, len(sound), 150):
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << int(at) % 8
+        path.write_bytes(damaged)
+        try:
+            found = load_checkpoint(path)
+        except UserError as error:
+            assert "last.prev.pth" in str(error)
+            refused += 1
+        else:
+            assert found["epoch"] == 2 and all(torch.equal(found["net"][k], v) for k, v in net.state_dict().items())
+    assert refused > 50
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("epoch", "7"), ("epoch", -1), ("iteration", 1.5), ("step", [1]), ("psnr", "high"), ("loss", {}), ("arch", 7),
+    ("scale", "4"), ("scale", [4, None]), ("degradation", 3), ("config", [1]), ("history", {"a": 1}), ("history", [1]),
+    ("tally", torch.zeros(3)),
+    ("optimizer", 5), ("seed", True), ("scheduler", "x"), ("long_skip", "yes")])
+def test_a_field_of_another_type_is_refused_by_its_name(tmp_path, field, value):
+    torch.save({**released(), field: value}, tmp_path / "a.pth")
+    refusal(tmp_path / "a.pth", f" as its {field}, where ")
+
+
+def test_shapes_are_compared_before_memory_is_taken(tmp_path, monkeypatch):
+    torch.save({**released(), "arch": "biqrnn_9999_99"}, tmp_path / "a.pth")
+    normal = torch.nn.Conv3d.reset_parameters
+    monkeypatch.setattr(torch.nn.Conv3d, "reset_parameters",
+                        lambda conv: normal(conv) if conv.weight.device.type == "meta" else pytest.fail("memory was taken"))
+    refusal(tmp_path / "a.pth", "another network")
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    code = f"from utility.checkpoints import load_checkpoint\nload_checkpoint({str(tmp_path / 'a.pth')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "no ordinary file" in done.stderr
+
+
+def test_an_exported_network_loads_wherever_a_checkpoint_does(tmp_path):
+    torch.save({**released(), "arch": "biqrnn_4_2", "scale": [2, 4], "degradation": "gaussian"}, tmp_path / "a.pth")
+    target = tmp_path / "a.safetensors"
+    export(tmp_path / "a.pth", target)
+    (net, info), (other, exported) = model_from_checkpoint(tmp_path / "a.pth"), model_from_checkpoint(target)
+    assert dataclasses.replace(exported, path=info.path) == info
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    with pytest.raises(UserError, match="exists"):
+        export(tmp_path / "a.pth", target)
+    damaged = bytearray(target.read_bytes())
+    damaged[-5] ^= 4
+    target.write_bytes(damaged)
+    refusal(target, "checksum")

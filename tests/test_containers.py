@@ -442,3 +442,32 @@ def test_an_unknown_suffix_or_a_type_that_the_format_lacks_is_refused(tmp_path: 
 def test_a_block_of_a_type_that_would_lose_its_values_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="float64"), create_scene(tmp_path / "a.npy", Scene(cube_of(), "a")) as writer:
         writer[:] = cube_of(dtype="float64")
+
+
+def test_band_names_cannot_say_anything_else_in_an_envi_header(tmp_path: Path) -> None:
+    names = ["a}\nbands = 99", "b {", "c\rsamples = 1", "d", "e"]
+    scene = Scene(cube_of(), "x", band_names=names, metadata={"header": {"sensor type": "x\nlines = 7", "description": "{a}"}})
+    write_scene(tmp_path / "a.hdr", scene)
+    again = read_scene(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(again.cube, scene.cube)
+    assert again.band_names == ["a) bands = 99", "b (", "c samples = 1", "d", "e"]
+
+
+def test_no_two_envi_files_that_do_not_belong_together_ever_stand_side_by_side(tmp_path: Path, monkeypatch) -> None:
+    """Whatever rename of an overwrite is the last one that happens, what can be read is the old scene or the new one."""
+    old, new = cube_of(), cube_of() + 1
+    real = os.replace
+    for last in range(3):
+        write_scene(tmp_path / "a.hdr", Scene(old, "x", metadata={"interleave": "bsq"}), overwrite=True)
+        if (child := os.fork()) == 0:  # which ends as if it was killed, before its rename number `last`
+            left = iter(range(last))
+            os.replace = lambda *names, left=left: os._exit(9) if next(left, None) is None else real(*names)
+            write_scene(tmp_path / "a.hdr", Scene(new, "x", metadata={"interleave": "bip"}), overwrite=True)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if last < 2 else 0)
+        if (tmp_path / "a.hdr").exists() and (tmp_path / "a.img").exists():
+            found = read_scene(tmp_path / "a.hdr").cube
+            assert np.array_equal(found, old) or np.array_equal(found, new)
+        elif (tmp_path / "a.img").exists():
+            with pytest.raises(UserError, match=r"a\.img is not a scene.* no header beside it"):
+                read_scene(tmp_path / "a.img")

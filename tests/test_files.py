@@ -4,6 +4,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +174,74 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append("renamed"), real_replace(a, b)))
     write_json("a.json", "text")
     assert order == [7, "renamed"]
+
+
+def process_that(code: str, signal_number: int) -> None:
+    """Run code in a process that kills itself where the code says die()."""
+    code = f"import os\nfrom utility.files import *\ndef die(): os.kill(os.getpid(), {int(signal_number)})\n{code}"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=env).returncode
+
+
+def test_the_next_run_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
+    process_that("with replacing('data') as t: t.mkdir(); die()", signal.SIGKILL)
+    process_that("with replacing('file.txt') as t: t.write_text('x'); die()", signal.SIGKILL)
+    assert [name[:6] for name in names(tmp_path)] == [".file."]  # the second process swept what the first one left
+    (tmp_path / ".of.someone.partial").touch()
+    with replacing("other.txt") as alive:
+        alive.write_text("a")
+        write_json("data.json", 1)
+        assert alive.exists()
+    assert names(tmp_path) == [".of.someone.partial", "data.json", "other.txt"]
+
+
+def test_a_result_that_lost_its_name_in_a_swap_gets_it_back(tmp_path, capsys):
+    make_folder(tmp_path / "data", ours="old")
+    process_that("""
+real = os.replace
+def replace(a, b):
+    real(a, b)
+    die()
+os.replace = replace
+with replacing('data', marks=('ours',)) as t: t.mkdir(); (t / 'ours').write_text('new')
+""", signal.SIGKILL)
+    assert "data" not in names(tmp_path)
+    files.sweep(tmp_path)
+    assert names(tmp_path) == ["data"] and (tmp_path / "data/ours").read_text() == "old"
+    assert "data" in capsys.readouterr().err
+
+
+def test_one_name_is_written_by_one_process_at_a_time(tmp_path):
+    with files.locked(tmp_path / "data"):
+        with pytest.raises(UserError, match="data is being written by another process"), files.locked(tmp_path / "data"):
+            pass
+        with files.locked(tmp_path / "other"):
+            pass
+    with files.locked(tmp_path / "data"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_sigterm_ends_a_script_like_ctrl_c(tmp_path):
+    code = """
+import os, signal
+from utility.errors import run_script
+from utility.files import replacing
+def main():
+    with replacing('data') as t:
+        t.mkdir()
+        os.kill(os.getpid(), signal.SIGTERM)
+        import time; time.sleep(5)
+run_script(main)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, names(tmp_path)) == (130, "interrupted\n", [])
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])
+def test_too_little_memory_is_one_sentence(error):
+    code = f"from utility.errors import run_script\ndef main(): raise {error}\nrun_script(main)"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: The memory is not enough") and done.stderr.count("\n") == 1

@@ -26,7 +26,7 @@ from utility.cubes.values import unit_range
 from utility.datum import decode_datum
 from utility.errors import UserError
 from utility.lmdb_data import build_database, main
-from utility.lmdb_dataset import LMDBDataset
+from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.patches import extract_patches
 from utility.scenes import read_scene, write_scene
 
@@ -550,3 +550,38 @@ def test_a_corrupt_datum_is_named_by_its_key(tmp_path):
 def test_a_database_of_something_else_is_refused(tmp_path, records):
     with pytest.raises(UserError, match=r"old\.lmdb.*neither"):
         LMDBDataset(published(tmp_path / "old.lmdb", records))
+
+
+def test_a_database_that_is_replaced_while_it_is_read_is_refused(scenes, database):
+    data = LMDBDataset(database)
+    copy = pickle.loads(pickle.dumps(data))
+    data[0]
+    build_database(database, scenes[:1], CARD, force=True, quiet=True)
+    LMDBDataset(database)[0]
+    for old in (data, copy):
+        with pytest.raises(UserError, match="replaced while it was being read"):
+            old[0]
+
+
+def test_two_builds_of_one_name_do_not_mix(scenes, tmp_path):
+    with writing_database(tmp_path / "one.lmdb") as writer:
+        with pytest.raises(UserError, match="being written by another process"):
+            build_database(tmp_path / "one.lmdb", scenes, CARD, quiet=True)
+        writer.write(np.zeros((2, 3, 4, 4), np.float32))
+        writer.finish()
+    assert left_in(tmp_path) == ["one.lmdb"]
+
+
+def test_damaged_pages_are_one_sentence(database):
+    sound = (database / "data.mdb").read_bytes()
+    refused = 0
+    for page in range(0, len(sound), 4096):
+        damaged = bytearray(sound)
+        damaged[page + 10:page + 14] = b"\xff\x00\x00\x00"
+        copy = database.parent / f"{page}.mdb"
+        copy.write_bytes(damaged)
+        try:
+            everything(copy)
+        except UserError as error:
+            refused += "\n" not in str(error)
+    assert refused

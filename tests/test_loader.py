@@ -152,3 +152,15 @@ def test_workers_end_with_the_block(threads):
         workers = workers_of(loader) if threads else []
     assert not any(worker.is_alive() for worker in workers)
     assert len(list(loader)) == 40  # it can begin again
+
+
+def test_a_killed_worker_is_one_sentence():
+    class Deadly:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError, match=r"A loader process was killed.*--threads"):
+        list(validation_loader(Deadly(), 2, threads=1))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import ctypes
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -383,10 +384,34 @@ def test_processes_building_at_once_leave_one_library(unoptimised, tmp_path, mon
     with concurrent.futures.ThreadPoolExecutor(2) as pool_of_two:  # the compiler is a process of its own
         loaded = list(pool_of_two.map(lambda _: cpu.library.__wrapped__(), range(2)))
     assert all(isinstance(library, ctypes.CDLL) for library in loaded)
-    (only,) = (tmp_path / "bi3dqrnn").iterdir()
+    only, checksum = sorted((tmp_path / "bi3dqrnn").iterdir(), key=lambda path: path.suffix != ".so")
+    assert (only.suffix, checksum.suffix) == (".so", ".sha256")
     built = only.stat().st_mtime_ns
     cpu.library.__wrapped__()
     assert only.stat().st_mtime_ns == built
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "no library", "of another processor"])
+def test_a_damaged_kernel_in_the_cache_is_built_anew(unoptimised, tmp_path, monkeypatch, fault):
+    """In a process of its own: to load a damaged library would crash."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu.library.__wrapped__()
+    (kernel,) = (tmp_path / "bi3dqrnn").glob("*.so")
+    sound = kernel.read_bytes()
+    if fault == "truncated":
+        kernel.write_bytes(sound[:len(sound) // 3])
+    elif fault == "flipped":
+        kernel.write_bytes(bytes(byte ^ 255 if 64 <= i < 4096 else byte for i, byte in enumerate(sound)))
+    elif fault == "no library":
+        kernel.write_bytes(b"something else")
+        kernel.with_suffix(".sha256").write_text(hashlib.sha256(b"something else").hexdigest())
+    code = ("import sys; from models.pooling import cpu; cpu._COMMON = [f.replace('-O3', '-O0') for f in cpu._COMMON];"
+            + ("cpu._processor = lambda: 'another';" if fault == "of another processor" else "")
+            + "sys.exit(cpu.library() is None)")
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    assert len(list((tmp_path / "bi3dqrnn").glob("*.so"))) == 1 + (fault == "of another processor")
+    assert kernel.read_bytes() == sound
 
 
 @needs_compiler

@@ -396,3 +396,5 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
         from_unit_range(np.array([np.nan]), 0, 1, "int16", on_overflow="clip")
     top = from_unit_range(np.array([2.0, -1.0]), 0, 2.0**63, "int64", on_overflow="clip")
     assert top.tolist() == [2**63 - 1, -(2**63)]
+    for dtype, top in (("int64", 2**63), ("uint64", 2**64)):  # float64 rounds the largest number up
+        assert from_unit_range(np.array([1.0]), 0, float(top), dtype).tolist() == [top - 1]

@@ -270,7 +270,8 @@ def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
     run = result.run
     assert run.parent == Path("runs") and run.name.startswith("mine_")
     assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
-        "config.json", "environment.json", "log.txt", "history.csv", "training.png", "last.pth", "best.pth", "epoch_002.pth"}
+        "config.json", "environment.json", "log.txt", "history.csv", "training.png", "last.pth", "last.prev.pth", "best.pth",
+        "epoch_002.pth"}
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["batch"] == 3 and recorded["lr"] == 1e-4 and recorded["run_dir"] == str(run)
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
@@ -737,3 +738,12 @@ def test_a_network_that_cannot_be_compiled_ends_the_run_with_one_sentence(data, 
     monkeypatch.setattr(torch, "compile", compiled)
     with pytest.raises(UserError, match=r"^biqrnn_4_2 cannot be compiled here \(InductorError: no compiler\); leave --compile"):
         train(config(data, compile=True))
+
+
+def test_a_second_resume_of_a_run_is_refused_while_the_first_one_goes_on(data):
+    train(config(data, run_dir="r"))
+    first = RunFolder(Path("r"), resume=True)
+    with pytest.raises(UserError, match="r is being written by another process"):
+        train(configure({"resume": "r/last.pth", "epochs": 4}))
+    first.close()
+    train(configure({"resume": "r/last.pth", "epochs": 4}))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import reprlib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -23,12 +24,19 @@ CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
 Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "too large a number"
+
+
 def _is_int(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= 1 << 24
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9
 
 
 def _list_of(test: Callable[[Any], bool], count: int | None = None) -> Callable[[Any], bool]:
@@ -117,7 +125,7 @@ def load_card(name_or_path: str | Path) -> Card:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the dataset card {path} ({error.strerror}); check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"The dataset card {path} is not TOML: {error}.") from error
     return _checked(table, path)
 
@@ -303,7 +311,7 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
             near = difflib.get_close_matches(name, FIELDS, n=1)
             raise wrong(name, f"is unknown; {f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(FIELDS)}")
         if not FIELDS[name].test(value):
-            raise wrong(name, f"is {value!r}; expected {FIELDS[name].words}")
+            raise wrong(name, f"is {_shown(value)}; expected {FIELDS[name].words}")
     for entry in fields(Card):
         if entry.default is MISSING and entry.name in FIELDS and entry.name not in table:
             raise wrong(entry.name, f"is missing; expected {FIELDS[entry.name].words}")
@@ -343,9 +351,9 @@ def _wavelengths(value: Any, bands: int | None, wrong: Callable[[str, str], User
         count, removed = value.get("count", bands), value.get("removed", [])
         known = set(value) <= {"first", "last", "count", "removed"}
         if not known or not all(_is_number(value.get(end)) for end in ("first", "last")):
-            raise wrong("wavelengths", f"is {value!r}; expected {NANOMETRES.words}")
+            raise wrong("wavelengths", f"is {_shown(value)}; expected {NANOMETRES.words}")
         if not _is_int(count) or (removed and not _list_of(_list_of(_is_int, 2))(removed)):
-            raise wrong("wavelengths", f"is {value!r}; expected 'bands' or 'count', and 'removed' as [[from, to], ...]")
+            raise wrong("wavelengths", f"is {_shown(value)}; expected 'bands' or 'count', and 'removed' as [[from, to], ...]")
         kept = np.ones(count, dtype=bool)
         for first, last in removed:  # both included, counted from 1 as publishers do
             kept[first - 1 : last] = False

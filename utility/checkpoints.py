@@ -10,20 +10,28 @@ The first six are the released format, which loads too: its network is then know
 """
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import os
+import reprlib
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import Network, create_model, matching_models
 from utility.errors import UserError
-from utility.files import replacing
+from utility.files import replacing, require_file
 from utility.version import project_version
 
 # numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
@@ -31,6 +39,7 @@ _NUMBERS = [
     *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
 ]
+SAFETENSORS = ".safetensors"
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -53,12 +62,59 @@ class CheckpointInfo:
     trained_on: tuple[dict[str, Any], ...] = ()  # the scenes, as `lmdb_dataset` records them
 
 
-def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if it cannot be written."""
+def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = False) -> None:
+    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if it cannot be written.
+
+    Args:
+        keep: keep the file that is replaced, under the name `previous`.
+    """
     buffer = io.BytesIO()  # torch's own writer of files does not say that a disk is full
     torch.save({**contents, "version": project_version()}, buffer)
+    path = Path(path)
+    if keep and path.exists():
+        with suppress(OSError), replacing(previous(path)) as link:  # a file system without hard links keeps none
+            os.link(path, link)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def previous(path: Path) -> Path:
+    """Where `save_checkpoint` keeps the checkpoint that it replaces."""
+    return path.with_name(f"{path.stem}.prev{path.suffix}")
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the checksums in a file that torch wrote; torch itself does not look at them."""
+    if not zipfile.is_zipfile(path):
+        return None  # the old format has none
+    with zipfile.ZipFile(path) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            return "its records are compressed"
+        bad = archive.testzip()
+    return f"the checksum of its record {bad} is wrong" if bad else None
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("epoch", "iteration", "step", "batch", "seed"), (_whole, "a whole number")),
+    **dict.fromkeys(("psnr", "loss", "best_psnr", "noise"), (_number, "a number")),
+    **dict.fromkeys(("arch", "degradation", "recipe", "start", "version", "normalisation"),
+                    (lambda value: isinstance(value, str), "a text")),
+    **dict.fromkeys(("optimizer", "scheduler", "scaler", "config"), (lambda value: isinstance(value, Mapping), "a table")),
+    "long_skip": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("scale", "bands"), (lambda value: all(map(_whole, value if isinstance(value, list | tuple) else [value])),
+                                         "whole numbers")),
+    "history": (lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value), "a list of tables"),
+    "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers"),
+}
+"""Of a checkpoint's fields: whether a value can be used, and what is expected; None may stand for any of them."""
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -74,22 +130,82 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
                         + (f" in it: {', '.join(inside[:6])}." if inside else " such as runs/NAME/best.pth."))
     if not path.exists():
         raise UserError(f"There is no checkpoint {path}; check the path, or train one with hsi_sr.py.")
+    require_file(path)
+    if path.suffix == SAFETENSORS:
+        return _load_safetensors(path)
+    kept = f"; the one before it is {previous(path)}" if previous(path).exists() else ""
     try:
+        if damage := _damage(path):
+            raise UserError(f"{path} is damaged: {damage}; copy it again{kept}.")
         with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises whatever its parser stumbled over
         if "add_safe_globals" in str(error):
             raise UserError(f"{path} holds Python objects beside its weights, and loading those could run any code, so it is "
                             "refused; save it again as a dict of tensors and plain numbers.") from error
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or another kind of "
-                        "file; copy it again, or give a .pth file of hsi_sr.py.") from error
+                        f"file; copy it again, or give a .pth file of hsi_sr.py{kept}.") from error
+    return _checked(checkpoint, path)
+
+
+def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """The checkpoint, if its fields can be used."""
     net = checkpoint.get("net") if isinstance(checkpoint, dict) else None
     if not isinstance(net, Mapping) or not net or not all(isinstance(v, Tensor) for v in net.values()):
         found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}" if isinstance(checkpoint, dict) \
             else f"a {type(checkpoint).__name__}"
         raise UserError(f"{path} is not a checkpoint of this network family: it holds {found}, and the weights were expected "
                         "in a dict under 'net'.")
+    if not all(isinstance(name, str) for name in net):
+        raise UserError(f"{path} is not a checkpoint: its weights have no names.")
+    for name, (fits, expected) in _FIELDS.items():
+        if checkpoint.get(name) is not None and not fits(checkpoint[name]):
+            raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where {expected} was expected; take "
+                            "another checkpoint.")
     return {**checkpoint, "net": {_without_prefix(name): tensor for name, tensor in net.items()}}
+
+
+def export(source: str | Path, target: str | Path) -> None:
+    """Write the weights of a checkpoint as safetensors, what the checkpoint says of them as JSON texts beside them.
+
+    Raises:
+        UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be written.
+    """
+    if Path(target).suffix != SAFETENSORS:
+        raise UserError(f"{target} has another suffix than {SAFETENSORS}; write NAME{SAFETENSORS}.")
+    saved = load_checkpoint(source)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in saved["net"].items()}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in saved.items()
+             if (name in _FIELDS and not isinstance(value, Mapping | list | Tensor | None)) or name in ("scale", "options")}
+    described = describe_checkpoint(saved, source)
+    facts = {**plain, "arch": described.arch, **described.options}
+    metadata = {**{name: json.dumps(value) for name, value in facts.items()}, "sha256": _checksum(weights)}
+    with replacing(target, overwrite=False) as temporary:
+        save_file(weights, temporary, metadata)
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            facts = dict(file.metadata() or {})
+        if facts.pop("sha256", None) not in (None, _checksum(weights)):
+            raise ValueError("the checksum of its weights is wrong")
+        said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "options"}
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
+    return _checked({**said, "net": weights}, path)
+
+
+def _checksum(weights: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and values, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
@@ -99,6 +215,15 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path
         UserError: names or shapes differ (the network the file holds is named if it is known), or a weight is NaN or
             infinite.
     """
+    _check_shapes(net, checkpoint, path)
+    weights = checkpoint["net"]
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path} is of no use: its weight {name} holds NaN or infinity; take an earlier checkpoint.")
+    net.load_state_dict(weights)
+
+
+def _check_shapes(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
     weights, expected = checkpoint["net"], net.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
         held = checkpoint.get("arch") or next(iter(matching_models(_shapes(weights))), None)
@@ -107,10 +232,6 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path
         wrong = sorted(set(weights) ^ set(expected)) or [k for k in weights if weights[k].shape != expected[k].shape]
         raise UserError(f"{path} holds the weights of another network ({len(wrong)} of them differ by name or shape, the "
                         f"first is {wrong[0]}); give the network it was trained as with -a.")
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path} is of no use: its weight {name} holds NaN or infinity; take an earlier checkpoint.")
-    net.load_state_dict(weights)
 
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
@@ -147,6 +268,8 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
     chosen = {**net.options, **asked, **said}
     unsaid = [f"{path} does not say {name}, and {chosen[name]} is taken; {net.option_notes[name]}"
               for name in net.options if name not in {**asked, **said}]
+    with torch.device("meta"):  # before any memory is taken
+        _check_shapes(build_network(found, **chosen), checkpoint, path)
     scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")
     return CheckpointInfo(
         path=Path(path), arch=found, options=chosen, unsaid=next(iter(unsaid), None),

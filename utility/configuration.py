@@ -105,6 +105,8 @@ class TrainingConfig:
                 for number in value if isinstance(value, tuple) else () if value is None else (value,):
                     if not (low < number < math.inf if above else low <= number < math.inf):
                         raise UserError(f"{name} is {number}; give a number {'above' if above else 'of at least'} {low}.")
+        if (self.threads or 0) > 1024:
+            raise UserError(f"threads is {self.threads}; give 1024 loader processes at most.")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise UserError(f"The scales are {list(self.scales)}; give one or several different ones, such as 2,4,8.")
         for scale in self.scales:
@@ -153,6 +155,10 @@ def configure(given: Mapping[str, Any]) -> TrainingConfig:
             raise UserError(f"{source} was trained by the recipe {base['recipe']}, and a resumed run keeps its recipe; "
                             "take its weights alone with --init to begin another.")
         folder = Path(source).parent
-        if Path(source).name == "last.pth" and (folder / "config.json").exists():
+        if Path(source).name in ("last.pth", "last.prev.pth") and (folder / "config.json").exists():
             base["run_dir"] = str(folder)  # from an earlier checkpoint a new folder, so that nothing is overwritten
-    return TrainingConfig(**{**base, **given})
+    try:
+        return TrainingConfig(**{**base, **given})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source} has a configuration that cannot be used ({error}); take its weights alone with --init.") \
+            from error

@@ -29,15 +29,23 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's ``main`` and exit: 0 when it returns None, 2 for bad input, 130 for Ctrl-C.
+    """Run a script's ``main`` and exit: 0 when it returns None, 2 for bad input or too little memory, 130 for Ctrl-C
+    and SIGTERM.
 
     A ``UserError`` is printed as one line on stderr without a traceback; any other exception is a fault of this project
     and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as after Ctrl-C
     try:
         code = main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        print(f"error: The memory is not enough ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); use smaller "
+              "scenes, batches or tiles, or a larger machine.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

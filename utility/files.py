@@ -2,10 +2,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import json
 import os
+import platform
+import re
 import shlex
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +20,7 @@ from typing import Any
 
 from utility.errors import UserError
 
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{12})-(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old).*")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
                errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.ETXTBSY, errno.ELOOP, errno.EIO)
@@ -88,7 +95,8 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = 
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make {path} ({error.strerror}: {error.filename}); choose a writable place.") from error
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.stem}.{_mine()}.partial{path.suffix}")
     try:
         yield temporary
         if temporary.is_dir():
@@ -124,7 +132,7 @@ def _is_about(error: OSError, *paths: Path) -> bool:
 
 def _swap(new: Path, path: Path) -> None:
     """Give the folder `new` the name `path`; what has it is removed then, and keeps it if that fails or is interrupted."""
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    old = path.with_name(f".{path.name}.{_mine()}.old")
     try:
         os.replace(path, old)
         os.replace(new, path)
@@ -135,6 +143,78 @@ def _swap(new: Path, path: Path) -> None:
     finally:
         if os.path.lexists(path):
             _remove(old)
+
+
+def _here() -> str:
+    """This boot of this machine."""
+    with suppress(OSError):
+        return hashlib.sha256((platform.node() + Path("/proc/sys/kernel/random/boot_id").read_text()).encode()).hexdigest()[:12]
+    return "0" * 12
+
+
+def _mine() -> str:
+    """A part of a name that says which process made the file, and when."""
+    return f"{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that died left in a folder, and give an old result its name back.
+
+    A process that is killed between the two renames of `_swap` leaves the old folder under a hidden name. Files of another
+    machine, or of an earlier boot, are left for a day: the machine may share the folder.
+    """
+    try:
+        found = [(path, match) for path in folder.iterdir() if (match := _LEFT.fullmatch(path.name))]
+    except OSError:
+        return
+    for path, match in found:
+        with suppress(OSError):
+            if not _is_dead(match["boot"], int(match["process"]), path):
+                continue
+            final = path.with_name(match["name"])
+            if match["kind"] == "old" and not os.path.lexists(final):
+                os.rename(path, final)
+                print(f"note: {final} was being replaced by a process that died; the old one is back", file=sys.stderr)
+            else:
+                _remove(path)
+
+
+def _is_dead(boot: str, process: int, path: Path) -> bool:
+    if boot != _here():
+        return time.time() - path.lstat().st_mtime > 86400
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def lock(file: int, path: Path) -> None:
+    """Lock an open file until it is closed or the process ends. Raises UserError where another process holds `path`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path} is being written by another process; wait until it ends, or choose another name.") from None
+    except OSError:
+        pass  # a file system without locks
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the name `path` alone, by a hidden file beside it. Raises UserError where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.lock")
+    file = os.open(name, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        lock(file, path)
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+    finally:
+        os.close(file)
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,15 +26,15 @@ from torch.utils.data import Dataset
 
 from utility.datum import decode_datum
 from utility.errors import UserError
-from utility.files import refuse_existing, replacing
+from utility.files import locked, refuse_existing, replacing, sweep
 
 META_KEY = b"__meta__"
 VERSION = 1
 DTYPES = ("float32", "float16")
 
 # LMDB lets a process open a database once, and an environment must not cross a fork:
-# path -> (process, inode of the data file, environment).
-_environments: dict[str, tuple[int, int, lmdb.Environment]] = {}
+# path -> (process, identity of the data file, environment).
+_environments: dict[str, tuple[int, tuple[int, ...], lmdb.Environment]] = {}
 
 
 class LMDBDataset(Dataset):
@@ -62,9 +63,17 @@ class LMDBDataset(Dataset):
         self.split = split
         data = _data_file(Path(path))
         held = _environments.get(self.path)
-        if held and held[1] != data.stat().st_ino:  # the database was built anew since
+        if held and held[1] != _identity(data):  # the database was built anew since
             held[2].close()
             del _environments[self.path]
+        self._identity = _identity(data)
+        with _readable(path):
+            count, validation = self._open(path, data)
+        self._first = count - validation if split == "validation" else 0
+        self._count = {None: count, "train": count - validation, "validation": validation}[split]
+
+    def _open(self, path: str | Path, data: Path) -> tuple[int, int]:
+        """Read ``__meta__``; how many patches there are, and how many of them validate."""
         environment = self._environment()
         pages, page = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
         if data.stat().st_size < pages * page:  # reading on would be a bus error, not an exception
@@ -82,8 +91,7 @@ class LMDBDataset(Dataset):
         records = environment.stat()["entries"] - (stored is not None)
         if records != count:
             raise UserError(f"{path} holds {records} records and says {count}; build it again.")
-        self._first = count - validation if split == "validation" else 0
-        self._count = {None: count, "train": count - validation, "validation": validation}[split]
+        return count, validation
 
     def __len__(self) -> int:
         return self._count
@@ -93,7 +101,8 @@ class LMDBDataset(Dataset):
             index += self._count
         if not 0 <= index < self._count:
             raise IndexError(f"patch {index} of {self._count}")
-        return self._read(self._first + index)
+        with _readable(self.path):
+            return self._read(self._first + index)
 
     def _read(self, number: int) -> np.ndarray:
         key = f"{number:08d}"
@@ -104,7 +113,7 @@ class LMDBDataset(Dataset):
             if self.datum:
                 return self._decoded(key, record)
             dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
-            expected = int(np.prod(self.shape)) * dtype.itemsize
+            expected = math.prod(self.shape) * dtype.itemsize
             if len(record) != expected:
                 raise UserError(
                     f"{self.path}: the record {key} has {len(record)} bytes, and a patch of {self.shape} {dtype.name} "
@@ -142,9 +151,10 @@ class LMDBDataset(Dataset):
 
     def _environment(self) -> lmdb.Environment:
         process, held = os.getpid(), _environments.get(self.path)
-        if held and held[0] == process:
+        if held and held[0] == process and held[1] == self._identity:
             return held[2]
-        data = _data_file(Path(self.path))
+        if _identity(_data_file(Path(self.path))) != self._identity:
+            raise UserError(f"{self.path} was replaced while it was being read; start again, on the new database.")
         try:
             if held:
                 held[2].close()
@@ -154,8 +164,23 @@ class LMDBDataset(Dataset):
         except lmdb.Error as error:
             reason = str(error).rpartition(": ")[2]
             raise UserError(f"{self.path} is not an LMDB database, or truncated ({reason}); build it again.") from error
-        _environments[self.path] = process, data.stat().st_ino, environment
+        _environments[self.path] = process, self._identity, environment
         return environment
+
+
+def _identity(data: Path) -> tuple[int, ...]:
+    """What tells a data file from another one that takes its name."""
+    found = data.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """LMDB's errors on damaged pages in one sentence."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise UserError(f"{path} is damaged ({str(error).rpartition(': ')[2]}); build or copy it again.") from error
 
 
 def default_validation(count: int) -> int:
@@ -182,7 +207,7 @@ def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = 
         inside = {file.name for file in path.iterdir()} if path.is_dir() else set()
         if "data.mdb" not in inside or not inside <= {"data.mdb", "lock.mdb"}:
             raise UserError(f"{path} exists and is not an LMDB database, so it is not replaced; choose another --out.")
-    with replacing(path, force, marks=("data.mdb",)) as temporary, \
+    with locked(path), replacing(path, force, marks=("data.mdb",)) as temporary, \
             closing(DatabaseWriter(temporary, dtype, map_size_mb)) as writer:
         yield writer
 
@@ -198,7 +223,8 @@ class DatabaseWriter:
         self.dtype, self.count, self.bytes = dtype, 0, 0
         self._shape: tuple[int, ...] = ()
         # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
-        self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False, sync=False)
+        with _system_errors():
+            self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False, sync=False)
 
     def write(self, patches: np.ndarray) -> None:
         """Store patches (n, B, h, w), in [0, 1], under the next numbers."""
@@ -256,6 +282,8 @@ def _system_errors() -> Iterator[None]:
 
 
 def _data_file(path: Path) -> Path:
+    if not path.exists():
+        sweep(path.parent)  # it may have lost its name to a process that was killed
     data = path / "data.mdb" if path.is_dir() else path
     if not path.exists():
         raise UserError(f"There is no database {path}; build it with utility/lmdb_data.py, or check the path.")
@@ -273,9 +301,12 @@ def _checked_meta(stored: bytes, path: str | Path) -> dict[str, Any]:
             whole = all(isinstance(n, int) for n in (*shape, count, validation))
             if not whole or len(shape) != 3 or min(shape) < 1 or not 0 <= validation <= count:
                 raise ValueError("its sizes disagree")
+            sources = meta.get("sources", [])
+            if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
+                raise ValueError("its sources are no list of tables")
             if meta["dtype"] not in DTYPES:
                 raise ValueError(f"dtype {meta['dtype']}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: {META_KEY.decode()} cannot be used ({error!r}); build the database again.") from error
     if version != VERSION:
         raise UserError(f"{path} is of version {version!r}, and this program reads version {VERSION}; build it again.")

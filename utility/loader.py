@@ -162,10 +162,18 @@ class _Loader(DataLoader):
         blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
-            batches = super().__iter__()
+            batches = iter(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for batch in batches:
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError("A loader process was killed, perhaps for its memory; give fewer --threads.") from error
+            if batch is None:
+                return
             if isinstance(batch, UserError):
                 raise batch
             yield batch

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
-from utility.files import replacing, write_failure, write_json
+from utility.files import lock, replacing, write_failure, write_json
 
 SPEEDS = ("patches_per_s", "data_wait", "seconds")
 
@@ -51,6 +51,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._log: TextIO | None = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
+            lock(self._log.fileno(), self.path)
         except OSError as error:
             raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
                             "--run-dir.") from error

@@ -118,7 +118,7 @@ class State:
             **{name: config[name] for name in ("arch", "degradation", "noise", "start", "recipe", "seed")}, **self.net.options,
             "scale": scales[0] if len(scales) == 1 else scales, "normalisation": "minmax", **self.facts,
             "config": config | here,
-        })
+        }, keep=path.name == "last.pth")
 
     def resume(self, path: str | Path) -> None:
         """Take everything but the weights, which the network has already. A released checkpoint gives what it has.
@@ -129,7 +129,7 @@ class State:
         saved = load_checkpoint(path, self.device)
         try:
             self._load(saved)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"{path} cannot be resumed: its optimizer or position is missing or of another network; take "
                             "its weights alone with --init.") from error
         if self.step and saved.get("position") != self.facts.get("position"):
@@ -142,6 +142,9 @@ class State:
     def _load(self, saved: Mapping[str, Any]) -> None:
         here = [{name: group[name] for name in ("fused", "share")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
+        for weight, kept in self.optimizer.state.items():
+            if any(torch.is_tensor(moment) and moment.ndim and moment.shape != weight.shape for moment in kept.values()):
+                raise ValueError("a moment of another shape than its weight")
         for group, values in zip(self.optimizer.param_groups, here, strict=True):
             group |= values  # of this machine and run, not of those that saved it
         for part, name in ((self.plateau, "scheduler"), (self.scaler, "scaler")):

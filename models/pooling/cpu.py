@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,22 +148,30 @@ def _load(compiler: str, flags: list[str]) -> ctypes.CDLL:
     name = f"pooling-{key.hexdigest()[:20]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bi3dqrnn"
     final = cache / name
-    if not final.exists():
-        try:
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-            place = cache if os.access(cache, os.W_OK) else None
-        except OSError:
-            place = None
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=place) as folder:
-            built = Path(folder) / name
-            # Libraries come after the source, or the linker takes them for not needed.
-            words = [compiler, *(w for w in flags if ".so" not in w), str(_SOURCE), *(w for w in flags if ".so" in w)]
-            subprocess.run([*words, "-o", str(built)], capture_output=True, check=True, timeout=300, text=True)
-            if place is None:
-                return _declare(ctypes.CDLL(str(built)))  # stays mapped after its file is gone
-            _declare(ctypes.CDLL(str(built)))  # one that does not load must not enter the cache
-            os.replace(built, final)  # processes that build at the same time each put a whole file here
-    return _declare(ctypes.CDLL(str(final)))
+    checksum = final.with_suffix(".sha256")
+    with suppress(OSError):  # missing, damaged (to load it would crash), or of another machine: it is built anew
+        if checksum.read_text() == hashlib.sha256(final.read_bytes()).hexdigest():
+            return _declare(ctypes.CDLL(str(final)))
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = cache if os.access(cache, os.W_OK) else None
+    except OSError:
+        place = None
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=place) as folder:
+        built = Path(folder) / name
+        # Libraries come after the source, or the linker takes them for not needed.
+        words = [compiler, *(w for w in flags if ".so" not in w), str(_SOURCE), *(w for w in flags if ".so" in w)]
+        subprocess.run([*words, "-o", str(built)], capture_output=True, check=True, timeout=300, text=True)
+        loaded = _declare(ctypes.CDLL(str(built)))  # stays mapped; one that does not load must not enter the cache
+        if place is not None:
+            with suppress(OSError):  # processes that build at the same time each put whole files here
+                written = built.with_suffix(".sha256")
+                written.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+                for path, target in ((built, final), (written, checksum)):
+                    with open(path, "r+b") as file:
+                        os.fsync(file.fileno())
+                    os.replace(path, target)
+    return loaded
 
 
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
@@ -176,7 +185,8 @@ def _processor() -> str:
     """What -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+        known = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+        return "\n".join([*platform.libc_ver(), *sorted(known)])
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
 

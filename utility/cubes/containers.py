@@ -114,7 +114,8 @@ def open_stored(path: Path, key: str | None = None) -> Stored:
     try:
         container = sniff(path)
         if container is None:
-            raise UserError(f"{path} is not a scene that can be read: its content is not {known()}.")
+            lone = ", and there is no header beside it" if path.suffix.lower() in named("envi").suffixes else ""
+            raise UserError(f"{path} is not a scene that can be read: its content is not {known()}{lone}.")
         return container.open(path, key)
     except (UserError, MemoryError):
         raise

@@ -184,6 +184,9 @@ def create_envi(target: Target) -> Iterator[CubeWriter]:
                     array.flush()
                     envi.write_envi_header(str(header), fields)
                 del array
+                # An old header beside new data would be read without an error. So the old one goes first, and at no moment
+                # do two files that do not belong together have their names.
+                header_path.unlink(missing_ok=True)
             placed = True
     except BaseException:
         if placed:  # data without its header would be half a scene
@@ -219,7 +222,13 @@ def _header(like: Scene, path: Path) -> dict[str, Any]:
         fields["map info"] = [name, "1", "1", *(repr(float(v)) for v in (c, f, a, -e)), *more]
     if like.crs and "coordinate system string" not in fields:
         fields["coordinate system string"] = f"{{{rasterio.crs.CRS.from_wkt(like.crs).to_wkt(version='WKT1_ESRI')}}}"
-    return fields
+    return {_plain(name): value if name == "coordinate system string" else
+            [_plain(v) for v in value] if isinstance(value, list) else _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Text on one line and without braces, which would end a value of the header or begin another one."""
+    return " ".join(value.replace("{", "(").replace("}", ")").split()) if isinstance(value, str) else value
 
 
 def _projection(crs: str | None) -> tuple[str, list[str]]:
