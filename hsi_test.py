@@ -25,7 +25,7 @@ import torch
 
 from models.pooling import BACKENDS
 from utility import evaluation, inference, weights
-from utility.checkpoints import check_problem, model_from_checkpoint
+from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
 from utility.devices import AMP, choose_device, device_name
@@ -39,6 +39,12 @@ from utility.tables import format_table
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
+    if options.export:
+        if not options.resumePath:
+            raise UserError("--export writes the weights of a checkpoint; name the checkpoint with -rp.")
+        export(options.resumePath, options.export)
+        print(f"weights in {shown(options.export)}")
+        return None
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
@@ -114,6 +120,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                                      allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint (default: shipped weights that fit)")
+    add("--export", metavar="FILE", help="write the checkpoint's weights as FILE.safetensors, which loads as it does, and stop")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
         help="alternating networks add their input twice, as the released ones do")

@@ -177,8 +177,9 @@ def export(source: str | Path, target: str | Path) -> None:
         raise UserError(f"{target} has another suffix than {SAFETENSORS}; write NAME{SAFETENSORS}.")
     saved = load_checkpoint(source)
     weights = {name: tensor.cpu().contiguous() for name, tensor in saved["net"].items()}
+    lists = ("scale", "bands", "trained_on")
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in saved.items()
-             if (name in _FIELDS and not isinstance(value, Mapping | list | Tensor | None)) or name in ("scale", "options")}
+             if name in lists or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
     described = describe_checkpoint(saved, source)
     facts = {**plain, "arch": described.arch, **described.options}
     metadata = {**{name: json.dumps(value) for name, value in facts.items()}, "sha256": _checksum(weights)}
@@ -193,7 +194,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             facts = dict(file.metadata() or {})
         if facts.pop("sha256", None) not in (None, _checksum(weights)):
             raise ValueError("the checksum of its weights is wrong")
-        said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "options"}
+        said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "trained_on"}
     except Exception as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
     return _checked({**said, "net": weights}, path)
