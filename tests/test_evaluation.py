@@ -141,12 +141,6 @@ def test_noise_makes_back_projection_worse_than_the_interpolation_and_is_the_sam
     assert noisy["backprojection"]["psnr"] < noisy["interpolation"]["psnr"] < clean["interpolation"]["psnr"]
 
 
-def test_without_a_network_the_untrained_methods_are_tested_alone(folder):
-    results = run(folder, net=None, outputs=Outputs(report=True))
-    assert list(results["mean"]) == ROWS[:2] and results["arch"] is None and results["warnings"] == []
-    assert not (folder / "out" / "cubes").exists() and (folder / "out" / "first.png").exists()
-
-
 def test_a_network_below_an_untrained_method_is_never_silent(folder):
     results = run(folder, net=network(0.5), outputs=Outputs(report=True))
     psnr = {key: results["mean"][key]["psnr"] for key in ROWS}
@@ -277,14 +271,6 @@ def test_spectra_of_chosen_pixels_get_a_figure_of_their_own(folder):
     assert not (folder / "no").exists()
 
 
-def test_a_nodata_value_that_the_file_does_not_declare_can_be_stated(folder):
-    cube = smooth(4, 20, 20)
-    cube[:, :3] = -9999
-    scipy.io.savemat(folder / "gaps.mat", {"rad": cube.transpose(1, 2, 0)})
-    image, = read_images([folder / "gaps.mat"], Reading(nodata=-9999))
-    assert image.low >= 0 and np.allclose(image.cube[:, 0], image.cube[:, 3])
-
-
 def test_images_of_one_name_from_two_folders_are_both_kept(folder):
     (folder / "other").mkdir()
     other = folder / "other" / "first.mat"
@@ -305,33 +291,11 @@ def test_a_very_long_name_is_cut_so_that_its_files_can_be_written(folder):
     assert (folder / "out" / results["images"][0]["cube"]).exists()
 
 
-def test_kept_range_leaves_values_as_they_are(folder):
-    cube = smooth(4, 20, 20) / 2000
-    scipy.io.savemat(folder / "unit.mat", {"rad": cube.transpose(1, 2, 0)})
-    kept, = read_images([folder / "unit.mat"], Reading(keep_range=True))
-    assert np.array_equal(kept.cube, cube)
-    scaled, = read_images([folder / "unit.mat"], Reading())
-    assert scaled.cube.min() == 0 and scaled.cube.max() == 1
-    with pytest.raises(UserError, match=r"first\.mat holds values from .* --keep-range expects them in \[0, 1\]"):
-        list(read_images([folder / "scenes" / "first.mat"], Reading(keep_range=True)))
-
-
 def card(folder, text=""):
     path = folder / "mine.toml"
     path.write_text('title = "Mine"\nkey = "rad"\nbands = 4\nsize = [40, 48]\npatch = 16\nstrides = [16]\n'
                     f'test_region = [8, 12, 16, 20]\nwavelengths = [450, 550, 650, 750]\nrgb = [3, 2, 1]\n{text}')
     return load_card(path)
-
-
-def test_a_card_tests_on_its_region_alone(folder):
-    cube = smooth(4, 40, 48)
-    path = folder / "whole.mat"
-    scipy.io.savemat(path, {"rad": cube.transpose(1, 2, 0)})
-    image, = read_images([path], Reading(), card(folder))
-    assert image.name == "whole_test" and image.rgb == (3, 2, 1)
-    assert image.scene.wavelengths.tolist() == [450, 550, 650, 750]
-    whole = unit_range(cube)[0]
-    assert np.allclose(image.cube, whole[:, 8:24, 12:32], atol=1e-6)
 
 
 def test_colours_of_a_card_are_not_taken_when_bands_were_left_out(folder):
@@ -377,15 +341,6 @@ def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monk
     with pytest.raises(failure):
         run(folder, outputs=Outputs())
     assert len(calls) == 2 and leftovers(folder) == before
-
-
-def test_nothing_is_left_when_the_second_scene_cannot_be_read(folder):
-    data = (folder / "scenes" / "second.mat").read_bytes()
-    (folder / "scenes" / "second.mat").write_bytes(data[:len(data) // 2])
-    before = leftovers(folder)
-    with pytest.raises(UserError, match=r"second\.mat"):
-        run(folder, outputs=Outputs())
-    assert leftovers(folder) == before
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(folder, monkeypatch):

@@ -2,11 +2,9 @@
 import resource
 import tracemalloc
 
-import h5py
 import numpy as np
 import pytest
 import rasterio
-import scipy.io
 import torch
 from spectral.io import envi
 
@@ -69,8 +67,7 @@ def envi_cube(path, values, interleave="bsq", **metadata):
 
 # ------------------------------------------------------------------------------------------------ in a GIS, out to a GIS
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_a_geotiff_overlays_its_result(tmp_path, scale):
+def test_a_geotiff_overlays_its_result(tmp_path, scale=2):
     source = geotiff(tmp_path / "low.tif", cube(), nodata=0)
     apply(source, tmp_path / "high.tif", Problem(scale, "bicubic"))
     with rasterio.open(source) as low, rasterio.open(tmp_path / "high.tif") as high:
@@ -100,7 +97,7 @@ def test_every_pixel_of_a_result_lies_where_its_transform_says_to_a_millimetre(t
         assert corner < 1e-3 if kind in ("gaussian", "bicubic") else corner > 5
 
 
-@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+@pytest.mark.parametrize("interleave", ["bsq", "bip"])
 def test_an_envi_cube_overlays_its_result(tmp_path, interleave):
     source = envi_cube(tmp_path / "low.hdr", cube(dtype=np.int16, high=30_000), interleave)
     apply(source, tmp_path / "high.hdr")
@@ -112,14 +109,6 @@ def test_an_envi_cube_overlays_its_result(tmp_path, interleave):
     assert [float(w) for w in header["wavelength"]] == WAVELENGTHS
     opened = envi.open(str(tmp_path / "high.hdr")).load()
     assert np.array_equal(opened.transpose(2, 0, 1), read_scene(tmp_path / "high.hdr").cube)
-
-
-def test_a_geotiff_may_become_envi_and_stay_in_its_place(tmp_path):
-    source = geotiff(tmp_path / "low.tif", cube())
-    apply(source, tmp_path / "high.hdr")
-    with rasterio.open(source) as low, rasterio.open(tmp_path / "high.img") as high:
-        assert high.bounds == low.bounds and high.crs == low.crs and high.res == (7.5, 7.5)
-    assert read_scene(tmp_path / "high.hdr").wavelengths.tolist() == WAVELENGTHS
 
 
 @pytest.mark.parametrize(("suffix", "dtype", "nodata", "low", "high"), [
@@ -139,23 +128,6 @@ def test_nodata_pixels_and_no_others_are_nodata_in_the_result(tmp_path, capsys, 
     assert result.nodata == nodata and result.cube.dtype == dtype
     gone = (values[0] == nodata).repeat(4, 0).repeat(4, 1)
     assert np.array_equal(result.cube == nodata, np.broadcast_to(gone, result.cube.shape))
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".mat"])
-def test_a_nodata_value_that_no_file_declares_can_be_stated(tmp_path, suffix):
-    values = cube(dtype=np.int16)
-    values[:, :5, :7] = -9999
-    if suffix == ".mat":
-        scipy.io.savemat(tmp_path / "low.mat", {"rad": values.transpose(1, 2, 0)})
-    else:
-        np.save(tmp_path / "low.npy", values.transpose(1, 2, 0))
-    stated = dict(nodata=-9999.0, layout="HWB")
-    done = apply(tmp_path / f"low{suffix}", tmp_path / f"high{suffix}", **stated)
-    assert done.summary["low"] >= 1
-    result = read_scene(tmp_path / f"high{suffix}", layout="HWB")
-    gone = (values[0] == -9999).repeat(4, 0).repeat(4, 1)
-    assert np.array_equal(result.cube == -9999, np.broadcast_to(gone, result.cube.shape))
-    assert result.nodata == (-9999 if suffix == ".mat" else None)
 
 
 def test_pixels_that_are_nan_in_all_bands_are_nan_in_the_result_and_need_a_type_that_can_be(tmp_path):
@@ -196,8 +168,7 @@ def test_a_nodata_value_that_the_source_cannot_hold_is_dropped(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- containers
 
 @pytest.mark.parametrize(("kind", "layout"), [
-    *((kind, layout) for kind in ("mat5", "mat7.3", "hdf5") for layout in ("HWB", "BHW", "pixels")),
-    ("npy", "HWB"), ("npy", "BHW")])
+    ("mat5", "HWB"), ("mat7.3", "pixels"), ("hdf5", "BHW"), ("npy", "HWB")])
 def test_matlab_hdf5_and_npy_come_out_as_they_went_in(tmp_path, kind, layout):
     suffix = {"mat5": ".mat", "mat7.3": ".mat", "hdf5": ".h5", "npy": ".npy"}[kind]
     source, target = tmp_path / f"low{suffix}", tmp_path / f"high{suffix}"
@@ -211,20 +182,9 @@ def test_matlab_hdf5_and_npy_come_out_as_they_went_in(tmp_path, kind, layout):
     assert kind == "npy" or after.wavelengths.tolist() == WAVELENGTHS
 
 
-def test_a_file_written_by_matlab_s_peers_is_read_and_answered(tmp_path):
-    """v5 by scipy and v7.3 in MATLAB's reversed order by h5py hold one cube, and get one result."""
-    values = cube(dtype=np.float64)
-    scipy.io.savemat(tmp_path / "five.mat", {"rad": values.transpose(1, 2, 0)})
-    with h5py.File(tmp_path / "seven.h5", "w") as file:
-        file["rad"] = values
-    apply(tmp_path / "five.mat", tmp_path / "a.npy")
-    apply(tmp_path / "seven.h5", tmp_path / "b.npy", layout="BHW")
-    assert np.array_equal(read_scene(tmp_path / "a.npy", layout="HWB").cube, read_scene(tmp_path / "b.npy", layout="BHW").cube)
-
-
 # --------------------------------------------------------------------------------------------------------------- values
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 def test_type_and_range_of_values_are_the_input_s(tmp_path, dtype):
     np.save(tmp_path / "low.npy", cube(dtype=dtype, low=3, high=250))
     apply(tmp_path / "low.npy", tmp_path / "high.npy", net=network(0), layout="BHW")
@@ -340,15 +300,6 @@ def test_unit_range_writes_what_the_network_gave(tmp_path):
     assert result.dtype == np.float32 and np.array_equal(result, done.cubes["network"])
 
 
-def test_kept_range_neither_scales_nor_takes_values_outside(tmp_path):
-    np.save(tmp_path / "low.npy", cube(dtype=np.float32, low=0.2, high=0.6))
-    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", net=network(0), layout="BHW", keep_range=True)
-    assert (done.summary["low"], done.summary["high"]) == (0, 1)
-    np.save(tmp_path / "beyond.npy", cube(dtype=np.float32, low=0.2, high=1.5))
-    with pytest.raises(UserError, match=r"beyond\.npy holds values from 0\.2 to 1\.5, and --keep-range expects"):
-        apply(tmp_path / "beyond.npy", tmp_path / "no.npy", layout="BHW", keep_range=True)
-
-
 def test_chosen_bands_keep_their_wavelengths_and_names(tmp_path):
     source = geotiff(tmp_path / "low.tif", cube())
     apply(source, tmp_path / "some.tif", bands="1-3")
@@ -404,18 +355,6 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     assert done.summary["consistency"]["interpolation"]["psnr"] > 30
     expected = {".npy": {"high.npy"}, ".hdr": {"high.hdr", "high.img"}}[suffix]
     assert {p.name for p in tmp_path.iterdir()} == expected
-
-
-def test_sums_on_disk_give_the_consistency_of_those_in_memory(tmp_path, monkeypatch):
-    np.save(tmp_path / "low.npy", cube(dtype=np.float32))
-    agreements = []
-    for size in (cubes.SCRATCH, 100):
-        monkeypatch.setattr(cubes, "SCRATCH", size)
-        monkeypatch.setattr(inference, "AT_ONCE", 4 * size)
-        done = apply(tmp_path / "low.npy", tmp_path / f"{size}.npy", Problem(4, "reference", tile=32), layout="BHW")
-        agreements.append([value for row in done.summary["consistency"].values() for value in row.values()])
-    assert agreements[0] == pytest.approx(agreements[1], rel=1e-6)
-    assert {p.name for p in tmp_path.iterdir()} == {"low.npy", "100.npy", f"{64 << 20}.npy"}
 
 
 def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
@@ -486,8 +425,9 @@ def test_bad_bands_are_interpolated_so_that_bands_out_are_bands_in_or_left_out(t
         apply(tmp_path / "flat.npy", tmp_path / "no.npy", layout="BHW", drop_bad_bands=True)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5", ".hdr", ".tif"])
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
+@pytest.mark.parametrize(("suffix", "failure"), [
+    (".npy", KeyboardInterrupt), (".mat", RuntimeError), (".h5", OSError(28, "No space left on device")),
+    (".hdr", KeyboardInterrupt), (".tif", RuntimeError)])
 def test_nothing_is_left_when_it_breaks_off_between_tiles(tmp_path, monkeypatch, suffix, failure):
     def broken(net, source, shape, sink, **more):
         sink(0, 0, np.zeros((shape[0], 32, 32), np.float32))
@@ -512,9 +452,3 @@ def test_a_file_that_cannot_grow_is_said_and_leaves_nothing(tmp_path, suffix):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["low.npy"]
-
-
-def test_an_output_below_a_file_is_refused(tmp_path):
-    np.save(tmp_path / "low.npy", cube())
-    with pytest.raises(UserError, match=r"Cannot make .*high\.npy .*choose a writable place"):
-        apply(tmp_path / "low.npy", tmp_path / "low.npy" / "high.npy", layout="BHW")

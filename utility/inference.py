@@ -61,6 +61,13 @@ class Applied:
     cubes: dict[str, np.ndarray]    # {method: (B, H, W) of the preview}, likewise
 
     @property
+    def title(self) -> str:
+        """The agreement of the result and of the interpolation with the input, for a figure."""
+        rows = self.summary["consistency"]
+        return (f"agreement with the input (not accuracy) {rows[self.summary['method']]['psnr']:.1f} dB PSNR, "
+                f"of the interpolation {rows['interpolation']['psnr']:.1f} dB")
+
+    @property
     def agreement(self) -> str:
         """How well the result and the untrained methods, degraded again, agree with the input, in words."""
         rows, method = self.summary["consistency"], self.summary["method"]
@@ -182,7 +189,7 @@ def apply(net: Network | None, source: Path, target: Path, problem: Problem, rea
             agreement = done.agreement
             no_truth_figure(partial / "figure.png", done.low, {labels[key].capitalize(): cube for key, cube in
                                                                done.cubes.items()}, wavelengths=done.scene.wavelengths,
-                            name=target.name, scale=problem.scale, note=agreement.partition(" (")[0])
+                            name=target.name, scale=problem.scale, note=done.title)
             write_report(partial / "report.html", f"{target.name}: {facts['Network'] or labels[problem.method]}, "
                          f"x{problem.scale}", {**facts, "Input": done.summary["read_as"],
                                                "Warning": " ".join(done.summary["warnings"]) or None},
@@ -288,7 +295,8 @@ def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
         if better:
             verb = "agree" if len(better) > 1 else "agrees"
             warnings.append(f"{' and '.join(better)} {verb} with the input better than the network "
-                            f"({_agreement(rows['network'])}); --backproject {STEPS} makes its result agree")
+                            f"({_agreement(rows['network'])})"
+                            + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
     height, width = scene.cube.shape[1:]
     if not KINDS[kind].block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
         size, edge = grid(width, scale, kind)
