@@ -332,7 +332,7 @@ def test_no_write_is_larger_than_a_tile(tmp_path, monkeypatch):
     assert len(writes) == 5 * 6 and max(max(size) for size in writes) == 64
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".hdr"])
+@pytest.mark.parametrize("suffix", [".npy", pytest.param(".hdr", marks=pytest.mark.slow)])
 def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(cubes, "SCRATCH", 1 << 20)
     monkeypatch.setattr(cubes, "BLOCK", 1 << 20)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,15 +50,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._log: TextIO | None = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
-            lock(self._log.fileno(), self.path)
         except OSError as error:
             raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
                             "--run-dir.") from error
         try:
-            fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock(self._log.fileno(), self.path)
+        except UserError:
             self._log.close()
-            raise UserError(f"Another process trains in {self.path}; wait for it, or choose another --run-dir.") from error
+            raise
         for old in self.path.glob("events.*") if begun else ():
             old.unlink()
 
