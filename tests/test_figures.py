@@ -237,6 +237,13 @@ def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the
         np.testing.assert_allclose(network, 0.9 * source, rtol=1e-5)
 
 
+def test_long_words_beside_the_title_stay_on_the_page():
+    low = scene(31, 24, 24)
+    fig = no_truth_figure(None, low, {"Network": np.repeat(np.repeat(low, 4, 1), 4, 2)}, name="mine", note=20 * "long words ")
+    note = next(text for text in fig.texts if "long words" in text.get_text())
+    assert note.get_window_extent(fig.canvas.get_renderer()).x1 <= fig.get_size_inches()[0] * fig.dpi
+
+
 def test_the_training_curve_leaves_out_what_was_not_measured():
     rows = [{"iteration": i, "loss": 1 / i, "psnr": 30.0 + i if i % 5 == 0 else None} for i in range(1, 21)]
     rows[4]["interpolation_psnr"] = rows[19]["interpolation_psnr"] = 31.0
