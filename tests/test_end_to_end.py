@@ -28,7 +28,7 @@ def type_command(folder: Path, line: str) -> str:
     return done.stdout
 
 
-def test_the_three_scripts_work_in_order_and_the_network_beats_the_interpolation(tmp_path):
+def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(tmp_path):
     type_command(tmp_path, "python utility/lmdb_data.py")
     said = type_command(tmp_path, "python hsi_sr.py -a biqrnn_8_3 --recipe fast --iterations 80")
     command = next(line for line in said.splitlines() if "hsi_test.py" in line)
@@ -36,7 +36,7 @@ def test_the_three_scripts_work_in_order_and_the_network_beats_the_interpolation
     results = json.loads((tmp_path / "results/t/metrics.json").read_text())
     trained = {source["file"] for source in LMDBDataset(tmp_path / "data/lmdb/sample.lmdb").meta["sources"]}
     assert not trained & {image["file"] for image in results["images"]}
-    assert results["mean"]["network"]["psnr"] > results["mean"]["interpolation"]["psnr"]
+    assert results["mean"]["network"]["psnr"] > results["mean"]["backprojection"]["psnr"]
     assert all((tmp_path / "results/t" / f"{image['name']}.png").stat().st_size > 10_000 for image in results["images"])
 
 
