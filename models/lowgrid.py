@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.network import Network
+from models.network import Network, band_moments
 from models.pooling import pool
 from models.registry import Shapes, register
 
@@ -60,10 +60,7 @@ class LowGrid(Network):
         self.tail = nn.Conv3d(width, width, 3, padding=1)
         self.end = nn.ModuleDict({str(s): nn.Conv3d(width, s * s, 3, padding=1) for s in SCALES})
 
-    def statistics(self, low: Tensor) -> Tensor:
-        """Mean and mean of squares of each band: (N, 1, B, h, w) -> (N, 2, B), float64."""
-        values = low.double()
-        return torch.cat([values.mean((3, 4)), values.square().mean((3, 4))], dim=1)
+    statistics = staticmethod(band_moments)
 
     def forward(self, x: Tensor, low: Tensor, statistics: Tensor) -> Tensor:
         """Super-resolve.

@@ -71,6 +71,12 @@ class Window:
         return x[..., self.top - inside.top:self.bottom - inside.top, self.left - inside.left:self.right - inside.left]
 
 
+def band_moments(low: Tensor) -> Tensor:
+    """Mean and mean of squares of each band: (N, 1, B, h, w) -> (N, 2, B), float64. For `Network.statistics`."""
+    values = low.double()
+    return torch.cat([values.mean((3, 4)), values.square().mean((3, 4))], dim=1)
+
+
 class Network(nn.Module):
     """A network that super-resolves cubes of any number of bands.
 
