@@ -82,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         if done.summary["clipped_values"]:
             note(f"{done.summary['clipped_values']} values of the result did not fit {done.summary['dtype']} and were "
                  "clipped; --dtype float32 keeps them")
-        print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; {done.agreement}")
+        print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; "
+              f"{done.summary['agreement']}")
         if folder:
             print(f"report in {shown(folder)}/")
         return

@@ -1,4 +1,5 @@
 """A cube without ground truth: a file in, a file out, which opens where the first one came from."""
+import re
 import resource
 import tracemalloc
 
@@ -252,13 +253,18 @@ def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(tmp_
     before, after = (done.summary["consistency"][key]["psnr"] for key in ("network_before", "network"))
     assert before == pytest.approx(plain.summary["consistency"]["network"]["psnr"], abs=0.01)
     assert after == pytest.approx(band_psnr(downsample(torch.from_numpy(expected), 4, kind).numpy(), low).mean(), abs=0.05)
-    assert after > before + 1 and "before its back-projection: " in done.agreement
+    assert after > before + 1 and "before its back-projection: " in done.summary["agreement"]
 
 
-def test_a_network_that_agrees_less_than_the_untrained_and_a_grid_that_is_not_the_sensor_s_are_said(tmp_path):
+def test_a_network_that_agrees_less_than_the_interpolation_and_a_grid_that_is_not_the_sensor_s_are_said(tmp_path):
     source = geotiff(tmp_path / "low.tif", cube())
-    worse, = apply(source, tmp_path / "high.tif").summary["warnings"]
-    assert " agree with the input better than the network (" in worse and "; --backproject 10 makes" in worse
+    worse = apply(source, tmp_path / "high.tif")
+    assert re.fullmatch(r"the network agrees with the input less \(.*\) than the interpolation does \(.*\); --backproject 10 "
+                        "makes its result agree", *worse.summary["warnings"])
+    assert worse.title.endswith("WARNING: below the interpolation")
+    # The identity agrees as well as the interpolation. Back-projection agrees better by construction: no warning.
+    same = apply(source, tmp_path / "same.tif", net=network(0))
+    assert not same.summary["warnings"] and "WARNING" not in same.title and "(not accuracy)" in same.title
     for kind, expected in (("spatial", 1), ("gaussian", 0)):
         found = apply_to_file(None, source, tmp_path / f"{kind}.tif", Problem(4, kind, method="interpolation"), Reading(),
                               Writing(), progress=False).summary["warnings"]

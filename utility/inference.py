@@ -63,19 +63,10 @@ class Applied:
     @property
     def title(self) -> str:
         """The agreement of the result and of the interpolation with the input, for a figure."""
-        rows = self.summary["consistency"]
-        return (f"agreement with the input (not accuracy) {rows[self.summary['method']]['psnr']:.1f} dB PSNR, "
-                f"of the interpolation {rows['interpolation']['psnr']:.1f} dB")
-
-    @property
-    def agreement(self) -> str:
-        """How well the result and the untrained methods, degraded again, agree with the input, in words."""
         rows, method = self.summary["consistency"], self.summary["method"]
-        words = [f"{name}: {_agreement(rows[key])}" for key, name in UNTRAINED.items() if key != method]
-        if "network_before" in rows:
-            words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
-        return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}). This is "
-                "agreement with the input, not accuracy")
+        own, plain = (rows[key]["psnr"] for key in (method, "interpolation"))
+        return (f"agreement with the input (not accuracy) {own:.1f} dB PSNR, of the interpolation {plain:.1f} dB"
+                + "; WARNING: below the interpolation" * (own < plain))
 
 
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
@@ -166,7 +157,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
-    summary["warnings"] = _warnings(summary, scene)
+    summary |= {"agreement": _in_words(summary), "warnings": _warnings(summary, scene)}
     top, bottom, left, right = (v // scale for v in view)
     cubes = {key: read(*view) for key, read in sources.items()} | {problem.method: values.preview}
     return Applied(summary, scene, np.array(low[:, top:bottom, left:right]), cubes)
@@ -186,7 +177,7 @@ def apply(net: Network | None, source: Path, target: Path, problem: Problem, rea
             write_json(partial / "summary.json", {**done.summary, "command": facts["Command"], "arch": facts["Network"],
                                                   "checkpoint": facts["Checkpoint"]})
             labels = {**UNTRAINED, "network": "network"}
-            agreement = done.agreement
+            agreement = done.summary["agreement"]
             no_truth_figure(partial / "figure.png", done.low, {labels[key].capitalize(): cube for key, cube in
                                                                done.cubes.items()}, wavelengths=done.scene.wavelengths,
                             name=target.name, scale=problem.scale, note=done.title)
@@ -281,22 +272,29 @@ def _agreements(again: Mapping[str, np.ndarray], low: np.ndarray) -> dict[str, d
                   "sam": angles[key] / counts[key] if counts[key] else None} for key in again}
 
 
+def _in_words(summary: Mapping[str, Any]) -> str:
+    """How well the result and the untrained methods, degraded again, agree with the input."""
+    rows, method = summary["consistency"], summary["method"]
+    words = [f"{name}: {_agreement(rows[key])}" for key, name in UNTRAINED.items() if key != method]
+    if "network_before" in rows:
+        words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
+    return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}). This is agreement "
+            "with the input, not accuracy")
+
+
 def _agreement(row: Mapping[str, float | None]) -> str:
     return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
 
 
 def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
-    """Sentences about what a user must not miss: a rival that agrees better, a grid of its own, dark rows."""
+    """Sentences about what a user must not miss: a network that agrees less than the interpolation, a grid of its own, dark
+    rows."""
     rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
     warnings = []
-    if summary["method"] == "network":
-        better = [f"the {name} ({_agreement(rows[key])})" for key, name in UNTRAINED.items()
-                  if rows[key]["psnr"] > rows["network"]["psnr"]]
-        if better:
-            verb = "agree" if len(better) > 1 else "agrees"
-            warnings.append(f"{' and '.join(better)} {verb} with the input better than the network "
-                            f"({_agreement(rows['network'])})"
-                            + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
+    if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:  # back-projection agrees by construction
+        warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) than the interpolation does "
+                        f"({_agreement(rows['interpolation'])})"
+                        + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
     height, width = scene.cube.shape[1:]
     if not KINDS[kind].block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
         size, edge = grid(width, scale, kind)
