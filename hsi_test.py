@@ -33,6 +33,7 @@ from utility.errors import UserError, run_script, whole_numbers
 from utility.files import keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.problem import METHODS, state_problem
+from utility.progress import track
 from utility.reading import Reading
 from utility.tables import format_table
 
@@ -95,8 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     keep_out_of(out, options.resumePath, *paths, *options.compare.values())
     outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
                                  error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)
+    scenes = track(paths, "test", unit="scene", leave=False, quiet=options.quiet or len(paths) == 1)
     results = evaluation.run(
-        net, info, evaluation.read_images(paths, reading, card), problem, out, outputs=outputs,
+        net, info, evaluation.read_images(scenes, reading, card), problem, out, outputs=outputs,
         facts={"command": facts["Command"], "device": facts["Computed on"]}, compare=options.compare,
         progress=not options.quiet, overwrite=options.force)
     if not options.quiet:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,6 +23,7 @@ from data.make_samples import NATURAL_BANDS, blackbody, ground_materials, noise_
 from data.painting import Picture, paint_ground, paint_things
 from utility.cubes.cube import writing
 from utility.files import replacing
+from utility.progress import track
 
 KINDS = ("natural", "overhead")
 # Where the atmosphere is opaque, in nm: publishers leave these bands out.
@@ -146,7 +146,7 @@ def render_scenes(folder: str | Path, kind: str, *, bands: int, count: int, seed
     job = partial(_write_scene, kind=kind, bands=bands, seed=seed, side=side)
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         done = pool.map(job, missing, [files[number] for number in missing])
-        for _ in tqdm(done, f"rendering {kind}", len(missing), unit="scene", disable=True if quiet or not missing else None):
+        for _ in track(done, f"rendering {kind}", total=len(missing), unit="scene", quiet=quiet or not missing):
             pass
     return files
 

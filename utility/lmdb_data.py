@@ -23,7 +23,6 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 from utility.cards import Card, Part, generic_card, load_card, locate, parts, split  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
@@ -33,6 +32,7 @@ from utility.errors import UserError, run_script  # noqa: E402
 from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
+from utility.progress import Bar, say, track  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
 from utility.scenes import list_scenes, write_scene  # noqa: E402
 from utility.version import project_version  # noqa: E402
@@ -93,7 +93,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
     wavelengths: np.ndarray | None = None
     database = writing_database(out, dtype=dtype, force=force, map_size_mb=map_size_mb)
     with database as writer, ExitStack() as cubes:
-        with closing(tqdm(files, desc=Path(out).stem, unit="scene", disable=True if quiet else None)) as bar:
+        with closing(track(files, Path(out).stem, unit="scene", quiet=quiet)) as bar:
             for file in bar:
                 try:
                     scene = _prepare(file, card, reading)
@@ -103,7 +103,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                         raise
                     skipped.append(file.name)
                     if not quiet:
-                        tqdm.write(f"skipped: {error}", file=sys.stderr)
+                        say(f"skipped: {error}", file=sys.stderr)
                     continue
                 wavelengths = wavelengths if written else scene.wavelengths
                 part = "validation" if file.stem in val_scenes else "training"
@@ -160,7 +160,7 @@ def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Pa
                         "database holds patches of one size; build two databases.")
 
 
-def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: tqdm) -> dict:
+def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: Bar) -> dict:
     """Write the patches of some parts of a scene; returns what the database says of these parts."""
     begin = writer.count
     for part in found:

@@ -18,12 +18,12 @@ import torch
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
-from tqdm import tqdm
 
 from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
 from utility.files import lock, replacing, write_failure, write_json
+from utility.progress import say
 
 SPEEDS = ("patches_per_s", "data_wait", "seconds")
 
@@ -68,7 +68,7 @@ class RunFolder:
             UserError: the log cannot be written, such as on a full disk. Later lines are printed alone.
         """
         if loud or not self.quiet:
-            tqdm.write(line, file=sys.stdout)
+            say(line, file=sys.stdout)
             sys.stdout.flush()
         if self._log:
             try:

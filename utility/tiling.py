@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from models import Network, Window
 from models.blocks import free_on_gpu
@@ -22,6 +21,7 @@ from utility.degradation import KINDS, axis_rows
 from utility.devices import autocast
 from utility.errors import UserError
 from utility.memory import free_memory, out_of_memory
+from utility.progress import track
 
 SMALLEST_TILE = 32
 
@@ -77,7 +77,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             unknown receptive field gets the whole scene at once, whatever is asked for.
         amp: `off`, `bf16` or `fp16`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
-        progress: show a bar.
+        progress: show a bar, or lines (see `progress.track`).
 
     Raises:
         UserError: a tile smaller than 32, or what must be computed at once does not fit in the GPU's memory.
@@ -92,8 +92,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
     given = _Given(net, start, low if net.takes_low else None, shape, scale)
     queue = _split(padded, size)[::-1]
-    bar = tqdm(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", disable=None if progress else True,
-               bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]")
+    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", quiet=not progress,
+                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]")
     done = 0
     with bar:
         while queue:

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from utility.configuration import LOSSES, TrainingConfig
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
@@ -36,6 +35,7 @@ from utility.files import shown
 from utility.indexes import PSNR_CAP
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.plan import Plan, prepare
+from utility.progress import track
 from utility.runs import RunFolder, new_run_folder
 from utility.state import State
 
@@ -193,8 +193,8 @@ class _Loop:
         loader.batch_sampler.set_position(state.iteration, state.iteration + left)
         batches = DeviceBatches(loader, plan.device)
         patches, begin = 0, time.perf_counter()
-        with tqdm(total=plan.steps, initial=state.step, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
-                  disable=True if self.config.quiet else None) as bar:
+        with track(total=plan.total, initial=state.iteration, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
+                   quiet=self.config.quiet) as bar:
             for gt in batches:
                 train_step(state, self.net, gt)
                 patches += len(gt)
