@@ -69,6 +69,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--weights", nargs="+", type=float, metavar="W", help="share of the steps that each gets (default: by its patches)")
     add("--augment", choices=MODES, help="on the fly; spatial: 8 rotations and flips, spectral: band reversal besides, "
         "reference: the released ones (default: spatial)")
+    add("--crop", type=int, metavar="PX", help="the network sees a random square of each batch's patches; start image and "
+        "statistics by band are those of the whole patches (default: the whole patches)")
     add("--band-window", type=int, metavar="N", help="each patch is a random run of N neighbouring bands (default: all bands)")
     add("--val-batches", type=int, metavar="N", help="validate on N batches at most (default: all)")
     add("--threads", type=int, metavar="N", help="loader processes (default: 0 on a CPU, up to 4 with a GPU)")

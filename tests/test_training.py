@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from tensorboardX.proto.event_pb2 import Event
 
 from models import create_model
+from models.lowgrid import LowGrid
 from utility import runs, training
 from utility.configuration import LOSSES, RECIPES, TrainingConfig, configure
 from utility.errors import UserError
@@ -209,7 +210,8 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
 @pytest.mark.parametrize(("stop", "changes"), [
     (1, {"recipe": "fast", "iterations": 5}),
     (3, {"recipe": "released", "epochs": 2}),
-    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01}),
+    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01,
+         "crop": 8}),
     (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
 ], ids=["fast", "released", "scales", "databases"])
 def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
@@ -231,6 +233,27 @@ def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_p
     for row in rows + whole_rows:
         del row["patches_per_s"], row["data_wait"]
     assert rows == whole_rows
+
+
+def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patches(data, monkeypatch):
+    seen, forward = [], LowGrid.forward
+
+    def record(self, x, low, statistics):
+        if torch.is_grad_enabled():
+            seen.append((x, low, statistics))
+        return forward(self, x, low, statistics)
+
+    monkeypatch.setattr(LowGrid, "forward", record)
+    for name, crop in (("crop", 8), ("whole", None)):
+        train(config(data, arch="lowgrid_2_1", recipe="fast", iterations=6, crop=crop, run_dir=name, cuda=False))
+    for (x, low, statistics), (whole_x, whole_low, whole_statistics) in zip(seen[:6], seen[6:], strict=True):
+        assert torch.equal(statistics, whole_statistics)
+        places = [(i, j) for i in (0, 1, 2) for j in (0, 1, 2)
+                  if torch.equal(low, whole_low[..., i:i + 2, j:j + 2])
+                  and torch.equal(x, whole_x[..., 4 * i:4 * i + 8, 4 * j:4 * j + 8])]
+        assert len(places) == 1
+    with pytest.raises(UserError, match="takes a multiple of 4"):
+        train(config(data, arch="lowgrid_2_1", crop=6))
 
 
 def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):

@@ -48,6 +48,7 @@ class TrainingConfig:
     data: tuple[str, ...] = ("data/lmdb/sample.lmdb",)
     weights: tuple[float, ...] | None = None  # share of the steps that each database gets; None: by its patches
     augment: str = "spatial"
+    crop: int | None = None                 # side of the square of the patches that the network sees; None: all
     band_window: int | None = None          # neighbouring bands of a patch that are taken; None: all
     val_batches: int | None = None          # validate on this many batches of each database at most
     threads: int | None = None              # loader processes; None: 0 on a CPU, else up to 4
@@ -96,7 +97,8 @@ class TrainingConfig:
             if getattr(self, name) is None and not (name == "iterations" and self.epochs is not None):
                 setattr(self, name, value)
         for names, low, above in (
-            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "band_window"), 1, False),
+            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window"),
+             1, False),
             (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
             (("lr", "last_lr", "weights", "save_minutes"), 0, True),
         ):

@@ -90,7 +90,8 @@ class Plan:
               f"{len(s.validation):,} for validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
               for s, w in zip(self.sources, weights, strict=True)),
             f"problem   {scales}, degradation {c.degradation}" + (f", noise {c.noise:g}" if c.noise else "")
-            + f", start {c.start}, augmentation {c.augment}" + (f", runs of {c.band_window} bands" if c.band_window else ""),
+            + f", start {c.start}, augmentation {c.augment}" + (f", runs of {c.band_window} bands" if c.band_window else "")
+            + (f", squares of {c.crop} pixels" if c.crop else ""),
             f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
             + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
             + (f", weight decay {c.wd:g}" if c.wd else "") + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
@@ -119,6 +120,9 @@ def prepare(config: TrainingConfig) -> Plan:
                 raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; "
                                 "leave --amp out.")
     origin = config.resume or config.init
+    if config.crop and config.crop % (multiple := patch_multiple(config, net)):
+        raise UserError(f"The crop is {config.crop} pixels; {config.arch} at scale {', '.join(map(str, config.scales))} takes a "
+                        f"multiple of {multiple}.")
     scenes = [*(load_checkpoint(origin).get("trained_on") or ())] if origin else []
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from models import Window
 from utility.configuration import LOSSES, TrainingConfig
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
 from utility.devices import autocast
@@ -243,8 +244,11 @@ def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
     scale = _scale(config, state.iteration)
     low = _low(config, gt, scale, state.iteration)
     x = start_image(low, scale, config.degradation, config.start)
+    inputs = state.net.inputs(x[:, None], low[:, None])
+    if config.crop and config.crop < min(gt.shape[-2:]):
+        gt, inputs = _cropped(state, scale, gt, inputs)
     with autocast(state.device, config.amp):
-        out = net(*state.net.inputs(x[:, None], low[:, None]))
+        out = net(*inputs)
     loss = LOSSES[config.loss](out[:, 0].float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
@@ -269,6 +273,19 @@ def _scale(config: TrainingConfig, iteration: int) -> int:
     if config.scale_order == "random":
         return config.scales[np.random.default_rng((config.seed, iteration)).integers(len(config.scales))]
     return config.scales[iteration % len(config.scales)]
+
+
+def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same random square of every patch. Statistics by band, the third input, stay those of the whole patches."""
+    side, unit = state.config.crop, state.net.patch_multiple(scale)
+    draw = np.random.default_rng((state.config.seed, state.iteration, 2))
+    inside = Window.whole(*gt.shape[-2:])
+    top, left = (int(draw.integers((length - side) // unit + 1)) * unit for length in inside.size)
+    window = Window(top, top + side, left, left + side, *inside.size)
+    x, *rest = inputs
+    if rest:
+        rest[0] = window.scaled(1, scale).cut(rest[0], inside.scaled(1, scale))
+    return window.cut(gt, inside), (window.cut(x, inside), *rest)
 
 
 def _low(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str) -> Tensor:
