@@ -121,8 +121,8 @@ def prepare(config: TrainingConfig) -> Plan:
                                 "leave --amp out.")
     origin = config.resume or config.init
     if config.crop and config.crop % (multiple := patch_multiple(config, net)):
-        raise UserError(f"The crop is {config.crop} pixels; {config.arch} at scale {', '.join(map(str, config.scales))} takes a "
-                        f"multiple of {multiple}.")
+        raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale {', '.join(map(str, config.scales))} "
+                        f"takes a multiple of {multiple}.")
     scenes = [*(load_checkpoint(origin).get("trained_on") or ())] if origin else []
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
