@@ -82,6 +82,15 @@ def test_an_exported_file_holds_the_network_alone_and_a_card_with_what_the_run_a
     assert weights.probe(net, 2, "bicubic") == pytest.approx(card["probe"], rel=1e-6) and card["probe"] > 1e-4
 
 
+def test_a_card_repeats_how_the_weights_were_trained_that_a_run_started_from(shelf):
+    parent = ship("tiny").card["training"]
+    hsi_sr.main(["--init", str(shelf / "tiny.pth"), "--data", "patches.lmdb", "--iterations", "3", "--run-dir", str(shelf / "next"),
+                 "--quiet", "--no-log", "--no-cuda"])
+    weights.export(shelf / "next" / "last.pth", "more", order=2, about="tests")
+    training = next(one for one in weights.shipped() if one.path.stem == "more").card["training"]
+    assert (training["steps"], training["before"]) == (3, [parent])
+
+
 def test_what_was_not_tested_or_trained_here_is_not_shipped(shelf, tmp_path):
     other = json.loads(Path("tested/metrics.json").read_text()) | {"iteration": 7}
     (tmp_path / "other.json").write_text(json.dumps(other))
