@@ -159,7 +159,8 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     config, folder = saved["config"], source.parent
     facts = {key: config[key] for key in ("recipe", "loss", "batch", "lr", "seed", "data", "init") if config.get(key)}
     facts["steps"] = saved["iteration"]
-    if (parent := Path(config["init"] or "").with_suffix(".toml")).is_file():  # the card of the weights it started from
+    parent = config["init"] and Path(config["init"]).with_suffix(".toml")  # the card of the weights that the run started from
+    if parent and parent.is_file():
         earlier = tomllib.loads(parent.read_text(encoding="utf-8"))["training"]
         facts["before"] = [*earlier.pop("before", []), earlier]
     if "trained_on" in saved:
