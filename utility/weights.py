@@ -167,7 +167,7 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
         facts["scenes"] = len(saved["trained_on"])
     try:
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-            seconds = [float(row["seconds"]) for row in csv.DictReader(file) if int(row["epoch"]) <= saved["epoch"]]
+            seconds = [float(row["seconds"] or 0) for row in csv.DictReader(file) if int(row["epoch"]) <= saved["epoch"]]
         facts["hours"] = round(sum(seconds) / 3600, 2)
         origin = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         facts |= {key: origin[key] for key in ("command", "device", "version") if origin.get(key)}
