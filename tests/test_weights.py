@@ -83,7 +83,8 @@ def test_an_exported_file_holds_the_network_alone_and_a_card_with_what_the_run_a
 
 
 def test_a_card_repeats_how_the_weights_were_trained_that_a_run_started_from(shelf):
-    parent = ship("tiny").card["training"]
+    ship("tiny")
+    parent = weights.shipped()[0].card["training"]
     hsi_sr.main(["--init", str(shelf / "tiny.pth"), "--data", "patches.lmdb", "--iterations", "3", "--run-dir",
                  str(shelf / "next"), "--quiet", "--no-log", "--no-cuda"])
     weights.export(shelf / "next" / "last.pth", "more", order=2, about="tests")
