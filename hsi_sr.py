@@ -81,6 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("-b", "--batchSize", dest="batch", type=int, metavar="N", help=f"patches a step (default: {_of('batch')})")
     add("-n", "--nEpochs", dest="epochs", type=int, metavar="N", help=f"passes over the data (default: {_of('epochs')})")
     add("--iterations", type=int, metavar="N", help=f"steps, instead of -n (default: {_of('iterations')})")
+    add("--minutes", type=float, metavar="M", help="end after this time at the latest (default: none)")
     add("--patience", type=int, metavar="N",
         help=f"end after N epochs without a better validation; 0: never (default: {_of('patience')})")
     add("--lr", type=float, help=f"Adam's step (default: {_of('lr')})")

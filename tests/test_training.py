@@ -6,8 +6,10 @@ import json
 import shutil
 import signal
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from utility.loader import validation_loader
 from utility.plan import prepare
 from utility.runs import Board, RunFolder
 from utility.state import State
-from utility.training import train
+from utility.training import seconds_per_step, train
 
 
 def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
@@ -254,6 +256,22 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
         assert len(places) == 1
     with pytest.raises(UserError, match="takes a multiple of 4"):
         train(config(data, arch="lowgrid_2_1", crop=6))
+
+
+def test_a_run_ends_when_its_minutes_are_over_with_a_validation_of_what_it_has(data, monkeypatch):
+    now = [0.0]
+    after_step(monkeypatch, lambda state: now.append(60.0 * state.iteration))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[-1], perf_counter=time.perf_counter))
+    result = train(config(data, minutes=4.0))
+    assert (result.iteration, result.interrupted) == (4, False) and result.best
+    assert [int(row["iteration"]) for row in history(result.run)] == [3, 4]
+
+
+def test_the_time_of_a_step_is_measured_without_changing_the_network(data):
+    plan = prepare(config(data))
+    before = {name: weight.clone() for name, weight in plan.net.state_dict().items()}
+    assert seconds_per_step(plan) > 0
+    assert same(before, plan.net.state_dict())
 
 
 def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):

@@ -59,6 +59,7 @@ class TrainingConfig:
     iterations: int | None = None           # steps; takes the place of `epochs`
     epoch_steps: int | None = None          # an epoch is as many passes over the data as have this many steps
     patience: int | None = None             # epochs without a better validation after which the run ends; 0: never
+    minutes: float | None = None            # wall time after which the run ends, as if all steps were made
     lr: float | None = None
     min_lr: float | None = None
     last_lr: float | None = None            # of the last layer, as a share of lr (see `State`)
@@ -100,7 +101,7 @@ class TrainingConfig:
             (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window"),
              1, False),
             (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
-            (("lr", "last_lr", "weights", "save_minutes"), 0, True),
+            (("lr", "last_lr", "weights", "save_minutes", "minutes"), 0, True),
         ):
             for name in names:
                 value = getattr(self, name)

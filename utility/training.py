@@ -12,12 +12,13 @@ rounding.
 """
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,11 @@ class _Loop:
         # Without gradients the network runs in blocks of rows, which a compiled one cannot: it is for the steps alone.
         self.net = torch.compile(state.net) if self.config.compile else state.net
         self.saved = time.monotonic()
+        self.deadline = self.saved + 60 * (self.config.minutes or math.inf)
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() >= self.deadline
 
     def run_epochs(self) -> None:
         plan, config, gpu = self.plan, self.config, self.plan.device.type == "cuda"
@@ -147,7 +153,7 @@ class _Loop:
                 stack.enter_context(stopped_at_the_end(each))
             if config.recipe == "finetune" and not self.state.iteration and not self.state.history:
                 self.validate_and_save(validation)  # the weights to start from may stay the best
-            while not self.state.finished and not self.stop.requested:
+            while not (self.state.finished or self.stop.requested or self.late):
                 self.validate_and_save(validation, self.run_steps(loader))
 
     def validate_and_save(self, validation: Mapping[str, DataLoader], speed: dict[str, float] | None = None) -> None:
@@ -205,7 +211,7 @@ class _Loop:
                     rate = patches / (time.perf_counter() - begin)
                     bar.set_postfix_str(f"loss {loss:.3g}, lr {state.lr:.2g}{gain}, {rate:.1f} patches/s", refresh=False)
                     self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
-                if self.stop.requested or state.reached:
+                if self.stop.requested or state.reached or self.late:
                     break
                 if time.monotonic() - self.saved >= 60 * self.config.save_minutes:
                     self.checked_loss()
@@ -229,6 +235,22 @@ class _Loop:
         kept = f"{shown(last)} holds the state before that" if last.exists() else "nothing was saved yet"
         return UserError(f"The loss became NaN or infinite by iteration {self.state.iteration} (epoch {self.state.epoch + 1}), "
                          f"and training stopped; {kept}; try a lower --lr, --clip 1, or --amp off.")
+
+
+def seconds_per_step(plan: Plan, count: int = 2) -> float:
+    """How long a step takes here: the mean of `count`, after one more, on noise and a copy of the network."""
+    state = replace(plan, net=copy.deepcopy(plan.net), config=replace(plan.config, resume=None)).state()
+    patches = []
+    for bands, height, width in (source.shape for source in plan.sources):
+        shape = plan.config.batch, min(bands, plan.config.band_window or bands), height, width
+        patches.append(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(plan.device))
+    seconds = []
+    for gt in (patches * (count + 1))[:count + len(patches)]:
+        begin = time.perf_counter()
+        train_step(state, state.net, gt)
+        state.tally.tolist()  # a GPU is waited for
+        seconds.append(time.perf_counter() - begin)
+    return sum(seconds[len(patches):]) / count
 
 
 def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
