@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmarks import measure
 from benchmarks.measure import WORKS, Row, Variant, interleave, random_cubes, ratio, summarise, variants
 from models.pooling import pool
+from utility.cards import list_scenes
 from utility.checkpoints import model_from_checkpoint
 from utility.configuration import TrainingConfig
 from utility.degradation import KINDS, crop_to_multiple, degrade, downsample
@@ -29,7 +30,6 @@ from utility.evaluation import Reading, read_images
 from utility.indexes import evaluate
 from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.loader import training_loader
-from utility.scenes import list_scenes
 from utility.tiling import super_resolve_cube
 from utility.training import train
 

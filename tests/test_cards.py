@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utility.cards import generic_card, list_cards, load_card, locate, parts, split, training_rectangles
+from utility.cards import generic_card, list_cards, load_card, locate, split, training_rectangles
 from utility.cubes.cube import Scene
 from utility.errors import UserError
+from utility.parts import parts
 from utility.patches import count_patches
 
 FACTS = {  # key, bands, size, patch, strides, zooms

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utility.cards import generic_card
+from utility.cards import generic_card, list_scenes
 from utility.cubes import containers
 from utility.cubes.containers import Container, register
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target
@@ -17,7 +17,7 @@ from utility.errors import UserError
 from utility.evaluation import Reading, read_images
 from utility.files import replacing
 from utility.lmdb_data import build_database
-from utility.scenes import list_scenes, read_scene, write_scene
+from utility.scenes import read_scene, write_scene
 
 MAGIC = b"TOY CUBE"
 

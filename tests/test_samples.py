@@ -11,10 +11,11 @@ import pytest
 import scipy.io
 import torch
 
-from utility.cards import load_card, parts
+from utility.cards import load_card
 from utility.cubes.bands import find_bad_bands
 from utility.degradation import degrade, downsample
 from utility.errors import UserError
+from utility.parts import parts
 from utility.scenes import read_scene
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data"))

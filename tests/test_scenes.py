@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
+from utility.cards import list_scenes
+from utility.cubes.bands import band_statistics, clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
-from utility.cubes.values import band_statistics, from_unit_range, unit_range, value_range
+from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.errors import UserError
-from utility.scenes import describe, list_scenes, open_scene, read_scene, scaled, write_scene
+from utility.scenes import describe, open_scene, read_scene, scaled, write_scene
 
 
 def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Dataset cards: what a data set looks like, which part of it trains, validates and tests.
+"""Dataset cards: what a data set looks like, where its scenes are, which part of it trains, validates and tests.
 
 A card is a TOML file under ``data/``. The fields of a card are those of `Card`; adding a data set is adding a card.
 """
@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import reprlib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 
-from utility.cubes.cube import Scene
+from utility.cubes import containers
 from utility.cubes.layouts import LAYOUTS
-from utility.cubes.values import content_hash, unit_range, value_range
 from utility.errors import UserError
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
@@ -142,11 +142,12 @@ def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectang
     """
     around = [(0, 0, *size)]
     for rectangle in held:
-        around = [part for whole in around for part in _without(whole, rectangle)]
+        around = [part for whole in around for part in without(whole, rectangle)]
     return around
 
 
-def _without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
+def without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
+    """Up to four rectangles that cover `whole` but for its pixels in `held`; [whole] where it has none there."""
     (top, left, height, width), (first, start, h, w) = whole, held
     first, start, last, end = max(top, first), max(left, start), min(top + height, first + h), min(left + width, start + w)
     if first >= last or start >= end:
@@ -154,80 +155,6 @@ def _without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
     around = [(top, left, first - top, width), (last, left, top + height - last, width),
               (first, left, last - first, start - left), (first, end, last - first, left + width - end)]
     return [r for r in around if r[2] > 0 and r[3] > 0]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a scene, scaled to [0, 1]."""
-
-    name: str
-    cube: np.ndarray            # (B, h, w) float32
-    region: Rectangle           # in its scene
-    low: float                  # the values that became 0 and 1 ...
-    high: float
-    over: str                   # ... were the smallest and largest of the "scene" or of the "crop"
-
-
-def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None = None) -> list[Part]:
-    """The parts of `scene` for one use.
-
-    Around regions for test and validation, rectangles in which no training patch fits are left out.
-
-    Args:
-        use: "training", "validation" or "test".
-        limits: the scene's `value_range`, for a caller that has it.
-
-    Raises:
-        UserError: the scene does not have the size that the card needs, holds NaN, or is constant.
-    """
-    over = card.test_normalise or card.normalise if use == "test" else card.normalise
-    regions = _regions(card, scene, use)
-    if over == "scene" and regions:
-        limits = limits or value_range(scene)
-    found = []
-    for region in regions:
-        top, left, h, w = region
-        crop = scene.cube[:, top:top + h, left:left + w]
-        low, high = limits if over == "scene" else value_range(replace(scene, cube=crop))
-        name = f"{scene.name}_{use}" if card.test_region else scene.name
-        found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over))
-    return found
-
-
-def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The files among the `sources` that a database records which share pixels with a region of `scene`.
-
-    A source is the same scene if it has the same content, or the same name and size.
-    """
-    digest, size = (content_hash(scene.cube), list(scene.cube.shape[1:])) if sources else ("", [])
-    same = [s for s in sources if s.get("sha256") == digest or (s.get("name"), s.get("size")) == (scene.name, size)]
-    whole = (0, 0, *size)
-    return sorted({str(source["file"]) for source in same
-                   if any(_without(region, tuple(held)) != [region] for held in source.get("regions", [whole]))})
-
-
-def _regions(card: Card, scene: Scene, use: str) -> list[Rectangle]:
-    size = scene.cube.shape[1:]
-    held = [region for region in (card.test_region, card.validation_region) if region]
-    if held and size != card.size:
-        raise UserError(f"{scene.place} is {size[0]}x{size[1]} pixels, and the card {card.name} divides a scene of "
-                        f"{card.size[0]}x{card.size[1]} into training and test parts; give that scene, or a card for this one.")
-    if use == "test":
-        return [card.test_region or _centre(card, scene, card.test_crop)]
-    if use == "validation":
-        return [card.validation_region] if card.validation_region else []
-    if not held:
-        return [_centre(card, scene, card.crop)]
-    return [region for region in training_rectangles(size, *held) if min(region[2:]) >= card.patch]
-
-
-def _centre(card: Card, scene: Scene, crop: tuple[int, int] | None) -> Rectangle:
-    _, height, width = scene.cube.shape
-    h, w = crop or (height, width)
-    if h > height or w > width:
-        raise UserError(f"{scene.place} is {height}x{width} pixels, smaller than the {h}x{w} that the card {card.name} takes "
-                        "from its centre; leave it out, or use a card with a smaller crop.")
-    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def locate(card: Card, use: str) -> Path:
@@ -253,6 +180,29 @@ def locate(card: Card, use: str) -> Path:
     raise UserError(f"The {use} scenes of {card.name} are not in {place or 'a place that its card names'}; {hint}get them "
                     f"({card.publisher.rstrip('.') or card.title}) and put them there, or name them with --source (to build) "
                     "or --data (to test).")
+
+
+def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
+    """The scene files among files and folders: of a folder the scenes directly in it, by name; a file as given.
+
+    Raises:
+        UserError: a path does not exist, or a folder has no scene directly in it.
+    """
+    found: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            scenes = [p for p in inside if p.is_file() and containers.is_scene(p)]
+            if not scenes:
+                folders = [p.name for p in inside if p.is_dir()][:8]
+                hint = f"name one of its folders ({', '.join(folders)})" if folders else "name another folder"
+                raise UserError(f"{path} has no scene in it ({containers.known()}); {hint}.")
+            found += scenes
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} does not exist; give a scene or a folder of scenes.")
+    return list(dict.fromkeys(found))
 
 
 def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
@@ -339,7 +289,7 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
     if region := held.get("validation_region"):
         if min(region[2:]) < table["patch"]:
             raise wrong("validation_region", f"is {list(region)}; expected room for a patch of {table['patch']} in it")
-        if "test_region" in held and _without(region, held["test_region"]) != [region]:
+        if "test_region" in held and without(region, held["test_region"]) != [region]:
             raise wrong("validation_region", f"is {list(region)}; expected no pixel of 'test_region' in it")
     return Card(name=path.stem, folder=path.parent, **values)
 

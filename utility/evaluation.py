@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import Network
-from utility.cards import Card, generic_card, list_cards, load_card, locate, parts, sources_of, split
+from utility.cards import Card, generic_card, list_cards, list_scenes, load_card, locate, split
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.containers import suffix_of
 from utility.cubes.cube import Scene
@@ -24,10 +24,11 @@ from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
 from utility.files import replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
 from utility.reading import Reading, open_as
 from utility.report import write_report
-from utility.scenes import list_scenes, read_scene, write_scene
+from utility.scenes import read_scene, write_scene
 from utility.tables import (
     band_header,
     band_rows,
@@ -184,7 +185,7 @@ class _Test:
         problem, scale = self.problem, self.problem.scale
         gt = crop_to_multiple(image.cube, scale)
         if 0 in gt.shape:
-            raise UserError(f"{image.scene.place} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
+            raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
                             f"scale factor {scale}; use a larger scene.")
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
@@ -196,7 +197,7 @@ class _Test:
             found = {key: self._compared(cube, gt) for key, cube in cubes.items()}
             row |= {key: comparison.indexes() for key, comparison in found.items()}
         except UserError as error:
-            raise UserError(f"{image.scene.place} cannot be compared. {error}") from error
+            raise UserError(f"{image.scene} cannot be compared. {error}") from error
         if self.net:
             started = time.perf_counter()
             cubes["network"] = self._super_resolved(cubes[problem.start], low)

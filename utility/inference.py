@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from models import Network
-from utility.cubes.bands import select_bands
+from utility.cubes.bands import band_statistics, limits_of, select_bands
 from utility.cubes.containers import shared_file
 from utility.cubes.cube import Scene, blocks, scratch
-from utility.cubes.values import band_statistics, from_unit_range, limits_of, value_range
+from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
 from utility.errors import UserError
 from utility.figures import no_truth_figure
@@ -193,7 +193,7 @@ def _bad_values(whole: Scene, bad: list[int], problem: Problem, values: _Values,
     """The values of bad bands in a result: interpolated; a constant or dead band stays as it is."""
     numbers = [str(whole.metadata.get("source_bands", range(len(whole.cube)))[b]) for b in bad]
     listed = ", ".join(numbers[:20]) + ", ..." * (len(numbers) > 20)
-    print(f"note: {whole.place}: {len(bad)} bands are bad ({listed}, counted from 0) and are interpolated in the result; "
+    print(f"note: {whole}: {len(bad)} bands are bad ({listed}, counted from 0) and are interpolated in the result; "
           "--fill-nodata fills single pixels, --drop-bad-bands leaves the bands out", file=sys.stderr)
     cube = select_bands(whole, bad).cube
     statistics = band_statistics(cube, whole.nodata)

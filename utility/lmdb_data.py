@@ -24,18 +24,18 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from utility.cards import Card, Part, generic_card, load_card, locate, parts, split  # noqa: E402
+from utility.cards import Card, generic_card, list_scenes, load_card, locate, split  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
 from utility.cubes.layouts import LAYOUTS  # noqa: E402
 from utility.cubes.values import content_hash, value_range  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
 from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
+from utility.parts import Part, parts  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
 from utility.progress import Bar, say, track  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
-from utility.scenes import list_scenes, write_scene  # noqa: E402
-from utility.version import project_version  # noqa: E402
+from utility.scenes import write_scene  # noqa: E402
 
 MB = 1_000_000
 
@@ -123,7 +123,6 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
             sources=written, skipped=skipped, card=card.name, patch=card.patch, strides=list(card.strides),
             zooms=list(card.zooms), augment=augment,
             wavelengths=None if wavelengths is None else [float(nm) for nm in wavelengths],
-            created_by=f"bi3dqrnn {project_version()}",
         )
         for test in tests:  # they take their names when all are written, and before the database does: whole, or nothing
             final = test_out / f"{test.name}.mat"
@@ -147,10 +146,10 @@ def _prepare(file: Path, card: Card, reading: Reading) -> _Prepared:
     limits = value_range(scene)
     found = {use: parts(card, scene, use, limits) for use in ("training", "validation")}
     found["test"] = parts(card, scene, "test", limits) if card.test_region else []
-    for part in found["training"]:
-        check_size(part.cube.shape[1:], card.patch, str(file))
     source = {"file": file.name, "name": scene.name, "key": scene.key, "layout": scene.layout, "size": [height, width],
               "bands": bands, "low": limits[0], "high": limits[1], "sha256": content_hash(scene.cube)}
+    for part in found["training"]:
+        check_size(part.cube.shape[1:], card.patch, str(file))
     return _Prepared(file, found, source, scene.wavelengths)
 
 

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from utility.datum import decode_datum
 from utility.errors import UserError
 from utility.files import locked, refuse_existing, replacing, sweep
+from utility.version import project_version
 
 META_KEY = b"__meta__"
 VERSION = 1
@@ -249,7 +250,7 @@ class DatabaseWriter:
         if validation >= self.count:
             raise UserError(f"{validation} of {self.count} patches would be for validation; hold out fewer (--val-last).")
         meta = {"version": VERSION, "dtype": self.dtype, "shape": list(self._shape), "count": self.count,
-                "validation": validation, "sources": [], **facts}
+                "validation": validation, "created_by": f"bi3dqrnn {project_version()}", "sources": [], **facts}
         self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
         with _system_errors():
             self._environment.sync(True)

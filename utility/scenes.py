@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from utility.cubes import containers, envi
-from utility.cubes.companions import find_size, find_wavelengths, times
+from utility.cubes.bands import marker_of
+from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
 from utility.cubes.layouts import readable, resolve, spelled
-from utility.cubes.values import marker_of
 from utility.degradation import DEFAULT_KIND, grid
 from utility.errors import UserError
 from utility.memory import require_memory
@@ -38,7 +38,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     """
     path = Path(path)
     layout = None if layout is None else spelled(layout)
-    stored = containers.open_stored(path, key)
+    stored, container = containers.open_stored(path, key)
     array = stored.array
     where = f"{path}, key '{stored.key}'," if stored.key else f"{path}"
     kind = np.dtype(array.dtype)
@@ -49,10 +49,10 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     if len(array.shape) not in (2, 3) or 0 in array.shape:
         raise UserError(f"{where} holds an array of shape {times(array.shape)}, where a cube of 3 dimensions or bands "
                         f"x pixels was expected.")
-    if containers.named(stored.format).fixed_axes:
+    if container.fixed_axes:
         layout = stored.layout
     else:
-        size = size or find_size(stored.beside)
+        size = size or stored.size
         layout = resolve(stored, layout or stored.layout, bands=bands, size=size, where=where)
     cube = readable(array, layout, size)
     if bands is not None and cube.shape[0] != bands:
@@ -61,7 +61,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         raise UserError(f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
     facts = {field.name: getattr(stored, field.name) for field in dataclasses.fields(Facts)} | {"layout": layout}
     if stored.wavelengths is None:
-        facts["wavelengths"] = find_wavelengths(stored.beside, cube.shape[0])
+        facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == cube.shape[0]), None)
     return Scene(cube, path.stem, path, **facts)
 
 
@@ -105,30 +105,7 @@ def describe(scene: Scene) -> str:
         parts.append(f"{low:g} .. {high:g}" if scene.cube.dtype.kind == "f" else f"{low} .. {high}")
     if scene.wavelengths is not None:
         parts.append(f"{min(scene.wavelengths):g} .. {max(scene.wavelengths):g} nm")
-    return f"{scene.place}: {', '.join(parts)}"
-
-
-def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """The scene files among files and folders: of a folder the scenes directly in it, by name; a file as given.
-
-    Raises:
-        UserError: a path does not exist, or a folder has no scene directly in it.
-    """
-    found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            scenes = [p for p in inside if p.is_file() and containers.is_scene(p)]
-            if not scenes:
-                folders = [p.name for p in inside if p.is_dir()][:8]
-                hint = f"name one of its folders ({', '.join(folders)})" if folders else "name another folder"
-                raise UserError(f"{path} has no scene in it ({containers.known()}); {hint}.")
-            found += scenes
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"{path} does not exist; give a scene or a folder of scenes.")
-    return list(dict.fromkeys(found))
+    return f"{scene}: {', '.join(parts)}"
 
 
 def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:

@@ -74,8 +74,9 @@ def companions(target: Target) -> dict[str, Any]:
 
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
-    """Facts of a `Stored` that `companions` wrote beside the cube."""
-    return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0, "beside": beside}
+    """What small arrays beside a cube say of the cube, as fields of a `Stored`."""
+    return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
+            "size": find_size(beside), "vectors": wavelength_vectors(beside)}
 
 
 def stated_layout(text: Any) -> str | None:
@@ -97,19 +98,20 @@ def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
     return (rows, columns) if rows and columns else None
 
 
-def find_wavelengths(beside: dict[str, Any], count: int | None = None) -> np.ndarray | None:
-    """Wavelengths in nm from a vector of `count` values; micrometres are converted, band numbers are not wavelengths."""
+def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
+    """Vectors that may be the wavelengths, in nm; micrometres are converted, band numbers are not wavelengths."""
+    found = []
     for name, value in beside.items():
         value = np.asarray(value)
         if name.lower() not in WAVELENGTHS or value.dtype.kind not in "iuf" or not 2 <= value.size == max(value.shape):
             continue
         value = value.astype(np.float64).ravel()
-        if count in (None, value.size) and np.all(np.isfinite(value)):
+        if np.all(np.isfinite(value)):
             if value.min() >= 100:
-                return value
-            if value.min() >= 0.1 and value.max() < 100 and not np.all(value == np.rint(value)):
-                return value * 1000
-    return None
+                found.append(value)
+            elif value.min() >= 0.1 and value.max() < 100 and not np.all(value == np.rint(value)):
+                found.append(value * 1000)
+    return found
 
 
 def nanometres(values: Any, units: str | None) -> np.ndarray | None:

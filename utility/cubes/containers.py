@@ -97,8 +97,8 @@ def is_scene(path: Path) -> bool:
         return False
 
 
-def open_stored(path: Path, key: str | None = None) -> Stored:
-    """Open a file with the reader of its container.
+def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
+    """What a file holds, as the reader of its container finds it, and that container.
 
     Raises:
         UserError: the file is missing, a folder, empty, of no known container or damaged, or the key is unknown or
@@ -116,7 +116,7 @@ def open_stored(path: Path, key: str | None = None) -> Stored:
         if container is None:
             lone = ", and there is no header beside it" if path.suffix.lower() in named("envi").suffixes else ""
             raise UserError(f"{path} is not a scene that can be read: its content is not {known()}{lone}.")
-        return container.open(path, key)
+        return container.open(path, key), container
     except (UserError, MemoryError):
         raise
     except Exception as error:  # scipy, h5py, numpy and GDAL raise a dozen types on damaged files

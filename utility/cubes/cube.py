@@ -46,7 +46,8 @@ class Stored(Facts):
     """What a reader returns: the array with its axes as Python shows them, and what stands beside the array."""
     array: Any                                    # np.ndarray, np.memmap or LazyCube, 2-D or 3-D
     mirrored: bool = False                        # MATLAB v7.3 wrote the file: the axes appear in reverse order
-    beside: dict[str, Any] = field(default_factory=dict)          # small arrays and texts of the same file, by name
+    size: tuple[int, int] | None = None           # (rows, columns) of the image, as scalars of the same file say
+    vectors: list[np.ndarray] = field(default_factory=list)       # vectors of the same file that may be wavelengths, in nm
     planes: list[tuple[int, ...]] = field(default_factory=list)   # shapes of the 2-D arrays of the same file
 
 
@@ -58,8 +59,7 @@ class Scene(Facts):
     path: Path | None = None
     layout: str = field(default="BHW", kw_only=True)  # how the cube lies, or will lie, in its file
 
-    @property
-    def place(self) -> str:
+    def __str__(self) -> str:
         """Path or name, for messages."""
         return str(self.path or self.name)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utility.cubes.companions import find_size, find_wavelengths, times
+from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, LazyCube, Shape, Stored, Target, native, slowest_of
 from utility.errors import UserError
 
@@ -88,9 +88,9 @@ def _band_axis(stored: Stored, bands: int | None, where: str) -> int | None:
             raise UserError(f"{where} is {times(stored.array.shape)}, and none of its axes has the {bands} bands expected.")
         outer = fitting if len(fitting) == 1 else [i for i in fitting if i != 1]
         return outer[0] if len(outer) == 1 else None
-    wavelengths, size = find_wavelengths(stored.beside), find_size(stored.beside)
+    wavelengths, size = next(iter(stored.vectors), ()), stored.size
     planes = {tuple(plane[::-1]) if stored.mirrored else tuple(plane) for plane in stored.planes} | ({size} if size else set())
-    for fitting in ([i for i in range(3) if wavelengths is not None and shape[i] == len(wavelengths)],
+    for fitting in ([i for i in range(3) if shape[i] == len(wavelengths)],
                     [i for i in range(3) if shape[:i] + shape[i + 1:] in planes]):
         if len(fitting) == 1:
             return fitting[0]

@@ -1,66 +1,15 @@
-"""The values of a cube: statistics, the range that becomes [0, 1], and the way there and back."""
+"""The values of a cube: the range that becomes [0, 1], the way there and back, and the hash of the values."""
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from utility.cubes.bands import band_statistics, limits_of
 from utility.cubes.cube import Scene, blocks
 from utility.errors import UserError
-
-
-@dataclass
-class BandStatistics:
-    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and counts of the others."""
-    low: np.ndarray         # (B,) float64
-    high: np.ndarray        # (B,) float64
-    not_finite: np.ndarray  # (B,) pixels that are NaN or infinite
-    missing: np.ndarray     # (B,) pixels that hold the no-data value
-
-
-def band_statistics(cube: Any, nodata: float | None = None) -> BandStatistics:
-    """One pass over a cube in memory or on disk, in blocks."""
-    count = cube.shape[0]
-    low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    not_finite, missing = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    marker = marker_of(cube.dtype, nodata)
-    for index in blocks(cube):
-        block = np.asarray(cube[index])
-        at = index[0]
-        least, most = block.min((1, 2)), block.max((1, 2))
-        if marker is not None or not np.isfinite(least).all() or not np.isfinite(most).all():
-            finite = np.isfinite(block)
-            gone = block == marker if marker is not None else np.zeros_like(finite)
-            not_finite[at] += (~finite & ~gone).sum((1, 2))
-            missing[at] += gone.sum((1, 2))
-            valid = finite & ~gone
-            limits = limits_of(block.dtype)
-            least = np.where(valid.any((1, 2)), block.min((1, 2), where=valid, initial=limits.max), np.inf)
-            most = np.where(valid.any((1, 2)), block.max((1, 2), where=valid, initial=limits.min), -np.inf)
-        low[at], high[at] = np.minimum(low[at], least), np.maximum(high[at], most)
-    empty = low > high
-    low[empty] = high[empty] = np.nan
-    return BandStatistics(low, high, not_finite, missing)
-
-
-def limits_of(dtype: np.dtype) -> np.finfo | np.iinfo:
-    """Smallest and largest number of a type, as `min` and `max`."""
-    return np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
-
-
-def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
-    """The no-data value as the cube's own type stores it; None where the type cannot hold it, or there is none."""
-    dtype = np.dtype(dtype)
-    if nodata is None or math.isnan(nodata):
-        return None
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return dtype.type(nodata)
-    limits = np.iinfo(dtype)
-    return dtype.type(int(nodata)) if float(nodata).is_integer() and limits.min <= nodata <= limits.max else None
 
 
 def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
@@ -77,16 +26,16 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     if scene.normalised:
         return 0.0, 1.0
     if not keep:
-        return _limits(scene.cube, scene.place)
+        return _limits(scene.cube, scene)
     statistics = band_statistics(scene.cube)
     low, high = float(statistics.low.min()), float(statistics.high.max())
     if not (low >= 0 and high <= 1):
-        raise UserError(f"{scene.place} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave "
+        raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave "
                         "it out to scale them by their minimum and maximum.")
     return 0.0, 1.0
 
 
-def _limits(cube: Any, place: str) -> tuple[float, float]:
+def _limits(cube: Any, place: Scene | str) -> tuple[float, float]:
     statistics = band_statistics(cube)
     if statistics.not_finite.any():
         raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or infinite, where numbers were "

@@ -1,0 +1,87 @@
+"""The parts of a scene that train, validate and test, as a dataset card says."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from utility.cards import Card, Rectangle, training_rectangles, without
+from utility.cubes.cube import Scene
+from utility.cubes.values import content_hash, unit_range, value_range
+from utility.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a scene, scaled to [0, 1]."""
+
+    name: str
+    cube: np.ndarray            # (B, h, w) float32
+    region: Rectangle           # in its scene
+    low: float                  # the values that became 0 and 1 ...
+    high: float
+    over: str                   # ... were the smallest and largest of the "scene" or of the "crop"
+
+
+def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None = None) -> list[Part]:
+    """The parts of `scene` for one use.
+
+    Around regions for test and validation, rectangles in which no training patch fits are left out.
+
+    Args:
+        use: "training", "validation" or "test".
+        limits: the scene's `value_range`, for a caller that has it.
+
+    Raises:
+        UserError: the scene does not have the size that the card needs, holds NaN, or is constant.
+    """
+    over = card.test_normalise or card.normalise if use == "test" else card.normalise
+    regions = _regions(card, scene, use)
+    if over == "scene" and regions:
+        limits = limits or value_range(scene)
+    found = []
+    for region in regions:
+        top, left, h, w = region
+        crop = scene.cube[:, top:top + h, left:left + w]
+        low, high = limits if over == "scene" else value_range(replace(scene, cube=crop))
+        name = f"{scene.name}_{use}" if card.test_region else scene.name
+        found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over))
+    return found
+
+
+def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The files among the `sources` that a database records which share pixels with a region of `scene`.
+
+    A source is the same scene if it has the same content, or the same name and size.
+    """
+    digest, size = (content_hash(scene.cube), list(scene.cube.shape[1:])) if sources else ("", [])
+    same = [s for s in sources if s.get("sha256") == digest or (s.get("name"), s.get("size")) == (scene.name, size)]
+    whole = (0, 0, *size)
+    return sorted({str(source["file"]) for source in same
+                   if any(without(region, tuple(held)) != [region] for held in source.get("regions", [whole]))})
+
+
+def _regions(card: Card, scene: Scene, use: str) -> list[Rectangle]:
+    size = scene.cube.shape[1:]
+    held = [region for region in (card.test_region, card.validation_region) if region]
+    if held and size != card.size:
+        raise UserError(f"{scene} is {size[0]}x{size[1]} pixels, and the card {card.name} divides a scene of "
+                        f"{card.size[0]}x{card.size[1]} into training and test parts; give that scene, or a card for this one.")
+    if use == "test":
+        return [card.test_region or _centre(card, scene, card.test_crop)]
+    if use == "validation":
+        return [card.validation_region] if card.validation_region else []
+    if not held:
+        return [_centre(card, scene, card.crop)]
+    return [region for region in training_rectangles(size, *held) if min(region[2:]) >= card.patch]
+
+
+def _centre(card: Card, scene: Scene, crop: tuple[int, int] | None) -> Rectangle:
+    _, height, width = scene.cube.shape
+    h, w = crop or (height, width)
+    if h > height or w > width:
+        raise UserError(f"{scene} is {height}x{width} pixels, smaller than the {h}x{w} that the card {card.name} takes "
+                        "from its centre; leave it out, or use a card with a smaller crop.")
+    return (height - h) // 2, (width - w) // 2, h, w
