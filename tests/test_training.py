@@ -231,7 +231,7 @@ def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_p
         assert same(contents(f"whole/{name}"), contents(f"parts/{name}"))
     assert tags("whole") == tags("parts")
     whole_rows, rows = history("whole"), history("parts")
-    assert all(float(row.pop("seconds")) > 0 for row in rows + whole_rows)
+    assert all(float(row.pop("seconds")) > 0 and float(row.pop("processor_seconds")) > 0 for row in rows + whole_rows)
     for row in rows + whole_rows:
         del row["patches_per_s"], row["data_wait"]
     assert rows == whole_rows

@@ -25,7 +25,7 @@ from utility.figures import training_curve_figure
 from utility.files import lock, replacing, write_failure, write_json
 from utility.progress import say
 
-SPEEDS = ("patches_per_s", "data_wait", "seconds")
+SPEEDS = ("patches_per_s", "data_wait", "seconds", "processor_seconds")
 
 
 class RunFolder:

@@ -192,14 +192,14 @@ class _Loop:
         self.saved = time.monotonic()
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
-        """Returns patches/s, the share of time spent waiting for data, and seconds."""
+        """Returns patches/s, the share of time spent waiting for data, seconds, and those of this process on all processors."""
         state, plan = self.state, self.plan
         every = 25 if plan.device.type == "cuda" else 1  # reading the loss makes a GPU wait for the host
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""
         left = 0 if state.reached else max(0, plan.steps - state.step)
         loader.batch_sampler.set_position(state.iteration, state.iteration + left)
         batches = DeviceBatches(loader, plan.device)
-        patches, begin = 0, time.perf_counter()
+        patches, begin, processor = 0, time.perf_counter(), time.process_time()
         with track(total=plan.total, initial=state.iteration, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
                    quiet=self.config.quiet) as bar:
             for gt in batches:
@@ -218,7 +218,8 @@ class _Loop:
                     self.save("last")
             self.checked_loss()
             waited, seconds = batches.waited(), time.perf_counter() - begin
-        return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds}
+        return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds,
+                "processor_seconds": time.process_time() - processor}
 
     def checked_loss(self) -> float:
         """The mean loss of this epoch so far; makes a GPU wait for the host.

@@ -1,0 +1,324 @@
+"""The studies: each is a TOML file in this folder, and one command trains and tests what is missing of it.
+
+    python studies/run.py transfer --scenes FOLDER            train and test what has no result yet
+    python studies/run.py transfer --table                    tables and figures of the results that are there
+    python studies/run.py contestants --seeds 1 --budget 10   the first seed alone, ten times as long
+    python studies/run.py weights                             train every file in checkpoints/ again, as its card says
+    python studies/run.py variety --quick --out /tmp/quick    two steps of everything, to see that the study runs
+
+Trainings and their databases lie in --out, and an interrupted one goes on. The result of each arm and seed is one JSON file in
+--results. A longer budget has a folder of results of its own.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shlex
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import hsi_sr  # noqa: E402
+import hsi_test  # noqa: E402
+from data.rendering import render_scenes  # noqa: E402
+from studies.tables import write_tables  # noqa: E402
+from utility import lmdb_data, weights  # noqa: E402
+from utility.cards import load_card, locate  # noqa: E402
+from utility.checkpoints import load_checkpoint, model_from_checkpoint  # noqa: E402
+from utility.configuration import TrainingConfig, configure  # noqa: E402
+from utility.cubes.containers import is_scene  # noqa: E402
+from utility.errors import UserError, run_script  # noqa: E402
+from utility.files import write_json  # noqa: E402
+from utility.plan import Plan, prepare  # noqa: E402
+from utility.training import train, train_step  # noqa: E402
+
+HERE = ROOT / "studies"
+PATCH = 32  # pixels, of rendered scenes; a card says its own
+SCRIPTS = {"hsi_sr.py": hsi_sr.main, "utility/lmdb_data.py": lmdb_data.main}
+INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study reads and writes."""
+
+    scenes: tuple[Path, ...]  # folders of real scenes
+    out: Path                 # databases, runs and tests
+    results: Path             # one JSON file for each training
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a study: an arm under a budget, on one part where the arm has several, with one seed."""
+
+    study: Mapping[str, Any]
+    arm: Mapping[str, Any]  # its fields, over those of the study's [training]
+    budget: str             # "" where a study has one
+    part: str | None        # the card whose training region trains
+    seed: int
+
+    @property
+    def name(self) -> str:
+        words = [self.arm["name"], self.budget, self.part, f"seed {self.seed}"]
+        return "_".join(re.sub(r"\W+", "-", word) for word in words if word)
+
+
+def read_study(name: str) -> dict[str, Any]:
+    """The study in NAME.toml. Raises UserError: there is none."""
+    path = HERE / f"{name}.toml"
+    if not path.exists():
+        raise UserError(f"There is no study {name!r}; choose of {', '.join(_studies())} and weights.")
+    return {"name": name, **tomllib.loads(path.read_text(encoding="utf-8"))}
+
+
+def _studies() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("*.toml"))
+
+
+def trainings(study: Mapping[str, Any], factor: float = 1.0, seeds: int | None = None, quick: bool = False
+              ) -> Iterator[Training]:
+    """The trainings of a study: all of the first seed before those of the second, an arm before those that start from it."""
+    budgets = list(study.get("budgets", {"": {}}).items())
+    for seed in study["seeds"][:1 if quick else seeds]:
+        for budget, length in budgets[:1] if quick else budgets:
+            for arm in study["arms"]:
+                fields = study["training"] | arm | length
+                for key in ("iterations", "processor_seconds"):
+                    if key in fields:
+                        fields[key] = type(fields[key])(fields[key] * factor)
+                if "processor_seconds" in length:
+                    fields.pop("iterations", None)
+                if quick:
+                    fields |= {"iterations": 2, "batch": 1, "band_window": 4, "validations": 1, "val_batches": 1}
+                    fields.pop("processor_seconds", None)
+                parts = study["parts"] if arm.get("on_parts") else [None]
+                for part in parts[-1:] if quick else parts:
+                    yield Training(study, fields, budget, part, seed)
+
+
+def run(training: Training, place: Place) -> dict[str, Any]:
+    """Train and test; the result is what its JSON file holds.
+
+    Raises:
+        UserError: a real scene is not there, or the training was interrupted.
+    """
+    arm, folder = training.arm, place.out / training.study["name"] / training.name
+    last = folder / "run" / "last.pth"
+    if not last.exists() or not _complete(last):
+        config = configure({"resume": str(last)} if last.exists() else _config(training, place, folder))
+        plan = prepare(config)
+        if not config.iterations:
+            config = replace(config, iterations=max(1, round(arm["processor_seconds"] / _step_seconds(config, plan))))
+        epoch = -(-config.iterations // arm.get("validations", 1))
+        if train(config, _Sliced(**vars(plan) | {"config": config}, epoch=epoch)).interrupted:
+            raise UserError(f"{training.name} was interrupted; the same command goes on with it.")
+    saved = load_checkpoint(last)
+    with open(last.with_name("history.csv"), newline="", encoding="utf-8") as file:
+        history = list(csv.DictReader(file))
+    origin = json.loads(last.with_name("environment.json").read_text(encoding="utf-8"))
+    images = []
+    for card, files in _tests(training, place):
+        out = folder / "test" / (card or "scenes")
+        hsi_test.main(["-rp", str(last), "--data", *map(str, files), *(["--dataset", _card(card)] if card else []),
+                       "--out", str(out), "--force", "--no-figures", "--quiet", "--no-cuda",
+                       *([] if "errors" in training.study else ["--no-cubes"])])
+        tested = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        images += [{"name": card or image["name"], "bands": image["bands"], "preset": tested["preset"],
+                    "problem": f"x{tested['scale']} {tested['degradation']}",
+                    **{method: {key: round(image[method][key], 4) for key in INDEXES} for method in tested["methods"]}}
+                   for image in tested["images"]]
+    net, _ = model_from_checkpoint(last)
+    return {
+        "name": training.name, "arm": arm["name"], "budget": training.budget, "part": training.part,
+        "seed": training.seed, "arch": saved["arch"], "parameters": sum(p.numel() for p in net.parameters()),
+        "steps": saved["iteration"], "patches": [arm["batch"], arm["band_window"], PATCH, PATCH],
+        "processor_seconds": round(sum(float(row["processor_seconds"] or 0) for row in history), 1),
+        "device": origin["device"], "threads": origin["threads"], "version": origin["version"],
+        "curve": [{key: round(float(row[key]), 4) for key in ("iteration", "psnr", "interpolation_psnr", "backprojection_psnr")}
+                  for row in history] if training.study.get("curves") else [],
+        "images": images,
+    }
+
+
+@dataclass(frozen=True)
+class _Sliced(Plan):
+    """A plan whose epochs have `epoch` steps, however large the databases: a study validates when it says."""
+
+    epoch: int = 1
+
+    @property
+    def steps(self) -> int:
+        return self.epoch
+
+
+def _complete(last: Path) -> bool:
+    saved = load_checkpoint(last)
+    return saved["step"] == 0 and saved["iteration"] >= saved["config"]["iterations"]
+
+
+def _step_seconds(config: TrainingConfig, plan: Plan) -> float:
+    """Processor seconds of a step, measured on a copy of the state: the median of five."""
+    state, seconds = prepare(config).state(), []
+    bands, height, width = plan.sources[0].shape
+    patches = torch.rand((config.batch, min(bands, config.band_window or bands), height, width))
+    for _ in range(6):
+        begin = time.process_time()
+        train_step(state, state.net, patches)
+        seconds.append(time.process_time() - begin)
+    return sorted(seconds[1:])[2]
+
+
+def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
+    """The fields of a `TrainingConfig` that an arm gives."""
+    arm = training.arm
+    known = set(TrainingConfig.__dataclass_fields__)
+    given = {key: value for key, value in arm.items() if key in known}
+    given |= {"seed": training.seed, "run_dir": str(folder / "run"), "quiet": True, "tensorboard": False, "cuda": False,
+              "val_batches": arm.get("val_batches", 1), "data": _databases(training, place)}
+    if "processor_seconds" in arm:
+        given["epochs"] = 1  # until a step was timed
+    if "init" in arm:
+        first = replace(training, arm={"name": arm["init"]}, part=None)
+        given["init"] = str(place.out / training.study["name"] / first.name / "run" / "last.pth")
+        given.pop("arch")
+    return given
+
+
+def _databases(training: Training, place: Place) -> list[str]:
+    """The databases of a training, built where they are missing.
+
+    Seed k of n rendered scenes takes n of the pool from scene k n on, so that the spread over seeds has that over scenes in it.
+    """
+    pool = 2 if place.quick else training.study["pool"]
+    if training.part:
+        out = place.out / "databases" / f"{training.part}.lmdb"
+        return [_build(out, ["--dataset", _card(training.part), "--source", str(_scene(training.part, place)),
+                             "--test-out", str(out.with_suffix(".test"))])]
+    made, rendered = [], training.arm["rendered"]
+    for name, count in list(rendered.items())[:1] if place.quick else rendered.items():
+        card, count = load_card(name), min(count, pool)
+        first = training.study["seeds"].index(training.seed) * count % pool
+        out = place.out / "databases" / f"{name}_{first}_{count}.lmdb"
+        if not out.exists():
+            files = render_scenes(card.source, Path(card.source).name, bands=card.bands, count=pool)
+            chosen = [files[(first + k) % pool] for k in range(count)]
+            _build(out, ["--dataset", name, "--source", *map(str, chosen), "--patch", str(PATCH), "--stride", str(PATCH),
+                         "--dtype", "float16"])
+        made.append(str(out))
+    return made
+
+
+def _build(out: Path, arguments: Sequence[str]) -> str:
+    if not out.exists():
+        lmdb_data.main([*arguments, "--out", str(out), "--quiet", "--force"])
+    return str(out)
+
+
+def _card(name: str) -> str:
+    own = HERE / "cards" / f"{name}.toml"
+    return str(own) if own.exists() else name
+
+
+def _scene(name: str, place: Place) -> Path:
+    """The file of a real scene, by its stem, or as its card finds it."""
+    for folder in place.scenes:
+        for path in sorted(folder.rglob(f"{name}.*")):
+            if is_scene(path):
+                return path
+    if (HERE.parent / "data" / f"{name}.toml").exists():
+        return locate(load_card(name), "training")
+    raise UserError(f"The scene {name} is not under {' or '.join(map(str, place.scenes)) or 'any folder'}; studies/README.md "
+                    "says where it is offered. Name the folder that holds it with --scenes.")
+
+
+def _tests(training: Training, place: Place) -> list[tuple[str | None, list[Path]]]:
+    """What tests a training: the test region of its part, of all parts, or whole scenes."""
+    if "parts" in training.study:
+        parts = training.study["parts"][-1:] if place.quick else training.study["parts"]
+        return [(part, [_scene(part, place)]) for part in ([training.part] if training.part else parts)]
+    names = training.study["test"]
+    return [(None, [_scene(name, place) for name in (names[:1] if place.quick else names)])]
+
+
+def repeat_weights(place: Place) -> None:
+    """Train every shipped file again by the commands in its card, and say how near the shipped one the new one is."""
+    for one in weights.shipped():
+        training, out = one.card["training"], place.out / "weights" / one.path.stem
+        for command in training.get("prepare", []):
+            words = shlex.split(command)
+            target = Path(words[words.index("--out") + 1])
+            if place.quick:
+                words += ["--scenes", "2", "--quiet"]
+            if not target.exists():
+                print(f"{one.path.stem}: python {shlex.join(words)}", flush=True)
+                SCRIPTS[words[0]](words[1:])
+        words = shlex.split(training["command"])
+        words = words[next(k for k, word in enumerate(words) if word in SCRIPTS) + 1:]
+        words += ["--run-dir", str(out), "--quiet"]
+        if place.quick:
+            words += ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
+        last = out / "last.pth"
+        if not last.exists() or not _complete(last):
+            print(f"{one.path.stem}: python hsi_sr.py {shlex.join(words)}", flush=True)
+            if hsi_sr.main(["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
+                raise UserError(f"The training of {one.path.stem} was interrupted; the same command goes on with it.")
+        net, info = model_from_checkpoint(last)
+        probe = weights.probe(net, one.scales[0], info.degradation, one.card.get("start", "interpolation"))
+        steps = load_checkpoint(last)["iteration"]
+        print(f"{last}: {steps} steps of {training['steps']}; probe {probe:.6f}, the shipped file's {one.card['probe']:.6f}; "
+              f"test it with python hsi_test.py -rp {last}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    add = parser.add_argument
+    add("studies", nargs="+", metavar="STUDY", help=f"{', '.join(_studies())} or weights")
+    add("--table", action="store_true", help="train nothing: tables and figures of the results that are there")
+    add("--scenes", nargs="+", type=Path, default=[], metavar="FOLDER", help="where the real scenes are, at any depth")
+    add("--seeds", type=int, metavar="N", help="the first N seeds (default: the study's)")
+    add("--only", default="", metavar="WORDS", help="trainings whose name has these words, such as equal-time")
+    add("--budget", type=float, default=1.0, metavar="F", help="F times the steps or seconds (default: 1)")
+    add("--out", type=Path, default=HERE / "out", help="folder of databases and runs (default: studies/out)")
+    add("--results", type=Path, help="folder of results (default: studies/results; with --quick OUT/results)")
+    add("--quick", action="store_true", help="two steps of each arm on two rendered scenes, to see that a study runs")
+    add("--threads", type=int, default=1, metavar="N", help="of the processor (default: 1, so that its seconds mean the same "
+        "beside other work)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    results = options.results or (options.out / "results" if options.quick else HERE / "results")
+    place = Place(tuple(options.scenes), options.out, results, options.quick)
+    for name in options.studies:
+        if name == "weights":
+            repeat_weights(place)
+            continue
+        study = read_study(name)
+        if options.budget != 1:
+            study["name"] += f"_x{options.budget:g}"
+        todo = [each for each in trainings(study, options.budget, options.seeds, options.quick) if options.only in each.name]
+        for number, training in enumerate(todo, 1):
+            path = results / study["name"] / f"{training.name}.json"
+            if options.table or path.exists():
+                continue
+            began = time.perf_counter()
+            write_json(path, run(training, place))
+            print(f"{study['name']} {number}/{len(todo)}: {training.name}, {time.perf_counter() - began:.0f} s", flush=True)
+        for path in write_tables(study, results, options.out):
+            print(path)
+
+
+if __name__ == "__main__":
+    run_script(main)
