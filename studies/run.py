@@ -46,6 +46,7 @@ from utility.training import train, train_step  # noqa: E402
 
 HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own
+QUICK = ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
 SCRIPTS = {"hsi_sr.py": hsi_sr.main, "utility/lmdb_data.py": lmdb_data.main}
 INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
 
@@ -145,7 +146,7 @@ def run(training: Training, place: Place) -> dict[str, Any]:
         "name": training.name, "arm": arm["name"], "budget": training.budget, "part": training.part,
         "seed": training.seed, "arch": saved["arch"], "parameters": sum(p.numel() for p in net.parameters()),
         "steps": saved["iteration"], "patches": [arm["batch"], arm["band_window"], PATCH, PATCH],
-        "processor_seconds": round(sum(float(row["processor_seconds"] or 0) for row in history), 1),
+        "processor_seconds": round(sum(float(row["processor_seconds"] or 0) for row in history), 3),
         "device": origin["device"], "threads": origin["threads"], "version": origin["version"],
         "curve": [{key: round(float(row[key]), 4) for key in ("iteration", "psnr", "interpolation_psnr", "backprojection_psnr")}
                   for row in history] if training.study.get("curves") else [],
@@ -254,32 +255,33 @@ def _tests(training: Training, place: Place) -> list[tuple[str | None, list[Path
 
 
 def repeat_weights(place: Place) -> None:
-    """Train every shipped file again by the commands in its card, and say how near the shipped one the new one is."""
+    """Train every shipped file again by the commands in its card, and say how near the new one is to the shipped one.
+
+    Raises:
+        UserError: a training was interrupted.
+    """
     for one in weights.shipped():
-        training, out = one.card["training"], place.out / "weights" / one.path.stem
-        for command in training.get("prepare", []):
-            words = shlex.split(command)
-            target = Path(words[words.index("--out") + 1])
-            if place.quick:
-                words += ["--scenes", "2", "--quiet"]
-            if not target.exists():
-                print(f"{one.path.stem}: python {shlex.join(words)}", flush=True)
-                SCRIPTS[words[0]](words[1:])
-        words = shlex.split(training["command"])
-        words = words[next(k for k, word in enumerate(words) if word in SCRIPTS) + 1:]
-        words += ["--run-dir", str(out), "--quiet"]
-        if place.quick:
-            words += ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
-        last = out / "last.pth"
-        if not last.exists() or not _complete(last):
-            print(f"{one.path.stem}: python hsi_sr.py {shlex.join(words)}", flush=True)
-            if hsi_sr.main(["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
-                raise UserError(f"The training of {one.path.stem} was interrupted; the same command goes on with it.")
+        final = one.card["training"]
+        last = None
+        for number, training in enumerate([*final.get("before", []), final]):  # each starts from the weights of the one before
+            for command in training.get("databases", []):
+                script, *words = shlex.split(command)
+                if not Path(words[words.index("--out") + 1]).exists():
+                    SCRIPTS[script]([*words, *(["--scenes", "2"] if place.quick else []), "--quiet"])
+            script, *words = shlex.split(training["command"])
+            if "--init" in words:
+                words[words.index("--init") + 1] = str(last)
+            folder = place.out / "weights" / f"{one.path.stem}_{number}"
+            words += ["--run-dir", str(folder), "--quiet", *(QUICK if place.quick else [])]
+            last = folder / "last.pth"
+            if not (last.exists() and _complete(last)):
+                print(f"{one.path.stem}: python {shlex.join([script, *words])}", flush=True)
+                if SCRIPTS[script](["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
+                    raise UserError(f"The training of {one.path.stem} was interrupted; the same command goes on with it.")
         net, info = model_from_checkpoint(last)
         probe = weights.probe(net, one.scales[0], info.degradation, one.card.get("start", "interpolation"))
-        steps = load_checkpoint(last)["iteration"]
-        print(f"{last}: {steps} steps of {training['steps']}; probe {probe:.6f}, the shipped file's {one.card['probe']:.6f}; "
-              f"test it with python hsi_test.py -rp {last}")
+        print(f"{one.path.stem}: {load_checkpoint(last)['iteration']} of {final['steps']} steps; probe {probe:.6f}, of the "
+              f"shipped file {one.card['probe']:.6f}; test it with python hsi_test.py -rp {last}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from studies import run
+from utility import weights
+from utility.errors import UserError
 
 STUDIES = sorted(path.stem for path in run.HERE.glob("*.toml"))
 
@@ -42,3 +44,31 @@ def test_a_small_form_of_each_study_runs_and_is_drawn(study, work, monkeypatch):
     text = Path(f"out/results/{study}.md").read_text()
     assert all(arm["name"] in text for arm in run.read_study(study)["arms"])
     assert all(Path(f"out/results/{study}.{suffix}").stat().st_size for suffix in ("csv", "tex", "png"))
+    if "errors" in run.read_study(study):
+        assert Path(f"out/results/{study}_errors.png").exists()
+
+
+def test_a_training_that_has_a_result_is_left_alone_and_a_scene_that_is_missing_is_named(work, monkeypatch):
+    monkeypatch.chdir(work)
+    study = run.read_study("variety")
+    for training in run.trainings(study, quick=True):
+        path = Path("done/results/variety", f"{training.name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Path("out/results/variety", path.name).read_text())
+    run.main(["variety", "--quick", "--out", "done"])
+    assert not Path("done/variety").exists() and Path("done/results/variety.md").exists()
+    with pytest.raises(UserError, match=r"The scene feathers_crop150 is not under real/none"):
+        run.main(["start", "--quick", "--scenes", "real/none", "--out", "lost"])
+    with pytest.raises(UserError, match="no study 'nothing'; choose of contestants"):
+        run.main(["nothing"])
+    with pytest.raises(UserError, match="holds no result"):
+        run.main(["start", "--table", "--results", "none"])
+
+
+def test_shipped_weights_are_trained_again_by_their_cards(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    run.main(["weights", "--quick", "--out", "out"])
+    said = capsys.readouterr().out
+    for one in weights.shipped():
+        assert f"{one.path.stem}: 1 of {one.card['training']['steps']} steps; probe" in said
+        assert run.load_checkpoint(f"out/weights/{one.path.stem}_0/last.pth")["arch"] == one.card["arch"]

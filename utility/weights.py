@@ -13,6 +13,7 @@ import argparse
 import csv
 import hashlib
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 
 from models import Network
+from utility.cards import load_card
 from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 from utility.degradation import downsample, start_image
 from utility.errors import UserError, run_script
 from utility.files import refuse_existing, replacing, shown
+from utility.lmdb_dataset import LMDBDataset
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 LICENCE = "Apache-2.0"
@@ -163,18 +166,38 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     if parent and parent.is_file():
         earlier = tomllib.loads(parent.read_text(encoding="utf-8"))["training"]
         facts["before"] = [*earlier.pop("before", []), earlier]
+    if databases := [*filter(None, map(_building, config["data"]))]:
+        facts["databases"] = databases
     if "trained_on" in saved:
         facts["scenes"] = len(saved["trained_on"])
     try:
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-            seconds = [float(row["seconds"] or 0) for row in csv.DictReader(file) if int(row["epoch"]) <= saved["epoch"]]
-        facts["hours"] = round(sum(seconds) / 3600, 2)
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= saved["epoch"]]
+        for name, key in (("hours", "seconds"), ("processor_hours", "processor_seconds")):
+            facts[name] = round(sum(float(row.get(key) or 0) for row in rows) / 3600, 2)
         origin = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         facts |= {key: origin[key] for key in ("command", "device", "version") if origin.get(key)}
+        _, script, *words = shlex.split(facts["command"])
+        facts["command"] = shlex.join([Path(script).name, *words])  # as it is typed in the repository's folder
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{folder} has no history.csv and environment.json of a run, from which a card takes its numbers; give "
                         "a checkpoint where hsi_sr.py wrote it.") from error
     return facts
+
+
+def _building(path: str) -> str | None:
+    """The command that builds a database of rendered scenes; None for another database, or one that is gone."""
+    try:
+        meta = LMDBDataset(path).meta
+        card = load_card(meta["card"])
+    except (UserError, KeyError, TypeError):
+        return None
+    if not Path(card.source).is_relative_to("data/rendered"):
+        return None
+    scenes = {source["file"] for source in meta["sources"]}
+    _, seed, _ = min(scenes).split("_")  # see `data.rendering.render_scenes`
+    return shlex.join(["utility/lmdb_data.py", "--dataset", card.name, "--scenes", str(len(scenes)), "--seed", seed, "--patch",
+                       str(meta["patch"]), "--stride", *map(str, meta["strides"]), "--dtype", meta["dtype"], "--out", path])
 
 
 def _toml(card: Mapping[str, Any]) -> str:
