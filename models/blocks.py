@@ -8,7 +8,7 @@ at once, and a block stays in the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 from models.network import Execution, Window
 from models.pooling import pool_into
 from models.units import Unit
+from models.upsampling import double_part
 
 
 def margins_of(units: Sequence[Unit]) -> list[int]:
@@ -65,8 +66,7 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         above, below = max(-first, 0), max(last - height, 0)
         first, last = max(first, 0), min(last, height)
         if unit.upsamples:
-            piece = _double(x, -2, source.top, source.bottom, source.height, target.top + first, target.top + last)
-            piece = _double(piece, -1, source.left, source.right, source.width, target.left, target.right)
+            piece = double_part(x, source, replace(target, top=target.top + first, bottom=target.top + last))
         else:
             piece = x[..., first:last, :]
         if above or below:
@@ -106,49 +106,3 @@ def voxels_in(free: int, weight: Tensor) -> int:
 def free_on_gpu(device: torch.device) -> int:
     """Bytes that a GPU has free, what torch holds without using it included."""
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _double(x: Tensor, axis: int, start: int, stop: int, whole: int, first: int, last: int) -> Tensor:
-    """Double one axis as linear interpolation with align_corners=True does, for some of the result's positions.
-
-    Position p lies at p (whole - 1) / (2 whole - 1) of the source: an even one between samples p/2 - 1 and p/2, an odd one
-    between (p - 1)/2 and the next. So both halves of the result are regular slices, several times faster than a gather.
-
-    Args:
-        start, stop, whole: along `axis`, x is samples start .. stop of `whole`.
-        first, last: the positions wanted, within 2 start .. 2 stop. The outermost two copy the edge sample, which is exact
-            at the ends of the whole axis and no matter elsewhere: there they are part of the halo.
-    """
-    shape = list(x.shape)
-    shape[axis] = last - first
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout_of(x))
-    for odd in (0, 1):
-        p = torch.arange(first + (first + odd) % 2, last, 2)
-        below = p // 2 - 1 + odd - start
-        view = out.narrow(axis, int(p[0]) - first, last - int(p[0])) if len(p) else out
-        view = view[(..., slice(None, None, 2)) if axis == -1 else (..., slice(None, None, 2), slice(None))]
-        if len(p) and below[0] < 0:
-            view.select(axis, 0).copy_(x.select(axis, 0))
-            p, below, view = p[1:], below[1:], view.narrow(axis, 1, len(p) - 1)
-        if len(p) and below[-1] + 1 >= stop - start:
-            view.select(axis, -1).copy_(x.select(axis, -1))
-            p, below, view = p[:-1], below[:-1], view.narrow(axis, 0, len(p) - 1)
-        if len(p):
-            weight = _weights(whole, odd, x.device, x.dtype)[int(p[0]) // 2:int(p[-1]) // 2 + 1]
-            weight = weight.view([-1, *[1] * (-1 - axis)])
-            at = int(below[0])
-            torch.lerp(x.narrow(axis, at, len(p)), x.narrow(axis, at + 1, len(p)), weight, out=view)
-    return out
-
-
-@lru_cache(maxsize=64)
-def _weights(whole: int, odd: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """For all even, or all odd, positions of a doubled axis: the share of the upper of the two source samples. Kept on the
-    device, so that a GPU need not wait for it."""
-    p = torch.arange(odd, 2 * whole, 2)
-    return (p.double() * ((whole - 1) / (2 * whole - 1)) - (p // 2 - 1 + odd)).to(device, dtype)
-
-
-def _layout_of(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last_3d) or (x.stride(1) == 1 and x.shape[1] > 1)
-    return torch.channels_last_3d if last else torch.contiguous_format

@@ -91,7 +91,7 @@ class LowGrid(Network):
     def _run(self, unit: LowGridUnit, x: Tensor, skip: Tensor | None) -> Tensor:
         backend = self.execution.pooling
         if self.execution.checkpoint and torch.is_grad_enabled():
-            return checkpoint(unit, x, skip, backend, use_reentrant=False)
+            return checkpoint(unit, x, skip, backend, use_reentrant=False, preserve_rng_state=False)
         return unit(x, skip, backend)
 
     def last_layer(self) -> list[nn.Parameter]:

@@ -20,6 +20,7 @@ class Execution:
         pooling: `auto`, `loop`, `cpu` or `triton`; see `models.pooling`.
         channels_last: convolutions see channels-last tensors (faster wherever it was measured).
         deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
+        own_upsampling: the upsampling is that of `models.upsampling`, not torch's.
         block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
             image, None as many as fit a processor's cache, or a quarter of a GPU's free memory.
         checkpoint: recompute activations in the backward pass instead of keeping them.
@@ -28,13 +29,14 @@ class Execution:
     pooling: str = "auto"
     channels_last: bool = True
     deconv_as_conv: bool = True
+    own_upsampling: bool = True
     block_voxels: int | None = None
     checkpoint: bool = False
 
     @classmethod
     def released(cls) -> Execution:
         """As the released code runs: a loop over bands, default layout, whole images."""
-        return cls(pooling="loop", channels_last=False, deconv_as_conv=False, block_voxels=0)
+        return cls(pooling="loop", channels_last=False, deconv_as_conv=False, own_upsampling=False, block_voxels=0)
 
 
 @dataclass(frozen=True)

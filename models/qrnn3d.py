@@ -137,7 +137,7 @@ class QRNN3D(Network):
         return unit(x, skip, self.execution)
 
     def _checkpointed(self, unit: Unit, x: Tensor, skip: Tensor | None) -> Tensor:
-        return checkpoint(unit, x, skip, self.execution, use_reentrant=False)
+        return checkpoint(unit, x, skip, self.execution, use_reentrant=False, preserve_rng_state=False)
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, x: Tensor) -> Tensor:

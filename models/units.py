@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.network import Execution
 from models.pooling import gate_count, pool
+from models.upsampling import double
 
 
 class Conv(nn.Module):
@@ -80,7 +81,8 @@ class Unit(nn.Module):
 
     def _gates(self, x: Tensor, execution: Execution) -> Tensor:
         if self.upsamples:
-            x = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+            x = double(x) if execution.own_upsampling else F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear",
+                                                                         align_corners=True)
         if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
             return self.conv.deconv(x)
         weight, bias = self.parameters_of_conv

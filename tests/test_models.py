@@ -195,7 +195,8 @@ def gradients_of(net, x):
 
 @pytest.mark.parametrize(("name", "changes"), zip(["biqrnn_3_5", *SMALL], [
     {"checkpoint": True}, {"channels_last": False}, {"deconv_as_conv": False}, {"pooling": "loop"},
-    {"pooling": "loop", "channels_last": False, "deconv_as_conv": False, "block_voxels": 0}], strict=True), ids=str)
+    {"pooling": "loop", "channels_last": False, "deconv_as_conv": False, "own_upsampling": False, "block_voxels": 0}],
+    strict=True), ids=str)
 def test_no_way_of_computing_changes_the_result_or_the_gradients(name, changes):
     x = image(3, 16, 16, batch=2)
     plain, other = filled(name), filled(name, **changes)
@@ -223,7 +224,8 @@ def test_a_gpu_computes_as_many_voxels_at_once_as_a_quarter_of_its_free_memory_h
 
 
 def test_the_released_execution_is_the_slow_and_plain_one():
-    assert Execution.released() == Execution(pooling="loop", channels_last=False, deconv_as_conv=False, block_voxels=0)
+    assert Execution.released() == Execution(pooling="loop", channels_last=False, deconv_as_conv=False, own_upsampling=False,
+                                              block_voxels=0)
     with pytest.raises(TypeError):
         create_model("biqrnn_2_2").set_execution(warp=True)
 

@@ -498,10 +498,12 @@ def test_triton_runs_in_a_compiled_network():
 
 @pytest.mark.skipif(NO_TRITON or "triton" in available_backends(), reason="no triton, or its tests run in this process")
 def test_the_triton_kernels_pass_under_its_interpreter():
-    """Runs this file's Triton tests in a process of their own: the interpreter is chosen when Triton is imported."""
+    """Runs the Triton tests of this file and of test_upsampling in a process of their own: the interpreter is chosen when
+    Triton is imported."""
     here = Path(__file__).resolve()
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "test_triton", str(here)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "test_triton", str(here),
+         str(here.with_name("test_upsampling.py"))],
         env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=here.parents[1], capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stdout[-5000:] + child.stderr[-2000:]
     assert " passed" in child.stdout and " skipped" not in child.stdout

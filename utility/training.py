@@ -6,9 +6,8 @@
 Every random draw is keyed: weights by the seed, the order of a pass over a database by (seed, pass), a variant of a patch by
 (seed, pass, patch), a random scale and the noise by (seed, iteration). The state is saved whole. So a run that is resumed from
 any of its checkpoints, also from one made inside an epoch, gives the numbers of a run that was never interrupted: on a
-processor, with the same number of threads, to the last bit. On a GPU some kernels add in an order of their own (the gradient of
-the upsampling, and convolutions among which cuDNN chooses by trying). Two runs there draw the same numbers and agree but for
-rounding.
+processor, with the same number of threads, to the last bit. On a GPU some convolutions, among which cuDNN
+chooses by trying, add in an order of their own. Two runs there draw the same numbers and agree but for rounding.
 """
 from __future__ import annotations
 

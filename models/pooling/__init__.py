@@ -17,7 +17,7 @@ from torch import Tensor
 from models.pooling import cpu, loop
 from models.pooling.loop import gate_count, output_dtype
 
-__all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into"]
+__all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into", "triton_runs"]
 
 BACKENDS = ("loop", "cpu", "triton")
 _KINDS = ("f", "fo", "ifo")
@@ -127,6 +127,11 @@ def _kernels(backend: str):
     from models.pooling import gpu  # imports Triton
 
     return gpu
+
+
+def triton_runs(x: Tensor) -> bool:
+    """Whether "auto" takes a Triton kernel for x."""
+    return x.is_cuda and _HAS_TRITON and x.dtype != torch.float64 and _triton_compiles()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Pooling on a CPU: a small C++ kernel built on first use, or plain torch where there is no compiler.
 
-`pooling.cpp` is compiled for this processor with the first C++ compiler found ($CXX, g++, c++, clang++) and kept in
-$XDG_CACHE_HOME/bi3dqrnn (~/.cache/bi3dqrnn), under a name made of source, flags, compiler and processor. It uses
+`pooling.cpp`, with `upsampling.cpp`, is compiled for this processor with the first C++ compiler found ($CXX, g++, c++, clang++)
+and kept in $XDG_CACHE_HOME/bi3dqrnn (~/.cache/bi3dqrnn), under a name made of source, flags, compiler and processor. It uses
 `torch.get_num_threads()` threads of the OpenMP runtime that torch has loaded: a second runtime's idle threads would spin
 against the convolutions. BI3DQRNN_NO_COMPILE=1 turns it off.
 
@@ -29,9 +29,9 @@ from torch import Tensor
 
 from models.pooling.loop import gate_count
 
-_SOURCE = Path(__file__).with_name("pooling.cpp")
+_SOURCES = [Path(__file__).with_name("pooling.cpp"), Path(__file__).parents[1] / "upsampling.cpp"]
 _COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-shared", "-fPIC"]
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _KINDS = {"f": 0, "fo": 1, "ifo": 2}
 _DIRECTIONS = {"forward": 0, "backward": 1, "both": 2}
 
@@ -98,7 +98,7 @@ def _describe(kind: str, direction: str, *tensors: Tensor | None) -> tuple[_Shap
     strides = [t.stride() for t in given]
     sizes, steps = lane_axes((batch, channels, bands, height, width), strides)
     shape = _Shape((ctypes.c_int64 * 4)(*sizes), bands, _KINDS[kind], _DIRECTIONS[direction], torch.get_num_threads())
-    views = iter(_View(t.data_ptr(), _DTYPES[t.dtype], (ctypes.c_int64 * 4)(*step), stride[2], channels * stride[1])
+    views = iter(_View(t.data_ptr(), DTYPES[t.dtype], (ctypes.c_int64 * 4)(*step), stride[2], channels * stride[1])
                  for t, stride, step in zip(given, strides, steps, strict=True))
     return shape, [None if t is None else next(views) for t in tensors]
 
@@ -110,7 +110,7 @@ def _check(code: int) -> None:
 
 def _kernel(*tensors: Tensor | None) -> ctypes.CDLL | None:
     """The compiled library when it is there and takes these tensors."""
-    return library() if all(t is None or t.dtype in _DTYPES for t in tensors) else None
+    return library() if all(t is None or t.dtype in DTYPES for t in tensors) else None
 
 
 @functools.cache
@@ -144,7 +144,8 @@ def _load(compiler: str, flags: list[str]) -> ctypes.CDLL:
         OSError, subprocess.SubprocessError: it could not be built or loaded.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    key = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), " ".join(flags).encode(), version, _processor().encode()]))
+    sources = [path.read_bytes() for path in _SOURCES]
+    key = hashlib.sha256(b"\0".join([*sources, " ".join(flags).encode(), version, _processor().encode()]))
     name = f"pooling-{key.hexdigest()[:20]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bi3dqrnn"
     final = cache / name
@@ -160,7 +161,7 @@ def _load(compiler: str, flags: list[str]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix=".build-", dir=place) as folder:
         built = Path(folder) / name
         # Libraries come after the source, or the linker takes them for not needed.
-        words = [compiler, *(w for w in flags if ".so" not in w), str(_SOURCE), *(w for w in flags if ".so" in w)]
+        words = [compiler, *(w for w in flags if ".so" not in w), *map(str, _SOURCES), *(w for w in flags if ".so" in w)]
         subprocess.run([*words, "-o", str(built)], capture_output=True, check=True, timeout=300, text=True)
         loaded = _declare(ctypes.CDLL(str(built)))  # stays mapped; one that does not load must not enter the cache
         if place is not None:
@@ -178,6 +179,7 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     shape, view = ctypes.POINTER(_Shape), ctypes.POINTER(_View)
     loaded.pooling_forward.argtypes = [shape, view, view, view]
     loaded.pooling_backward.argtypes = [shape, view, view, view]
+    loaded.double_forward.restype = loaded.double_backward.restype = None
     return loaded
 
 
