@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     if options.input:
         target = Path(options.output)
         folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
-        writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force)
+        writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
         done = inference.apply(net, Path(options.input), target, problem, reading, writing, folder=folder, facts=facts,
                                progress=not options.quiet)
         say_warnings(done.summary["warnings"])
@@ -154,6 +154,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--on-overflow", choices=("clip", "refuse"), default="clip",
         help="what happens to values that an integer type cannot hold (default: %(default)s, and say how many)")
     add("--unit-range", action="store_true", help="write the result in [0, 1] as float32, not in the input's values")
+    add("--cog", action="store_true", help="write a cloud-optimised GeoTIFF, with overviews")
     add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
+import scipy.io
 import spectral.io.envi as envi
 from limits import room_for
 from rasterio.transform import from_origin
@@ -471,3 +472,48 @@ def test_no_two_envi_files_that_do_not_belong_together_ever_stand_side_by_side(t
         elif (tmp_path / "a.img").exists():
             with pytest.raises(UserError, match=r"a\.img is not a scene.* no header beside it"):
                 read_scene(tmp_path / "a.img")
+
+
+@pytest.mark.parametrize(("kind", "name"), WRITTEN)
+def test_a_file_says_that_its_pixels_are_computed(tmp_path: Path, kind: str, name: str) -> None:
+    made = {"software": "bi3dqrnn 1", "description": "Computed {pixels}, ü"}
+    scene = Scene(cube_of(), "a", format=kind, layout="BHW", key="gt", metadata={"provenance": made})
+    write_scene(tmp_path / name, scene)
+    if name.endswith(".npy"):
+        return  # which holds an array and nothing else
+    if kind == "raster":
+        with rasterio.open(tmp_path / name) as file:
+            said = [file.tags()["TIFFTAG_SOFTWARE"], file.tags()["TIFFTAG_IMAGEDESCRIPTION"]]
+    elif kind == "envi":
+        header = envi.read_envi_header(str((tmp_path / name).with_suffix(".hdr")))
+        said, made["description"] = [header["software"], header["description"]], "Computed (pixels), ü"
+    elif kind in ("mat7.3", "hdf5"):
+        with h5py.File(tmp_path / name) as file:
+            said = [file["gt"].attrs[key] for key in made]
+            if kind == "mat7.3":
+                assert file["description"].attrs["MATLAB_class"] == b"char" and file["description"].dtype == np.uint16
+                assert "".join(map(chr, file["description"][:, 0])) == made["description"]
+    else:
+        file = (scipy.io.loadmat if kind == "mat5" else np.load)(tmp_path / name)
+        said = [str(np.asarray(file[key]).flat[0]) for key in made]
+    assert said == list(made.values())
+    np.testing.assert_array_equal(read_scene(tmp_path / name).cube, scene.cube)
+
+
+def test_a_geotiff_is_compressed_as_its_input_was_and_has_overviews_where_they_are_asked_for(tmp_path: Path) -> None:
+    cube = np.tile(np.arange(600, dtype=np.uint16), (2, 520, 1))
+    found = {}
+    for own, cog in (("none given", False), (None, False), ("LZW", True), ("JPEG", False)):
+        more = {"cog": cog} | ({"compression": own} if own != "none given" else {})
+        scene = Scene(cube, "a", format="raster" if "compression" in more else "npy", metadata=more)
+        write_scene(tmp_path / "a.tif", scene, overwrite=True)
+        with rasterio.open(tmp_path / "a.tif") as file:
+            found[own] = file.compression and file.compression.value, file.overviews(2)
+            predictor = file.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR")
+            assert file.block_shapes == [(256, 256)] * 2 and predictor == (None if own is None else "2")
+            np.testing.assert_array_equal(file.read(), cube)
+            if cog:  # overviews lie before the pixels: the file can be read from a server in parts
+                places = [int(file.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1, ovr=k)) for k in (1, 0, None)]
+                assert places == sorted(places)
+    assert found == {"none given": ("DEFLATE", []), None: (None, []), "LZW": ("LZW", [2, 4]), "JPEG": ("DEFLATE", [])}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]

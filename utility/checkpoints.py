@@ -182,7 +182,7 @@ def export(source: str | Path, target: str | Path) -> None:
              if name in lists or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
     described = describe_checkpoint(saved, source)
     facts = {**plain, "arch": described.arch, **described.options}
-    metadata = {**{name: json.dumps(value) for name, value in facts.items()}, "sha256": _checksum(weights)}
+    metadata = {**{name: json.dumps(value) for name, value in facts.items()}, "sha256": checksum(weights)}
     with replacing(target, overwrite=False) as temporary:
         save_file(weights, temporary, metadata)
 
@@ -192,7 +192,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             facts = dict(file.metadata() or {})
-        if facts.pop("sha256", None) not in (None, _checksum(weights)):
+        if facts.pop("sha256", None) not in (None, checksum(weights)):
             raise ValueError("the checksum of its weights is wrong")
         said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "trained_on"}
     except Exception as error:
@@ -200,7 +200,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     return _checked({**said, "net": weights}, path)
 
 
-def _checksum(weights: Mapping[str, Tensor]) -> str:
+def checksum(weights: Mapping[str, Tensor]) -> str:
     """Of names, types, shapes and values, whatever their order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):

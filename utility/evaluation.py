@@ -26,6 +26,7 @@ from utility.files import replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
+from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import read_scene, write_scene
@@ -142,7 +143,8 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         rows = test.rows
         if not rows:
             raise UserError("There is no image to test on; give scenes with --data.")
-        about = {"arch": info.arch, "checkpoint": str(info.path), "epoch": info.epoch, "iteration": info.iteration,
+        about = {"arch": info.arch, "checkpoint": str(info.path), "weights_sha256": weights_hash(net),
+                 "epoch": info.epoch, "iteration": info.iteration,
                  "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
                  } if info else {"arch": None, "checkpoint": None}
         results = {
@@ -215,7 +217,8 @@ class _Test:
         if self.outputs.cubes and self.net:
             path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
             raw = from_unit_range(cubes["network"], image.low, image.high, np.float32, on_overflow="clip")
-            write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None))
+            metadata = image.scene.metadata | provenance(self.net, problem, image.scene, ", degraded for a test,")
+            write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None, metadata=metadata))
             row["cube"] = str(path.relative_to(folder))
         if self.outputs.figures or self.outputs.report:
             row["figures"] = self._figures(image, gt, cubes, row, folder)

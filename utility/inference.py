@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models import Network
 from utility.cubes.bands import band_statistics, limits_of, select_bands
-from utility.cubes.containers import shared_file
+from utility.cubes.containers import named, shared_file
 from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
@@ -23,6 +23,7 @@ from utility.figures import no_truth_figure
 from utility.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PSNR_CAP, sam_map
 from utility.problem import UNTRAINED, Problem
+from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import create_scene, describe, scaled
@@ -49,6 +50,7 @@ class Writing:
     on_overflow: str = "clip"       # or "refuse": values that the type cannot hold
     unit_range: bool = False        # in [0, 1] as float32, instead of the input's values
     overwrite: bool = False
+    cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
 
 
 @dataclass
@@ -82,6 +84,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             where that is refused. Nothing is left under the name `target` then.
     """
     refuse_existing(target, writing.overwrite)
+    if writing.cog and target.suffix.lower() not in named("raster").suffixes:
+        raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, or leave --cog out.")
     if lost := shared_file(target, source):
         raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
     whole = open_as(source, reading, in_memory=False, keep_bad=True)  # bands out = bands in
@@ -94,8 +98,10 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     shape = (bands, height * scale, width * scale)
     view = _preview(height, width, scale)
     values = _Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (first, last), scale, view)
-    like = replace(scaled(whole, whole.cube, scale, kind), nodata=None if values.nodata is None else scene.nodata,
-                   normalised=scene.normalised or writing.unit_range)
+    like = scaled(whole, whole.cube, scale, kind)
+    like = replace(like, nodata=None if values.nodata is None else scene.nodata,
+                   normalised=scene.normalised or writing.unit_range,
+                   metadata={**like.metadata, **provenance(net, problem, scene), "cog": writing.cog})
     bad_values = _bad_values(whole, bad, problem, values, first, last) if bad else None
     with create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer:
         low = scratch(scene.cube.shape, np.float32, folder)
@@ -155,6 +161,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
         "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
+        "weights_sha256": weights_hash(net),
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     summary |= {"agreement": _in_words(summary), "warnings": _warnings(summary, scene)}

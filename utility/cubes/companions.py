@@ -60,8 +60,8 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables that a .mat, .npz or .h5 gets beside its cube."""
-    like, beside = target.like, {}
+    """The small variables that a .mat, .npz or .h5 gets beside its cube; numbers, and the texts of its provenance."""
+    like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
     if like.wavelengths is not None:

@@ -198,7 +198,8 @@ def create_envi(target: Target) -> Iterator[CubeWriter]:
 def _header(like: Scene, path: Path) -> dict[str, Any]:
     """The descriptive fields: those of the source's header, and what else the scene knows."""
     fields: dict[str, Any] = {}
-    for name, value in like.metadata.get("header", {}).items():
+    made = like.metadata.get("provenance", {})
+    for name, value in {**like.metadata.get("header", {}), **made}.items():
         # spectral would put a space around, and a dash for, the commas of WKT
         wkt = name == "coordinate system string" and isinstance(value, list)
         fields[name] = f"{{{','.join(value)}}}" if wkt else value

@@ -108,14 +108,16 @@ def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
                         h5py.h5s.create_simple(stored_shape(target.layout, target.shape)), plan)
         file[key].attrs["layout"] = target.layout
         for name, value in companions(target).items():
-            if name == "nodata":
+            if name == "nodata" or isinstance(value, str):
                 file[key].attrs[name] = value
-            elif name not in file:
+            if name not in file and matlab and isinstance(value, str):
+                file[name] = np.frombuffer(value.encode("utf-16-le"), "<u2")[:, None]  # a row to MATLAB
+                file[name].attrs.update({"MATLAB_class": np.bytes_("char"), "MATLAB_int_decode": np.int32(2)})
+            elif name not in file and name not in file[key].attrs:
                 file[name] = np.reshape(value, (1, -1))  # a column to MATLAB
-        if matlab:
-            for item in file.values():
-                item.attrs["MATLAB_class"] = np.bytes_(
-                    {"f4": "single", "f8": "double"}.get(item.dtype.str[1:], item.dtype.name))
+        for item in file.values() if matlab else ():
+            item.attrs.setdefault("MATLAB_class", np.bytes_(
+                {"f4": "single", "f8": "double"}.get(item.dtype.str[1:], item.dtype.name)))
     if matlab:
         text = f"MATLAB 7.3 MAT-file, Platform: {sys.platform}, Created on: {time.ctime()} HDF5 schema 1.00 ."
         with open(path, "r+b") as raw:

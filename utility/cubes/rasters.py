@@ -16,6 +16,8 @@ import numpy as np
 os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no address, whatever a file says
 
 import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -29,6 +31,9 @@ DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
            **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xffO\xffQ"), "JP2OpenJPEG")}
 """First bytes of a file -> the only driver that may open the file. Others follow what the file says to other files and to the
 network (VRT, WMS, ...)."""
+
+LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
+"""Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for inputs of other containers."""
 
 
 @contextmanager
@@ -86,9 +91,10 @@ def open_raster(path: Path, key: str | None) -> Stored:
     cube = LazyCube((source.count, source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
     names = [text or "" for text in source.descriptions]
-    keep = {"driver": source.driver, "tags": source.tags(), "band_tags": [source.tags(i) for i in source.indexes],
+    keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in source.indexes],
             "imagery": [source.tags(i, ns="IMAGERY") for i in source.indexes],
-            "scales": list(source.scales), "offsets": list(source.offsets)}
+            "scales": list(source.scales), "offsets": list(source.offsets),
+            "compression": source.compression and source.compression.value}
     return Stored(cube, format="raster", layout="BHW",
                   wavelengths=_wavelengths(keep["band_tags"], keep["imagery"], names),
                   band_names=names if any(names) else None, nodata=next((v for v in source.nodatavals if v is not None), None),
@@ -136,10 +142,15 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
     if like.crs:
         profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
     whole = bands * math.prod(math.ceil(n / tile) * tile for n in (height, width)) * target.dtype.itemsize
-    with replacing(target.path, target.overwrite) as temporary:
+    how = _packing(like, target.dtype, tile)
+    with replacing(target.path, target.overwrite) as final:
+        # Tiles that are rewritten in a compressed file leave holes, so the file is compressed when it is whole.
+        temporary = final.with_name(f"{final.name}.raw") if how else final
         with writing(target.path, RasterioError), quiet():
-            reserve(temporary, whole)  # GDAL reports a full disk late or never, so the room is tried first
-            temporary.unlink()
+            for path in {temporary, final}:  # GDAL reports a full disk late or never, so the room is tried first
+                reserve(path, whole)
+            for path in {temporary, final}:
+                path.unlink()
             raster = rasterio.open(temporary, "w", **profile)
         try:
             with writing(target.path, RasterioError):
@@ -155,15 +166,46 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
                 raster.close()
                 if temporary.stat().st_size < whole:
                     raise OSError(errno.ENOSPC, "No space left on device")
+                if how:
+                    _pack(temporary, final, how)
         finally:
             if not raster.closed:
                 with suppress(OSError, RasterioError):  # the failure that led here is the one to report
                     raster.close()
+            if how:
+                temporary.unlink(missing_ok=True)
+
+
+def _packing(like: Scene, dtype: np.dtype, tile: int) -> dict[str, Any]:
+    """Options of GDAL for the file as it is kept; none where it stays as it is written."""
+    own = like.metadata.get("compression", LOSSLESS[0]) if like.format == "raster" else LOSSLESS[0]
+    overviews = like.metadata.get("cog", False)
+    how: dict[str, Any] = {"copy_src_overviews": True} if overviews else {}
+    if own:
+        how["compress"] = own if own in LOSSLESS else LOSSLESS[0]
+        if how["compress"] != "PACKBITS":
+            how["predictor"] = 3 if dtype.kind == "f" else 2
+    if how and (tile > 1 or overviews):
+        how |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    return how
+
+
+def _pack(source: Path, target: Path, how: dict[str, Any]) -> None:
+    with quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+        if "copy_src_overviews" in how:  # before the pixels, and those before none: a cloud-optimised GeoTIFF
+            with rasterio.open(source, "r+") as raster:
+                levels = math.ceil(math.log2(max(256, *raster.shape) / 256))
+                raster.build_overviews([2 ** (k + 1) for k in range(levels)], Resampling.average)
+        rasterio.shutil.copy(source, target, driver="GTiff", interleave="band", bigtiff="IF_SAFER", **how)
+
+
+_TAGS = {"description": "IMAGEDESCRIPTION", "software": "SOFTWARE"}
 
 
 def _describe(raster: Any, like: Scene) -> None:
     count, metadata = raster.count, like.metadata if like.format == "raster" else {}
-    raster.update_tags(**metadata.get("tags", {}))
+    made = like.metadata.get("provenance", {})
+    raster.update_tags(**{**metadata.get("tags", {}), **{f"TIFFTAG_{_TAGS[name]}": text for name, text in made.items()}})
     tags = metadata.get("band_tags") or [{} for _ in range(count)]
     imagery = metadata.get("imagery") or [{} for _ in range(count)]
     header = like.metadata.get("header", {})
