@@ -15,19 +15,23 @@ $(READY): requirements.txt requirements-dev.txt
 
 # The shipped weights: a georeferenced cube made four times finer, then two scenes whose truth is known.
 demo: $(READY)
-	@echo "three parts: render the sample scenes (20 s), super-resolve a GeoTIFF (10 s), test against ground truth (40 s)"
+	@echo "1 of 3: render the sample scenes (about 10 s)"
 	rm -rf results/demo
 	$(PY) data/make_samples.py --force
+	@echo "2 of 3: super-resolve a GeoTIFF, with a report (about 15 s)"
 	$(PY) hsi_test.py --input data/sample/own/village_16m.tif --output results/demo/village_4m.tif --report
+	@echo "3 of 3: test against ground truth, with a report (about 30 s)"
 	$(PY) hsi_test.py --data data/sample/natural/test data/sample/remote --out results/demo/test --report
 	@echo "look at results/demo/village_4m_report/report.html and results/demo/test/report.html"
 
 # The whole path: database, a short training, a test on scenes it has not seen.
 demo-train: $(READY)
-	@echo "three parts: database (30 s), 200 steps of training (2 to 8 minutes), test (1 minute)"
+	@echo "1 of 3: build a database of the sample scenes (about 30 s)"
 	rm -rf runs/demo results/demo-train
 	$(PY) utility/lmdb_data.py --out data/lmdb/demo.lmdb --force
+	@echo "2 of 3: train 200 steps (2 to 8 minutes)"
 	$(PY) hsi_sr.py -a biqrnn_16_5 --data data/lmdb/demo.lmdb --recipe fast --iterations 200 --run-dir runs/demo
+	@echo "3 of 3: test on scenes that the network has not seen (about 1 minute)"
 	$(PY) hsi_test.py -r -rp runs/demo/best.pth --out results/demo-train --report
 	@echo "look at runs/demo/training.png and results/demo-train/report.html"
 

@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
                  "clipped; --dtype float32 keeps them")
         print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; "
               f"{done.summary['agreement']}")
+        if differ := done.summary.get("bounds_differ_by"):
+            print(f"the result's bounds differ from the input's by {differ}")
         if folder:
             print(f"report in {shown(folder)}/")
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import rasterio
 import scipy.io
 
 from utility.cards import list_scenes
@@ -13,7 +14,7 @@ from utility.cubes.bands import band_statistics, clean, find_bad_bands, parse_ba
 from utility.cubes.cube import LazyCube, Scene
 from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.errors import UserError
-from utility.scenes import describe, open_scene, read_scene, scaled, write_scene
+from utility.scenes import bounds_distance, describe, open_scene, read_scene, scaled, write_scene
 
 
 def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:
@@ -399,3 +400,17 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
     assert top.tolist() == [2**63 - 1, -(2**63)]
     for dtype, top in (("int64", 2**63), ("uint64", 2**64)):  # float64 rounds the largest number up
         assert from_unit_range(np.array([1.0]), 0, float(top), dtype).tolist() == [top - 1]
+
+
+@pytest.mark.parametrize(("epsg", "moved", "expected"), [
+    (32633, (3, 4), (5, "m")),                      # metres
+    (2225, (100, 0), (30.480061, "m")),             # US survey feet
+    (4326, (0, 0.001), (111.19, "m")),              # degrees
+    (None, (3, 4), (5, "map units")),
+])
+def test_the_distance_between_two_scenes_bounds_is_in_metres(epsg, moved, expected):
+    crs = rasterio.crs.CRS.from_epsg(epsg).to_wkt() if epsg else None
+    low = Scene(np.zeros((2, 4, 6)), "low", crs=crs, transform=(2, 0, 10, 0, -2, 50))
+    high = Scene(np.zeros((2, 8, 12)), "high", crs=crs, transform=(1, 0, 10 + moved[0], 0, -1, 50 + moved[1]))
+    assert bounds_distance(low, high) == (pytest.approx(expected[0], rel=1e-3), expected[1])
+    assert bounds_distance(low, Scene(np.zeros((2, 4, 6)), "nowhere")) is None

@@ -26,7 +26,7 @@ from utility.problem import UNTRAINED, Problem
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
-from utility.scenes import create_scene, describe, scaled
+from utility.scenes import bounds_distance, create_scene, describe, open_scene, scaled
 from utility.tiling import Consistency, Source, interpolated, super_resolve, window_of
 
 AT_ONCE = 2 << 20
@@ -164,6 +164,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "weights_sha256": weights_hash(net),
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
+    if scene.transform and target.suffix.lower() in (*named("raster").suffixes, *named("envi").suffixes):
+        distance, unit = bounds_distance(scene, open_scene(target)) or (None, "")
+        summary["bounds_differ_by"] = distance if distance is None else f"{distance:.3f} {unit}"
     summary |= {"agreement": _in_words(summary), "warnings": _warnings(summary, scene)}
     top, bottom, left, right = (v // scale for v in view)
     cubes = {key: read(*view) for key, read in sources.items()} | {problem.method: values.preview}

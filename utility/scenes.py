@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.crs import CRS
 
 from utility.cubes import containers, envi
 from utility.cubes.bands import marker_of
@@ -134,6 +135,30 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
         (width, left), (height, top) = across, down
         transform = (a * width, b * height, c + a * left + b * top, d * width, e * height, f + d * left + e * top)
     return dataclasses.replace(scene, cube=cube, transform=transform, metadata=metadata)
+
+
+def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
+    """How far apart the corners of two scenes lie on the ground, at most, and the unit; None where a scene has no place.
+
+    The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of 6371 km radius).
+    """
+    if first.transform is None or second.transform is None:
+        return None
+    corners = []
+    for scene in (first, second):
+        a, b, c, d, e, f = scene.transform
+        _, rows, columns = scene.cube.shape
+        corners.append([(c + a * x + b * y, f + d * x + e * y) for x in (0, columns) for y in (0, rows)])
+    (across, down), unit = (1.0, 1.0), "m"
+    crs = CRS.from_wkt(first.crs) if first.crs else None
+    if crs and crs.is_geographic:
+        down = math.radians(6_371_000)
+        across = down * math.cos(math.radians(corners[0][0][1]))
+    elif crs and crs.is_projected:
+        across = down = crs.linear_units_factor[1]
+    else:
+        unit = "map units"
+    return max(math.hypot(across * (x - u), down * (y - v)) for (x, y), (u, v) in zip(*corners, strict=True)), unit
 
 
 @contextmanager
