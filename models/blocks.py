@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.network import Execution, Window
 from models.pooling import pool_into
-from models.units import Unit
+from models.units import Unit, laid_out
 from models.upsampling import double_part
 
 
@@ -48,12 +48,9 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         skip: added to the output, of its shape.
         out: where the output is written; it may be `skip`.
     """
-    weight, bias = unit.parameters_of_conv
     layout = torch.channels_last_3d if execution.channels_last else torch.contiguous_format
-    if torch.is_autocast_enabled(x.device.type):  # which would cast them again for every block
-        half = torch.get_autocast_dtype(x.device.type)
-        weight, bias = weight.to(half), None if bias is None else bias.to(half)
-    weight = weight.contiguous(memory_format=layout)
+    half = torch.is_autocast_enabled(x.device.type)  # which would cast the weights again for every block
+    weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype, execution.channels_last)
     n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
@@ -69,9 +66,10 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
             piece = double_part(x, source, replace(target, top=target.top + first, bottom=target.top + last))
         else:
             piece = x[..., first:last, :]
-        if above or below:
+        whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
+        if (above or below) and not whole:
             piece = F.pad(piece, (0, 0, above, below))
-        gates = _convolve(piece.contiguous(memory_format=layout), weight, bias, stride)
+        gates = _convolve(laid_out(piece, execution.channels_last), weight, bias, stride, int(whole))
         if out is None:
             dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
@@ -81,13 +79,13 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     return out
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """A 3x3x3 convolution with padding (1, 0, 1)."""
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, rows: int) -> Tensor:
+    """A 3x3x3 convolution with padding (1, rows, 1)."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() \
             and not torch.is_autocast_enabled("cpu"):
         # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower than oneDNN's.
-        return torch.mkldnn_convolution(x, weight, bias, (1, 0, 1), (1, stride, stride), (1, 1, 1), 1)
-    return F.conv3d(x, weight, bias, (1, stride, stride), (1, 0, 1))
+        return torch.mkldnn_convolution(x, weight, bias, (1, rows, 1), (1, stride, stride), (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, (1, stride, stride), (1, rows, 1))
 
 
 def _rows_per_block(execution: Execution, x: Tensor, weight: Tensor, voxels_per_row: int) -> int:

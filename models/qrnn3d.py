@@ -121,8 +121,7 @@ class QRNN3D(Network):
             whole = Window.whole(*x.shape[-2:])
             return self.in_window(whole, whole, x)
         run = self._checkpointed if self.execution.checkpoint and torch.is_grad_enabled() else self._unit
-        h = x.contiguous(memory_format=torch.channels_last_3d) if self.execution.channels_last else x
-        h = run(self.feature_extractor, h, None)
+        h = run(self.feature_extractor, x, None)
         skips = [h]
         for unit in self.encoder.layers[:-1]:
             h = run(unit, h, None)

@@ -10,6 +10,16 @@ from models.pooling import gate_count, pool
 from models.upsampling import double
 
 
+def laid_out(x: Tensor, channels_last: bool) -> Tensor:
+    """(N, C, B, H, W) in the memory format in which it is convolved: a copy, or where x has it already a view.
+
+    One channel in either format is the same memory, and a convolution takes its format from the strides. So one channel gets
+    those of channels-last, 1 and not B H W.
+    """
+    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+    return x[:, 0].unsqueeze(-1).movedim(-1, 1) if channels_last and x.shape[1] == 1 else x
+
+
 class Conv(nn.Module):
     """3x3x3 convolution, rows and columns strided."""
 
@@ -48,6 +58,7 @@ class Unit(nn.Module):
         self.conv = conv
         self.kind = kind
         self.direction = direction
+        self._kept: tuple[tuple, tuple[Tensor, Tensor | None]] | None = None
 
     @property
     def stride(self) -> int:
@@ -65,6 +76,18 @@ class Unit(nn.Module):
         if isinstance(self.conv, UpsampleConv):
             return self.conv.upsample_conv["conv3d"].weight, None
         return self.conv.conv.weight, None
+
+    @torch.no_grad()
+    def convolution(self, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor | None]:
+        """`parameters_of_conv` without gradients, of a dtype and laid out; made again only when a parameter has changed.
+
+        A change in place through `.data`, which torch does not count, is not seen.
+        """
+        key = dtype, channels_last, *((id(p), p.data_ptr(), p.device, p._version) for p in self.conv.parameters())
+        if self._kept is None or self._kept[0] != key:
+            weight, bias = self.parameters_of_conv
+            self._kept = key, (laid_out(weight.to(dtype), channels_last), None if bias is None else bias.to(dtype))
+        return self._kept[1]
 
     @property
     def gates(self) -> int:
@@ -86,6 +109,5 @@ class Unit(nn.Module):
         if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
             return self.conv.deconv(x)
         weight, bias = self.parameters_of_conv
-        if execution.channels_last:
-            weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        return F.conv3d(x, weight, bias, (1, self.stride, self.stride), 1)
+        last = execution.channels_last
+        return F.conv3d(laid_out(x, True) if last else x, laid_out(weight, last), bias, (1, self.stride, self.stride), 1)

@@ -1,0 +1,105 @@
+"""What a GPU needs and a processor can show: no waiting for the host, one memory format throughout, weights laid out once."""
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import create_model, pooling, upsampling
+
+
+class Calls(TorchDispatchMode):
+    """Every operator that runs within it: its name, the tensors that it takes and those that it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = [x for x in args if isinstance(x, torch.Tensor)]
+        out = function(*args, **(kwargs or {}))
+        self.made.append((str(function.overloadpacket), given, [x for x in (out if isinstance(out, tuple) else (out,))
+                                                                if isinstance(x, torch.Tensor)]))
+        return out
+
+    def count(self, *names):
+        return Counter(name for name, *_ in self.made if name in names)
+
+
+HOST = ("aten._to_copy", "aten._local_scalar_dense", "aten.item", "aten.copy_", "aten.lift_fresh", "aten.nonzero")
+COPIES = ("aten.clone", "aten.constant_pad_nd", "aten.index_select", "aten.flip")
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """A device without memory: a copy to it or from it is an operator, or raises. Kernels run there as nothing."""
+    monkeypatch.setattr(pooling, "_choose", lambda backend, gates: "auto")
+    monkeypatch.setattr(pooling, "_write", lambda *given: None)
+    monkeypatch.setattr(upsampling, "_forward", lambda *given: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it knows no meta
+    return torch.device("meta")
+
+
+def test_a_copy_to_the_meta_device_and_a_host_read_are_seen(meta):
+    with Calls() as calls:
+        torch.ones(1).to(meta)
+        with pytest.raises(RuntimeError):
+            torch.ones(1, device=meta).item()
+    assert calls.count(*HOST)
+
+
+@pytest.mark.parametrize("name", ["biqrnn_2_5", "iqrnn_2_5"])
+def test_between_units_nothing_is_copied_read_or_waited_for(meta, name):
+    with meta:
+        net, x = create_model(name, block_voxels=2**30), torch.rand(1, 1, 3, 16, 24)
+    with torch.no_grad():
+        net(x)
+        with Calls() as whole:
+            net(x)
+        net.set_execution(block_voxels=3 * 24 * 4)
+        with Calls() as blocks:
+            net(x)
+    assert not whole.count(*HOST, *COPIES)
+    assert not blocks.count(*HOST)
+    assert whole.count("aten.convolution")["aten.convolution"] == 12
+
+
+def test_weights_are_laid_out_once_and_again_when_they_change():
+    net, x = create_model("biqrnn_2_5", block_voxels=2**30), torch.rand(1, 1, 3, 8, 8)
+    with torch.no_grad():
+        before = net(x)
+        with Calls() as calls:
+            net(x)
+        assert not calls.count("aten.clone", "aten.flip")
+        unit = net.decoder.layers[0].conv.deconv
+        for change in (lambda: unit.weight.mul_(2), lambda: net.load_state_dict(create_model("biqrnn_2_5").state_dict())):
+            change()
+            after = net(x)
+            assert not torch.equal(after, before)
+            before = after
+        assert net.double()(x.double()).dtype == torch.float64
+
+
+def is_last(x):
+    return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_every_tensor_of_a_training_step_is_channels_last():
+    net, x = create_model("biqrnn_4_5"), torch.rand(2, 1, 3, 16, 16)
+    with Calls() as calls:
+        net(x).square().mean().backward()
+    seen = Counter()
+    for name, given, out in calls.made:
+        name = name.partition(".")[2]
+        if name in ("convolution", "pool", "double", "double_backward"):
+            seen[name] += 1
+            assert all(is_last(t) for t in [*given, *out] if t.dim() == 5 and t.shape[1] > 1), name
+            assert is_last(given[0]) and (name != "convolution" or is_last(given[1]))  # one channel too
+        if name in ("convolution_backward", "pool_backward"):
+            seen[name] += 1
+            assert all(is_last(t) for t in given if t.dim() == 5 and t.shape[1] > 1), name
+            assert is_last(out[0]) or out[0].shape[-1] == 3, name
+        if name == "clone":
+            assert given[0].shape[-3:] == (3, 3, 3), "only weights are copied"
+    assert seen == {"convolution": 12, "convolution_backward": 12, "pool": 12, "pool_backward": 12, "double": 2,
+                    "double_backward": 2}
