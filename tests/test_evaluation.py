@@ -12,7 +12,7 @@ import torch
 
 from models import create_model
 from utility import evaluation
-from utility.cards import load_card
+from utility.cards import generic_card, load_card
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.cube import Scene
 from utility.cubes.values import unit_range
@@ -21,9 +21,10 @@ from utility.errors import UserError
 from utility.evaluation import Outputs, read_images
 from utility.indexes import COUNTS, METRICS, evaluate
 from utility.lmdb_data import build_database
+from utility.parts import sources_of
 from utility.problem import Problem
 from utility.reading import Reading
-from utility.scenes import read_scene, write_scene
+from utility.scenes import read_scene, scaled, write_scene
 from utility.tables import format_table, mean_of
 from utility.tiling import super_resolve_cube
 
@@ -412,3 +413,19 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
         assert warned == any(trained[0])
         assert (f"{results['images'][0]['name']} *" in format_table(results["images"], results["methods"], "standard", 2, 0)) \
             == warned
+
+
+def test_a_test_cube_knows_the_pixels_of_its_scene(folder):
+    (folder / "mine.toml").write_text('title = "Mine"\nkey = "rad"\nsize = [33, 38]\npatch = 8\nstrides = [8]\n'
+                                      'test_region = [8, 12, 16, 20]\n')
+    first, cut = folder / "scenes" / "first.mat", folder / "test" / "first_test.mat"
+    beside = build_database(folder / "a.lmdb", [first], load_card(folder / "mine.toml"), test_out=folder / "test", quiet=True)
+    whole, same = (build_database(folder / f"{path.stem}.lmdb", [path], generic_card(8), quiet=True) for path in (first, cut))
+    read = read_scene(cut)
+    (folder / "moved").mkdir()
+    for suffix in (".mat", ".npz", ".h5"):
+        write_scene(folder / "moved" / f"cut{suffix}", read)
+    for path in (cut, *(folder / "moved").iterdir()):
+        found = [sources_of(read_scene(path), (0, 0, 16, 20), meta["sources"]) for meta in (beside, whole, same)]
+        assert found == [[], ["first.mat"], ["first_test.mat"]]
+    assert "origin" not in scaled(read, read.cube, 2).metadata

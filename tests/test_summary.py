@@ -51,6 +51,18 @@ def test_data_sets_scales_noise_and_named_networks_are_rows_of_their_own(tmp_pat
     assert {row[3] for row in cells} == {"1"}
 
 
+def test_what_numbers_depend_on_beside_the_weights_is_in_the_name_of_the_method(tmp_path, capsys):
+    folders = [results(tmp_path / "a", 31.0), results(tmp_path / "b", 32.0, backproject=10, self_ensemble=True)]
+    known = Path(results(tmp_path / "c", 33.0), "metrics.json")
+    found = json.loads(known.read_text())
+    found["images"][0]["trained_on"] = ["feathers.mat"]
+    known.write_text(json.dumps(found))
+    summary.main([*folders, f"ours={known.parent}"])
+    assert [line.split(" | ")[2:4] for line in capsys.readouterr().out.splitlines()[4:7]] == [
+        ["biqrnn_16_5", "1"], ["biqrnn_16_5, 10 steps of back-projection, self-ensemble", "1"],
+        ["ours (trained on pixels of the test)", "1"]]
+
+
 def test_csv_markdown_and_latex_are_written(tmp_path, capsys):
     folders = [results(tmp_path / "a", 31.0), results(tmp_path / "b", 33.0)]
     summary.main([*folders, "--indexes", "psnr", "sam", "--out", str(tmp_path / "out" / "table")])

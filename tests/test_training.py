@@ -614,6 +614,12 @@ def test_patches_are_cropped_to_what_scale_and_network_need(tmp_path):
     assert "cropped to 16x20" in (result.run / "log.txt").read_text()
 
 
+def test_patches_that_reference_darkens_are_said_once(tmp_path):
+    data = tuple(make_database(tmp_path / f"{k}.lmdb", shape=(3, 32, 32), count=4, validation=2) for k in range(2))
+    said = [prepare(config(data, scales=(2,), degradation=kind)).notes for kind in ("reference", "spatial")]
+    assert said[1] == [] and len(said[0]) == 1 and "26 or 34 instead of 32 pixels" in said[0][0]
+
+
 def test_several_databases_of_other_bands_train_the_same_weights_and_each_is_validated(data, tmp_path):
     more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), seed=1, count=9, validation=3)
     result = train(config((data, more), scales=(2,), epochs=1, run_dir="r", quiet=False, cuda=False))

@@ -111,8 +111,11 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                 if scene.parts["validation"]:  # the last patches of a database are those of validation
                     held.append((scene.source, file, scene.parts["validation"]))
                 if test_out:
+                    digest = scene.source["sha256"]
                     tests += [Scene(test.cube, test.name, layout="HWB", key="gt", normalised=True,
-                                    wavelengths=scene.wavelengths) for test in scene.parts["test"]]
+                                    wavelengths=scene.wavelengths,
+                                    metadata={"origin": {"region": test.region, "sha256": digest}})
+                              for test in scene.parts["test"]]
                 del scene  # before the next one is read
             for source, file, found in held:
                 written.append(source | {"part": "validation"} | cut(found, file, writer=writer, bar=bar))

@@ -54,13 +54,22 @@ def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None
 def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """The files among the `sources` that a database records which share pixels with a region of `scene`.
 
-    A source is the same scene if it has the same content, or the same name and size.
+    A source is the same scene if it has the same content, or the same name and size; a test cube says what scene it was cut
+    from, and where.
     """
-    digest, size = (content_hash(scene.cube), list(scene.cube.shape[1:])) if sources else ("", [])
-    same = [s for s in sources if s.get("sha256") == digest or (s.get("name"), s.get("size")) == (scene.name, size)]
-    whole = (0, 0, *size)
-    return sorted({str(source["file"]) for source in same
-                   if any(without(region, tuple(held)) != [region] for held in source.get("regions", [whole]))})
+    if not sources:
+        return []
+    digest, size, place = content_hash(scene.cube), list(scene.cube.shape[1:]), {}
+    if origin := scene.metadata.get("origin"):
+        (top, left), (first, start, *shape) = origin["region"][:2], region
+        place[origin["sha256"]] = (top + first, left + start, *shape)
+    place[digest] = region
+    whole, found = (0, 0, 1 << 24, 1 << 24), set()
+    for source in sources:
+        same = digest if (source.get("name"), source.get("size")) == (scene.name, size) else source.get("sha256")
+        if same in place and any(without(place[same], tuple(held)) != [place[same]] for held in source.get("regions", [whole])):
+            found.add(str(source["file"]))
+    return sorted(found)
 
 
 def _regions(card: Card, scene: Scene, use: str) -> list[Rectangle]:

@@ -127,7 +127,7 @@ def prepare(config: TrainingConfig) -> Plan:
     scenes = [*(load_checkpoint(origin).get("trained_on") or ())] if origin else []
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
-    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes, notes=notes)
+    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes, notes=list(dict.fromkeys(notes)))
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:

@@ -119,6 +119,7 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     """
     metadata = dict(scene.metadata)
     missing = metadata.pop("missing", None)
+    metadata.pop("origin", None)
     marker = None
     if type(cube) is np.ndarray and scene.nodata is not None:
         marker = np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f" else marker_of(cube.dtype, scene.nodata)

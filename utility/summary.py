@@ -48,7 +48,7 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, str]:
             how.setdefault(f"preset {results['preset']}, border {results['border']} px", path)
             methods = results.get("methods") or {key: results["arch"] if key == "network" else key for key in results["mean"]}
             for key, label in methods.items():
-                method = name if name and key == "network" else label
+                method = _of_network(results, name or label) if key == "network" else label
                 runs.setdefault((data, problem, method), []).append(results["mean"][key])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be used as results of hsi_test.py ({type(error).__name__}: {error}); test again, "
@@ -57,6 +57,14 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, str]:
         found = "; ".join(f"{words} in {shown(path)}" for words, path in how.items())
         raise UserError(f"Numbers of different presets or borders cannot stand in one table ({found}); test again with one.")
     return runs, next(iter(how))
+
+
+def _of_network(results: Mapping[str, Any], name: str) -> str:
+    """The network by name, with what its numbers depend on beside its weights: none of it is another run of the same."""
+    words = [name, *([f"{steps} steps of back-projection"] if (steps := results.get("backproject")) else []),
+             *(key.replace("_", "-") for key in ("self_ensemble", "bandwise") if results.get(key))]
+    seen = any(image.get("trained_on") for image in results["images"])
+    return ", ".join(words) + " (trained on pixels of the test)" * seen
 
 
 def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:

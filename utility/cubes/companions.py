@@ -14,7 +14,7 @@ from utility.errors import UserError
 
 ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
-NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, "layout", "nodata", "normalised"}
+NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, "layout", "nodata", "normalised", "origin"}
 """Of the arrays that are read beside the cube, in lower case."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
@@ -70,13 +70,25 @@ def companions(target: Target) -> dict[str, Any]:
         beside["nodata"] = float(like.nodata)
     if like.normalised:
         beside["normalised"] = 1.0
+    if origin := like.metadata.get("origin"):
+        beside["origin"] = np.array([*origin["region"], *bytes.fromhex(origin["sha256"])], np.float64)
     return beside
 
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
     """What small arrays beside a cube say of the cube, as fields of a `Stored`."""
     return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
-            "size": find_size(beside), "vectors": wavelength_vectors(beside)}
+            "size": find_size(beside), "vectors": wavelength_vectors(beside), "metadata": _origin(beside.get("origin"))}
+
+
+def _origin(value: Any) -> dict[str, Any]:
+    """The scene that a part was cut from: `sha256`, its `content_hash`, and `region` in it; nothing where no file says so."""
+    if np.size(value) != 36 or np.asarray(value).dtype.kind not in "iuf":
+        return {}
+    numbers = np.asarray(value, np.float64).ravel()
+    if not np.all((numbers >= 0) & (numbers == np.floor(numbers)) & (numbers < 1 << 24)) or numbers[4:].max() > 255:
+        return {}
+    return {"origin": {"region": tuple(numbers[:4].astype(int).tolist()), "sha256": bytes(numbers[4:].astype(np.uint8)).hex()}}
 
 
 def stated_layout(text: Any) -> str | None:
