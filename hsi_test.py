@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
                  "clipped; --dtype float32 keeps them")
         print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; "
               f"{done.summary['agreement']}")
+        print(done.summary["uncertainty"])
         if differ := done.summary.get("bounds_differ_by"):
             print(f"the result's bounds differ from the input's by {differ}")
         if folder:
@@ -178,7 +179,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--tile", type=_tile, default="auto", metavar="PX|auto",
         help="side of a tile in pixels of the result; 0 is the whole scene at once, auto what memory allows. The result is "
         "the same (default: auto)")
-    add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work")
+    add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work. With --output, "
+        "NAME_spread beside it says how far the 8 results differ")
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
     add("--use-2dconv", action="store_true", help="for networks that take bands as channels; none here does: refused")
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")

@@ -20,8 +20,8 @@ from utility.figures import (
     composite,
     display_bands,
     error_figure,
+    map_figure,
     no_truth_figure,
-    sam_figure,
     spectra_figure,
     training_curve_figure,
 )
@@ -74,7 +74,7 @@ def test_every_figure_draws_any_cube_and_any_number_of_methods(tmp_path, bands, 
         "comparison": comparison_figure(tmp_path / "comparison.png", gt, methods, wavelengths=wavelengths, name="a scene",
                                         metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4, dpi=40),
         "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths, dpi=40),
-        "sam": sam_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, dpi=40),
+        "sam": map_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, "angle", "deg", dpi=40),
         "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths,
                                  dpi=40),
         "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
@@ -190,10 +190,10 @@ def test_the_error_map_is_of_the_band_asked_for_times_255():
 def test_sam_maps_share_one_scale_in_degrees_and_leave_pixels_without_an_angle_empty():
     a, b = np.full((10, 12), 3.0), np.full((10, 12), 7.0)
     a[2, 3] = np.nan
-    fig = sam_figure(None, {"Bicubic": b, "Net": a})
+    fig = map_figure(None, {"Bicubic": b, "Net": a}, "angle", "Angle (degrees)", "°")
     assert {(im.norm.vmin, im.norm.vmax) for im in maps(fig)} == {(0, 8)}
     assert maps(fig)[1].get_array().mask[2, 3]
-    assert "Bicubic: mean 7.00°" in words(fig)
+    assert "Bicubic: mean 7°" in words(fig)
 
 
 def test_the_crop_is_where_the_detail_is_and_does_not_follow_a_dead_pixel():

@@ -21,7 +21,7 @@ from utility.cubes.cube import Scene
 from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
 from utility.errors import UserError
-from utility.figures import band_psnr_figure, comparison_figure, error_figure, sam_figure, spectra_figure
+from utility.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
 from utility.files import replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
@@ -286,7 +286,8 @@ class _Test:
         if outputs.report:
             band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in shown.items()},
                              wavelengths, name)
-            sam_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in shown.items()}, name)
+            map_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in shown.items()},
+                       "spectral angle to the ground truth", "Spectral angle (degrees)", "°", name)
         return made
 
 

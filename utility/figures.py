@@ -253,23 +253,27 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
 
 
 @rc_context(STYLE)
-def sam_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], name: str = "", dpi: int = DPI) -> Figure:
-    """Spectral angle of each pixel, one panel per method, one colour bar in degrees; pixels without an angle are grey.
+def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str, unit: str = "",
+               name: str = "", dpi: int = DPI) -> Figure:
+    """A number for each pixel, such as an angle, one panel per method, one colour bar; pixels of NaN are grey.
 
     Args:
-        maps: {label: (H, W) degrees} from `indexes.sam_map`.
+        maps: {label: (H, W)}.
+        title: of the figure.
+        label: of the colour bar.
+        unit: of the means.
     """
     page = _Page(next(iter(maps.values())).shape, len(maps), bar=True)
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
     mappable = ScalarMappable(Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
-    _title(page.figure, name, None, "spectral angle to the ground truth")
-    for k, (label, angle) in enumerate(maps.items()):
+    _title(page.figure, name, None, title)
+    for k, (method, values) in enumerate(maps.items()):
         ax = page.axes(k)
         ax.set_facecolor("0.7")
-        _show(ax, np.ma.masked_invalid(angle), cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{label}: mean {np.nanmean(angle):.2f}°" if np.isfinite(angle).any() else label,
+        _show(ax, np.ma.masked_invalid(values), cmap=mappable.cmap, norm=mappable.norm)
+        _fitting_title(ax, f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method,
                        page.width)
-    _colour_bar(page.bar_axes(), mappable, "Spectral angle (degrees)")
+    _colour_bar(page.bar_axes(), mappable, label)
     return _save(page.figure, path, dpi)
 
 

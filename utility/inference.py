@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
 from utility.errors import UserError
-from utility.figures import no_truth_figure
+from utility.figures import map_figure, no_truth_figure
 from utility.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PSNR_CAP, sam_map
 from utility.problem import UNTRAINED, Problem
@@ -28,6 +29,7 @@ from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import bounds_distance, create_scene, describe, open_scene, scaled
 from utility.tiling import Consistency, Source, interpolated, super_resolve, window_of
+from utility.uncertainty import Halo, Spread, in_words
 
 AT_ONCE = 2 << 20
 """Bytes of the input that are compared with a result at a time."""
@@ -61,6 +63,7 @@ class Applied:
     scene: Scene                    # the input, its bands chosen
     low: np.ndarray                 # (B, h, w) of the preview, in [0, 1]
     cubes: dict[str, np.ndarray]    # {method: (B, H, W) of the preview}, likewise
+    spread: np.ndarray | None       # (H, W) of the preview, in the values of the result
 
     @property
     def title(self) -> str:
@@ -83,7 +86,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         UserError: the input cannot be read or used, the output exists or cannot be written, or values overflow its type
             where that is refused. Nothing is left under the name `target` then.
     """
-    refuse_existing(target, writing.overwrite)
+    spread = Spread(target) if problem.self_ensemble else None
+    for path in (target, spread.path) if spread else (target,):
+        refuse_existing(path, writing.overwrite)
     if writing.cog and target.suffix.lower() not in named("raster").suffixes:
         raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, or leave --cog out.")
     if lost := shared_file(target, source):
@@ -103,7 +108,10 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
                    normalised=scene.normalised or writing.unit_range,
                    metadata={**like.metadata, **provenance(net, problem, scene), "cog": writing.cog})
     bad_values = _bad_values(whole, bad, problem, values, first, last) if bad else None
-    with create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer:
+    with (spread or nullcontext(),
+          create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer):
+        if spread:
+            spread.begin(shape[1:])
         low = scratch(scene.cube.shape, np.float32, folder)
         for index in blocks(scene.cube, target=AT_ONCE):
             block = np.array(scene.cube[index], dtype=np.float64)  # in float32 a large offset would swallow the range
@@ -124,7 +132,10 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         sources = {key: interpolated(cube, scale, kind, 0, 1) for key, cube in means.items()}
         again = {key: on_low_grid(lambda z: round_trip(z, scale, kind), cube) for key, cube in means.items()}
 
+        halos = {key: Halo(low, scale, kind, values.missing) for key in dict.fromkeys((*sources, problem.method))}
+
         def write(top: int, left: int, block: np.ndarray) -> None:
+            halos[problem.method].add(top, left, block)
             bottom, right = top + block.shape[1], left + block.shape[2]
             result = values.of(top, left, block)
             if bad_values:
@@ -147,7 +158,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
                     result[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
             super_resolve(net, sources[problem.start], shape, take, low=window_of(low), scale=scale, tile=problem.tile,
-                          amp=problem.amp, self_ensemble=problem.self_ensemble, progress=progress)
+                          amp=problem.amp, self_ensemble=problem.self_ensemble, spread=spread and spread.take,
+                          progress=progress)
             again["network"] = consistency.result()
             if result is not None:  # x_N = x + U e, where e lies on the low grid (see `degradation.prefilter`)
                 again["network_before"] = again["network"]
@@ -156,21 +168,28 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
                 correction = interpolated(error, scale, kind, 0, 1)
                 for top, bottom, left, right in _tiles(shape):
                     write(top, left, result[:, top:bottom, left:right] + correction(top, bottom, left, right))
+        for top, bottom, left, right in _tiles(shape):
+            for key in sources.keys() - {problem.method}:
+                halos[key].add(top, left, sources[key](top, bottom, left, right))
         agreements = _agreements(again, low)
+        if spread:
+            written = spread.write(like, values.ends[1] - values.ends[0], scene.metadata.get("missing"), writing.overwrite)
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
         "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
         "weights_sha256": weights_hash(net),
+        "halo": {key: halo.share for key, halo in halos.items()}, "spread": written if spread else None,
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     if scene.transform and target.suffix.lower() in (*named("raster").suffixes, *named("envi").suffixes):
         distance, unit = bounds_distance(scene, open_scene(target)) or (None, "")
         summary["bounds_differ_by"] = distance if distance is None else f"{distance:.3f} {unit}"
-    summary |= {"agreement": _in_words(summary), "warnings": _warnings(summary, scene)}
+    summary |= {"agreement": _in_words(summary), "uncertainty": in_words(summary), "warnings": _warnings(summary, scene)}
     top, bottom, left, right = (v // scale for v in view)
     cubes = {key: read(*view) for key, read in sources.items()} | {problem.method: values.preview}
-    return Applied(summary, scene, np.array(low[:, top:bottom, left:right]), cubes)
+    shown = np.array(spread.values[0, view[0]:view[1], view[2]:view[3]]) if spread else None
+    return Applied(summary, scene, np.array(low[:, top:bottom, left:right]), cubes, shown)
 
 
 def apply(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing, *,
@@ -187,15 +206,22 @@ def apply(net: Network | None, source: Path, target: Path, problem: Problem, rea
             write_json(partial / "summary.json", {**done.summary, "command": facts["Command"], "arch": facts["Network"],
                                                   "checkpoint": facts["Checkpoint"]})
             labels = {**UNTRAINED, "network": "network"}
-            agreement = done.summary["agreement"]
+            agreement, uncertainty = done.summary["agreement"], done.summary["uncertainty"]
+            figures = [("input and results (the middle of the scene)", partial / "figure.png")]
+            if done.spread is not None:
+                figures.append((f"standard deviation over the 8 results of the self-ensemble, mean over bands: "
+                                f"{done.summary['spread']['mean']:.3g} over the whole scene, here its middle",
+                                partial / "spread.png"))
+                map_figure(partial / "spread.png", {"Mean over bands": done.spread}, "spread of a self-ensemble",
+                           "Standard deviation", name=target.name)
             no_truth_figure(partial / "figure.png", done.low, {labels[key].capitalize(): cube for key, cube in
                                                                done.cubes.items()}, wavelengths=done.scene.wavelengths,
                             name=target.name, scale=problem.scale, note=done.title)
             write_report(partial / "report.html", f"{target.name}: {facts['Network'] or labels[problem.method]}, "
                          f"x{problem.scale}", {**facts, "Input": done.summary["read_as"],
                                                "Warning": " ".join(done.summary["warnings"]) or None},
-                         figures=[("input and results (the middle of the scene)", partial / "figure.png")],
-                         scale=problem.scale, lead=f"{agreement[0].upper()}{agreement[1:]}.")
+                         figures=figures, scale=problem.scale,
+                         lead=f"{agreement[0].upper()}{agreement[1:]}. {uncertainty[0].upper()}{uncertainty[1:]}.")
     return done
 
 

@@ -60,7 +60,7 @@ def window_of(cube: np.ndarray) -> Source:
 @torch.no_grad()
 def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
                   scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
-                  progress: bool = False) -> None:
+                  spread: Callable[[int, int, np.ndarray], None] | None = None, progress: bool = False) -> None:
     """Super-resolve a scene of any size.
 
     The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
@@ -77,6 +77,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             unknown receptive field gets the whole scene at once, whatever is asked for.
         amp: `off`, `bf16` or `fp16`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
+        spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
         progress: show a bar, or lines (see `progress.track`).
 
     Raises:
@@ -99,7 +100,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         while queue:
             window = queue.pop()
             try:
-                block = _one_tile(net, given, window, amp, self_ensemble)
+                block, deviation = _one_tile(net, given, window, amp, self_ensemble)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -114,6 +115,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                 continue
             block = block[:, :height - window.top, :width - window.left]
             sink(window.top, window.left, block)
+            if spread:
+                spread(window.top, window.left, deviation[:height - window.top, :width - window.left])
             done += 1
             bar.set_postfix_str(f"tile {done}/{done + len(queue)}")
             bar.update(block.size / 1e6)
@@ -246,8 +249,9 @@ class _Given:
         return total
 
 
-def _one_tile(net: Network, given: _Given, window: Window, amp: str, self_ensemble: bool) -> np.ndarray:
-    """The result in `window` (of the padded scene), float32 (B, rows, columns)."""
+def _one_tile(net: Network, given: _Given, window: Window, amp: str,
+              self_ensemble: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """The result in `window` (of the padded scene), float32 (B, rows, columns), and the spread of a self-ensemble."""
     halo = net.halo(given.scale)
     have = window if halo is None else window.grown(halo)
     images = given.inside(have)
@@ -258,11 +262,14 @@ def _one_tile(net: Network, given: _Given, window: Window, amp: str, self_ensemb
 
     with autocast(given.device, amp):
         if not self_ensemble:
-            return compute(images, False, False, False).cpu().numpy()
-        total = 0
-        for turn in product((False, True), repeat=3):
-            total = total + _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
-    return (total / 8).cpu().numpy()
+            return compute(images, False, False, False).cpu().numpy(), None
+        mean = squares = 0  # Welford, 1962: deviations are far smaller than values
+        for count, turn in enumerate(product((False, True), repeat=3), 1):
+            result = _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
+            error = result - mean
+            mean = mean + error / count
+            squares = squares + error * (result - mean)
+    return mean.cpu().numpy(), (squares.clamp(min=0) / 8).sqrt().mean(0).cpu().numpy()
 
 
 def _turn(x: Tensor, transposed: bool, flip_rows: bool, flip_columns: bool) -> Tensor:
