@@ -415,6 +415,13 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
             == warned
 
 
+def test_a_checkpoint_that_does_not_say_its_scenes_is_not_said_to_know_none(folder):
+    results = evaluation.run(network(), replace(INFO, trained_on=None), images(folder), Problem(4), folder / "out",
+                             outputs=NUMBERS_ONLY, progress=False)
+    assert [row["trained_on"] for row in results["images"]] == [None, None]
+    assert "does not say which scenes" in format_table(results["images"], results["methods"], "standard", 4)
+
+
 def test_a_test_cube_knows_the_pixels_of_its_scene(folder):
     (folder / "mine.toml").write_text('title = "Mine"\nkey = "rad"\nsize = [33, 38]\npatch = 8\nstrides = [8]\n'
                                       'test_region = [8, 12, 16, 20]\n')

@@ -161,6 +161,15 @@ def test_whole_scenes_of_the_card_validate_unless_the_last_patches_are_asked_for
         assert (meta["validation"], " ".join(source["name"] for source in meta["sources"])) == (validation, files)
 
 
+def test_whole_scenes_validate_where_there_are_ten(tmp_path):
+    files = [str(scene_file(tmp_path, f"s{k:02}", side=16)) for k in range(10)]
+    for count, validation, parts in ((10, 9, 9 * ["training"] + ["validation"]), (9, 8, 9 * ["training"])):
+        main(["--source", *files[:count], "--patch", "8", "--stride", "4", "--out", str(tmp_path / "x.lmdb"), "--quiet",
+              "--force"])
+        meta = LMDBDataset(tmp_path / "x.lmdb").meta
+        assert (meta["validation"], [source["part"] for source in meta["sources"]]) == (validation, parts)
+
+
 def test_sources_are_known_by_their_content(tmp_path):
     cube = np.random.default_rng(0).integers(0, 999, (3, 16, 24))
     np.savez(tmp_path / "a.npz", x=cube.astype(np.int16), layout="BHW")

@@ -562,8 +562,9 @@ def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
 def test_a_released_alternating_network_is_noted_when_nothing_says_how_it_adds_its_input(data):
     torch.save({"net": create_model("qrnn_4_2").state_dict()}, "released.pth")
     start = {"init": "released.pth", "data": data, "batch": 2}
-    assert "does not say" in prepare(configure(start)).notes[0]
-    assert not prepare(configure(start | {"options": {"long_skip": True}})).notes
+    assert "does not say long_skip" in prepare(configure(start)).notes[0]
+    note, = prepare(configure(start | {"options": {"long_skip": True}})).notes
+    assert "does not say which scenes it was trained on" in note
 
 
 def test_a_place_inside_an_epoch_holds_for_its_own_batch_size(data, monkeypatch):

@@ -59,7 +59,7 @@ class CheckpointInfo:
     psnr: float | None       # dB, of its validation
     start: str = "interpolation"  # what the network adds its residual to, see `degradation.start_image`
     noise: float = 0.0       # of the low-resolution cubes that it was trained on
-    trained_on: tuple[dict[str, Any], ...] = ()  # the scenes, as `lmdb_dataset` records them
+    trained_on: tuple[dict[str, Any], ...] | None = ()  # the scenes, as `lmdb_dataset` records them; None: not said
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = False) -> None:
@@ -278,7 +278,7 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
         degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
         iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
         start=checkpoint.get("start") or "interpolation", noise=float(checkpoint.get("noise") or 0),
-        trained_on=tuple(checkpoint.get("trained_on") or ()),
+        trained_on=None if checkpoint.get("trained_on") is None else tuple(checkpoint["trained_on"]),
     )
 
 

@@ -178,7 +178,7 @@ class _Test:
     compare: dict[str, Path]
     methods: dict[str, str]
     progress: bool
-    trained_on: Sequence[Mapping[str, Any]]  # what the network's checkpoint says of its training
+    trained_on: Sequence[Mapping[str, Any]] | None  # what the network's checkpoint says of its training
     rows: list[dict[str, Any]] = field(default_factory=list)
     bands: list[list[Any]] = field(default_factory=list)  # of metrics_bands.csv
 
@@ -192,7 +192,8 @@ class _Test:
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
                "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border,
-               "trained_on": sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
+               "trained_on": None if self.trained_on is None else
+               sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
         low, cubes = self._untrained(gt, image.name)
         try:
             row["dark_bands"] = dark_bands(gt, problem.border)

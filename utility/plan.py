@@ -42,7 +42,7 @@ class Plan:
     device: torch.device
     sources: list[Source]
     net: Network
-    trained_on: list[dict[str, Any]]   # scenes, as `lmdb_dataset` records them, those of the checkpoint to start from included
+    trained_on: list[dict[str, Any]] | None  # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
     notes: list[str]
 
     @property
@@ -124,10 +124,14 @@ def prepare(config: TrainingConfig) -> Plan:
     if config.crop and config.crop % (multiple := patch_multiple(config, net)):
         raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale {', '.join(map(str, config.scales))} "
                         f"takes a multiple of {multiple}.")
-    scenes = [*(load_checkpoint(origin).get("trained_on") or ())] if origin else []
+    scenes = load_checkpoint(origin).get("trained_on") if origin else []
+    if scenes is None:
+        notes.append(f"{origin} does not say which scenes it was trained on, so no test of this run can warn of them")
+    scenes = [*(scenes or ())]
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
-    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes, notes=list(dict.fromkeys(notes)))
+    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes or None,
+                notes=list(dict.fromkeys(notes)))
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:

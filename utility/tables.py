@@ -69,6 +69,8 @@ def describe(preset: str, scale: float, border: int, images: Images = (), method
               f"{DARK:.0%} of the cube's" for image in images if image.get("dark_bands")]
     if any(image.get("trained_on") for image in images):
         words.append("*: the network was trained on pixels of this image")
+    if any("trained_on" in image and image["trained_on"] is None for image in images):
+        words.append("the checkpoint does not say which scenes the network was trained on")
     if outside:
         words.append("values outside [0, 1]: " + ", ".join(f"{label} {count}" for label, count in outside.items()))
     return "; ".join(words)

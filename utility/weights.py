@@ -168,7 +168,7 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
         facts["before"] = [*earlier.pop("before", []), earlier]
     if databases := [*filter(None, map(_building, config["data"]))]:
         facts["databases"] = databases
-    if "trained_on" in saved:
+    if saved.get("trained_on"):
         facts["scenes"] = len(saved["trained_on"])
     try:
         with open(folder / "history.csv", newline="", encoding="utf-8") as file:
