@@ -8,18 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typed import ROOT, typed
 
 import hsi_sr
 from utility.configuration import configure
 from utility.errors import UserError
 from utility.lmdb_dataset import writing_database
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +115,7 @@ def test_what_is_no_number_is_said_in_words(words, capsys):
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "hsi_sr.py"), "--data", "none.lmdb"], cwd=tmp_path, capture_output=True,
-                          text=True, timeout=120)
+    done = typed("hsi_sr.py --data none.lmdb")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "none.lmdb" in done.stderr and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

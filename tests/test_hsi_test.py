@@ -15,6 +15,7 @@ import pytest
 import rasterio
 import scipy.io
 import torch
+from typed import ROOT, typed
 
 import hsi_test
 from models import create_model
@@ -22,8 +23,6 @@ from utility import weights
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
 from utility.scenes import read_scene
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def network(name="biqrnn_2_2"):
@@ -404,14 +403,10 @@ def test_force_replaces_nothing_but_earlier_results():
 
 def test_ending_codes_and_messages_of_the_script():
     """As typed: 2 and one line for bad input, 0 when all is well; paths may be relative or absolute, with blanks in them."""
-    def typed(*arguments):
-        return subprocess.run([sys.executable, str(ROOT / "hsi_test.py"), *arguments], capture_output=True, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
-
-    bad = typed("-rp", "none.pth")
+    bad = typed("hsi_test.py -rp none.pth")
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr == "error: There is no checkpoint none.pth; check the path, or train one with hsi_sr.py.\n"
-    good = typed("-r", "-rp", str(Path("best.pth").absolute()), "--data", "scenes/second.mat", "--out", "my results", "--quiet")
+    good = typed(f"hsi_test.py -r -rp {Path('best.pth').absolute()} --data scenes/second.mat --out 'my results' --quiet")
     assert (good.returncode, good.stdout) == (0, "results in 'my results'/\n")
 
 

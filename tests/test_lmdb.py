@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import scipy.io
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from limits import room_for
 from torch.utils.data import DataLoader
+from typed import typed
 
 import utility.lmdb_data as script
 from utility.cards import generic_card
@@ -362,8 +362,7 @@ def test_strides_that_do_not_fit_the_zooms_are_refused(scenes):
 
 
 def test_bad_input_ends_with_one_line_and_a_non_zero_exit(tmp_path):
-    command = [sys.executable, "utility/lmdb_data.py", "--dataset", "icvll", "--out", str(tmp_path / "x.lmdb")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = typed(f"utility/lmdb_data.py --dataset icvll --out {tmp_path}/x.lmdb")
     assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "icvl" in run.stderr
 
 

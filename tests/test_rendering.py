@@ -1,6 +1,8 @@
 """Rendered scenes: each by (seed, number), any number of bands, and files that a stopped run goes on with."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -40,12 +42,13 @@ def test_sensors_differ_and_their_bands_ascend():
 
 def test_a_stopped_rendering_goes_on_and_the_database_follows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = render_scenes("data/rendered/natural", "natural", bands=31, count=3, side=64, workers=1, quiet=True)
-    before = [file.read_bytes() for file in files]
-    files[1].unlink()
-    files[2].write_bytes(b"kept as it is")
-    render_scenes("data/rendered/natural", "natural", bands=31, count=3, side=64, workers=1, quiet=True)
-    assert files[1].read_bytes() == before[1] and files[2].read_bytes() == b"kept as it is"
+    kept = Path("data/rendered/natural/natural_2021_00002.npy")
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"kept as it is")
+    files = render_scenes(kept.parent, "natural", bands=31, count=3, side=64, workers=1, quiet=True)
+    assert files[2] == kept and kept.read_bytes() == b"kept as it is"
+    expected = render_scene("natural", seed=2021, number=1, bands=31, side=64)
+    assert np.abs(np.load(files[1]) / 65535 - expected).max() <= 0.5 / 65535
     lmdb_data.main(["--dataset", "rendered", "--scenes", "2", "--quiet"])
     assert LMDBDataset("data/lmdb/rendered.lmdb").shape == (31, 64, 64)
 

@@ -1,7 +1,6 @@
 """The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to learn, and repeatable."""
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from typed import typed
 
 from utility.cards import load_card
 from utility.cubes.bands import find_bad_bands
@@ -125,13 +125,12 @@ def test_an_existing_folder_is_not_replaced_unasked(folder):
 
 
 @pytest.mark.parametrize("place", [".", "precious"])
-def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path, place):
+def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path, monkeypatch, place):
     folder = tmp_path / place
     folder.mkdir(exist_ok=True)
     (folder / "thesis").write_text("thesis")
-    script = Path(__file__).parent.parent / "data" / "make_samples.py"
-    done = subprocess.run([sys.executable, str(script), "--out", place, "--force"], cwd=tmp_path, capture_output=True,
-                          text=True, timeout=120)
+    monkeypatch.chdir(tmp_path)
+    done = typed(f"data/make_samples.py --out {place} --force")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["thesis"]
 
