@@ -1,6 +1,5 @@
 """From scenes to results: the scripts one after the other, as they are typed."""
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,35 +8,28 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from typed import ROOT, typed
 
 import hsi_sr
 import hsi_test
+from data.make_samples import make_samples
 from utility import lmdb_data
 from utility.cards import load_card
 from utility.lmdb_dataset import LMDBDataset
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def type_command(folder: Path, line: str) -> str:
-    """Run a line from the README in `folder`; returns what it printed."""
-    script, *arguments = line.removeprefix("python ").split()
-    done = subprocess.run([sys.executable, ROOT / script, *arguments], cwd=folder, capture_output=True, text=True,
-                          timeout=600, env={**os.environ, "OMP_NUM_THREADS": "2"})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(tmp_path):
-    type_command(tmp_path, "python utility/lmdb_data.py")
-    said = type_command(tmp_path, "python hsi_sr.py -a biqrnn_8_3 --recipe fast --iterations 80")
-    command = next(line for line in said.splitlines() if "hsi_test.py" in line)
-    type_command(tmp_path, command[command.index("python"):].strip() + " --out results/t")
-    results = json.loads((tmp_path / "results/t/metrics.json").read_text())
-    trained = {source["file"] for source in LMDBDataset(tmp_path / "data/lmdb/sample.lmdb").meta["sources"]}
-    assert not trained & {image["file"] for image in results["images"]}
+def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_samples("data/sample", train=3, test=1, side=96, remote=(16, 16))
+    subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py"], check=True, timeout=300)
+    trained = typed("python hsi_sr.py -a lowgrid_8_2 --recipe fast --iterations 100 --lr 1e-2")
+    command = next(line for line in trained.stdout.splitlines() if "hsi_test.py" in line)
+    assert (trained.returncode, typed(command[command.index("python"):] + " --out results/t").returncode) == (0, 0)
+    results = json.loads(Path("results/t/metrics.json").read_text())
+    sources = {source["file"] for source in LMDBDataset("data/lmdb/sample.lmdb").meta["sources"]}
+    assert not sources & {image["file"] for image in results["images"]}
     assert results["mean"]["network"]["psnr"] > results["mean"]["backprojection"]["psnr"]
-    assert all((tmp_path / "results/t" / f"{image['name']}.png").stat().st_size > 10_000 for image in results["images"])
+    assert all(Path("results/t", f"{image['name']}.png").stat().st_size > 10_000 for image in results["images"])
 
 
 def train_a_step(database: str) -> str:

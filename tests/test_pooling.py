@@ -392,28 +392,30 @@ def test_processes_building_at_once_leave_one_library(unoptimised, tmp_path, mon
 
 
 @needs_compiler
-@pytest.mark.parametrize("fault", ["truncated", "flipped", "no library", "of another processor"])
-def test_a_damaged_kernel_in_the_cache_is_built_anew(unoptimised, tmp_path, monkeypatch, fault):
+def test_a_damaged_kernel_in_the_cache_is_built_anew(unoptimised, tmp_path, monkeypatch):
     """In a process of its own: to load a damaged library would crash."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cpu.library.__wrapped__()
     (kernel,) = (tmp_path / "bi3dqrnn").glob("*.so")
     sound = kernel.read_bytes()
-    if fault != "of another processor":
-        kernel.unlink()  # this process has loaded the file, and would crash at its end if the file itself were changed
-    if fault == "truncated":
-        kernel.write_bytes(sound[:len(sound) // 3])
-    elif fault == "flipped":
-        kernel.write_bytes(bytes(byte ^ 255 if 64 <= i < 4096 else byte for i, byte in enumerate(sound)))
-    elif fault == "no library":
-        kernel.write_bytes(b"something else")
-        kernel.with_suffix(".sha256").write_text(hashlib.sha256(b"something else").hexdigest())
-    code = ("import sys; from models.pooling import cpu; cpu._COMMON = [f.replace('-O3', '-O0') for f in cpu._COMMON];"
-            + ("cpu._processor = lambda: 'another';" if fault == "of another processor" else "")
-            + "sys.exit(cpu.library() is None)")
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
-    assert len(list((tmp_path / "bi3dqrnn").glob("*.so"))) == 1 + (fault == "of another processor")
+    flipped = bytes(byte ^ 255 if 64 <= i < 4096 else byte for i, byte in enumerate(sound))
+    code = ("import sys; from models.pooling import cpu; cpu._COMMON = [f.replace('-O3', '-O0') for f in cpu._COMMON]\n"
+            "for damaged in map(bytes.fromhex, sys.stdin):\n"
+            f"    from pathlib import Path; kernel = Path({str(kernel)!r})\n"
+            "    kernel.unlink()  # it may be loaded, and a loaded file that changes crashes its process\n"
+            "    kernel.write_bytes(damaged)\n"
+            "    assert cpu.library.__wrapped__() is not None and kernel.read_bytes() != damaged")
+    faults = "\n".join(fault.hex() for fault in (sound[:len(sound) // 3], flipped))
+    assert not subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], input=faults, text=True).returncode
     assert kernel.read_bytes() == sound
+    # A file that is as its checksum says, and no library; this process does not load it.
+    kernel.unlink()
+    kernel.write_bytes(b"something else")
+    kernel.with_suffix(".sha256").write_text(hashlib.sha256(b"something else").hexdigest())
+    assert cpu.library.__wrapped__() is not None and kernel.read_bytes() == sound
+    monkeypatch.setattr(cpu, "_processor", lambda: "another")
+    cpu.library.__wrapped__()
+    assert len(list((tmp_path / "bi3dqrnn").glob("*.so"))) == 2
 
 
 @needs_compiler
