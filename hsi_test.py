@@ -5,6 +5,8 @@
     python hsi_test.py -rp best.pth --dataset pavia_center --data Pavia.mat        the test part that a card names
     python hsi_test.py -rp best.pth --input low.hdr --output high_x4.hdr           a cube without ground truth, any size
     python hsi_test.py --input low.hdr --output high_x4.hdr                        the same by the weights that are shipped
+    python hsi_test.py --info low.hdr                                              what it holds, and what it would cost
+    python hsi_test.py --adapt scene.tif --output scene_x4.tif --minutes 10        weights fine-tuned on that very scene
     python hsi_test.py --data folder/ --compare theirs=cubes/                      likewise, beside cubes of another program
     python hsi_test.py --method backprojection --scale 4 --input low.tif --output high.tif
 
@@ -24,7 +26,7 @@ from pathlib import Path
 import torch
 
 from models.pooling import BACKENDS
-from utility import evaluation, inference, weights
+from utility import adapt, evaluation, inference, weights
 from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
@@ -32,6 +34,7 @@ from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
 from utility.files import keep_out_of, shown
 from utility.indexes import PRESETS
+from utility.info import describe_file
 from utility.problem import METHODS, state_problem
 from utility.progress import track
 from utility.reading import Reading
@@ -50,6 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
+                      options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
+    if options.info:
+        for line in describe_file(Path(options.info), reading, options.scale, options.degradation, options.arch,
+                                  options.resumePath, device, pooling=options.pooling):
+            print(line, flush=True)
+        return None
     net = info = None
     if options.method == "network":
         net, info = model_from_checkpoint(options.resumePath, options.arch, options.options, pooling=options.pooling)
@@ -71,14 +81,18 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         "Back-projection": f"{problem.backproject} steps on the network's output" if problem.backproject else None,
         "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None, "Computed on": device_name(device),
     }
-    reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
-                      options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
-    if options.input:
+    if options.input or options.adapt:
         target = Path(options.output)
-        folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
         writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
-        done = inference.apply(net, Path(options.input), target, problem, reading, writing, folder=folder, facts=facts,
-                               progress=not options.quiet)
+        if options.adapt:
+            folder = Path(options.out or f"{target.with_suffix('')}_adapted")
+            done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading, writing, folder=folder,
+                               minutes=options.minutes, facts=facts, progress=not options.quiet, computing={
+                                   name: getattr(options, name) for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")})
+        else:
+            folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
+            done = inference.apply(net, Path(options.input), target, problem, reading, writing, folder=folder, facts=facts,
+                                   progress=not options.quiet)
         say_warnings(done.summary["warnings"])
         if done.summary["clipped_values"]:
             note(f"{done.summary['clipped_values']} values of the result did not fit {done.summary['dtype']} and were "
@@ -153,11 +167,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
     add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or JPEG 2000")
     add("--output", metavar="FILE", help="the result; its suffix chooses the format")
+    add("--adapt", metavar="FILE", help="instead of --input: fine-tune the weights on this cube, test them on a part held out, "
+        "and take what did best there; DIR of --out (default: OUTPUT_adapted) gets the test, a report and the weights")
+    add("--minutes", type=float, default=10.0, metavar="M", help="of --adapt, about, in all (default: %(default)g)")
     add("--dtype", metavar="TYPE", help="of the result, e.g. float32 (default: the input's)")
     add("--on-overflow", choices=("clip", "refuse"), default="clip",
         help="what happens to values that an integer type cannot hold (default: %(default)s, and say how many)")
     add("--unit-range", action="store_true", help="write the result in [0, 1] as float32, not in the input's values")
     add("--cog", action="store_true", help="write a cloud-optimised GeoTIFF, with overviews")
+    add("--info", metavar="FILE", help="say what a cube holds, how it is read, and what each scale factor would cost")
     add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")
@@ -199,19 +217,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add(*flags.split(), metavar="X", help="without effect")
     options = parser.parse_args(arguments)
     options.compare = dict(options.compare)
-    if options.method in (None, "network") and not options.resumePath:
+    if options.method in (None, "network") and not options.resumePath and not options.info:
         options.resumePath = shipped_weights(options)
     options.method = options.method or ("network" if options.resumePath else None)
-    if bool(options.input) != bool(options.output):
-        raise UserError("--input and --output go together; give both.")
+    if options.adapt and (options.input or options.data or options.dataset or options.method != "network"):
+        raise UserError("--adapt fine-tunes a network on a cube without ground truth; leave --input, --data, --dataset and "
+                        "--method out.")
+    if options.adapt and not 0 < options.minutes < 1e6:
+        raise UserError(f"--minutes is {options.minutes:g}, and a number above 0 was expected.")
+    if bool(options.input or options.adapt) != bool(options.output):
+        raise UserError("--input (or --adapt) and --output go together; give both.")
     if options.input and (options.data or options.dataset):
         raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
     if options.method != "network" and (options.backproject or options.self_ensemble or options.bandwise):
         raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, and there is no network; "
                         "leave them out.")
     for name in ("bandwise", "pixels", "noise", "compare"):
-        if options.input and getattr(options, name):
-            raise UserError(f"--{name} is for tests against ground truth; leave it out with --input.")
+        if options.output and getattr(options, name):
+            raise UserError(f"--{name} is for tests against ground truth; leave it out with --output.")
     if options.use_2dconv:
         raise UserError("--use-2dconv is for networks that take bands as channels, and none here does; leave it out.")
     if options.error_band is not None and options.error_band < 0:
@@ -234,7 +257,7 @@ def shipped_weights(options: argparse.Namespace) -> str | None:
         return str(found.path)
     asked = ", ".join(filter(None, (options.arch, options.scale and f"x{options.scale}", options.degradation)))
     sentence = f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: {weights.listing()}"
-    if options.input or options.method or options.arch:
+    if options.output or options.method or options.arch:
         raise UserError(f"{sentence}. Name a checkpoint with -rp runs/NAME/best.pth, or give --method interpolation or "
                         "backprojection, which need none.")
     note(f"{sentence}. The untrained methods alone are tested")

@@ -26,10 +26,11 @@ from utility.files import replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
+from utility.progress import say
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
-from utility.scenes import read_scene, write_scene
+from utility.scenes import first_line, read_scene, write_scene
 from utility.tables import (
     band_header,
     band_rows,
@@ -185,6 +186,8 @@ class _Test:
     def add(self, image: TestImage, folder: Path) -> None:
         """Test on one image: its row of metrics.json, its cube and its figures."""
         problem, scale = self.problem, self.problem.scale
+        if self.progress:
+            say(f"{image.name} {first_line(image)}")
         gt = crop_to_multiple(image.cube, scale)
         if 0 in gt.shape:
             raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "

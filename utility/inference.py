@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models import Network
 from utility.cubes.bands import band_statistics, limits_of, select_bands
-from utility.cubes.containers import named, shared_file
+from utility.cubes.containers import named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
@@ -24,10 +24,11 @@ from utility.figures import map_figure, no_truth_figure
 from utility.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PSNR_CAP, sam_map
 from utility.problem import UNTRAINED, Problem
+from utility.progress import say
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
-from utility.scenes import bounds_distance, create_scene, describe, open_scene, scaled
+from utility.scenes import bounds_distance, create_scene, describe, first_line, open_scene, scaled
 from utility.tiling import Consistency, Source, interpolated, super_resolve, window_of
 from utility.uncertainty import Halo, Spread, in_words
 
@@ -74,6 +75,17 @@ class Applied:
                 + "; WARNING: below the interpolation" * (own < plain))
 
 
+def check_target(source: Path, target: Path, writing: Writing) -> None:
+    """Raise UserError where a result of `source` cannot be written to `target`, as far as the names and options say."""
+    refuse_existing(target, writing.overwrite)
+    if writing.cog and target.suffix.lower() not in named("raster").suffixes:
+        raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, or leave --cog out.")
+    if lost := shared_file(target, source):
+        raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
+    writers_of(target)
+    _dtype(writing, np.dtype(np.float32))
+
+
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
                   progress: bool = True) -> Applied:
     """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from disk to disk.
@@ -87,13 +99,12 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             where that is refused. Nothing is left under the name `target` then.
     """
     spread = Spread(target) if problem.self_ensemble else None
-    for path in (target, spread.path) if spread else (target,):
-        refuse_existing(path, writing.overwrite)
-    if writing.cog and target.suffix.lower() not in named("raster").suffixes:
-        raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, or leave --cog out.")
-    if lost := shared_file(target, source):
-        raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
+    check_target(source, target, writing)
+    if spread:
+        refuse_existing(spread.path, writing.overwrite)
     whole = open_as(source, reading, in_memory=False, keep_bad=True)  # bands out = bands in
+    if progress:
+        say(first_line(whole))
     bad = whole.metadata.get("bad_bands", [])
     good = [b for b in range(len(whole.cube)) if b not in bad]
     scene = select_bands(whole, good)
@@ -255,7 +266,7 @@ class _Values:
     def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float], scale: int,
                  view: tuple[int, int, int, int]) -> None:
         """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left, right."""
-        self.dtype = _dtype(writing, scene)
+        self.dtype = _dtype(writing, scene.cube.dtype)
         self.nodata = _nodata(scene, self.dtype)
         self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
         self.missing = scene.metadata.get("missing")
@@ -340,11 +351,12 @@ def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
     return [*warnings, *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
 
 
-def _dtype(writing: Writing, scene: Scene) -> np.dtype:
+def _dtype(writing: Writing, own: np.dtype) -> np.dtype:
+    """The type of the result; `own` is the input's."""
     if writing.unit_range:
         return np.dtype(np.float32)
     if writing.dtype is None:
-        return np.dtype(scene.cube.dtype).newbyteorder("=")
+        return np.dtype(own).newbyteorder("=")
     try:
         dtype = np.dtype(writing.dtype)
     except (TypeError, ValueError, SyntaxError):  # numpy parses lists of fields too

@@ -90,6 +90,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
     held: list[tuple[dict[str, Any], Path, list[Part]]] = []
     skipped: list[str] = []
     tests: list[Scene] = []
+    size: list[int] = []
     wavelengths: np.ndarray | None = None
     database = writing_database(out, dtype=dtype, force=force, map_size_mb=map_size_mb)
     with database as writer, ExitStack() as cubes:
@@ -105,6 +106,9 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                     if not quiet:
                         say(f"skipped: {error}", file=sys.stderr)
                     continue
+                if not quiet and scene.source["size"] != size:  # said of the first of scenes of one size
+                    size = scene.source["size"]
+                    say(f"{file} read as: {scene.source['bands']} bands, {size[0]} x {size[1]}")
                 wavelengths = wavelengths if written else scene.wavelengths
                 part = "validation" if file.stem in val_scenes else "training"
                 written.append(scene.source | {"part": part} | cut(scene.parts["training"], file, writer=writer, bar=bar))

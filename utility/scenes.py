@@ -51,16 +51,17 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         raise UserError(f"{where} holds an array of shape {times(array.shape)}, where a cube of 3 dimensions or bands "
                         f"x pixels was expected.")
     if container.fixed_axes:
-        layout = stored.layout
+        layout, reason = stored.layout, "the format"
     else:
         size = size or stored.size
-        layout = resolve(stored, layout or stored.layout, bands=bands, size=size, where=where)
+        layout, reason = resolve(stored, layout or stored.layout, bands=bands, size=size, where=where)
     cube = readable(array, layout, size)
     if bands is not None and cube.shape[0] != bands:
         raise UserError(f"{where} has {cube.shape[0]} bands, where {bands} were expected.")
     if cube.shape[0] < 2:
         raise UserError(f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
-    facts = {field.name: getattr(stored, field.name) for field in dataclasses.fields(Facts)} | {"layout": layout}
+    facts = {field.name: getattr(stored, field.name) for field in dataclasses.fields(Facts)}
+    facts |= {"layout": layout, "layout_by": reason}
     if stored.wavelengths is None:
         facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == cube.shape[0]), None)
     return Scene(cube, path.stem, path, **facts)
@@ -92,6 +93,11 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     except Exception as error:  # damage may lie in the data, behind a sound header
         raise damaged(path, error) from error
     return scene
+
+
+def first_line(scene: Any) -> str:
+    """How the cube of a scene was understood, in the fewest words."""
+    return "read as: {} bands, {} x {}".format(*scene.cube.shape)
 
 
 def describe(scene: Scene) -> str:

@@ -194,11 +194,11 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
                         "others.")
     scene = select_bands(scene, wanted)
     bad = find_bad_bands(scene.cube, scene.nodata)
-    marked = _marked(scene, {b.index for b in bad if not b.fillable})
+    marked = marked_bad(scene, {b.index for b in bad if not b.fillable})
     if not bad and not marked:
         return scene
     partial = [b for b in bad if b.fillable]
-    missing = _missing(scene, bad) if partial else None
+    missing = missing_pixels(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
     refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
     refused += [BadBand(i, "marked as bad in the header") for i in marked]
@@ -209,7 +209,7 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
         flags.append("--fill-nodata to fill single pixels from their neighbours")
     carry = keep_bad and not drop_bad_bands
     if refused and not ((drop_bad_bands or carry) and len(kept) >= 2):
-        named = _summary(refused, scene.metadata.get("source_bands", range(count)))
+        named = in_words(refused, scene.metadata.get("source_bands", range(count)))
         advice = f"give {' or '.join(flags)}" if flags else "the others are too few to work on; use another scene"
         raise UserError(f"{scene} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): {named}; "
                         f"{advice}.")
@@ -220,15 +220,15 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     return _filled(scene, missing) if partial and (gone or fill_nodata or carry) else scene
 
 
-def _marked(scene: Scene, known: set[int]) -> list[int]:
-    """The bands that an ENVI header's `bbl` marks as bad with a 0, but for the known ones."""
+def marked_bad(scene: Scene, known: set[int]) -> list[int]:
+    """The bands that an ENVI header's `bbl` marks as bad with a 0, but for the known ones; indices from 0."""
     listed = scene.metadata.get("header", {}).get("bbl", [])
     if not isinstance(listed, list) or len(listed) != len(scene.cube):
         return []
     return [i for i, flag in enumerate(listed) if flag.strip() in ("0", "0.0") and i not in known]
 
 
-def _missing(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
+def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
     """(H, W), True where a pixel is invalid in every band that has valid pixels."""
     everywhere, dead = np.ones(scene.cube.shape[1:], bool), {b.index for b in bad if not b.fillable}
     marker = marker_of(scene.cube.dtype, scene.nodata)
@@ -244,7 +244,7 @@ def _invalid(values: np.ndarray, marker: Any) -> np.ndarray:
     return invalid if marker is None else invalid | (values == marker)
 
 
-def _summary(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
+def in_words(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
     """"3-5 constant (0), 9 dead (no valid pixel)": neighbours with the same fault together."""
     named = [(numbers[b.index], b.reason) for b in bad]
     groups = []

@@ -123,14 +123,19 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
         raise damaged(path, error) from error
 
 
-def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
-           overwrite: bool) -> AbstractContextManager[CubeWriter]:
-    """The writer of the container that the suffix of `path` names; see `utility.scenes.create_scene`."""
+def writers_of(path: Path) -> list[Container]:
+    """The containers that the suffix of `path` names, one at least. Raises UserError: there is none."""
     fitting = [container for container in TABLE if path.suffix.lower() in container.suffixes]
     if not fitting:
         suffixes = dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes)
         raise UserError(f"{path} does not say by its suffix how to write the scene; use one of {', '.join(suffixes)}.")
-    container = next(c for c in fitting if c.suits(like, math.prod(shape) * dtype.itemsize))
+    return fitting
+
+
+def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
+           overwrite: bool) -> AbstractContextManager[CubeWriter]:
+    """The writer of the container that the suffix of `path` names; see `utility.scenes.create_scene`."""
+    container = next(c for c in writers_of(path) if c.suits(like, math.prod(shape) * dtype.itemsize))
     if container.types is not None and dtype.name not in container.types:
         raise UserError(f"{path} cannot hold values of type {dtype}; write float32, or choose .npy or .h5.")
     source, layout = named(like.format), like.layout

@@ -32,6 +32,7 @@ class Facts:
     format: str = ""                              # name of the container, see `containers`
     key: str | None = None                        # name of the array in its file
     layout: str | None = None                     # one of `layouts.LAYOUTS`; None: the file does not say
+    layout_by: str = ""                           # what decided it
     wavelengths: np.ndarray | None = None         # nm, (B,)
     band_names: list[str] | None = None
     nodata: float | None = None

@@ -39,8 +39,9 @@ def reversed_layout(layout: str) -> str:
 
 # -------------------------------------------------------------------------------------------------- which axis is which
 
-def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None, where: str) -> str:
-    """The layout of a stored array, from what is certain first; never a guess between equals.
+def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None,
+            where: str) -> tuple[str, str]:
+    """The layout of a stored array, and what decided it; from what is certain first, never a guess between equals.
 
     In this order: the layout or the number of bands asked for, wavelengths, a 2-D array of the image's size beside the
     cube, the shape and the numbers of bands of usual sensors.
@@ -54,29 +55,29 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
     """
     shape, mirrored = stored.array.shape, stored.mirrored
     if len(shape) == 2:
-        return _resolve_pixels(stored, layout, bands, size, where)
+        return _resolve_pixels(stored, layout, bands, size, where), "the number of pixels of the image"
     if layout in ("pixels", "pixels.T"):
         raise UserError(f"{where} is {times(shape)}, where layout {layout} expects 2 dimensions; leave --layout out.")
     if layout:
         if bands is not None and shape[layout.index("B")] != bands:
             # MATLAB shows the axes of a v7.3 file in reverse, and so may whoever named the layout
             if mirrored and shape[layout[::-1].index("B")] == bands:
-                return layout[::-1]
+                return layout[::-1], "the number of bands expected"
             raise UserError(f"{where} is {times(shape)}, which in layout {layout} has {shape[layout.index('B')]} bands, where "
                             f"{bands} were expected.")
-        return layout
-    axis = _band_axis(stored, bands, where)
+        return layout, "the layout that is stated"
+    axis, reason = _band_axis(stored, bands, where)
     if axis is None:
         common = [name[::-1] if mirrored else name for name in ("HWB", "BHW", "HBW")]
         choices = ", ".join(f"{n} ({shape[n.index('B')]} bands)" for n in common)
         raise UserError(f"{where} is {times(shape)}, and which axis holds the bands is not clear; say so with --layout: "
                         f"{choices}.")
     name = ("BHW", "HBW", "HWB")[axis]
-    return name[::-1] if mirrored else name
+    return name[::-1] if mirrored else name, reason
 
 
-def _band_axis(stored: Stored, bands: int | None, where: str) -> int | None:
-    """Which axis of a 3-D array, as its author wrote it, holds the bands; None where that is not clear.
+def _band_axis(stored: Stored, bands: int | None, where: str) -> tuple[int | None, str]:
+    """Which axis of a 3-D array, as its author wrote it, holds the bands, None where that is not clear; and what decided it.
 
     By its shape alone: the odd axis of a square image, the first or last axis if at most half as long as the others, or the
     one axis as long as a usual sensor has bands; None where two of these disagree.
@@ -87,20 +88,21 @@ def _band_axis(stored: Stored, bands: int | None, where: str) -> int | None:
         if not fitting:
             raise UserError(f"{where} is {times(stored.array.shape)}, and none of its axes has the {bands} bands expected.")
         outer = fitting if len(fitting) == 1 else [i for i in fitting if i != 1]
-        return outer[0] if len(outer) == 1 else None
+        return outer[0] if len(outer) == 1 else None, "the number of bands expected"
     wavelengths, size = next(iter(stored.vectors), ()), stored.size
     planes = {tuple(plane[::-1]) if stored.mirrored else tuple(plane) for plane in stored.planes} | ({size} if size else set())
-    for fitting in ([i for i in range(3) if shape[i] == len(wavelengths)],
-                    [i for i in range(3) if shape[:i] + shape[i + 1:] in planes]):
+    for fitting, reason in (([i for i in range(3) if shape[i] == len(wavelengths)], "the number of wavelengths beside it"),
+                            ([i for i in range(3) if shape[:i] + shape[i + 1:] in planes], "the size of an image beside it")):
         if len(fitting) == 1:
-            return fitting[0]
+            return fitting[0], reason
     a, b, c = shape
-    if len({a, b, c}) == 2 and a != c:  # a square image
-        return 2 if a == b else 0
+    if len({a, b, c}) == 2 and a != c:
+        return 2 if a == b else 0, "its shape: a square image"
     smallest = [i for i in (0, 2) if 2 * shape[i] <= min(shape[:i] + shape[i + 1:])]
     usual = [i for i in range(3) if shape[i] in SENSORS]
     decided = {*smallest, *(usual if len(usual) == 1 else ())}
-    return decided.pop() if len(decided) == 1 else None
+    reason = "its shape: one axis is much shorter" if smallest else "the number of bands of a usual sensor"
+    return decided.pop() if len(decided) == 1 else None, reason
 
 
 def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None, where: str) -> str:

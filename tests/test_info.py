@@ -1,0 +1,64 @@
+"""hsi_test.py --info: what a file holds, how it is read, and what it would cost."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+import hsi_test
+from models import create_model
+from utility import info, weights
+from utility.checkpoints import save_checkpoint
+from utility.cubes.cube import Scene
+from utility.scenes import write_scene
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
+    torch.manual_seed(0)
+    save_checkpoint("given.pth", {"net": create_model("biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1", "scale": 4,
+                                  "degradation": "gaussian"})
+
+
+def lines(capsys, *arguments):
+    hsi_test.main(["--info", *map(str, arguments)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
+    cube = np.random.default_rng(0).integers(1, 900, (5, 20, 30)).astype(np.uint16)
+    cube[:, :2], cube[3] = 0, 7
+    cube[3, :2] = 0
+    write_scene("low.tif", Scene(cube, "low", nodata=0, wavelengths=np.array([400, 410, 420, 440, 450]),
+                                 crs=rasterio.crs.CRS.from_epsg(32633).to_wkt(), transform=(30, 0, 5e5, 0, -30, 51e5)))
+    first, *rest = lines(capsys, "low.tif", "--scale", 4)
+    said = {line[:12].strip(): line[12:] for line in rest}
+    assert first == "read as: 5 bands, 20 x 30" and said["axes"] == "stored B x H x W, by the format"
+    assert said["values"] == "uint16, 1 .. 899" and "60 of 600 pixels (10.0%)" in said["no-data"]
+    assert said["bad bands"] == "3 constant (7)" and said["wavelengths"].startswith("400 .. 450 nm, 10 nm apart")
+    assert said["place"] == "EPSG:32633, in metre; pixels 30 x 30, corner at 500000, 5100000"
+    assert said["x4"] == "result 80 x 120, 0.1 MB; no shipped weights fit, --method backprojection needs none"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "low.tif"]
+
+
+@pytest.mark.parametrize(("shape", "reason"), [
+    ((30, 20, 4), "its shape: one axis is much shorter"), ((20, 20, 31), "its shape: a square image"),
+    ((50, 44, 204), "the number of bands of a usual sensor")])
+def test_what_decided_the_axes_is_said(capsys, shape, reason):
+    np.save("cube.npy", np.random.default_rng(0).random(shape))
+    assert f"axes        stored H x W x B, by {reason}" in lines(capsys, "cube.npy", "--scale", 2)
+
+
+def test_the_cost_is_that_of_the_weights_which_are_named(capsys, monkeypatch):
+    np.save("cube.npy", np.random.default_rng(0).random((4, 40, 40)))
+    monkeypatch.setattr(info, "cost", lambda net, shape, scale: info.Cost(100.0 * scale, 2e9))
+    assert lines(capsys, "cube.npy", "-rp", "given.pth")[-1] == \
+        "x4          result 160 x 160, 0.8 MB; given.pth: about 7 min, up to 2.0 GB of memory"
+
+
+def test_a_cost_grows_with_the_pixels_and_is_measured():
+    net = create_model("biqrnn_2_1")
+    small, large = info.cost(net, (3, 16, 16), 4), info.cost(net, (3, 160, 160), 4)
+    assert 0 < small.seconds < large.seconds and large.memory == 100 * small.memory

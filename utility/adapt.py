@@ -1,0 +1,267 @@
+"""One scene without ground truth, super-resolved by the best of three: weights adapted to it, weights as given, no network.
+
+Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is the truth, and its own degraded copy is the input.
+
+    scene -> a part without missing pixels -> rectangles for training, validation and test that share no pixel
+    given weights -> fine-tuned on the first; the second picks the checkpoint; the third compares
+    whole scene -> super-resolved by what did best in the third
+
+A folder keeps the checkpoint, the test, the figures and one page. After an interruption the same command goes on.
+"""
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import Network
+from utility import evaluation, inference
+from utility.cards import CARD_FOLDER, Card, Rectangle, training_rectangles
+from utility.checkpoints import CheckpointInfo, model_from_checkpoint
+from utility.configuration import configure
+from utility.cubes.bands import select_bands
+from utility.cubes.cube import Scene
+from utility.cubes.values import content_hash, unit_range, value_range
+from utility.files import keep_out_of, refuse_existing, refuse_foreign, write_json
+from utility.info import cost
+from utility.lmdb_data import build_database
+from utility.patches import count_patches
+from utility.plan import prepare
+from utility.problem import Problem
+from utility.progress import duration, say
+from utility.reading import Reading, open_as
+from utility.report import write_report
+from utility.scenes import first_line, write_scene
+from utility.tables import format_table
+from utility.training import seconds_per_step, train
+from utility.weights import sha256
+
+MARKS = ("adapt.json",)
+LARGEST = 1 << 27
+"""Voxels of the part of a scene that is cut into training, validation and test: 512 MB in float32."""
+
+TEST_SIDE = 256
+"""Rows and columns of the test part at most: enough to compare on, and the rest trains."""
+
+PATCH, LARGE_PATCH = 36, 64
+"""Side of a training patch; the large one where three of them fit beside each other in the test part."""
+
+RECIPE = {"loss": "band", "clip": 1.0, "lr": 5e-5, "last_lr": 1.0, "patience": 8, "val_batches": 3,
+          "tensorboard": False}
+"""Measured on an airborne scene of 100 x 100 x 189: lr 2e-4 ends below the given weights there, 5e-5 above."""
+MOST_STEPS = 1000
+WINDOW = 16
+"""Neighbouring bands of a training patch: runs of them train a long spectrum as well, and cheaply."""
+
+NAMES = {"unadapted": "the given weights as they are", "network": "the adapted network", "backprojection": "back-projection"}
+"""What may be delivered: {name in metrics.json: what a reader sees}. Of equals the first is taken."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Where a scene is cut. All but `test` and `validation` trains, in patches of `patch` x `patch`."""
+
+    test: Rectangle
+    validation: Rectangle
+    patch: int
+
+
+def divide(height: int, width: int, scale: int) -> Division | None:
+    """The lower right corner tests, a strip left of it validates; None where patches do not fit beside them."""
+    h, w = (min(n // 2, TEST_SIDE) // scale * scale for n in (height, width))
+    patch = LARGE_PATCH if min(h, w) >= 3 * LARGE_PATCH else PATCH
+    if patch > min(h, w):
+        return None
+    top = height - h
+    return Division((top, width - w, h, w), (top, 0, min(h, patch * 5 // 4), min(width - w, 2 * patch)), patch)
+
+
+def largest_rectangle(free: np.ndarray) -> Rectangle:
+    """The largest rectangle of True in (H, W): top, left, height, width. Of a large image to within 1/512 of its sides."""
+    step = max(1, max(free.shape) // 512)
+    h, w = (n // step for n in free.shape)
+    free = free[:h * step, :w * step].reshape(h, step, w, step).all((1, 3))
+    best, heights = (0, 0, 0, 0), np.zeros(w + 1, int)  # of the columns of True that end in a row; the last is a sentinel
+    for row, line in enumerate(free):
+        heights[:-1] = (heights[:-1] + 1) * line
+        rising: list[tuple[int, int]] = []  # (first column, height) of rectangles that are still open
+        for column, height in enumerate(heights):
+            start = column
+            while rising and rising[-1][1] >= height:
+                start, tall = rising.pop()
+                if tall * (column - start) > best[2] * best[3]:
+                    best = row - tall + 1, start, int(tall), column - start
+            rising.append((start, height))
+    return tuple(step * n for n in best)
+
+
+def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem, reading: Reading,
+          writing: inference.Writing, *, folder: Path, minutes: float, facts: Mapping[str, Any],
+          computing: Mapping[str, Any] | None = None, progress: bool = True) -> inference.Applied:
+    """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to `target`.
+
+    Args:
+        net, info: given weights, on the device that shall compute, and what their checkpoint says.
+        folder: the results folder. One that an interrupted call with the same scene and weights left is gone on with.
+        minutes: for all of it. The training gets what the rest leaves, a third at least.
+        facts: for the report, "Command" and "Computed on" among them.
+        computing: fields of `TrainingConfig` that say how it is computed.
+
+    Raises:
+        UserError: the scene cannot be used, an output exists, or the scene has fewer pixels than the degradation needs.
+        KeyboardInterrupt: the training was interrupted; the folder keeps its state.
+    """
+    begin = time.monotonic()
+    inference.check_target(source, target, writing)
+    keep_out_of(folder, info.path, source, target)
+    scene = _part(open_as(source, reading, in_memory=False, keep_bad=True), reading.keep_range)
+    bands, height, width = scene.cube.shape
+    division = divide(height, width, problem.scale)
+    asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
+             "scale": problem.scale, "degradation": problem.degradation}
+    steps = _open(folder, asked, writing.overwrite)
+    card = Card(name="adapt", folder=CARD_FOLDER, title=source.name, patch=division.patch if division else 1, strides=(1,),
+                bands=bands, size=(height, width), test_region=division and division.test,
+                validation_region=division and division.validation)
+    part = folder / f"{source.stem}.mat"
+    write_scene(part, scene, overwrite=True)
+
+    def test(net: Network, info: CheckpointInfo, name: str, **more: Any) -> dict[str, Any]:
+        final = bool(more) or not division
+        outputs = evaluation.Outputs(cubes=not final, figures=final)
+        return evaluation.run(net, info, evaluation.read_images([part], Reading(), card), problem, folder / name,
+                              outputs=outputs, overwrite=True, progress=False,
+                              facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
+
+    if progress:
+        say(first_line(scene))
+    results = test(net, info, "test" if not division else "unadapted")
+    chosen = net, info
+    if division:
+        tested = results["images"][0]
+        whole = cost(net, scene.cube.shape, problem.scale).seconds
+        left = 60 * minutes - (time.monotonic() - begin)
+        if steps is None:
+            steps = _train(part, card, info, folder, max(left - 1.2 * whole - 3 * tested["seconds"], 20 * minutes), whole,
+                           computing or {}, progress)
+            write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
+        chosen = model_from_checkpoint(folder / "training" / "best.pth", pooling=net.execution.pooling)
+        chosen[0].to(next(net.parameters()).device)
+        results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
+    else:
+        say(f"note: {source}: {height} x {width} pixels are too few to train on some and test on others, and nothing is "
+            f"adapted; the given weights are compared with back-projection on the scene's own degraded copy")
+        results["mean"]["unadapted"] = results["mean"]["network"]
+    if division:
+        results["methods"]["network"] = f"{info.arch}, adapted"
+    psnr = {key: results["mean"][key]["psnr"] for key in NAMES if key != "network" or division}
+    best = max(psnr, key=psnr.get)
+    why = _why(psnr, best, division)
+    net, info = {"unadapted": (net, info), "network": chosen, "backprojection": (None, None)}[best]
+    applied = problem if net else replace(problem, method="backprojection", backproject=0, self_ensemble=False)
+    facts = {**facts, "Network": info and info.arch, "Checkpoint": info and str(info.path)}
+    done = inference.apply(net, source, target, applied, reading, replace(writing, overwrite=True),
+                           folder=folder / "result", facts=facts, progress=progress)
+    state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr, "division": division and asdict(division),
+             "steps": steps, "best_step": chosen[1].iteration if division else None,
+             "seconds": round(time.monotonic() - begin, 1), "output": str(target), "command": facts["Command"]}
+    shown_facts = {**facts, "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
+    _finish(folder, part, state, results, shown_facts, problem.preset)
+    if progress:
+        print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
+    print(why)
+    return done
+
+
+def _part(whole: Scene, keep_range: bool) -> Scene:
+    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without missing pixels."""
+    bad = set(whole.metadata.get("bad_bands", []))
+    scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
+    limits, (bands, height, width) = value_range(scene, keep_range), scene.cube.shape
+    missing = whole.metadata.get("missing")
+    top, left, h, w = (0, 0, height, width) if missing is None else largest_rectangle(~missing)
+    side = math.isqrt(LARGEST // bands)
+    if h * w > side * side:
+        rows = min(h, max(side, side * side // w))
+        columns = min(w, side * side // rows)
+        top, left, h, w = top + (h - rows) // 2, left + (w - columns) // 2, rows, columns
+    cube = unit_range(scene.cube[:, top:top + h, left:left + w], *limits)[0]
+    return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True, wavelengths=scene.wavelengths)
+
+
+def _open(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> int | None:
+    """Make the folder, or go on with one that the same scene and weights left unfinished: its steps, if it was trained."""
+    state = folder / MARKS[0]
+    try:
+        begun = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        begun = {}
+    if begun.get("asked") != asked or "delivered" in begun:
+        refuse_existing(folder, overwrite)
+        refuse_foreign(folder, MARKS)
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(state, {"asked": asked})
+        return None
+    return begun.get("steps")
+
+
+def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: float, whole: float,
+           computing: Mapping[str, Any], progress: bool) -> int:
+    """Fine-tune in `seconds` of wall time, or go on with an interrupted training; returns its steps."""
+    run, database = folder / "training", folder / "database.lmdb"
+    last = run / "last.pth"
+    rectangles = training_rectangles(card.size, card.test_region, card.validation_region)
+    for part_of_patch in (8, 4, 2, 1):  # steps between patches: small ones for a small scene
+        stride = card.patch // part_of_patch
+        count = sum(count_patches(r[2:], card.patch, (stride,), (1.0,)) for r in rectangles)
+        if count * card.bands * card.patch ** 2 < 1 << 26:
+            break
+    build_database(database, [part], replace(card, strides=(stride,)), force=True, quiet=True)
+    given = {"data": str(database), "minutes": seconds / 60, "run_dir": str(run), "quiet": not progress, **computing}
+    if last.exists():
+        config = configure({**given, "resume": str(last)})
+    else:
+        config = configure({**given, **RECIPE, "init": str(info.path), "band_window": WINDOW if card.bands > WINDOW else None})
+    plan = prepare(config)
+    step = seconds_per_step(plan)
+    if not last.exists():
+        config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
+        config.warmup = min(20, config.iterations // 5)
+    say(f"time      training {duration(min(seconds, config.iterations * step * 1.25))}, the whole scene by a network about "
+        f"{duration(whole)}")
+    result = train(config, plan)
+    if result.interrupted:
+        say("the same command goes on")
+        raise KeyboardInterrupt
+    return result.iteration
+
+
+def _why(psnr: Mapping[str, float], best: str, division: Division | None) -> str:
+    """What is delivered, and the figures that say why."""
+    others = " and ".join(f"{value:.2f} dB of {NAMES[key]}" for key, value in psnr.items() if key != best)
+    where = f"the {division.test[2]} x {division.test[3]} pixels held out" if division else "the degraded copy of the scene"
+    return f"delivered: {NAMES[best]}, with {psnr[best]:.2f} dB PSNR on {where}, against {others}"
+
+
+def _finish(folder: Path, part: Path, state: Mapping[str, Any], results: Mapping[str, Any], facts: Mapping[str, Any],
+            preset: str) -> None:
+    """The page and adapt.json; the database and the cut scene are made again when they are needed."""
+    figures = [(f"held-out part: {kind}", folder / "test" / name) for kind, name in results["images"][0]["figures"].items()]
+    if (curve := folder / "training" / "training.png").exists():
+        figures.append(("training", curve))
+    figures.append(("the scene (its middle) and its super-resolution", folder / "result" / "figure.png"))
+    asked = state["asked"]
+    title = f"{Path(asked['scene']).name}, x{asked['scale']}: {NAMES[state['delivered']]}"
+    write_report(folder / "report.html", title, facts, results["images"], results["methods"], figures, preset, asked["scale"],
+                 lead=f"{state['why'][0].upper()}{state['why'][1:]}.")
+    for folder_or_file in (folder / "database.lmdb", folder / "unadapted"):
+        shutil.rmtree(folder_or_file, ignore_errors=True)
+    part.unlink(missing_ok=True)
+    write_json(folder / MARKS[0], state)
