@@ -74,7 +74,7 @@ class Training:
     @property
     def name(self) -> str:
         words = [self.arm["name"], self.budget, self.part, f"seed {self.seed}"]
-        return "_".join(re.sub(r"\W+", "-", word) for word in words if word)
+        return "_".join(re.sub(r"\W+", "-", word).strip("-") for word in words if word)
 
 
 def read_study(name: str) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
     if "init" in arm:
         first = replace(training, arm={"name": arm["init"]}, part=None)
         given["init"] = str(place.out / training.study["name"] / first.name / "run" / "last.pth")
-        given.pop("arch")
+        given.pop("arch", None)
     return given
 
 

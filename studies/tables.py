@@ -118,9 +118,8 @@ def gains_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
                          if (result["arm"], result["budget"]) == (arm, budget)
                          for image in result["images"] if image["name"] == name]
                 y = row + 0.3 * (k - (len(budgets) - 1) / 2)
-                label = budget if row == 0 and budget else None
-                ax.plot(gains, [y] * len(gains), "o", color=colour, markersize=3, alpha=0.7, label=label)
                 if gains:
+                    ax.plot(gains, [y] * len(gains), "o", color=colour, markersize=3, alpha=0.7, label=budget or None)
                     ax.plot([np.mean(gains)] * 2, [y - 0.15, y + 0.15], color=colour)
         ax.set_title(name, size=min(8, 130 / len(name) / len(names) * 4))
         ax.grid(axis="x")
@@ -128,7 +127,8 @@ def gains_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
     axes[0].set_yticks(range(len(arms)), arms)
     axes[0].invert_yaxis()
     if any(budgets):
-        axes[-1].legend(loc="best")
+        one_of_each = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+        axes[-1].legend(one_of_each.values(), one_of_each.keys(), loc="best")
     fig.supxlabel("PSNR above back-projection (dB)", size=8)
     fig.tight_layout(pad=0.4)
     return _saved(fig, path)

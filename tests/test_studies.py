@@ -33,6 +33,7 @@ def work(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_small_form_of_each_study_runs_and_is_drawn(study, work, monkeypatch):
     monkeypatch.chdir(work)
+    monkeypatch.setattr("utility.runs.training_curve_figure", lambda *_, **__: None)  # slow, and of no study
     run.main([study, "--quick", "--scenes", "real", "--out", "out"])
     results = sorted(Path("out/results", study).glob("*.json"))
     todo = list(run.trainings(run.read_study(study), quick=True))
