@@ -292,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--table", action="store_true", help="train nothing: tables and figures of the results that are there")
     add("--scenes", nargs="+", type=Path, default=[], metavar="FOLDER", help="where the real scenes are, at any depth")
     add("--seeds", type=int, metavar="N", help="the first N seeds (default: the study's)")
-    add("--only", default="", metavar="WORDS", help="trainings whose name has these words, such as equal-time")
+    add("--only", default="", metavar="PATTERN", help="trainings in whose name this regular expression is found")
     add("--budget", type=float, default=1.0, metavar="F", help="F times the steps or seconds (default: 1)")
     add("--out", type=Path, default=HERE / "out", help="folder of databases and runs (default: studies/out)")
     add("--results", type=Path, help="folder of results (default: studies/results; with --quick OUT/results)")
@@ -310,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study = read_study(name)
         if options.budget != 1:
             study["name"] += f"_x{options.budget:g}"
-        todo = [each for each in trainings(study, options.budget, options.seeds, options.quick) if options.only in each.name]
+        todo = [training for training in trainings(study, options.budget, options.seeds, options.quick)
+                if re.search(options.only, training.name)]
         for number, training in enumerate(todo, 1):
             path = results / study["name"] / f"{training.name}.json"
             if options.table or path.exists():
