@@ -47,7 +47,7 @@ from utility.training import train, train_step  # noqa: E402
 HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own
 QUICK = ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
-SCRIPTS = {"hsi_sr.py": hsi_sr.main, "utility/lmdb_data.py": lmdb_data.main}
+SCRIPTS = {"hsi_sr.py": hsi_sr.main, "lmdb_data.py": lmdb_data.main}
 INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
 
 
@@ -267,7 +267,8 @@ def repeat_weights(place: Place) -> None:
             for command in training.get("databases", []):
                 script, *words = shlex.split(command)
                 if not Path(words[words.index("--out") + 1]).exists():
-                    SCRIPTS[script]([*words, *(["--scenes", "2"] if place.quick else []), "--quiet"])
+                    words += ["--quiet", *(["--scenes", "2", "--val-last", "1"] if place.quick else [])]
+                    SCRIPTS[Path(script).name](words)
             script, *words = shlex.split(training["command"])
             if "--init" in words:
                 words[words.index("--init") + 1] = str(last)
@@ -276,7 +277,7 @@ def repeat_weights(place: Place) -> None:
             last = folder / "last.pth"
             if not (last.exists() and _complete(last)):
                 print(f"{one.path.stem}: python {shlex.join([script, *words])}", flush=True)
-                if SCRIPTS[script](["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
+                if SCRIPTS[Path(script).name](["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
                     raise UserError(f"The training of {one.path.stem} was interrupted; the same command goes on with it.")
         net, info = model_from_checkpoint(last)
         probe = weights.probe(net, one.scales[0], info.degradation, one.card.get("start", "interpolation"))

@@ -197,7 +197,8 @@ def _building(path: str) -> str | None:
     scenes = {source["file"] for source in meta["sources"]}
     _, seed, _ = min(scenes).split("_")  # see `data.rendering.render_scenes`
     return shlex.join(["utility/lmdb_data.py", "--dataset", card.name, "--scenes", str(len(scenes)), "--seed", seed, "--patch",
-                       str(meta["patch"]), "--stride", *map(str, meta["strides"]), "--dtype", meta["dtype"], "--out", path])
+                       str(meta["patch"]), "--stride", *map(str, meta["strides"]), "--val-last", str(meta["validation"]),
+                       "--dtype", meta["dtype"], "--out", path])
 
 
 def _toml(card: Mapping[str, Any]) -> str:
