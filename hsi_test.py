@@ -5,6 +5,7 @@
     python hsi_test.py -rp best.pth --dataset pavia_center --data Pavia.mat        the test part that a card names
     python hsi_test.py -rp best.pth --input low.hdr --output high_x4.hdr           a cube without ground truth, any size
     python hsi_test.py --input low.hdr --output high_x4.hdr                        the same by the weights that are shipped
+    python hsi_test.py --input folder/ --output results_x4/                        every cube in a folder
     python hsi_test.py --info low.hdr                                              what it holds, and what it would cost
     python hsi_test.py --adapt scene.tif --output scene_x4.tif --minutes 10        weights fine-tuned on that very scene
     python hsi_test.py --data folder/ --compare theirs=cubes/                      likewise, beside cubes of another program
@@ -20,6 +21,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +29,7 @@ import torch
 
 from models.pooling import BACKENDS
 from utility import adapt, evaluation, inference, weights
+from utility.batches import apply_to_folder
 from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
@@ -36,7 +39,7 @@ from utility.files import keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
-from utility.progress import track
+from utility.progress import say, track
 from utility.reading import Reading
 from utility.tables import format_table
 
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         "Back-projection": f"{problem.backproject} steps on the network's output" if problem.backproject else None,
         "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None, "Computed on": device_name(device),
     }
-    if options.input or options.adapt:
+    if options.output:
         target = Path(options.output)
         writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
         if options.adapt:
@@ -89,22 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
             done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading, writing, folder=folder,
                                minutes=options.minutes, facts=facts, progress=not options.quiet, computing={
                                    name: getattr(options, name) for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")})
-        else:
+            say_result(done, target, folder)
+            return None
+
+        def apply(source: Path, target: Path, writing: inference.Writing = writing) -> None:
             folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
-            done = inference.apply(net, Path(options.input), target, problem, reading, writing, folder=folder, facts=facts,
-                                   progress=not options.quiet)
-        say_warnings(done.summary["warnings"])
-        if done.summary["clipped_values"]:
-            note(f"{done.summary['clipped_values']} values of the result did not fit {done.summary['dtype']} and were "
-                 "clipped; --dtype float32 keeps them")
-        print(f"{shown(target)}: {' x '.join(map(str, done.summary['shape']))} {done.summary['dtype']}; "
-              f"{done.summary['agreement']}")
-        print(done.summary["uncertainty"])
-        if differ := done.summary.get("bounds_differ_by"):
-            print(f"the result's bounds differ from the input's by {differ}")
-        if folder:
-            print(f"report in {shown(folder)}/")
-        return
+            say_result(inference.apply(net, source, target, problem, reading, writing, folder=folder, facts=facts,
+                                       progress=not options.quiet), target, folder)
+
+        source = Path(options.input)
+        if not source.is_dir():
+            return apply(source, target)
+        failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), source, target,
+                                 f"_x{problem.scale}", force=options.force, quiet=options.quiet)
+        return 1 if failed else 0
     card, paths = evaluation.find_scenes(options.data, options.dataset)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
@@ -124,6 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
             print(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed {problem.seed})")
     say_warnings(results["warnings"])
     print(f"results in {shown(out)}/")
+
+
+def say_result(done: inference.Applied, target: Path, folder: Path | None) -> None:
+    """What a reader must know of a result without ground truth."""
+    summary = done.summary
+    say_warnings(summary["warnings"])
+    if summary["clipped_values"]:
+        note(f"{summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
+             "--dtype float32 keeps them")
+    say(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {summary['agreement']}")
+    say(summary["uncertainty"])
+    if differ := summary.get("bounds_differ_by"):
+        say(f"the result's bounds differ from the input's by {differ}")
+    if folder:
+        say(f"report in {shown(folder)}/")
 
 
 def note(text: str) -> None:
@@ -165,8 +181,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
-    add("--input", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or JPEG 2000")
-    add("--output", metavar="FILE", help="the result; its suffix chooses the format")
+    add("--input", nargs="+", metavar="FILE", help="low-resolution cube: .mat, HDF5, .npy, ENVI, GeoTIFF or JPEG 2000; or a "
+        "folder of them: results that are newer than their cube are left as they are")
+    add("--output", metavar="FILE", help="the result; its suffix chooses the format (with a folder, the folder of the results)")
     add("--adapt", metavar="FILE", help="instead of --input: fine-tune the weights on this cube, test them on a part held out, "
         "and take what did best there; DIR of --out (default: OUTPUT_adapted) gets the test, a report and the weights")
     add("--minutes", type=float, default=10.0, metavar="M", help="of --adapt, about, in all (default: %(default)g)")
@@ -217,6 +234,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add(*flags.split(), metavar="X", help="without effect")
     options = parser.parse_args(arguments)
     options.compare = dict(options.compare)
+    if options.input:
+        if len(options.input) > 1:
+            raise UserError(f"--input takes one cube or one folder, and {len(options.input)} were given; put the cubes into a "
+                            "folder, or run once for each.")
+        options.input, = options.input
+        if options.out and Path(options.input).is_dir():
+            raise UserError("--out names one report, and --input is a folder; give --report, which names one for each cube.")
     if options.method in (None, "network") and not options.resumePath and not options.info:
         options.resumePath = shipped_weights(options)
     options.method = options.method or ("network" if options.resumePath else None)

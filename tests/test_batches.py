@@ -1,0 +1,63 @@
+"""hsi_test.py --input FOLDER: every scene, once, whatever happens to the others."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+import hsi_test
+from utility.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """Two scenes, a damaged one, and a file that is none."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    cube = np.random.default_rng(0).random((31, 12, 12)).astype(np.float32)
+    np.save("in/a.npy", cube)
+    with rasterio.open("in/b.tif", "w", driver="GTiff", count=31, height=12, width=12, dtype="float32",
+                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
+        file.write(cube)
+    np.save("in/broken.npy", np.full((31, 12, 12), np.nan))
+    Path("in/notes.txt").write_text("not a scene")
+
+
+def run(*arguments):
+    return hsi_test.main(["--method", "interpolation", "--scale", "2", "--input", "in", "--output", "out", *arguments])
+
+
+def test_every_scene_of_a_folder_is_made_in_its_format_and_failures_are_listed_at_the_end(capfd):
+    assert run() == 1
+    said = capfd.readouterr()
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a_x2.npy", "b_x2.tif"]
+    assert said.out.splitlines()[-1].startswith("3 scenes: 2 made, 0 already there")
+    assert said.err.splitlines()[-1].startswith("failed: in/broken.npy ")
+    with rasterio.open("out/b_x2.tif") as made:
+        assert (made.count, made.height, made.width) == (31, 24, 24)
+
+
+def test_the_same_command_makes_only_what_is_missing_or_older_than_its_scene(capfd):
+    Path("in/broken.npy").unlink()
+    assert run() == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    assert run() == 0 and "0 made, 2 already there" in capfd.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
+    Path("out/a_x2.npy").unlink()
+    os.utime("in/b.tif", ns=(2 * 10**18, 2 * 10**18))
+    assert run() == 0 and "2 made, 0 already there" in capfd.readouterr().out
+    assert run("--force") == 0 and "2 made" in capfd.readouterr().out
+
+
+def test_what_cannot_be_is_refused_in_one_sentence():
+    for output, words in (("in", "folder of the scenes"), ("in/a.npy", "is a file")):
+        with pytest.raises(UserError, match=words):
+            run("--output", output)
+    with pytest.raises(UserError, match="2 were given"):
+        run("--input", "in/a.npy", "in/b.tif")
+    with pytest.raises(UserError, match="--report"):
+        run("--out", "page")
+    Path("in/a.dat").write_bytes(Path("in/a.npy").read_bytes())  # known by its content
+    with pytest.raises(UserError, match=r"both become a_x2\.npy"):
+        run()
