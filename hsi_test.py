@@ -35,7 +35,7 @@ from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
 from utility.devices import AMP, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
-from utility.files import keep_out_of, shown
+from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
     name = options.prefix or (info.arch if info else "untrained")
-    out = Path(options.out or f"results/{name}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}")
+    out = Path(options.out or default_path(f"results/{name}_x{problem.scale}_{datetime.now():%Y%m%d_%H%M%S}"))
     keep_out_of(out, options.resumePath, *paths, *options.compare.values())
     outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
                                  error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)

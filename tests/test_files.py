@@ -13,7 +13,7 @@ import pytest
 
 from utility import files
 from utility.errors import UserError
-from utility.files import replacing, write_json
+from utility.files import default_path, replacing, write_json
 
 
 def make_folder(path: Path, **contents: str) -> Path:
@@ -42,6 +42,17 @@ def refused(words: str, path: str | Path, **how) -> None:
     with pytest.raises(UserError, match=words) as error, replacing(path, **how):
         pytest.fail("the work was begun")
     assert "\n" not in str(error.value)
+
+
+def test_default_places_are_the_repositorys_unless_a_variable_names_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BI3DQRNN_HOME")
+    root = Path(__file__).resolve().parent.parent
+    assert default_path("runs") == root / "runs"
+    monkeypatch.chdir(root)
+    assert default_path("runs") == Path("runs")
+    monkeypatch.setenv("BI3DQRNN_HOME", str(tmp_path))
+    assert default_path("runs") == tmp_path / "runs"
 
 
 def test_a_file_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
@@ -226,7 +237,7 @@ def test_sigterm_ends_a_script_like_ctrl_c(tmp_path):
     code = """
 import os, signal
 from utility.errors import run_script
-from utility.files import replacing
+from utility.files import default_path, replacing
 def main():
     with replacing('data') as t:
         t.mkdir()

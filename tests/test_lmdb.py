@@ -328,7 +328,8 @@ def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monk
     monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
     main([])
     said = capsys.readouterr().out
-    assert "next: python hsi_sr.py -a biqrnn_16_5\n" in said and "from 8 scenes" in said
+    assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about " in said
+    assert "from 8 scenes" in said
     meta = LMDBDataset("data/lmdb/sample.lmdb").meta
     assert meta["shape"] == [31, 32, 32] and meta["sources"][-1]["file"] == "natural_08.mat"
     assert meta["validation"] == meta["sources"][-1]["patches"]

@@ -33,7 +33,7 @@ from utility.training import seconds_per_step, train
 
 
 def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
-                  seed: int = 0, sources: Sequence[dict] = ()) -> str:
+                  seed: int = 0, sources: Sequence[dict] = (), **facts: str) -> str:
     """Patches of sharp regions of smooth spectra."""
     rng = np.random.default_rng(seed)
     bands, height, width = shape
@@ -42,7 +42,7 @@ def make_database(path: Path, count: int = 13, shape: tuple[int, int, int] = (5,
             regions = gaussian_filter(rng.normal(size=(3, height, width)), (0, 2, 2)).argmax(0)
             spectra = gaussian_filter(rng.random((3, bands)), (0, 1))
             writer.write(spectra[regions].transpose(2, 0, 1)[None])
-        writer.finish(validation=validation, sources=list(sources))
+        writer.finish(validation=validation, sources=list(sources), **facts)
     return str(path)
 
 
@@ -340,6 +340,21 @@ def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
     images = [(step, value.image) for step, value in values if value.HasField("image")]
     assert [step for step, _ in images] == [3, 6]
     assert all((image.height, image.width, image.colorspace) == (16, 3 * 16, 3) for _, image in images)
+
+
+@pytest.mark.parametrize(("card", "words"), [
+    ("sample", ""), ("indian_pines", " --dataset indian_pines"), ("rendered", " --data YOUR_SCENES")])
+def test_the_line_printed_last_tests_what_the_card_holds_out(tmp_path, capsys, card, words):
+    made = make_database(tmp_path / "carded.lmdb", card=card)
+    result = train(config(made, epochs=1, run_dir="r"))
+    assert f"test with:   python hsi_test.py -r -rp r/best.pth{words}\n" in capsys.readouterr().out
+    assert contents(result.best)["cards"] == [card]
+
+
+def test_few_steps_of_the_released_recipe_are_remarked_on(data):
+    assert any("makes 9 steps" in note for note in prepare(config(data)).notes)
+    assert not any("steps" in note for changes in ({"recipe": "fast"}, {"epochs": 400})
+                   for note in prepare(config(data, **changes)).notes)
 
 
 def test_a_checkpoint_says_what_was_trained(data):

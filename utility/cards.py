@@ -19,6 +19,7 @@ import numpy as np
 from utility.cubes import containers
 from utility.cubes.layouts import LAYOUTS
 from utility.errors import UserError
+from utility.files import default_path
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
 Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -167,8 +168,8 @@ def locate(card: Card, use: str) -> Path:
         UserError: they are in neither place; the message says how to get them.
     """
     place = (card.test_source if use == "test" else "") or card.source
-    if place and Path(place).exists():
-        return Path(place)
+    if place and default_path(place).exists():
+        return default_path(place)
     hint = ""
     if card.package:
         package, file = card.package

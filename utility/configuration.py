@@ -14,6 +14,7 @@ from utility.checkpoints import describe_checkpoint, load_checkpoint
 from utility.degradation import DEFAULT_KIND, STARTS, check
 from utility.devices import AMP
 from utility.errors import UserError
+from utility.files import default_path
 from utility.losses import band_loss
 
 # What a recipe sets where the configuration does not.
@@ -45,7 +46,7 @@ class TrainingConfig:
     noise: float = 0.0                      # standard deviation, of the low-resolution cube
     start: str | None = None                # the image that the network gets and adds its residual to
     # the data
-    data: tuple[str, ...] = ("data/lmdb/sample.lmdb",)
+    data: tuple[str, ...] = field(default_factory=lambda: (str(default_path("data/lmdb/sample.lmdb")),))
     weights: tuple[float, ...] | None = None  # share of the steps that each database gets; None: by its patches
     augment: str = "spatial"
     crop: int | None = None                 # side of the square of the patches that the network sees; None: all

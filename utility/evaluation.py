@@ -22,7 +22,7 @@ from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
 from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
-from utility.files import replacing, write_json
+from utility.files import default_path, replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
@@ -86,8 +86,9 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
     if data and not dataset:
         return None, list_scenes(data)
     card = load_card(dataset or "sample")
-    written = Path("data/test", card.name)
-    if not data and written.is_dir() and not Path(card.test_source or card.source).exists():  # cut by utility/lmdb_data.py
+    written = default_path(f"data/test/{card.name}")
+    whole = default_path(card.test_source or card.source)
+    if not data and written.is_dir() and not whole.exists():  # utility/lmdb_data.py cut the test part
         card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
         data = [str(written)]
     files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")

@@ -26,6 +26,12 @@ _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno
                errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY, errno.ETXTBSY, errno.ELOOP, errno.EIO)
 
 
+def default_path(relative: str | Path) -> Path:
+    """A default place: in the repository, wherever one is; in the folder BI3DQRNN_HOME where that variable is set."""
+    home = Path(os.environ.get("BI3DQRNN_HOME") or Path(__file__).resolve().parent.parent)
+    return Path(relative) if home.resolve() == Path.cwd() else home / relative
+
+
 def require_file(path: Path) -> None:
     """Raise UserError where `path` is a pipe, a device or a socket: to open a pipe waits, and a device may never end."""
     if not path.is_file():

@@ -24,20 +24,25 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from utility.cards import Card, generic_card, list_scenes, load_card, locate, split  # noqa: E402
+from utility.cards import CARD_FOLDER, Card, generic_card, list_scenes, load_card, locate, split  # noqa: E402
+from utility.configuration import configure  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
 from utility.cubes.layouts import LAYOUTS  # noqa: E402
 from utility.cubes.values import content_hash, value_range  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
-from utility.files import refuse_existing, replacing, write_failure  # noqa: E402
+from utility.files import default_path, refuse_existing, replacing, shown, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
 from utility.parts import Part, parts  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
-from utility.progress import Bar, say, track  # noqa: E402
+from utility.plan import prepare  # noqa: E402
+from utility.progress import Bar, duration, say, track  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
 from utility.scenes import write_scene  # noqa: E402
+from utility.training import seconds_per_step  # noqa: E402
 
 MB = 1_000_000
+STEPS, WINDOW = 1000, 16
+"""Of the training that is advised: steps, and neighbouring bands of a patch of many."""
 
 
 @dataclass
@@ -127,8 +132,9 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
             raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
         meta = writer.finish(
             validation=sum(s["patches"] for s in written if s["part"] == "validation") if val_scenes or held else val_last,
-            sources=written, skipped=skipped, card=card.name, patch=card.patch, strides=list(card.strides),
-            zooms=list(card.zooms), augment=augment,
+            card=card.name if card.folder == CARD_FOLDER else str((card.folder / f"{card.name}.toml").resolve()),
+            sources=written, skipped=skipped, patch=card.patch, strides=list(card.strides), zooms=list(card.zooms),
+            augment=augment,
             wavelengths=None if wavelengths is None else [float(nm) for nm in wavelengths],
         )
         for test in tests:  # they take their names when all are written, and before the database does: whole, or nothing
@@ -273,14 +279,14 @@ def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
     if source.is_relative_to("data/rendered"):
         from data.rendering import render_scenes
 
-        return render_scenes(source, source.name, bands=card.bands, count=options.scenes, seed=options.seed,
+        return render_scenes(default_path(source), source.name, bands=card.bands, count=options.scenes, seed=options.seed,
                              quiet=options.quiet)
-    if source.is_relative_to("data/sample") and not Path("data/sample").exists():
+    if source.is_relative_to("data/sample") and not default_path("data/sample").exists():
         from data.make_samples import make_samples
 
         if not options.quiet:
             print("rendering the sample scenes into data/sample ...", flush=True)
-        make_samples("data/sample")
+        make_samples(default_path("data/sample"))
     return [locate(card, "training")]
 
 
@@ -300,14 +306,14 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     card = _card(options)
-    out = Path(options.out or f"data/lmdb/{card.name}.lmdb")
+    out = Path(options.out or default_path(f"data/lmdb/{card.name}.lmdb"))
     files, notes = split(card, list_scenes(_sources(options, card)), "training")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     files = files[:options.scenes_limit]
     card, val_scenes = _held_out(options, card, files)
     started = time.perf_counter()
-    test_out = Path(options.test_out or f"data/test/{card.name}")
+    test_out = Path(options.test_out or default_path(f"data/test/{card.name}"))
     meta = build_database(
         out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
         val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
@@ -316,14 +322,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
     shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})
-    print(f"{out}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, {size:.1f} MB, "
-          f"in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
+    print(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, "
+          f"{size:.1f} MB, in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
           f"{meta['validation']} for validation")
     if meta["skipped"]:
         print(f"left out: {', '.join(meta['skipped'])}")
     if card.test_region:
-        print(f"test cubes: {test_out}")
-    print("next: python hsi_sr.py -a biqrnn_16_5" + (f" --data {out}" if out != Path("data/lmdb/sample.lmdb") else ""))
+        print(f"test cubes: {shown(test_out)}")
+    print(*_what_is_next(out, meta["shape"][0]), sep="\n")
+
+
+def _what_is_next(out: Path, bands: int) -> list[str]:
+    """A training that passes the untrained methods, and how long it takes here, from two of its steps."""
+    command = f"python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations {STEPS}"
+    given: dict[str, Any] = {"recipe": "fast", "iterations": STEPS, "data": str(out)}
+    if bands > 2 * WINDOW:
+        command, given["band_window"] = f"{command} --band-window {WINDOW}", WINDOW
+    if out != default_path("data/lmdb/sample.lmdb"):
+        command = f"{command} --data {shown(out)}"
+    try:
+        seconds = seconds_per_step(prepare(configure(given)), 1)
+    except UserError as error:
+        return [f"next: {command}", f"note: {error}"]
+    return [f"next: {command}", f"      about {duration(STEPS * seconds)} here; the published recipe, without --recipe and the "
+            "rest, needs thousands of steps"]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from utility.errors import UserError
 from utility.lmdb_dataset import LMDBDataset
 from utility.state import State, patch_multiple
 
+ENOUGH = 1000
+"""Steps of the released recipe below which a user is told that they are few."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -46,6 +49,11 @@ class Plan:
     notes: list[str]
 
     @property
+    def cards(self) -> list[str]:
+        """The dataset cards of the databases, as they record them."""
+        return list(dict.fromkeys(source.meta["card"] for source in self.sources if source.meta.get("card")))
+
+    @property
     def steps(self) -> int:
         """Steps an epoch: of one pass over the data, or of several."""
         once = sum(math.ceil(len(source.training) / self.config.batch) for source in self.sources)
@@ -62,6 +70,7 @@ class Plan:
         facts = {
             "trained_on": self.trained_on,
             "bands": self.sources[0].shape[0] if len(self.sources) == 1 else [source.shape[0] for source in self.sources],
+            "cards": self.cards,
             # What a place inside an epoch depends on.
             "position": {"seed": config.seed, "batch": config.batch,
                          "training patches": sum(len(source.training) for source in self.sources)},
@@ -130,8 +139,12 @@ def prepare(config: TrainingConfig) -> Plan:
     scenes = [*(scenes or ())]
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
-    return Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes or None,
+    plan = Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes or None,
                 notes=list(dict.fromkeys(notes)))
+    if config.recipe == "released" and not origin and plan.total < ENOUGH:
+        plan.notes.append(f"the released recipe makes {plan.total} steps on this data, and from PyTorch's weights a network "
+                          "needs thousands to pass the interpolation; --recipe fast needs hundreds")
+    return plan
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:

@@ -22,7 +22,7 @@ from tensorboardX.summary import image, scalar
 from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
-from utility.files import lock, replacing, write_failure, write_json
+from utility.files import default_path, lock, replacing, write_failure, write_json
 from utility.progress import say
 
 SPEEDS = ("patches_per_s", "data_wait", "seconds", "processor_seconds")
@@ -177,7 +177,7 @@ class Board:
 
 def newest_checkpoint(folder: str | Path | None = None) -> Path:
     """last.pth of a run folder, or of the run under runs/ that was saved last. Raises UserError: there is none."""
-    found = [Path(folder) / "last.pth"] if folder else list(Path("runs").glob("*/last.pth"))
+    found = [Path(folder) / "last.pth"] if folder else list(default_path("runs").glob("*/last.pth"))
     found = [path for path in found if path.exists()]
     if not found:
         raise UserError(f"There is no last.pth in {folder or 'the folders under runs'}, so no run goes on; name a checkpoint "
@@ -187,7 +187,7 @@ def newest_checkpoint(folder: str | Path | None = None) -> Path:
 
 def new_run_folder(name: str) -> Path:
     """runs/NAME_DATE_TIME, a folder that does not exist yet."""
-    base = Path("runs") / f"{name}_{datetime.now():%Y%m%d_%H%M%S}"
+    base = default_path("runs") / f"{name}_{datetime.now():%Y%m%d_%H%M%S}"
     path, count = base, 2
     while path.exists():
         path, count = base.with_name(f"{base.name}-{count}"), count + 1

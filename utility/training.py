@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import Window
+from utility.cards import load_card
 from utility.configuration import LOSSES, TrainingConfig
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
 from utility.devices import autocast
@@ -104,7 +105,7 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         raise
     finally:
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
-        for line in [*_far_below(state), *_what_is_next(run, best, last, stop.requested)]:
+        for line in [*_far_below(state), *_what_is_next(run, best, last, stop.requested, plan.cards)]:
             with suppress(UserError):  # a log that cannot be written must not hide what ended the run
                 run.say(line, loud=True)
         run.close()
@@ -385,11 +386,22 @@ def _far_below(state: State) -> list[str]:
             "Try a lower --lr, --clip 1 or --recipe fast, or go on if this is the beginning of a long training."]
 
 
-def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool) -> list[str]:
+def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool,
+                  cards: Sequence[str]) -> list[str]:
     if not (best or last):
         return [f"no checkpoint was saved in {shown(run.path)}"]
     return [
         *([f"go on with:  python hsi_sr.py -r -rp {shown(last)}"] if interrupted and last else []),
         *([] if best else ["no epoch has finished, so there is no best.pth; last.pth holds the state as it was"]),
-        f"test with:   python hsi_test.py -r -rp {shown(best or last)}",
+        f"test with:   python hsi_test.py -r -rp {shown(best or last)}{_test_scenes(cards)}",
     ]
+
+
+def _test_scenes(cards: Sequence[str]) -> str:
+    """The options by which hsi_test.py finds the scenes that these cards hold out; none for the sample scenes."""
+    for name in cards:
+        with suppress(UserError):  # a card that is gone
+            card = load_card(name)
+            if card.test_region or card.test_source:
+                return "" if name == "sample" else f" --dataset {shown(name) if name.endswith('.toml') else name}"
+    return " --data YOUR_SCENES" if cards else ""
