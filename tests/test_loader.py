@@ -87,10 +87,10 @@ def test_databases_take_turns_by_their_share_from_the_start_of_the_training():
     assert list(turns) == whole[13:]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_change_nothing_and_live_through_the_passes(context):
+@pytest.mark.parametrize(("context", "threads"), [("fork", 2), ("spawn", 1)])
+def test_workers_change_nothing_and_live_through_the_passes(context, threads):
     alone = training_loader([Numbered(12)], 4, seed=5)
-    helped = training_loader([Numbered(12)], 4, seed=5, threads=2, context=context)
+    helped = training_loader([Numbered(12)], 4, seed=5, threads=threads, context=context)
     with stopped_at_the_end(helped):
         for number in (0, 1, 7):
             assert all(map(torch.equal, passed(alone, number), passed(helped, number)))
