@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,10 +43,6 @@ class Variant:
     compiled: bool = False
     checkpoint: bool = False
     floor: bool = False         # without pooling, see `without_pooling`
-
-    @property
-    def precision(self) -> str:
-        return " bf16" if self.amp == "bf16" else " TF32" if self.tf32 else ""
 
     @property
     def execution(self) -> dict[str, Any]:
@@ -85,8 +80,7 @@ def variants(device: torch.device, training: bool = False) -> list[Variant]:
     gpu, bf16 = device.type == "cuda", bf16_is_native(device)
     chosen = [Variant("released", released=True), Variant("fast"), Variant("floor", floor=True)]
     for suffix, how in [(" TF32", {"tf32": True})] * gpu + [(" bf16", {"amp": "bf16"})] * (gpu and bf16):
-        chosen += [Variant(f"released{suffix}", released=True, **how), Variant(f"fast{suffix}", **how),
-                   Variant(f"floor{suffix}", floor=True, **how)]
+        chosen += [replace(way, name=way.name + suffix, **how) for way in chosen[:3]]
     chosen += [Variant("fast bf16", amp="bf16")] * (bf16 and not gpu)
     chosen += [Variant("fast compiled", compiled=True)] * (gpu and training)
     chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * (gpu and training and bf16)
@@ -95,25 +89,26 @@ def variants(device: torch.device, training: bool = False) -> list[Variant]:
 
 def inference(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """(N, 1, B, H, W) on the device -> the network's output, without gradients."""
-    return partial(_infer, variant, variant.network(arch).to(device).eval())
+    net = variant.network(arch).to(device).eval()
 
+    def infer(x: Tensor) -> Tensor:
+        with torch.no_grad(), variant.applied(), autocast(device, variant.amp):
+            return net(x)
 
-@torch.no_grad()
-def _infer(variant: Variant, net: Network, x: Tensor) -> Tensor:
-    with variant.applied(), autocast(x.device, variant.amp):
-        return net(x)
+    return infer
 
 
 def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], None]:
     """(N, B, h, w) on the device -> one step of `utility.training`: degrade x4, forward, MSE, backward, Adam."""
     config = TrainingConfig(arch=arch, amp=variant.amp, tf32=variant.tf32, compile=variant.compiled)
     state = State(config, variant.network(arch), device, total=1)
-    return partial(_train, variant, state, torch.compile(state.net) if variant.compiled else state.net)
+    net = torch.compile(state.net) if variant.compiled else state.net
 
+    def train(gt: Tensor) -> None:
+        with variant.applied(search=True):
+            train_step(state, net, gt)
 
-def _train(variant: Variant, state: State, net: Callable, gt: Tensor) -> None:
-    with variant.applied(search=True):
-        train_step(state, net, gt)
+    return train
 
 
 WORKS = {"inference": inference, "training step": training_step}
@@ -224,11 +219,10 @@ def ratio(baseline: Sequence[float], samples: Sequence[float]) -> float:
     return float(np.median(baseline) / np.median(samples))
 
 
-def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: int | None = None,
-            precision: Mapping[str, str] | None = None, **labels: Any) -> list[Row]:
-    """Time of each call, speed-up over the baseline, and against the baseline and the floor of its precision.
+def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: int | None = None, **labels: Any) -> list[Row]:
+    """Time of each call, speed-up over the baseline, and against `released` and `floor` of its precision, which its name says.
 
-    `precision` says, by name of the call, how the names of that baseline and floor end; `labels` are put into every row.
+    `labels` are put into every row.
     """
     samples, failed = interleave(calls, timing, warm_up)
     rows = [{**labels, "variant": name, "failed": why} for name, why in failed.items()]
@@ -238,9 +232,11 @@ def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: i
             row["faster"] = ratio(samples[baseline], times)
             rounds = [b / s for b, s in zip(samples[baseline], times, strict=True)]
             row["quartiles"] = np.percentile(rounds, (25, 75)).tolist()
-        for column, kind in (("same precision", "released"), ("over floor", "floor")):
-            if precision and (same := samples.get(f"{kind}{precision[name]}")):
-                row[column] = ratio(same, times) if kind == "released" else ratio(times, same)
+        suffix = next((suffix for suffix in (" TF32", " bf16") if suffix in name), "")
+        if same := samples.get(f"released{suffix}"):
+            row["same precision"] = ratio(same, times)
+        if floor := samples.get(f"floor{suffix}"):
+            row["over floor"] = ratio(times, floor)
         rows.append(row)
     return rows
 

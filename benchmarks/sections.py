@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Setup:
 
     def compare(self, work: str, ways: list[Variant], shape: Shape, warm_up: int | None = None) -> Rows:
         return measure.compare({way.name: self.call(work, way, shape) for way in ways}, self.timing, warm_up=warm_up,
-                               precision={way.name: way.precision for way in ways}, size=text(shape))
+                               size=text(shape))
 
 
 def text(shape: Shape) -> str:
@@ -156,11 +157,15 @@ def time_pooling(setup: Setup, done: dict[str, Rows]) -> Rows:
         gates = (4 * random_cubes(*setup.sizes.pooling, device=setup.device) - 2).to(dtype)
         output = gates.numel() // 3 * gates.element_size()
         for work, traffic in (("forward", 4 * output), ("backward", 7 * output)):  # 3 read + 1 written; 4 read + 3 written
-            calls: dict[str, Callable[[], Any]] = {
-                f"{backend}, {layout}": _pooling(work, gates.contiguous(memory_format=memory_format), backend)
-                for backend in ("loop", "triton" if setup.gpu else "cpu")
-                for layout, memory_format in (("contiguous", torch.contiguous_format),
-                                              ("channels-last", torch.channels_last_3d))}
+            calls: dict[str, Callable[[], Any]] = {}
+            for backend, (layout, memory_format) in product(("loop", "triton" if setup.gpu else "cpu"), (
+                    ("contiguous", torch.contiguous_format), ("channels-last", torch.channels_last_3d))):
+                laid = gates.contiguous(memory_format=memory_format).detach().requires_grad_(work == "backward")
+                call = partial(pool, laid, "f", "both", None, backend)
+                if work == "backward":
+                    out = call()
+                    call = partial(torch.autograd.grad, out, laid, torch.rand_like(out) - 0.5, retain_graph=True)
+                calls[f"{backend}, {layout}"] = call
             source = torch.rand(traffic // 8, device=setup.device)  # float32, read and written: `traffic` bytes in all
             calls["copy"] = partial(torch.empty_like(source).copy_, source)
             found = measure.compare(calls, setup.timing, baseline="loop, contiguous", size=text(gates.shape), work=work,
@@ -168,14 +173,6 @@ def time_pooling(setup: Setup, done: dict[str, Rows]) -> Rows:
             rows += [{**row, "GB/s": traffic / row["time"] / 1e9, "of a copy": found[-1].get("time", math.nan) / row["time"]}
                      if "time" in row else row for row in found]
     return rows
-
-
-def _pooling(work: str, gates: Tensor, backend: str) -> Callable[[], Any]:
-    if work == "forward":
-        return torch.no_grad()(partial(pool, gates, "f", "both", None, backend))
-    gates = gates.detach().requires_grad_()
-    out = pool(gates, "f", "both", None, backend)
-    return partial(torch.autograd.grad, out, gates, torch.rand_like(out) - 0.5, retain_graph=True)
 
 
 # Around the network ---------------------------------------------------------------------------------------------------

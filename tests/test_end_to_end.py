@@ -33,9 +33,9 @@ def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(t
 
 
 def train_a_step(database: str) -> str:
-    hsi_sr.main(["-a", "biqrnn_2_2", "--data", database, "-b", "2", "--iterations", "2", "--run-dir", "run", "--no-log",
+    hsi_sr.main(["-a", "biqrnn_2_2", "--data", database, "-b", "1", "--iterations", "1", "--run-dir", "run", "--no-log",
                  "--val-batches", "1", "--quiet", "--no-cuda"])
-    assert torch.load("run/last.pth", weights_only=True)["iteration"] == 2
+    assert torch.load("run/last.pth", weights_only=True)["iteration"] == 1
     return "run/last.pth"
 
 
