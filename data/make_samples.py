@@ -318,7 +318,7 @@ def make_samples(
     16 m sees it (`gaussian`, x4), in UTM zone 33 N. Each scene depends on `seed` and its own number only.
 
     Raises:
-        UserError: `folder` exists and `overwrite` is False or it holds neither samples nor nothing, or it cannot be written.
+        UserError: `folder` exists and `overwrite` is False, it holds anything other than samples, or it cannot be written.
     """
     folder = Path(folder)
     files: list[Path] = []
@@ -346,7 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Render the sample scenes.")
     parser.add_argument("--out", default="data/sample", help="folder to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2021, help="other scenes for another seed (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists and holds samples, or nothing")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it is empty or holds samples")
     options = parser.parse_args()
     if options.seed < 0:
         raise UserError(f"--seed {options.seed} is negative; give a whole number from 0.")

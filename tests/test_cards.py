@@ -197,8 +197,9 @@ def test_missing_and_extra_scenes_are_named(tmp_path):
     (tmp_path / "test.txt").write_text("c.mat\n")
     card = load_card(card_file(tmp_path, MINIMAL + 'scenes = "training.txt"\ntest_scenes = "test.txt"\n'))
     files = [Path("c.mat"), Path("b.mat"), Path("other.mat")]
-    assert split(card, files, "training") == ([Path("b.mat")], ["missing are 1 of the 2 training scenes of mine: a",
-                                                                "left out, because no list of mine names them: other"])
+    notes = ["1 of the 2 training scenes of mine are missing: a",
+             "no list of mine names these files, so they are left out: other"]
+    assert split(card, files, "training") == ([Path("b.mat")], notes)
     with pytest.raises(UserError, match=r"None of the 1 test scenes.*called c"):
         split(card, files[1:], "test")
     with pytest.raises(UserError, match=r"gone\.txt, which cannot be read"):

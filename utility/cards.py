@@ -229,9 +229,9 @@ def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list
                         f"called {wanted[0]}. Give the folder that holds them with --source or --data.")
     notes = []
     if missing:
-        notes.append(f"missing are {len(missing)} of the {len(wanted)} {use} scenes of {card.name}: {_some(missing)}")
+        notes.append(f"{len(missing)} of the {len(wanted)} {use} scenes of {card.name} are missing: {_some(missing)}")
     if extra := [stem for stem in by_stem if stem not in known]:
-        notes.append(f"left out, because no list of {card.name} names them: {_some(extra)}")
+        notes.append(f"no list of {card.name} names these files, so they are left out: {_some(extra)}")
     return found, notes
 
 

@@ -129,14 +129,10 @@ def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tup
     inside = (r >= top) & (r < top + h) & (c >= left) & (c < left + w)
     central = ((r >= margin_r) & (r < height - margin_r) & (c >= margin_c) & (c < width - margin_c))
     inner = (r >= top + h // 6) & (r < top + h - h // 6) & (c >= left + w // 6) & (c < left + w - w // 6)
-    for region in (inner, inside, np.ones_like(inside)):
-        if region.any():
-            score = np.where(region, bright, -1)
-            break
-    first = np.unravel_index(int(score.argmax()), score.shape)
-    region = ~inside & central
-    if not region.any():
-        region = np.ones_like(inside)
+    everywhere = np.ones_like(inside)
+    region = next(region for region in (inner, inside, everywhere) if region.any())
+    first = np.unravel_index(int(np.where(region, bright, -1).argmax()), bright.shape)
+    region = next(region for region in (~inside & central, everywhere) if region.any())
     lit = region & (bright >= np.median(bright[region]))
     spectrum = grid[:, first[0], first[1]]
     cosine = np.einsum("b,bij->ij", spectrum, grid) / (np.linalg.norm(spectrum) * np.linalg.norm(grid, axis=0) + 1e-12)
@@ -255,7 +251,7 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
 @rc_context(STYLE)
 def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str, unit: str = "",
                name: str = "", dpi: int = DPI) -> Figure:
-    """A number for each pixel, such as an angle, one panel per method, one colour bar; pixels of NaN are grey.
+    """A map of one number a pixel, such as an angle: one panel per method, one colour bar. Pixels of NaN are grey.
 
     Args:
         maps: {label: (H, W)}.
@@ -568,7 +564,7 @@ def _letters(count: int) -> list[str]:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten: a colour bar that ends on a round number."""
+    """A round end for a colour bar: the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten."""
     if not value > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

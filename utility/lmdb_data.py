@@ -63,10 +63,10 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
 
     Args:
         out: the folder to make.
-        sources: scene files, or folders of them, in the order of writing but for those of validation, which come last.
+        sources: scene files, or folders of them, in the order of writing; validation scenes come last.
         dtype: of the stored values, "float32" or "float16".
         augment: how many rotations and flips of each patch are stored, 1 (the patch itself) to 8.
-        seed: of the draw of those.
+        seed: draws these variants.
         val_scenes: names (stems) of the scenes held out for validation. Without any, the card's `validation_region` is held
             out; without that, the last `val_last` patches are, by default the last 1,000 or a tenth, whichever is less.
         drop_bad_bands, fill_nodata: mend scenes that need it instead of refusing them.
@@ -137,7 +137,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
             augment=augment,
             wavelengths=None if wavelengths is None else [float(nm) for nm in wavelengths],
         )
-        for test in tests:  # they take their names when all are written, and before the database does: whole, or nothing
+        for test in tests:  # the test cubes take their names together, before the database takes its own: all, or none
             final = test_out / f"{test.name}.mat"
             _write_test(cubes.enter_context(replacing(final, force)), test, final)
     return meta
@@ -209,9 +209,9 @@ def _parser() -> argparse.ArgumentParser:
                        help="how many scenes a rendered dataset has (default: %(default)s)")
     group.add_argument("--scenes-limit", type=_whole(1), metavar="N", help="the first N scenes only")
     group.add_argument("--key", help="name of the cube in its file, when it holds several (default: the card's)")
-    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES", help=f"of the cube as stored: {', '.join(LAYOUTS)}")
+    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES", help=f"axes of the cube as stored: {', '.join(LAYOUTS)}")
     group.add_argument("--size", type=_whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
-                       help="of the image, for a bands x pixels cube that does not say")
+                       help="size of the image, for a bands x pixels cube that does not say it")
     group.add_argument("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
     group.add_argument("--fill-nodata", action="store_true", help="fill no-data pixels from their neighbours")
     group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used")
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z", help="spatial scales, above 0 and up to 1")
     group.add_argument("--augment", type=_whole(1, 8), default=1, metavar="K",
                        help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
-    group.add_argument("--seed", type=_whole(0), default=2021, help="of these, and of rendered scenes (default: %(default)s)")
+    group.add_argument("--seed", type=_whole(0), default=2021, help="draws these, and rendered scenes (default: %(default)s)")
     held = group.add_mutually_exclusive_group()
     held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
     held.add_argument("--val-last", type=_whole(0), metavar="N",
@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what to write")
     group.add_argument("--out", metavar="DB", help="LMDB folder (default: data/lmdb/NAME.lmdb)")
     group.add_argument("--test-out", metavar="DIR", help="folder for a card's test cubes (default: data/test/NAME)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored values (default: %(default)s)")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored values (default: %(default)s)")
     group.add_argument("--force", action="store_true", help="replace the database and test cubes if they exist")
     group.add_argument("--map-size-mb", type=_whole(1), default=1024, metavar="MB",
                        help="LMDB's map to begin with; it grows (default: %(default)s)")

@@ -20,9 +20,9 @@ class Part:
     name: str
     cube: np.ndarray            # (B, h, w) float32
     region: Rectangle           # in its scene
-    low: float                  # the values that became 0 and 1 ...
-    high: float
-    over: str                   # ... were the smallest and largest of the "scene" or of the "crop"
+    low: float                  # the value that became 0
+    high: float                 # the value that became 1
+    over: str                   # "scene" or "crop": whose smallest and largest values these two are
 
 
 def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None = None) -> list[Part]:

@@ -91,8 +91,9 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
     if lead:
         parts.append(f'<p class="lead">{escape(lead)}</p>')
     if images:
+        how = describe(preset, scale, border, images, methods)
         parts += ["<h2>Results</h2>", _table(images, methods, preset),
-                  f'<p class="soft">{escape(_reading(images, methods, preset, scale, border))}</p>']
+                  f'<p class="soft">{escape(f"{how[0].upper()}{how[1:]}. Bold: the best of each group.")}</p>']
     parts += ["<h2>What was run</h2>", _facts(facts)]
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
@@ -123,11 +124,6 @@ def _table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], pres
             parts.append(f'<tr>{first}<td class="method" style="color: {colour}">{escape(label)}</td>{cells}</tr>')
         parts.append("</tbody>")
     return "\n".join([*parts, "</table></div>"])
-
-
-def _reading(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], preset: str, scale: float, border: int) -> str:
-    text = describe(preset, scale, border, images, methods)
-    return f"{text[0].upper()}{text[1:]}. Bold: the best of each group."
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

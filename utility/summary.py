@@ -80,7 +80,7 @@ def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
 
 
 def _data_set(images: Sequence[Mapping[str, Any]]) -> str:
-    """The card of all images, or their names; how many, where these do not say it."""
+    """The card of all images, else their names; and how many images, where the names do not show it."""
     names, cards = [image["name"] for image in images], {image.get("card") for image in images}
     if len(cards) == 1 and None not in cards:
         return f"{cards.pop()} ({len(names)})" if len(names) > 1 else cards.pop()

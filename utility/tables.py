@@ -154,7 +154,7 @@ def band_rows(name: str, bands: Mapping[str, Mapping[str, np.ndarray]], preset: 
 
 
 def band_header(preset: str) -> list[str]:
-    """Of the spectral angle and of ERGAS a band has a part, see `indexes.Comparison.band_indexes`."""
+    """A band has a part in the spectral angle and in ERGAS, see `indexes.Comparison.band_indexes`."""
     titles = _titles(preset, [name for name, metric in METRICS.items() if metric.of_band])
     parts = [f"{title.split()[0]}_part{title[len(title.split()[0]):]}" if title.split()[0] in ("sam", "ergas") else title
              for title in titles]

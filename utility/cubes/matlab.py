@@ -59,7 +59,7 @@ class _Element:
         return self.part(256).tobytes().decode("latin-1"), kind, shape, bool(flags & 0x800)
 
     def part(self, most: int | None = None) -> np.ndarray:
-        """The next part, in its own type; of more than `most` bytes is damage."""
+        """The next part, in its own type; a part of more than `most` bytes is damage."""
         self._take(self.padding)
         kind, size = self._tag()
         short = kind >> 16  # a part of at most four bytes may stand in its tag
