@@ -29,7 +29,7 @@ from utility.errors import UserError, run_script, whole_numbers
 from utility.files import shown
 from utility.plan import prepare
 from utility.runs import newest_checkpoint
-from utility.training import train
+from utility.training import expected_time, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = configure(given)
     plan = prepare(config)
     if dry_run:
-        print(*plan.describe(), json.dumps(asdict(config), indent=2), sep="\n")
+        print(*plan.describe(), f"time      {expected_time(plan)}", json.dumps(asdict(config), indent=2), sep="\n")
         return 0
     return 130 if train(config, plan).interrupted else 0
 
@@ -109,7 +109,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--save-minutes", type=float, metavar="M", help="save last.pth inside an epoch, this often (default: 10)")
     add("--no-log", dest="tensorboard", action="store_false", help="no TensorBoard events")
     add("--quiet", action="store_true", help="print nothing but what to do next, and errors")
-    add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length; write nothing")
+    add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length, time (from two steps); "
+        "write nothing")
     given = vars(parser.parse_args(arguments))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
     if path and not resume:

@@ -255,6 +255,9 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
     assert psnr.lines[1].get_xdata().tolist() == [5, 20]
     assert psnr.lines[2].get_xdata().tolist() == [10]
     assert loss.get_yscale() == "log" and loss.get_ylabel() == "Training loss (MSE)"
+    fig = training_curve_figure(None, rows, loss="BAND_LOG_MSE", steps=[(i, 1, 2e-4 / i) for i in range(1, 21)])
+    fig.canvas.draw()
+    assert fig.axes[0].yaxis.label.get_window_extent().x0 > 0 and len(fig.axes[0].lines) == 2
     loss, _ = training_curve_figure(None, [], loss="L1").axes
     assert loss.get_ylabel() == "Training loss (L1)"
 

@@ -84,6 +84,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys
     said = capsys.readouterr().out
     assert "8,427 parameters" in said and "8 patches of 3x8x8 for training, 4 for validation" in said
     assert "15 iterations, 5 epochs of 3 steps" in said
+    assert re.search(r"^time      \d+ s for 15 steps of [\d.e-]+ s \(two were timed\); validations come on top$", said, re.M)
     assert json.loads(said[said.index("{"):])["batch"] == 3
     assert list(tmp_path.iterdir()) == []
 

@@ -27,7 +27,7 @@ from utility.indexes import evaluate
 from utility.lmdb_dataset import writing_database
 from utility.loader import validation_loader
 from utility.plan import prepare
-from utility.runs import Board, RunFolder
+from utility.runs import Board, Losses, RunFolder
 from utility.state import State
 from utility.training import seconds_per_step, train
 
@@ -311,8 +311,8 @@ def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
     run = result.run
     assert run.parent == Path("runs") and run.name.startswith("mine_")
     assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
-        "config.json", "environment.json", "log.txt", "history.csv", "training.png", "last.pth", "last.prev.pth", "best.pth",
-        "epoch_002.pth"}
+        "config.json", "environment.json", "log.txt", "history.csv", "steps.csv", "training.png", "last.pth", "last.prev.pth",
+        "best.pth", "epoch_002.pth"}
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["batch"] == 3 and recorded["lr"] == 1e-4 and recorded["run_dir"] == str(run)
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
@@ -419,6 +419,20 @@ def test_the_state_is_saved_inside_an_epoch_too_and_goes_on_from_there(data, mon
     assert contents("parts/last.pth")["iteration"] == 2
     train(configure({"resume": "parts/last.pth", "save_minutes": 10}))
     assert same(contents("whole/last.pth")["net"], contents("parts/last.pth")["net"])
+    steps = Path("whole/steps.csv").read_text()
+    assert Path("parts/steps.csv").read_text() == steps and len(steps.splitlines()) == 1 + 9
+
+
+def test_the_losses_of_a_long_run_are_means_of_as_many_steps_as_keep_the_file_short(tmp_path):
+    losses = Losses(tmp_path / "steps.csv")
+    for iteration in range(1, 5 * Losses.MOST + 1):
+        losses.add(iteration, 1, float(iteration))
+    losses.write()
+    again = Losses(losses.path)
+    again.load(100)
+    assert len(losses.rows) == 5 * Losses.MOST / 8 and losses.rows[-1][0] == 5 * Losses.MOST
+    assert all(loss == iteration - (steps - 1) / 2 and steps == 8 for iteration, steps, loss in losses.rows)
+    assert again.rows == losses.rows[:12]
 
 
 def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(data, monkeypatch):

@@ -311,19 +311,23 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
 
 @rc_context(STYLE)
 def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]], name: str = "",
-                          dpi: int = DPI, loss: str = "MSE") -> Figure:
+                          dpi: int = DPI, loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = ()) -> Figure:
     """Loss and validation PSNR over iterations.
 
     Args:
         rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr", "backprojection_psnr" (dB); a curve
             leaves out what is missing or None.
         loss: what the loss is, for the label of its axis.
+        steps: (iteration, number of steps, their mean loss), drawn behind the means of the epochs.
     """
     fig = Figure(figsize=(WIDTH, 2.6))
     _title(fig, name, None, "training")
-    loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.85, 1.65) for left in (0.62, 4.12))
+    loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.65, 1.65) for left in (0.82, 4.32))
+    if steps:
+        loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK, alpha=0.35, linewidth=0.6,
+                     label="Steps")
     for ax, key, colour, label in (
-        (loss_ax, "loss", NETWORK, "Loss"),
+        (loss_ax, "loss", NETWORK, "Mean of an epoch"),
         (psnr_ax, "psnr", NETWORK, "Network"),
         (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
         (psnr_ax, "backprojection_psnr", BACKPROJECTION, "Back-projection"),
@@ -336,10 +340,12 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
                 marker="o" if few else "", markersize=2.5)
     if all(line.get_ydata().size and np.nanmin(line.get_ydata()) > 0 for line in loss_ax.lines):
         loss_ax.set_yscale("log")
-    loss_ax.set_ylabel(f"Training loss ({loss})")
+    loss_ax.set_ylabel(f"Training loss ({loss})" if len(loss) < 8 else f"Training loss\n({loss})")
+    if steps:
+        loss_ax.legend(loc="best")
     psnr_ax.set_ylabel("Validation PSNR (dB)")
     if psnr_ax.lines:
-        psnr_ax.legend(loc="lower right")
+        psnr_ax.legend(loc="best")
     for ax in (loss_ax, psnr_ax):
         ax.set_xlabel("Iteration")
         _clean(ax)

@@ -1,6 +1,7 @@
 """The folder of a training run: what made it, what it said, and its numbers epoch by epoch.
 
-    config.json  environment.json  log.txt  history.csv  training.png  last.pth  best.pth  epoch_005.pth ...  events.*
+    config.json  environment.json  log.txt  history.csv  steps.csv  training.png
+    last.pth  best.pth  epoch_005.pth ...  events.*
 """
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ class RunFolder:
     def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
         self.path, self.quiet = Path(path), quiet
         self.board: Board | None = None
+        self.losses = Losses(self.path / "steps.csv")
         begun = (self.path / "config.json").exists() and not any(self.path.glob("*.pth"))  # and killed before its first save
         if not (resume or begun) and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
@@ -135,7 +137,44 @@ class RunFolder:
                 old = known.get(str(row["epoch"]), {})
                 new = speed or {} if row is history[-1] else {}
                 writer.writerow({**{name: old.get(name) for name in SPEEDS}, **new, **row})
-        training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper())
+        training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper(),
+                              steps=self.losses.rows)
+
+
+class Losses:
+    """The training loss of every step, in a file: fewer than `MOST` rows, each the mean of as many steps as that takes."""
+
+    MOST = 2000
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self._width = path, [], 1
+        self._open = [0, 0.0]  # steps of the last row, and the sum of their losses, while they are less than a row takes
+
+    def load(self, iteration: int) -> None:
+        """Take the rows of the file up to an iteration, from which a run goes on."""
+        if iteration and self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [(int(row["iteration"]), int(row["steps"]), float(row["loss"])) for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row[0] <= iteration]
+            self._width = max((row[1] for row in self.rows), default=1)
+
+    def add(self, iteration: int, steps: int, total: float) -> None:
+        """`steps` more, up to `iteration`, whose losses sum up to `total`."""
+        self._open[0] += steps
+        self._open[1] += total
+        if self._open[0] >= self._width:
+            self.rows.append((iteration, self._open[0], self._open[1] / self._open[0]))
+            self._open = [0, 0.0]
+        if len(self.rows) == self.MOST:
+            pairs = zip(self.rows[::2], self.rows[1::2], strict=False)
+            self.rows = [(last, m + n, (m * x + n * y) / (m + n)) for (_, m, x), (last, n, y) in pairs]
+            self._width = self.rows[0][1]
+
+    def write(self) -> None:
+        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("iteration", "steps", "loss"))
+            writer.writerows((iteration, steps, f"{loss:.6g}") for iteration, steps, loss in self.rows)
 
 
 class Board:

@@ -37,7 +37,7 @@ from utility.files import shown
 from utility.indexes import PSNR_CAP
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.plan import Plan, prepare
-from utility.progress import track
+from utility.progress import duration, track
 from utility.runs import RunFolder, new_run_folder
 from utility.state import State
 
@@ -80,7 +80,9 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
 
     run = RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
-    for line in [*plan.describe(), f"run       {shown(run.path)}"]:
+    watch = f"; watch with: tensorboard --logdir {shown(run.path)} (pip install tensorboard)" * config.tensorboard
+    run.losses.load(state.iteration)
+    for line in [*plan.describe(), f"run       {shown(run.path)}{watch}"]:
         run.say(line)
     if state.history:  # a kill between last.pth and these files leaves them an epoch behind
         run.write_history(state.history, loss=config.loss)
@@ -188,6 +190,8 @@ class _Loop:
         if not self.state.is_finite():
             raise self.diverged()
         self.run.flush()
+        if name == "last":
+            self.run.losses.write()
         self.state.save(self.run.path / f"{name}.pth")
         self.saved = time.monotonic()
 
@@ -199,6 +203,7 @@ class _Loop:
         left = 0 if state.reached else max(0, plan.steps - state.step)
         loader.batch_sampler.set_position(state.iteration, state.iteration + left)
         batches = DeviceBatches(loader, plan.device)
+        before = self.summed_loss()
         patches, begin, processor = 0, time.perf_counter(), time.process_time()
         with track(total=plan.total, initial=state.iteration, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
                    quiet=self.config.quiet) as bar:
@@ -207,7 +212,9 @@ class _Loop:
                 patches += len(gt)
                 bar.update()
                 if state.step % every == 0:
-                    loss = self.checked_loss()
+                    now = self.summed_loss()
+                    self.run.losses.add(state.iteration, now[1] - before[1], now[0] - before[0])
+                    loss, before = now[0] / max(1, now[1]), now
                     rate = patches / (time.perf_counter() - begin)
                     bar.set_postfix_str(f"loss {loss:.3g}, lr {state.lr:.2g}{gain}, {rate:.1f} patches/s", refresh=False)
                     self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
@@ -222,14 +229,19 @@ class _Loop:
                 "processor_seconds": time.process_time() - processor}
 
     def checked_loss(self) -> float:
-        """The mean loss of this epoch so far; makes a GPU wait for the host.
+        """The mean loss of this epoch so far; makes a GPU wait for the host. Raises UserError: it is not finite."""
+        total, steps = self.summed_loss()
+        return total / max(1, steps)
+
+    def summed_loss(self) -> tuple[float, int]:
+        """The sum of the losses of this epoch so far, and their number; likewise.
 
         A GradScaler leaves out the steps that overflow, which are few; any other loss that is not finite is the end.
         """
         total, lost = self.state.tally.tolist()
         if lost and (self.config.amp != "fp16" or lost > max(20, self.state.step / 2)):
             raise self.diverged()
-        return total / max(1, self.state.step - lost)
+        return total, self.state.step - int(lost)
 
     def diverged(self) -> UserError:
         last = self.run.path / "last.pth"
@@ -252,6 +264,14 @@ def seconds_per_step(plan: Plan, count: int = 2) -> float:
         state.tally.tolist()  # a GPU is waited for
         seconds.append(time.perf_counter() - begin)
     return sum(seconds[len(patches):]) / count
+
+
+def expected_time(plan: Plan) -> str:
+    """How long the steps of a run will take here, from two of them, in words."""
+    done = plan.state().iteration if plan.config.resume else 0
+    step = seconds_per_step(plan)
+    seconds = min(step * max(0, plan.total - done), 60 * (plan.config.minutes or math.inf))
+    return f"{duration(seconds)} for {plan.total - done:,} steps of {step:.2g} s (two were timed); validations come on top"
 
 
 def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
