@@ -260,21 +260,26 @@ def repeat_weights(place: Place) -> None:
     Raises:
         UserError: a training was interrupted.
     """
+    made: dict[tuple[str, ...], Path] = {}  # by the commands that led there: files share their first trainings
     for one in weights.shipped():
         final = one.card["training"]
-        last = None
+        last, path = None, ()
         for number, training in enumerate([*final.get("before", []), final]):  # each starts from the weights of the one before
             for command in training.get("databases", []):
                 script, *words = shlex.split(command)
                 if not Path(words[words.index("--out") + 1]).exists():
                     words += ["--quiet", *(["--scenes", "2", "--val-last", "1"] if place.quick else [])]
                     SCRIPTS[Path(script).name](words)
+            path = (*path, training["command"])
+            if path in made:
+                last = made[path]
+                continue
             script, *words = shlex.split(training["command"])
             if "--init" in words:
                 words[words.index("--init") + 1] = str(last)
             folder = place.out / "weights" / f"{one.path.stem}_{number}"
             words += ["--run-dir", str(folder), "--quiet", *(QUICK if place.quick else [])]
-            last = folder / "last.pth"
+            last = made[path] = folder / "last.pth"
             if not (last.exists() and _complete(last)):
                 print(f"{one.path.stem}: python {shlex.join([script, *words])}", flush=True)
                 if SCRIPTS[Path(script).name](["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
