@@ -7,6 +7,8 @@
     python hsi_sr.py -r -rp runs/NAME/last.pth                            go on with a run; without -rp, with the newest
     python hsi_sr.py --init runs/NAME/best.pth --data data/lmdb/salinas.lmdb     fine-tune on other scenes, any bands
     python hsi_sr.py --data data/lmdb/icvl.lmdb --dry-run                 say what would run, and stop
+    python hsi_sr.py --gpu-ids 0,1                                        two GPUs of this machine share each step
+    torchrun --nproc-per-node 2 --max-restarts 3 hsi_sr.py                the same, and after a failure it goes on by itself
 
 The run folder gets config.json, environment.json, log.txt, history.csv, training.png, TensorBoard's events, last.pth,
 best.pth and epoch_NNN.pth. Ctrl-C saves last.pth and says how to go on.
@@ -15,32 +17,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from models import name_forms
 from models.pooling import BACKENDS
+from utility import distributed
 from utility.augment import MODES
 from utility.configuration import LOSSES, RECIPES, configure
 from utility.degradation import DEFAULT_KIND, KINDS, STARTS
-from utility.devices import AMP
+from utility.devices import AMP, choose_device
 from utility.errors import UserError, run_script, whole_numbers
 from utility.files import shown
 from utility.plan import prepare
-from utility.runs import newest_checkpoint
+from utility.runs import after_restart, newest_checkpoint
 from utility.training import expected_time, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     dry_run = given.pop("dry_run", False)
-    config = configure(given)
-    plan = prepare(config)
-    if dry_run:
-        print(*plan.describe(), f"time      {expected_time(plan)}", json.dumps(asdict(config), indent=2), sep="\n")
-        return 0
-    return 130 if train(config, plan).interrupted else 0
+    if given.get("cuda", True) and len(given.get("gpu_ids", ())) > 1 and not distributed.launched():
+        choose_device(gpu_ids=[max(given["gpu_ids"])])
+        return distributed.launch(len(given["gpu_ids"]), sys.argv[1:] if arguments is None else arguments)
+    with distributed.joined():
+        config = configure(distributed.of_first(after_restart(given)))
+        plan = prepare(config)
+        if dry_run:
+            time = expected_time(plan)
+            if not distributed.rank():
+                print(*plan.describe(), f"time      {time}", json.dumps(asdict(config), indent=2), sep="\n")
+            return 0
+        return 130 if train(config, plan).interrupted else 0
 
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -78,7 +88,9 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--recipe", choices=RECIPES, help="released: PyTorch's weights, lr lowered on a plateau; fast: weights that start "
         "as the start image, warm-up, then a cosine to zero; finetune: the same rate, counted in steps, ends when the "
         "validation becomes no better (default: released, with --init finetune)")
-    add("-b", "--batchSize", dest="batch", type=int, metavar="N", help=f"patches a step (default: {_of('batch')})")
+    add("-b", "--batchSize", dest="batch", type=int, metavar="N", help="patches a step, of all processes together "
+        f"(default: {_of('batch')})")
+    add("--accumulate", type=int, metavar="N", help="compute a step in N pieces: less memory, the same step (default: 1)")
     add("-n", "--nEpochs", dest="epochs", type=int, metavar="N", help=f"passes over the data (default: {_of('epochs')})")
     add("--iterations", type=int, metavar="N", help=f"steps, instead of -n (default: {_of('iterations')})")
     add("--minutes", type=float, metavar="M", help="end after this time at the latest (default: none)")
@@ -94,7 +106,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--seed", type=int, help="of weights, order and augmentation (default: 2021)")
     add = parser.add_argument_group("computing").add_argument
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
-    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU; of a list, the first (default: 0, if there is one)")
+    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU; of several, each step is shared among them, a process "
+        "for each (default: 0, if there is one)")
     add("--pooling", choices=("auto", *BACKENDS), help="backend of the recurrence (default: auto)")
     add("--amp", choices=AMP, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
@@ -117,7 +130,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")
     if resume and not path:
         path = str(newest_checkpoint(given.get("run_dir")))
-        print(f"goes on with {shown(path)}", flush=True)
+        if not distributed.rank():
+            print(f"goes on with {shown(path)}", flush=True)
     if "gpu_ids" in given:  # the released scripts write -1 for none
         given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
     return given | ({"resume": path} if resume else {})

@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from models.pooling import BACKENDS
-from utility import adapt, evaluation, inference, weights
+from utility import adapt, distributed, evaluation, inference, weights
 from utility.batches import apply_to_folder
 from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
@@ -39,13 +39,24 @@ from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
-from utility.progress import say, track
+from utility.progress import say
 from utility.reading import Reading
 from utility.tables import format_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
+    alone = options.input or options.adapt or options.info or options.export
+    if options.cuda and len(options.gpu_ids or ()) > 1 and not (distributed.launched() or alone):
+        choose_device(gpu_ids=[max(options.gpu_ids)])
+        return distributed.launch(len(options.gpu_ids), sys.argv[1:] if arguments is None else arguments)
+    with distributed.joined(hours=24):  # the slowest scene is waited for
+        if alone and distributed.size() > 1:
+            raise UserError(f"Several processes share the scenes of a test, and {alone} is one file; start one process.")
+        return work(options)
+
+
+def work(options: argparse.Namespace) -> int | None:
     if options.export:
         if not options.resumePath:
             raise UserError("--export writes the weights of a checkpoint; name the checkpoint with -rp.")
@@ -54,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         return None
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = choose_device(options.cuda, options.gpu_ids, options.amp, options.pooling)
+    gpus = distributed.own_gpus(options.gpu_ids) if options.cuda else ()
+    device = choose_device(options.cuda, gpus, options.amp, options.pooling)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
                       options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
@@ -114,11 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     keep_out_of(out, options.resumePath, *paths, *options.compare.values())
     outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
                                  error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)
-    scenes = track(paths, "test", unit="scene", leave=False, quiet=options.quiet or len(paths) == 1)
+    together = len(paths) < distributed.size()  # then the processes share the tiles of each scene, else the scenes
+    images = evaluation.read_images(paths, reading, card, together=together, progress=not options.quiet)
     results = evaluation.run(
-        net, info, evaluation.read_images(scenes, reading, card), problem, out, outputs=outputs,
+        net, info, images, problem, out, outputs=outputs,
         facts={"command": facts["Command"], "device": facts["Computed on"]}, compare=options.compare,
-        progress=not options.quiet, overwrite=options.force)
+        progress=not options.quiet, overwrite=options.force, together=together)
+    if distributed.rank():
+        return None
     if not options.quiet:
         print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
         if problem.noise:
@@ -143,7 +158,8 @@ def say_result(done: inference.Applied, target: Path, folder: Path | None) -> No
 
 
 def note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    if not distributed.rank():
+        print(f"note: {text}", file=sys.stderr)
 
 
 def say_warnings(warnings: Sequence[str]) -> None:
@@ -219,7 +235,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
     add("--use-2dconv", action="store_true", help="for networks that take bands as channels; none here does: refused")
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
-    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none (default: 0, if there is one)")
+    add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none; several share the scenes, or the tiles "
+        "of a scene, a process for each (default: 0, if there is one)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
     add("--pooling", choices=("auto", *BACKENDS), default="auto", help="backend of the recurrence (default: auto)")
     add("--amp", choices=AMP, default="off", help="mixed precision (default: off)")

@@ -163,7 +163,8 @@ def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_dra
 
 def test_noise_differs_from_step_to_step(data, monkeypatch):
     real, drawn = training.add_noise, []
-    monkeypatch.setattr(training, "add_noise", lambda low, *how: (drawn.append(real(low, *how) - low), drawn[-1] + low)[1])
+    monkeypatch.setattr(training, "add_noise", lambda low, *how, **place: (
+        drawn.append(real(low, *how, **place) - low), drawn[-1] + low)[1])
     train(config(data, noise=0.1, iterations=2))
     assert not torch.equal(drawn[0], drawn[1]) and drawn[0].std() == pytest.approx(0.1, rel=0.2)
 
@@ -261,7 +262,8 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
 def test_a_run_ends_when_its_minutes_are_over_with_a_validation_of_what_it_has(data, monkeypatch):
     now = [0.0]
     after_step(monkeypatch, lambda state: now.append(60.0 * state.iteration))
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[-1], perf_counter=time.perf_counter))
+    monkeypatch.setattr(training, "time", SimpleNamespace(
+        monotonic=lambda: now[-1], perf_counter=time.perf_counter, process_time=time.process_time))
     result = train(config(data, minutes=4.0))
     assert (result.iteration, result.interrupted) == (4, False) and result.best
     assert [int(row["iteration"]) for row in history(result.run)] == [3, 4]
@@ -633,7 +635,7 @@ def test_a_database_without_validation_holds_out_its_last_patches(tmp_path):
 
 def test_a_pass_takes_every_patch_also_those_that_do_not_fill_a_batch(data, monkeypatch):
     real, sizes = training.train_step, []
-    monkeypatch.setattr(training, "train_step", lambda state, net, gt: (sizes.append(len(gt)), real(state, net, gt)))
+    monkeypatch.setattr(training, "train_step", lambda state, net, gt, whole: (sizes.append(len(gt)), real(state, net, gt)))
     train(config(data, batch=4, epochs=1))
     assert sizes == [4, 4, 1] and prepare(config(data, batch=64)).steps == 1
 
@@ -666,7 +668,7 @@ def test_weights_share_the_steps_of_several_databases(data, tmp_path, monkeypatc
     more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), count=9, validation=3)
     bands = []
     real = training.train_step
-    monkeypatch.setattr(training, "train_step", lambda state, net, gt: (bands.append(gt.shape[1]), real(state, net, gt)))
+    monkeypatch.setattr(training, "train_step", lambda state, net, gt, whole: (bands.append(gt.shape[1]), real(state, net, gt)))
     validating(monkeypatch, {})
     train(config((data, more), scales=(2,), iterations=12, weights=(1, 3), arch="biqrnn_1_1"))
     assert bands.count(5) == 3 and bands[:4].count(5) == 1

@@ -55,7 +55,8 @@ class TrainingConfig:
     threads: int | None = None              # loader processes; None: 0 on a CPU, else up to 4
     # the recipe
     recipe: str = "released"
-    batch: int | None = None                # patches
+    batch: int | None = None                # patches of a step, in all processes together
+    accumulate: int = 1                     # a process computes its patches of a step in this many pieces: less memory
     epochs: int | None = None
     iterations: int | None = None           # steps; takes the place of `epochs`
     epoch_steps: int | None = None          # an epoch is as many passes over the data as have this many steps
@@ -99,8 +100,8 @@ class TrainingConfig:
             if getattr(self, name) is None and not (name == "iterations" and self.epochs is not None):
                 setattr(self, name, value)
         for names, low, above in (
-            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window"),
-             1, False),
+            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window",
+              "accumulate"), 1, False),
             (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
             (("lr", "last_lr", "weights", "save_minutes", "minutes"), 0, True),
         ):

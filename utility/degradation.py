@@ -176,18 +176,20 @@ def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
     return upsample(low, scale, kind) if start == "interpolation" else backproject(low, scale, kind)
 
 
-def add_noise(low: Cube, sigma: float, seed: int, *key: int | str) -> Cube:
+def add_noise(low: Cube, sigma: float, seed: int, *key: int | str, before: int = 0) -> Cube:
     """`low` with white Gaussian noise of standard deviation `sigma`, in the units of `low`.
 
     The noise depends on `seed`, `key` (the image's name, or the step and patch) and the shape alone. It is the same for
-    arrays and tensors, on every device. Sigma 0 returns `low` itself. Raises ValueError: sigma is negative or not finite.
+    arrays and tensors, on every device. Sigma 0 returns `low` itself. A part of a batch gets its part of the batch's noise,
+    where `before` counts the images before the part. Raises ValueError: sigma is negative or not finite.
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"noise of standard deviation {sigma} was asked for; give 0 or more")
     if sigma == 0:
         return low
     words = [seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)]
-    noise = np.random.default_rng(words).standard_normal(tuple(low.shape), dtype=np.float32) * np.float32(sigma)
+    shape = (low.shape[0] + before, *low.shape[1:])
+    noise = np.random.default_rng(words).standard_normal(shape, dtype=np.float32)[before:] * np.float32(sigma)
     if isinstance(low, Tensor):
         return low + torch.from_numpy(noise).to(low.device, low.dtype)
     return low + noise.astype(low.dtype)

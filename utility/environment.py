@@ -14,6 +14,7 @@ import scipy
 import torch
 
 from utility.devices import device_name
+from utility.distributed import launcher, size
 from utility.version import project_version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "platform": platform.platform(),
         "device": device_name(device),
+        "processes": size(),
+        "launcher": launcher(),
         "threads": torch.get_num_threads(),
     }
 

@@ -57,10 +57,14 @@ class Interruption:
     """Turns the first Ctrl-C (or SIGTERM) into `requested`, which a loop reads between two steps; a second one stops at once.
 
     A step that is cut in two leaves weights and optimizer that belong to no iteration.
+
+    Args:
+        patient: later ones change nothing. A scheduler and torchrun may each send one, and torchrun ends what takes 30 s.
+        quiet: say nothing.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, patient: bool = False, quiet: bool = False) -> None:
+        self.requested, self.patient, self.quiet = False, patient, quiet
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -73,7 +77,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, *_: object) -> None:
-        if self.requested:
+        if self.requested and not self.patient:
             raise KeyboardInterrupt
+        if not (self.requested or self.quiet):
+            more = b"" if self.patient else b"; once more stops at once"
+            os.write(2, b"\ninterrupted: this step ends and the state is saved" + more + b"\n")
         self.requested = True
-        os.write(2, b"\ninterrupted: this step ends and the state is saved; once more stops at once\n")

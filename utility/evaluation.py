@@ -5,7 +5,9 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models import Network
+from utility import distributed
 from utility.cards import Card, generic_card, list_cards, list_scenes, load_card, locate, split
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.containers import suffix_of
@@ -26,7 +29,7 @@ from utility.files import default_path, replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
-from utility.progress import say
+from utility.progress import say, track
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
@@ -58,6 +61,7 @@ class TestImage:
     high: float = 1.0
     rgb: tuple[int, int, int] | None = None
     source: dict[str, Any] = field(default_factory=dict)  # where it came from and how it was scaled, for metrics.json
+    number: int = 0    # of its file in the test
 
 
 @dataclass(frozen=True)
@@ -92,18 +96,24 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
         card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
         data = [str(written)]
     files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
-    for note in notes:
+    for note in notes if not distributed.rank() else ():
         print(f"note: {note}", file=sys.stderr)
     return card, files
 
 
-def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None) -> Iterator[TestImage]:
+def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *, together: bool = True,
+                progress: bool = False) -> Iterator[TestImage]:
     """The test images in scene files: whole scenes, or with a card the parts that the card says are for testing.
+
+    Args:
+        together: each process reads all files; False: each reads files of its own, see `run`.
+        progress: say how many of several files are done.
 
     Raises:
         UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
-    for path in paths:
+    quiet = not progress or len(paths) == 1 or distributed.rank() > 0
+    for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene", leave=False, quiet=quiet):
         scene = open_as(path, reading, card)
         # A card counts the bands of the whole scene.
         rgb = card.rgb if card and "source_bands" not in scene.metadata else None
@@ -112,12 +122,21 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
             source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
                       "high": part.high,
                       "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
-            yield TestImage(part.name, part.cube, scene if whole else _unplaced(scene), part.low, part.high, rgb, source)
+            placed = scene if whole else _unplaced(scene)
+            yield TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number)
+
+
+def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
+    """(number, file) of those that this process reads; files of one name have one reader, who numbers their images."""
+    names = list(dict.fromkeys(path.stem for path in paths))
+    shared = not together and distributed.size() > 1
+    for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [None]:
+        yield from ((number, path) for number, path in enumerate(paths) if name in (None, path.stem))
 
 
 def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
         outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
-        progress: bool = True, overwrite: bool = False) -> dict[str, Any]:
+        progress: bool = True, overwrite: bool = False, together: bool = True) -> dict[str, Any]:
     """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
 
     Interpolation and back-projection are tested always, the network where there is one, and cubes that other programs made.
@@ -129,6 +148,8 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         facts: put into metrics.json as they are (`command`, `device`).
         compare: {method: folder of its cubes}. A cube has the name of its image, or NAME_xSCALE, and its values.
         overwrite: replace an earlier results folder of that name, when the new one is whole.
+        together: of several processes, each gets all images and computes some of their tiles; False: each gets images of
+            its own. The first process writes.
 
     Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, `methods`, `warnings`, ...
 
@@ -137,11 +158,14 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
     """
     compare = dict(compare or {})
     methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
-    test = _Test(net, problem, outputs, compare, methods, progress, info.trained_on if info else ())
-    with replacing(out, overwrite, marks=("metrics.json",)) as folder:
-        folder.mkdir()
+    silent = together and distributed.rank() > 0
+    test = _Test(net, problem, dataclasses.replace(outputs, cubes=False, figures=False, report=False) if silent else outputs,
+                 compare, methods, progress and not distributed.rank(), info.trained_on if info else (), together)
+    with _results_folder(out, overwrite) as folder:
         for image in images:
             test.add(image, folder)
+        if not together:
+            test.found = sorted(distributed.gathered(test.found), key=lambda found: found[0])
         rows = test.rows
         if not rows:
             raise UserError("There is no image to test on; give scenes with --data.")
@@ -155,9 +179,12 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             "images": rows, "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
         }
         results["warnings"] = _warnings(results)
+        if distributed.rank():
+            return results
         write_json(folder / "metrics.json", results)
         write_csv(folder / "metrics.csv", result_rows(results, methods))
-        write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *test.bands])
+        bands = chain.from_iterable(bands for *_, bands in test.found)
+        write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *bands])
         if outputs.latex:
             write_text(folder / "metrics.tex", latex(*result_table(rows, methods, problem.preset),
                                                      describe(problem.preset, problem.scale, problem.border, rows, methods)))
@@ -168,6 +195,17 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             write_report(folder / "report.html", title, facts, rows, methods, figures, problem.preset, problem.scale,
                          problem.border)
     return results
+
+
+@contextmanager
+def _results_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """The folder that becomes `out` when the block ends; the first process makes it, and all write their cubes in it."""
+    if distributed.rank():
+        yield Path(distributed.of_first(""))
+        return
+    with replacing(out, overwrite, marks=("metrics.json",)) as folder:
+        folder.mkdir()
+        yield Path(distributed.of_first(str(folder)))
 
 
 @dataclass
@@ -181,8 +219,13 @@ class _Test:
     methods: dict[str, str]
     progress: bool
     trained_on: Sequence[Mapping[str, Any]] | None  # what the network's checkpoint says of its training
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    bands: list[list[Any]] = field(default_factory=list)  # of metrics_bands.csv
+    together: bool = True
+    found: list[tuple[int, dict[str, Any], list[list[Any]]]] = field(default_factory=list)
+    # Of each image: the number of its file, its row of metrics.json, and its rows of metrics_bands.csv.
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for _, row, _ in self.found]
 
     def add(self, image: TestImage, folder: Path) -> None:
         """Test on one image: its row of metrics.json, its cube and its figures."""
@@ -216,8 +259,8 @@ class _Test:
             cubes[method] = _read_cube(source, image, gt.shape, scale)
         found |= {key: self._compared(cubes[key], gt) for key in cubes if key not in found}
         row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
-        self.bands += band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
-                                image.scene.wavelengths)
+        bands = band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
+                          image.scene.wavelengths)
         row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
         if self.outputs.cubes and self.net:
             path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
@@ -227,7 +270,7 @@ class _Test:
             row["cube"] = str(path.relative_to(folder))
         if self.outputs.figures or self.outputs.report:
             row["figures"] = self._figures(image, gt, cubes, row, folder)
-        self.rows.append(row)
+        self.found.append((image.number, row, bands))
 
     def _compared(self, cube: np.ndarray, gt: np.ndarray) -> Comparison:
         return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border)
@@ -247,7 +290,7 @@ class _Test:
         problem = self.problem
         parts = [slice(b, b + 1) for b in range(len(low))] if problem.bandwise else [slice(None)]
         sr = np.concatenate([super_resolve_cube(self.net, start[part], low[part], tile=problem.tile, amp=problem.amp,
-                                                self_ensemble=problem.self_ensemble,
+                                                self_ensemble=problem.self_ensemble, together=self.together,
                                                 progress=self.progress and not problem.bandwise) for part in parts])
         if problem.backproject:
             sr, = self._computed(lambda y, x: (backproject(y, problem.scale, problem.degradation, problem.backproject, x),),

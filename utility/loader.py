@@ -1,7 +1,7 @@
 """Patches to the device: a DataLoader whose every draw is keyed, and the copy that hides behind the previous step.
 
 The order of a pass over a database depends on (seed, pass) alone, and the variant of a patch on (seed, pass, patch). The number
-of workers, and the step at which a run was interrupted, change nothing.
+of workers and of processes, and the step at which a run was interrupted, change nothing.
 """
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utility.augment import augment, band_window
+from utility.distributed import share
 from utility.errors import UserError
 
 Key = tuple[int, int, int]
+LARGEST_LIST = 1 << 24
+"""Patches of a database whose order is a list in memory (128 MiB); that of a larger one is computed, see `Shuffled`."""
 
 
 class _Batches(Dataset):
@@ -70,13 +73,17 @@ class Turns(Sampler[list[Key]]):
         counts: patches of each database.
         batch: patches a batch.
         weights: share of the batches that each database gets; None: as many as a pass has.
+        part: (number, count) of the part of each batch that is taken; where the batch has none for it, the batch's first
+            patch stands in, because every process makes every step.
     """
 
-    def __init__(self, counts: Sequence[int], batch: int, seed: int, weights: Sequence[float] | None = None) -> None:
-        self.counts, self.batch, self.seed = counts, batch, seed
+    def __init__(self, counts: Sequence[int], batch: int, seed: int, weights: Sequence[float] | None = None,
+                 part: tuple[int, int] = (0, 1)) -> None:
+        self.counts, self.batch, self.seed, self.part = counts, batch, seed, part
         self.passes = [-(-count // batch) for count in counts]  # batches of one pass over each database
         self.weights = weights or self.passes
         self.first, self.last = 0, sum(self.passes)
+        self._reached = 0, (0,) * len(counts)  # a batch's number, and how many before it are of each database
 
     def set_position(self, first: int, last: int) -> None:
         """Batches `first` to `last` (without it), counted from the start of the training."""
@@ -86,24 +93,68 @@ class Turns(Sampler[list[Key]]):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
-        taken, shares, orders = [0] * len(self.counts), [weight / sum(self.weights) for weight in self.weights], {}
-        for turn in range(self.last):
+        orders: dict[int, tuple[int, np.ndarray | Shuffled]] = {}
+        for database, number, places in self._places():
+            if database not in orders or orders[database][0] != number:
+                rng = np.random.default_rng((self.seed, number, database) if database else (self.seed, number))
+                count = self.counts[database]
+                orders[database] = number, rng.permutation(count) if count <= LARGEST_LIST else Shuffled(count, rng)
+            order = orders[database][1][places]
+            part = share(len(order), *self.part)
+            yield [(database, number, int(index)) for index in order[part if part.start < part.stop else slice(1)]]
+
+    def sizes(self) -> Iterator[int]:
+        """Patches of each whole batch."""
+        return (places.stop - places.start for *_, places in self._places())
+
+    def _places(self) -> Iterator[tuple[int, int, slice]]:
+        """Of each batch: its database, the pass over it, and the places that it takes in the order of the pass."""
+        shares = [weight / sum(self.weights) for weight in self.weights]
+        begin, taken = self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts))
+        if len(self.counts) == 1:
+            begin, taken = self.first, (self.first,)
+        taken = list(taken)
+        for turn in range(begin, self.last):
+            if turn == self.first:
+                self._reached = turn, tuple(taken)
             # The database that is furthest behind its share; the first of several.
             database = max(range(len(taken)), key=lambda k, due=turn + 1: due * shares[k] - taken[k])
             number, place = divmod(taken[database], self.passes[database])
             taken[database] += 1
-            if turn < self.first:
-                continue
-            if (database, number) not in orders:
-                rng = np.random.default_rng((self.seed, number, database) if database else (self.seed, number))
-                orders[database, number] = rng.permutation(self.counts[database])
-            order = orders[database, number][place * self.batch:(place + 1) * self.batch]
-            yield [(database, number, int(index)) for index in order]
+            if turn >= self.first:
+                yield database, number, slice(place * self.batch, min((place + 1) * self.batch, self.counts[database]))
+
+
+class Shuffled:
+    """A permutation of range(count) that takes no memory: slices of it are computed.
+
+    Four rounds of a Feistel network permute the numbers of an even number of bits. A result that is not below `count` goes
+    through the network again (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    """
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self.count, half = count, max(1, ((count - 1).bit_length() + 1) // 2)
+        self.half, self.mask = np.uint64(half), np.uint64((1 << half) - 1)
+        self.keys = rng.integers(0, 1 << 64, 4, dtype=np.uint64)
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        numbers = self._mixed(np.arange(places.start, places.stop, dtype=np.uint64))
+        while (outside := numbers >= self.count).any():
+            numbers[outside] = self._mixed(numbers[outside])
+        return numbers
+
+    def _mixed(self, numbers: np.ndarray) -> np.ndarray:
+        left, right = numbers >> self.half, numbers & self.mask
+        for key in self.keys:
+            bits = (right ^ key) * np.uint64(0x9E3779B97F4A7C15)
+            bits = (bits ^ bits >> np.uint64(32)) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ (bits >> np.uint64(32)) & self.mask
+        return left << self.half | right
 
 
 def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int, mode: str = "spatial",
-                    weights: Sequence[float] | None = None, window: int | None = None, threads: int = 0,
-                    pin: bool = False, context: str | None = None) -> DataLoader:
+                    weights: Sequence[float] | None = None, window: int | None = None, part: tuple[int, int] = (0, 1),
+                    threads: int = 0, pin: bool = False, context: str | None = None) -> DataLoader:
     """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one pass.
 
     Args:
@@ -112,20 +163,27 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
         mode: of `utility.augment.augment`.
         weights: share of the batches that each database gets; None: as many as a pass has.
         window: bands of a patch that are taken, see `utility.augment.band_window`; None: all.
+        part: (number, count) of the part of each batch that is loaded, see `Turns`.
         threads: worker processes, which live as long as the loader; 0 loads in this one.
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
         context: how workers start, `fork` or `spawn`; None is the platform's way.
 
     Iterating raises UserError: a patch cannot be read.
     """
-    turns = Turns([len(database) for database in databases], batch, seed, weights)
+    turns = Turns([len(database) for database in databases], batch, seed, weights, part)
     return _Loader(_Augmented(databases, mode, seed, window), batch_sampler=turns, pin_memory=pin, **_workers(threads, context))
 
 
-def validation_loader(patches: Sequence[np.ndarray], batch: int, *, threads: int = 0, pin: bool = False,
-                      context: str | None = None) -> DataLoader:
-    """All patches in their order, as they are; the last batch may be smaller. See `training_loader`."""
-    return _Loader(_Batches(patches), batch_size=batch, pin_memory=pin, **_workers(threads, context))
+def validation_loader(patches: Sequence[np.ndarray], batch: int, *, part: tuple[int, int] = (0, 1), threads: int = 0,
+                      pin: bool = False, context: str | None = None) -> DataLoader:
+    """All patches in their order, as they are; the last batch may be smaller. See `training_loader`.
+
+    Its `batch_sampler` lists the numbers of the patches of each batch. Of `part` (number, count), every count-th batch is
+    loaded.
+    """
+    number, count = part
+    batches = [range(first, min(first + batch, len(patches))) for first in range(number * batch, len(patches), count * batch)]
+    return _Loader(_Batches(patches), batch_sampler=batches, pin_memory=pin, **_workers(threads, context))
 
 
 @contextmanager

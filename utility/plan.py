@@ -14,6 +14,7 @@ from utility.checkpoints import build_network, check_problem, describe_checkpoin
 from utility.configuration import TrainingConfig
 from utility.degradation import dark_note
 from utility.devices import choose_device, device_name
+from utility.distributed import own_gpus, size
 from utility.errors import UserError
 from utility.lmdb_dataset import LMDBDataset
 from utility.state import State, patch_multiple
@@ -89,7 +90,9 @@ class Plan:
                 if c.recipe == "released" else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
         epochs = math.ceil(self.total / self.steps)
         how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []), *(["TF32"] if c.tf32 else []),
-               *(["compiled"] if c.compile else []), *(["activations recomputed"] if c.checkpoint_activations else [])]
+               *(["compiled"] if c.compile else []), *(["activations recomputed"] if c.checkpoint_activations else []),
+               *([f"{size()} processes"] if size() > 1 else []),
+               *([f"each step in {c.accumulate} pieces"] if c.accumulate > 1 else [])]
         origin = f"resumed from {c.resume}" if c.resume else f"weights from {c.init}" if c.init else f"seed {c.seed}"
         weights, frozen = c.weights or [1.0] * len(self.sources), f", frozen: {', '.join(c.freeze)}" if c.freeze else ""
         return [
@@ -118,9 +121,10 @@ def prepare(config: TrainingConfig) -> Plan:
         UserError: no such device, database, network or checkpoint, or they do not fit one another.
     """
     notes: list[str] = []
-    device = choose_device(config.cuda, config.gpu_ids, config.amp, config.pooling)
-    if device.type == "cuda" and len(config.gpu_ids or ()) > 1:
-        notes.append(f"a run uses one GPU: {device} alone of the {len(config.gpu_ids)} that were named")
+    gpus = own_gpus(config.gpu_ids) if config.cuda else ()
+    device = choose_device(config.cuda, gpus, config.amp, config.pooling)
+    if device.type == "cuda" and len(gpus or ()) > 1:
+        notes.append(f"this process uses one GPU: {device} alone of the {len(gpus)} that were named")
     net = _network(config, notes)
     sources = [_source(path, config, patch_multiple(config, net), notes) for path in config.data]
     if config.amp == "bf16" and device.type == "cpu":

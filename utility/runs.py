@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
+from utility.distributed import launcher
 from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
@@ -177,6 +179,19 @@ class Losses:
             writer.writerows((iteration, steps, f"{loss:.6g}") for iteration, steps, loss in self.rows)
 
 
+class NoFolder:
+    """Stands in for a `RunFolder` in a process that writes nothing: every method does nothing, also of its parts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getattr__(self, _: str) -> NoFolder:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 class Board:
     """TensorBoard's events of a run, written at once: an error arrives where it is made, and `flush` leaves nothing behind.
 
@@ -222,6 +237,23 @@ def newest_checkpoint(folder: str | Path | None = None) -> Path:
         raise UserError(f"There is no last.pth in {folder or 'the folders under runs'}, so no run goes on; name a checkpoint "
                         "by -rp.")
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def after_restart(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command was given, for torchrun's restart of it: the run that the command began goes on, if it began one."""
+    folders = [Path(given["run_dir"])] if "run_dir" in given else Path("runs").glob("*")
+    begun = [path for path in folders if launcher() and _launcher_of(path) == launcher()]
+    if not begun:
+        return dict(given)
+    folder = max(begun, key=lambda path: (path / "environment.json").stat().st_mtime)
+    saved = {"resume": str(folder / "last.pth"), "init": None} if (folder / "last.pth").exists() else {}
+    return {**given, **saved, "run_dir": str(folder)}
+
+
+def _launcher_of(folder: Path) -> str | None:
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / "environment.json").read_text()).get("launcher")
+    return None
 
 
 def new_run_folder(name: str) -> Path:

@@ -6,6 +6,7 @@ a window at a time, so neither need fit in memory.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from models import Network, Window
 from models.blocks import free_on_gpu
+from utility import distributed
 from utility.cubes.cube import scratch
 from utility.degradation import KINDS, axis_rows
 from utility.devices import autocast
@@ -32,7 +34,8 @@ Sink = Callable[[int, int, np.ndarray], None]
 
 
 def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *, tile: int | str = "auto",
-                       amp: str = "off", self_ensemble: bool = False, progress: bool = False) -> np.ndarray:
+                       amp: str = "off", self_ensemble: bool = False, progress: bool = False,
+                       together: bool = False) -> np.ndarray:
     """Super-resolve a cube in memory; see `super_resolve`.
 
     Args:
@@ -48,7 +51,7 @@ def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None =
 
     super_resolve(net, window_of(start), start.shape, sink, low=None if low is None else window_of(low),
                   scale=1 if low is None else start.shape[1] // low.shape[1],
-                  tile=tile, amp=amp, self_ensemble=self_ensemble, progress=progress)
+                  tile=tile, amp=amp, self_ensemble=self_ensemble, progress=progress, together=together)
     return out
 
 
@@ -60,7 +63,8 @@ def window_of(cube: np.ndarray) -> Source:
 @torch.no_grad()
 def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
                   scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
-                  spread: Callable[[int, int, np.ndarray], None] | None = None, progress: bool = False) -> None:
+                  spread: Callable[[int, int, np.ndarray], None] | None = None, progress: bool = False,
+                  together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
     The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
@@ -79,6 +83,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
         spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
         progress: show a bar, or lines (see `progress.track`).
+        together: every process calls this for the same scene, computes some of its tiles, and its sink takes all of them.
 
     Raises:
         UserError: a tile smaller than 32, or what must be computed at once does not fit in the GPU's memory.
@@ -87,6 +92,9 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     step = net.step(scale)
     padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
     tile = auto_tile(net, shape, scale) if tile == "auto" else tile
+    part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
+    if parts > 1:  # the smallest that a process can take, and one for each process
+        tile = min(-distributed.highest(-(tile or height + width)), max(SMALLEST_TILE, math.isqrt(height * width // parts)))
     if tile and tile < SMALLEST_TILE:
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
@@ -98,28 +106,31 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     done = 0
     with bar:
         while queue:
-            window = queue.pop()
+            windows = [queue.pop() for _ in range(min(parts, len(queue)))]
             try:
-                block, deviation = _one_tile(net, given, window, amp, self_ensemble)
+                result = _one_tile(net, given, windows[part], amp, self_ensemble) if part < len(windows) else ()
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                block = None
-            if block is None:  # outside `except`: the traceback still holds GPU tensors
+                result = None
+            results = distributed.gathered([result]) if parts > 1 else [result]
+            if None in results:  # outside `except`: the traceback still holds GPU tensors
                 torch.cuda.empty_cache()
-                size = -(-max(window.size) // (2 * step)) * step
+                rows, columns = max(window.size for window in windows)
+                size = -(-max(rows, columns) // (2 * step)) * step
                 if size < SMALLEST_TILE or net.radius is None:
-                    raise UserError(f"A tile of {window.size[0]} x {window.size[1]} pixels and {bands} bands does not fit in "
+                    raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does not fit in "
                                     "the GPU's memory, and cannot be made smaller; run with --no-cuda.") from None
-                queue = [part for whole in queue for part in _split(whole, size)[::-1]] + _split(window, size)[::-1]
+                queue = [tile for whole in queue + windows[::-1] for tile in _split(whole, size)[::-1]]
                 continue
-            block = block[:, :height - window.top, :width - window.left]
-            sink(window.top, window.left, block)
-            if spread:
-                spread(window.top, window.left, deviation[:height - window.top, :width - window.left])
-            done += 1
-            bar.set_postfix_str(f"tile {done}/{done + len(queue)}")
-            bar.update(block.size / 1e6)
+            for window, (block, deviation) in zip(windows, results):  # noqa: B905 (the last windows may be fewer)
+                block = block[:, :height - window.top, :width - window.left]
+                sink(window.top, window.left, block)
+                if spread:
+                    spread(window.top, window.left, deviation[:height - window.top, :width - window.left])
+                done += 1
+                bar.set_postfix_str(f"tile {done}/{done + len(queue)}")
+                bar.update(block.size / 1e6)
 
 
 def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1) -> int:

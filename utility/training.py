@@ -8,6 +8,10 @@ Every random draw is keyed: weights by the seed, the order of a pass over a data
 any of its checkpoints, also from one made inside an epoch, gives the numbers of a run that was never interrupted: on a
 processor, with the same number of threads, to the last bit. On a GPU some convolutions, among which cuDNN
 chooses by trying, add in an order of their own. Two runs there draw the same numbers and agree but for rounding.
+
+Several processes (see `utility.distributed`) make each step together. Each process computes its part of the step's patches, and
+the gradients are added. Draws, rate and position count steps and patches of the whole batch, so the number of processes changes
+the rounding alone, and a run may go on with another number of them.
 """
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import Window
+from utility import distributed
 from utility.cards import load_card
 from utility.configuration import LOSSES, TrainingConfig
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
@@ -38,7 +43,7 @@ from utility.indexes import PSNR_CAP
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.plan import Plan, prepare
 from utility.progress import duration, track
-from utility.runs import RunFolder, new_run_folder
+from utility.runs import NoFolder, RunFolder, new_run_folder
 from utility.state import State
 
 FAR_BELOW = 3.0
@@ -71,14 +76,14 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     if plan.device.type == "cuda":
         torch.cuda.set_device(plan.device)
     state = plan.state()
-    path = Path(config.run_dir or new_run_folder(config.prefix or config.arch))
+    path = Path(config.run_dir or distributed.of_first(new_run_folder(config.prefix or config.arch)))
     own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
-    if state.finished:
+    if state.finished and not distributed.restarts():
         _refuse_finished(config, state, path if own else None)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = True  # batches have few shapes
 
-    run = RunFolder(path, own, config.quiet)
+    run = NoFolder(path) if distributed.rank() else RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
     watch = f"; watch with: tensorboard --logdir {shown(run.path)} (pip install tensorboard)" * config.tensorboard
     run.losses.load(state.iteration)
@@ -88,7 +93,7 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         run.write_history(state.history, loss=config.loss)
     if config.tensorboard:
         run.open_board(state.iteration + 1 if state.iteration else None)
-    stop = Interruption()
+    stop = Interruption(patient=distributed.launched(), quiet=distributed.rank() > 0)
     try:
         with stop:
             _Loop(plan, state, run, stop).run_epochs()
@@ -135,35 +140,40 @@ class _Loop:
         self.net = torch.compile(state.net) if self.config.compile else state.net
         self.saved = time.monotonic()
         self.deadline = self.saved + 60 * (self.config.minutes or math.inf)
+        self.part = distributed.rank(), distributed.size()
 
-    @property
-    def late(self) -> bool:
-        return time.monotonic() >= self.deadline
+    def ending(self) -> int:
+        """2: a process was asked to stop; 1: the time is over; 0: neither. All processes ask at the same place, and get the
+        same answer."""
+        found = distributed.highest(2 if self.stop.requested else int(time.monotonic() >= self.deadline))
+        if found == 2:
+            self.stop.requested = True
+        return found
 
     def run_epochs(self) -> None:
         plan, config, gpu = self.plan, self.config, self.plan.device.type == "cuda"
         threads = config.threads
         if threads is None:  # a step on a processor takes a thousand times as long as reading its patches
-            threads = min(4, os.cpu_count() or 1) if gpu else 0
+            threads = min(4, (os.cpu_count() or 1) // distributed.processes_here()) if gpu else 0
         loader = training_loader([source.training for source in plan.sources], config.batch, seed=config.seed,
-                                 mode=config.augment, weights=config.weights, window=config.band_window, threads=threads,
-                                 pin=gpu)
-        validation = {source.name: validation_loader(source.validation, config.batch, threads=min(threads, 2), pin=gpu)
-                      for source in plan.sources}
+                                 mode=config.augment, weights=config.weights, window=config.band_window, part=self.part,
+                                 threads=threads, pin=gpu)
+        validation = {source.name: validation_loader(source.validation, config.batch, part=self.part, threads=min(threads, 2),
+                                                     pin=gpu) for source in plan.sources}
         with ExitStack() as stack:
             for each in (loader, *validation.values()):
                 stack.enter_context(stopped_at_the_end(each))
             if config.recipe == "finetune" and not self.state.iteration and not self.state.history:
                 self.validate_and_save(validation)  # the weights to start from may stay the best
-            while not (self.state.finished or self.stop.requested or self.late):
+            while not self.state.finished and not self.ending():
                 self.validate_and_save(validation, self.run_steps(loader))
 
     def validate_and_save(self, validation: Mapping[str, DataLoader], speed: dict[str, float] | None = None) -> None:
         """Validation, and what is written after it; `speed` is of the epoch that has ended, None where none has begun."""
         state, config, run = self.state, self.config, self.run
-        if not self.stop.requested:
+        if self.ending() < 2:
             row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"), self.stop)
-        if self.stop.requested:
+        if self.ending() == 2:
             self.save("last")
             return
         row = {"epoch": state.epoch + 1 if speed else 0, "iteration": state.iteration,
@@ -192,13 +202,15 @@ class _Loop:
         self.run.flush()
         if name == "last":
             self.run.losses.write()
-        self.state.save(self.run.path / f"{name}.pth")
+        if self.part[0] == 0:
+            self.state.save(self.run.path / f"{name}.pth")
         self.saved = time.monotonic()
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
         """Returns patches/s, the share of time spent waiting for data, seconds, and those of this process on all processors."""
         state, plan = self.state, self.plan
         every = 25 if plan.device.type == "cuda" else 1  # reading the loss makes a GPU wait for the host
+        alone = self.part[1] == 1
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""
         left = 0 if state.reached else max(0, plan.steps - state.step)
         loader.batch_sampler.set_position(state.iteration, state.iteration + left)
@@ -206,10 +218,10 @@ class _Loop:
         before = self.summed_loss()
         patches, begin, processor = 0, time.perf_counter(), time.process_time()
         with track(total=plan.total, initial=state.iteration, desc=f"epoch {state.epoch + 1}", unit="step", leave=False,
-                   quiet=self.config.quiet) as bar:
-            for gt in batches:
-                train_step(state, self.net, gt)
-                patches += len(gt)
+                   quiet=self.config.quiet or self.part[0] > 0) as bar:
+            for gt, whole in zip(batches, loader.batch_sampler.sizes(), strict=True):
+                train_step(state, self.net, gt, whole)
+                patches += whole
                 bar.update()
                 if state.step % every == 0:
                     now = self.summed_loss()
@@ -218,7 +230,7 @@ class _Loop:
                     rate = patches / (time.perf_counter() - begin)
                     bar.set_postfix_str(f"loss {loss:.3g}, lr {state.lr:.2g}{gain}, {rate:.1f} patches/s", refresh=False)
                     self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
-                if self.stop.requested or state.reached or self.late:
+                if state.reached or ((alone or state.step % every == 0) and self.ending()):
                     break
                 if time.monotonic() - self.saved >= 60 * self.config.save_minutes:
                     self.checked_loss()
@@ -226,7 +238,7 @@ class _Loop:
             self.checked_loss()
             waited, seconds = batches.waited(), time.perf_counter() - begin
         return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds,
-                "processor_seconds": time.process_time() - processor}
+                "processor_seconds": sum(distributed.gathered([time.process_time() - processor]))}
 
     def checked_loss(self) -> float:
         """The mean loss of this epoch so far; makes a GPU wait for the host. Raises UserError: it is not finite."""
@@ -255,12 +267,12 @@ def seconds_per_step(plan: Plan, count: int = 2) -> float:
     state = replace(plan, net=copy.deepcopy(plan.net), config=replace(plan.config, resume=None)).state()
     patches = []
     for bands, height, width in (source.shape for source in plan.sources):
-        shape = plan.config.batch, min(bands, plan.config.band_window or bands), height, width
+        shape = -(-plan.config.batch // distributed.size()), min(bands, plan.config.band_window or bands), height, width
         patches.append(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(plan.device))
     seconds = []
     for gt in (patches * (count + 1))[:count + len(patches)]:
         begin = time.perf_counter()
-        train_step(state, state.net, gt)
+        train_step(state, state.net, gt, plan.config.batch)
         state.tally.tolist()  # a GPU is waited for
         seconds.append(time.perf_counter() - begin)
     return sum(seconds[len(patches):]) / count
@@ -274,33 +286,46 @@ def expected_time(plan: Plan) -> str:
     return f"{duration(seconds)} for {plan.total - done:,} steps of {step:.2g} s (two were timed); validations come on top"
 
 
-def train_step(state: State, net: nn.Module, gt: Tensor) -> None:
+def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = None) -> None:
     """One step on ground truth (N, B, h, w); nothing here makes a GPU wait for the host.
+
+    The gradient is that of the mean over the step's patches. It is the sum over the parts of the processes, and of
+    `config.accumulate` pieces of each part, because every loss is a mean over patches.
 
     Args:
         net: `state.net`, or that network compiled.
+        whole: patches of the step in all processes, of which `gt` is this one's part (see `loader.Turns`); None: of `gt`.
     """
-    config = state.config
+    config, whole = state.config, whole or len(gt)
+    part = distributed.share(whole, distributed.rank(), distributed.size())
+    count = part.stop - part.start  # 0 where a patch stands in: it counts nothing
     gt = crop_to_multiple(gt, state.multiple)
     if config.recipe != "released":
         state.lr = _cosine(config, state.iteration, state.total)
     scale = _scale(config, state.iteration)
-    low = _low(config, gt, scale, state.iteration)
-    x = start_image(low, scale, config.degradation, config.start)
-    inputs = state.net.inputs(x[:, None], low[:, None])
-    if config.crop and config.crop < min(gt.shape[-2:]):
-        gt, inputs = _cropped(state, scale, gt, inputs)
-    with autocast(state.device, config.amp):
-        out = net(*inputs)
-    loss = LOSSES[config.loss](out[:, 0].float(), gt)
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
+    pieces = min(config.accumulate, len(gt))
+    total = 0
+    for piece in (distributed.share(len(gt), k, pieces) for k in range(pieces)):
+        truth = gt[piece]
+        low = _low(config, truth, scale, state.iteration, before=part.start + piece.start)
+        x = start_image(low, scale, config.degradation, config.start)
+        inputs = state.net.inputs(x[:, None], low[:, None])
+        if config.crop and config.crop < min(gt.shape[-2:]):
+            truth, inputs = _cropped(state, scale, truth, inputs)
+        with autocast(state.device, config.amp):
+            out = net(*inputs)
+        loss = LOSSES[config.loss](out[:, 0].to(gt.dtype), truth)
+        if (weight := min(len(truth), count) / whole) != 1:
+            loss = loss * weight
+        state.scaler.scale(loss).backward()
+        total = total + loss.detach()
+    loss = distributed.add_up(state.net.parameters(), total)
     if config.clip:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    loss = loss.detach()
     state.tally += torch.stack([torch.where(loss.isfinite(), loss, 0), ~loss.isfinite()])
     state.step += 1
     state.iteration += 1
@@ -331,18 +356,18 @@ def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -
     return window.cut(gt, inside), (window.cut(x, inside), *rest)
 
 
-def _low(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str) -> Tensor:
-    """The low-resolution cubes of gt (N, B, h, w), with noise; `key` says of which draw."""
-    return add_noise(downsample(gt, scale, config.degradation), config.noise, config.seed, *key)
+def _low(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, before: int = 0) -> Tensor:
+    """The low-resolution cubes of gt (N, B, h, w), with noise; `key` says of which draw, `before` where gt begins in it."""
+    return add_noise(downsample(gt, scale, config.degradation), config.noise, config.seed, *key, before=before)
 
 
 @torch.no_grad()
-def validate(state: State, loaders: Mapping[str, Iterable[Tensor]], wavelengths: Sequence[float] | None = None,
+def validate(state: State, loaders: Mapping[str, DataLoader], wavelengths: Sequence[float] | None = None,
              stop: Interruption | None = None) -> tuple[dict[str, float], np.ndarray | None]:
     """Loss and PSNR of the network, the interpolation and the back-projection: means over patches, then scales and databases.
 
     Args:
-        loaders: batches (N, B, h, w) of each database, by its name.
+        loaders: of each database, by its name, as `validation_loader` makes them: this process's part of the batches.
         wavelengths: nm of the bands, for the picture.
 
     Returns:
@@ -353,25 +378,29 @@ def validate(state: State, loaders: Mapping[str, Iterable[Tensor]], wavelengths:
     names, picture, rows = ("val_loss", "psnr", "interpolation_psnr", "backprojection_psnr"), None, {}
     config = state.config
     for database, loader in loaders.items():
-        sums, count = torch.zeros(len(config.scales), len(names), dtype=torch.float64, device=state.device), 0
-        for gt in DeviceBatches(loader, state.device):
+        numbers, sums = [], []  # of the first patch of each batch, and a row for each scale
+        for batch, gt in zip(loader.batch_sampler, DeviceBatches(loader, state.device), strict=True):
             gt = crop_to_multiple(gt, state.multiple)
-            for k, scale in enumerate(config.scales):
-                low = _low(config, gt, scale, "validation", count)
+            for scale in config.scales:
+                low = _low(config, gt, scale, "validation", batch[0])
                 plain, projected = (make(low, scale, config.degradation) for make in (upsample, backproject))
                 x = plain if config.start == "interpolation" else projected
                 with autocast(state.device, config.amp):
                     out = state.net(*state.net.inputs(x[:, None], low[:, None]))
-                out = out[:, 0].float()
+                out = out[:, 0].to(gt.dtype)
                 loss = LOSSES[config.loss](out, gt).double() * len(gt)
-                sums[k] += torch.stack([loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))])
-                if picture is None:
+                sums.append(torch.stack([loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))]))
+                if picture is None and not distributed.rank():
                     truth, *others = (cube[0].float().cpu().numpy() for cube in (gt, x, out))
                     picture = np.concatenate([composite(cube, wavelengths, reference=truth) for cube in (truth, *others)], 1)
-            count += len(gt)
+            numbers.append((batch[0], len(batch)))
             if stop and stop.requested:
                 break
-        rows |= {(database, scale): mean for scale, mean in zip(config.scales, (sums / max(count, 1)).tolist(), strict=True)}
+        table = torch.stack(sums).cpu().numpy().reshape(len(numbers), len(config.scales), len(names)) if sums else ()
+        # In the order of the batches, so that the sums are the same to the last bit for any number of processes.
+        found = sorted(distributed.gathered(list(zip(numbers, table, strict=True))), key=lambda item: item[0])
+        means = sum(row for _, row in found) / sum(count for (_, count), _ in found)
+        rows |= {(database, scale): mean for scale, mean in zip(config.scales, means.tolist(), strict=True)}
     row = dict(zip(names, np.mean(list(rows.values()), axis=0).tolist(), strict=True))
     row |= {"gain": row["psnr"] - row["interpolation_psnr"], "backprojection_gain": row["psnr"] - row["backprojection_psnr"]}
     for axis, values in enumerate((loaders, config.scales)):
