@@ -8,9 +8,9 @@ READY   = $(VENV)/.ready
 
 env: $(READY)
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	touch $@
 
 # The shipped weights: a georeferenced cube made four times finer, then two scenes whose truth is known.

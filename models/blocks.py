@@ -19,6 +19,8 @@ from models.pooling import pool_into
 from models.units import Unit, laid_out
 from models.upsampling import double_part
 
+_ONEDNN = getattr(torch, "mkldnn_convolution", None)  # not documented, so another torch may not have it
+
 
 def margins_of(units: Sequence[Unit]) -> list[int]:
     """For each unit in order, how many pixels of its input around the wanted window are needed, at its own resolution.
@@ -81,10 +83,10 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, rows: int) -> Tensor:
     """A 3x3x3 convolution with padding (1, rows, 1)."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() \
+    if _ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() \
             and not torch.is_autocast_enabled("cpu"):
         # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower than oneDNN's.
-        return torch.mkldnn_convolution(x, weight, bias, (1, rows, 1), (1, stride, stride), (1, 1, 1), 1)
+        return _ONEDNN(x, weight, bias, (1, rows, 1), (1, stride, stride), (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, (1, stride, stride), (1, rows, 1))
 
 

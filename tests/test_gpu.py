@@ -1,11 +1,17 @@
 """What a GPU needs and a processor can show: no waiting for the host, one memory format throughout, weights laid out once."""
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import create_model, pooling, upsampling
+from models import blocks, create_model, pooling, upsampling
+from utility.loader import stopped_at_the_end
 
 
 class Calls(TorchDispatchMode):
@@ -103,3 +109,22 @@ def test_every_tensor_of_a_training_step_is_channels_last():
             assert given[0].shape[-3:] == (3, 3, 3), "only weights are copied"
     assert seen == {"convolution": 12, "convolution_backward": 12, "pool": 12, "pool_backward": 12, "double": 2,
                     "double_backward": 2}
+
+
+def test_a_torch_without_its_undocumented_calls_will_do(monkeypatch):
+    net, x = create_model("biqrnn_2_5"), torch.rand(1, 1, 3, 8, 8)
+    with torch.no_grad():
+        before = net(x)
+        monkeypatch.setattr(blocks, "_ONEDNN", None)
+        torch.testing.assert_close(net(x), before)
+    with stopped_at_the_end(SimpleNamespace()):  # a loader that has no _iterator
+        pass
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure for ten minutes")
+def test_without_a_gpu_the_script_for_one_says_so_and_writes_nothing(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks/gpu.sh"
+    done = subprocess.run(["sh", script, tmp_path / "report"], env={**os.environ, "PYTHON": sys.executable},
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "finds no GPU on this machine, so nothing was measured" in done.stdout
+    assert not list(tmp_path.iterdir())

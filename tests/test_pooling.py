@@ -446,6 +446,37 @@ def test_there_is_one_openmp_runtime():
 
 # ----------------------------------------------------------------------------------------------------- Triton kernels
 
+def errors_of_torch_version(kind: str, dtype: torch.dtype) -> list[float]:
+    """Of values and gradients, against the loop in float64."""
+    gates = randn(1, 2 * gate_count(kind, True), 31, 5, 6).to(dtype)
+    grad = randn(1, 2, 31, 5, 6, seed=2).to(dtype)
+    exact = gates.double().requires_grad_()
+    expected = loop.pool(exact, kind, "both")
+    (expected_grad,) = torch.autograd.grad(expected, exact, grad.double())
+    out, grad_gates = torch.empty_like(grad), torch.empty_like(gates)
+    cpu.plain.forward(out, gates, None, kind, "both")
+    cpu.plain.backward(grad_gates, grad, gates, kind, "both")
+    return [error(out, expected.detach()), error(grad_gates, expected_grad)]
+
+
+@every_kind
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.bfloat16, 2**-11), (torch.float16, 2**-22), (torch.float32, 2**-22)])
+def test_a_gpu_s_approximate_activations_err_less_than_the_dtype_rounds(monkeypatch, kind, dtype, accuracy):
+    """As far off as the kernel's instructions may be: tanh by 2^-11 for bfloat16 (sigmoid by it), else some ulps of float32."""
+    before = errors_of_torch_version(kind, dtype)
+    tanh, generator = torch.tanh, torch.Generator().manual_seed(0)
+
+    def off(x: Tensor) -> Tensor:
+        return x * (1 + accuracy * (2 * torch.randint(0, 2, x.shape, generator=generator) - 1))
+
+    sigmoid = (lambda x: 0.5 + 0.5 * off(tanh(x / 2))) if dtype == torch.bfloat16 else lambda x: off(0.5 + 0.5 * tanh(x / 2))
+    monkeypatch.setattr(torch, "sigmoid", sigmoid)
+    monkeypatch.setattr(torch, "tanh", lambda x: off(tanh(x)))
+    for exact, approximate in zip(before, errors_of_torch_version(kind, dtype), strict=True):
+        assert approximate != exact
+        assert approximate < (2e-6 if dtype == torch.float32 else 2**0.5 * exact)  # adds less than the rounding itself
+
+
 TRITON_CASES = itertools.cycle([
     ((1, 2, 37, 1, 3), torch.float32, "sliced"),  # more than one chunk of bands in every kernel
     ((2, 3, 2, 2, 5), torch.float16, "permuted"),

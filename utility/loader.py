@@ -196,8 +196,9 @@ def stopped_at_the_end(loader: DataLoader) -> Iterator[None]:
     try:
         yield
     finally:
-        if loader._iterator is not None:
-            loader._iterator._shutdown_workers()
+        end = getattr(getattr(loader, "_iterator", None), "_shutdown_workers", None)
+        if end:  # not documented: in a torch without it the workers end with the loader
+            end()
             loader._iterator = None
 
 

@@ -80,20 +80,53 @@ def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chu
     with guard:
         kernel[(triton.cdiv(lanes, block),)](
             *places, carry, channels * strides[0][1], channels * strides[1][1], lanes, *sizes[:3], bands, chunks,
-            KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None, WIDE=lanes + block >= 2**31, U=chunk, BLOCK=block,
-            num_warps=4)
+            KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None, WIDE=lanes + block >= 2**31,
+            NARROW=chunk * max(abs(stride[2]) for stride in strides) < 2**31, FAST=_precision(gates), U=chunk, BLOCK=block,
+            num_warps=4, enable_fp_fusion=True)
+
+
+def _precision(gates: Tensor) -> int:
+    """How activations are computed: 0 by plain operations, 1 with the GPU's reciprocal and power of two, good to 2 ulps of
+    float32, 2 with its tanh, whose relative error of 2^-11 is a quarter of bfloat16's rounding (float16 rounds as finely: 1)."""
+    if not gates.is_cuda or torch.version.hip or torch.cuda.get_device_capability(gates.device) < (7, 5):
+        return 0
+    return 2 if gates.dtype == torch.bfloat16 else 1
 
 
 @triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+def _reciprocal(x, FAST: tl.constexpr):
+    if FAST:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return 1.0 / x
 
 
 @triton.jit
-def _tanh(x):
+def _exp(x, FAST: tl.constexpr):
+    if FAST:  # results below the normal range become 0
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * 1.4426950408889634], dtype=tl.float32,
+                                         is_pure=True, pack=1)
+    return tl.exp(x)
+
+
+@triton.jit
+def _fast_tanh(x):
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _sigmoid(x, FAST: tl.constexpr):
+    if FAST == 2:
+        return 0.5 * _fast_tanh(0.5 * x) + 0.5
+    return _reciprocal(1.0 + _exp(-x, FAST), FAST)
+
+
+@triton.jit
+def _tanh(x, FAST: tl.constexpr):
+    if FAST == 2:
+        return _fast_tanh(x)
     # By the exponential, but near zero, where that cancels, by its series: relative error stays at float32's.
-    e = tl.exp(-2.0 * tl.abs(x))
-    large = (1.0 - e) / (1.0 + e)
+    e = _exp(-2.0 * tl.abs(x), FAST)
+    large = (1.0 - e) * _reciprocal(1.0 + e, FAST)
     s = x * x
     small = x + x * s * (-0.333333333 + s * (0.133333333 + s * (-0.0539682540 + s * (0.0218694885 - s * 0.00886323552))))
     return tl.where(tl.abs(x) < 0.35, small, tl.where(x < 0, -large, large))
@@ -109,16 +142,23 @@ def _place(lane, D0, D1, D2, s0, s1, s2, s3, first):
 
 
 @triton.jit
-def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr):
+def _step(u: tl.constexpr, stride, NARROW: tl.constexpr):
+    """From a band to the u-th after it; in 32 bits where a chunk is no longer."""
+    wide: tl.constexpr = tl.int32 if NARROW else tl.int64
+    return u * tl.cast(stride, wide)
+
+
+@triton.jit
+def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr):
     """U bands from t on, as a tuple: raw (0), tanh (1) or sigmoid (2)."""
     rows = ()
+    start += tl.cast(t, tl.int64) * stride
     for u in tl.static_range(U):
-        band = t + u
-        x = tl.load(start + band.to(tl.int64) * stride, mask=band < limit, other=0.0).to(tl.float32)
+        x = tl.load(start + _step(u, stride, NARROW), mask=t + u < limit, other=0.0).to(tl.float32)
         if ACT == 1:
-            x = _tanh(x)
+            x = _tanh(x, FAST)
         if ACT == 2:
-            x = _sigmoid(x)
+            x = _sigmoid(x, FAST)
         rows = rows + (x,)
     return rows
 
@@ -140,8 +180,8 @@ def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
 def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
              read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
-             KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
-             BLOCK: tl.constexpr):
+             KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
+             NARROW: tl.constexpr, FAST: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
@@ -158,11 +198,11 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
 
     if BOTH:
         for k in range(chunks - 1):
-            z = _rows(gates, g_band, k * U, limit, U, 1)
-            f = _rows(gates + gate, g_band, k * U, limit, U, 2)
+            z = _rows(gates, g_band, k * U, limit, U, 1, NARROW, FAST)
+            f = _rows(gates + gate, g_band, k * U, limit, U, 2, NARROW, FAST)
             i = f
             if KIND == 2:
-                i = _rows(gates + 5 * gate, g_band, k * U, limit, U, 2)
+                i = _rows(gates + 5 * gate, g_band, k * U, limit, U, 2, NARROW, FAST)
             x = _inputs(f, i, z, KIND, U)
             for u in tl.static_range(U):
                 h = f[u] * h + x[u]
@@ -176,17 +216,17 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
             k = chunks - 1 - step
             h = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
         t = k * U
-        z = _rows(gates, g_band, t, limit, U, 1)
-        f = _rows(gates + gate, g_band, t, limit, U, 2)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
+        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
         i = f
         o = f
         if KIND >= 1:
-            o = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2)
+            o = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
         x = _inputs(f, i, z, KIND, U)
         if SKIP:
-            s = _rows(read, r_band, t, limit, U, 0)
+            s = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
         y = ()
         for u in tl.static_range(U):
             h = f[u] * h + x[u]
@@ -197,12 +237,13 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
                 total += s[u]
             y = y + (total,)
         if BOTH:
-            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             if KIND >= 1:
-                o = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
+                o = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             if KIND == 2:
-                i = _rows(gates + 6 * gate, g_band, t, limit, U, 2)
+                i = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             x = _inputs(f, i, z, KIND, U)
+        to = written + tl.cast(t, tl.int64) * w_band
         for v in tl.static_range(U - 1, -1, -1):
             total = y[v]
             if BOTH:
@@ -211,15 +252,14 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
                     total += o[v] * g
                 else:
                     total += g
-            band = t + v
-            tl.store(written + band.to(tl.int64) * w_band, total, mask=band < limit)
+            tl.store(to + _step(v, w_band, NARROW), total, mask=t + v < limit)
 
 
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
 def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
               read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
-              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr, U: tl.constexpr,
-              BLOCK: tl.constexpr):
+              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
+              NARROW: tl.constexpr, FAST: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
@@ -239,20 +279,20 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
     r2 = zero
     for k in range(chunks - 1):
         t = k * U
-        z = _rows(gates, g_band, t, limit, U, 1)
-        f = _rows(gates + gate, g_band, t, limit, U, 2)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
+        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
         i = f
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
         x = _inputs(f, i, z, KIND, U)
         for u in tl.static_range(U):
             c1 = f[u] * c1 + x[u]
         tl.store(carry + tl.cast(k, tl.int64) * lanes, c1, mask=limit > 0)
         if BOTH:
-            d = _rows(read, r_band, t, limit, U, 0)
-            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
+            d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             if KIND >= 1:
-                i = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
+                i = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             for u in tl.static_range(U):
                 if KIND >= 1:
                     r2 = f[u] * (d[u] * i[u] + r2)
@@ -267,28 +307,28 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
         k = chunks - 1 - step
         t = k * U
         c1 = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
-        z = _rows(gates, g_band, t, limit, U, 1)
-        d = _rows(read, r_band, t, limit, U, 0)
-        f1 = _rows(gates + gate, g_band, t, limit, U, 2)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
+        d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
+        f1 = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
         o1 = f1
         i1 = f1
         if KIND >= 1:
-            o1 = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2)
+            o1 = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
         if KIND == 2:
-            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2)
+            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
         x = _inputs(f1, i1, z, KIND, U)
         before = ()
         for u in tl.static_range(U):
             before = before + (c1,)
             c1 = f1[u] * c1 + x[u]
         if BOTH:
-            f2 = _rows(gates + 2 * gate, g_band, t, limit, U, 2)
+            f2 = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             o2 = f2
             i2 = f2
             if KIND >= 1:
-                o2 = _rows(gates + 4 * gate, g_band, t, limit, U, 2)
+                o2 = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             if KIND == 2:
-                i2 = _rows(gates + 6 * gate, g_band, t, limit, U, 2)
+                i2 = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST)
             r2 = tl.load(carry + (tl.cast(chunks + k, tl.int64) - 2) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
             arriving = ()
             for u in tl.static_range(U):
@@ -297,10 +337,10 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
                     e2 = d[u] * o2[u] + r2
                 arriving = arriving + (e2,)
                 r2 = f2[u] * e2
+        first = written + tl.cast(t, tl.int64) * w_band
         for v in tl.static_range(U - 1, -1, -1):
-            band = t + v
-            valid = band < limit
-            to = written + band.to(tl.int64) * w_band
+            valid = t + v < limit
+            to = first + _step(v, w_band, NARROW)
             into_z, r1 = _gradients(to + w_gate, n * w_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
                                     True, KIND)
             if BOTH:
