@@ -87,7 +87,7 @@ def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chu
 
 def _precision(gates: Tensor) -> int:
     """How activations are computed: 0 by plain operations, 1 with the GPU's reciprocal and power of two, good to 2 ulps of
-    float32, 2 with its tanh, whose relative error of 2^-11 is a quarter of bfloat16's rounding (float16 rounds as finely: 1)."""
+    float32, 2 with its tanh, whose relative error of 2^-11 is a quarter of bfloat16's rounding and all of float16's."""
     if not gates.is_cuda or torch.version.hip or torch.cuda.get_device_capability(gates.device) < (7, 5):
         return 0
     return 2 if gates.dtype == torch.bfloat16 else 1
