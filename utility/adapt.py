@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -127,7 +128,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
              "scale": problem.scale, "degradation": problem.degradation}
     steps = _open(folder, asked, writing.overwrite)
-    card = Card(name="adapt", folder=CARD_FOLDER, title=source.name, patch=division.patch if division else 1, strides=(1,),
+    card = Card(name="", folder=CARD_FOLDER, title=source.name, patch=division.patch if division else 1, strides=(1,),
                 bands=bands, size=(height, width), test_region=division and division.test,
                 validation_region=division and division.validation)
     part = folder / f"{source.stem}.mat"
@@ -156,8 +157,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         chosen[0].to(next(net.parameters()).device)
         results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
     else:
-        say(f"note: {source}: {height} x {width} pixels are too few to train on some and test on others, and nothing is "
-            f"adapted; the given weights are compared with back-projection on the scene's own degraded copy")
+        say(f"note: {source}: {height} x {width} pixels are too few to train on some and test on others, so nothing is "
+            "adapted; the scene's own degraded copy compares the given weights with back-projection")
         results["mean"]["unadapted"] = results["mean"]["network"]
     if division:
         results["methods"]["network"] = f"{info.arch}, adapted"
@@ -174,6 +175,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
              "seconds": round(time.monotonic() - begin, 1), "output": str(target), "command": facts["Command"]}
     shown_facts = {**facts, "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
     _finish(folder, part, state, results, shown_facts, problem.preset)
+    for text in results["warnings"]:
+        say(f"warning: {text}", file=sys.stderr)
     if progress:
         print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
     print(why)
@@ -181,12 +184,17 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
 
 
 def _part(whole: Scene, keep_range: bool) -> Scene:
-    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without missing pixels."""
+    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without missing pixels.
+
+    Where no patch fits into that rectangle, it is the whole scene.
+    """
     bad = set(whole.metadata.get("bad_bands", []))
     scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
     limits, (bands, height, width) = value_range(scene, keep_range), scene.cube.shape
     missing = whole.metadata.get("missing")
-    top, left, h, w = (0, 0, height, width) if missing is None else largest_rectangle(~missing)
+    top, left, h, w = 0, 0, height, width
+    if missing is not None and min((found := largest_rectangle(~missing))[2:]) >= PATCH:
+        top, left, h, w = found
     side = math.isqrt(LARGEST // bands)
     if h * w > side * side:
         rows = min(h, max(side, side * side // w))
