@@ -238,12 +238,15 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: 
     else:
         config = configure({**given, **RECIPE, "init": str(info.path), "band_window": WINDOW if card.bands > WINDOW else None})
     plan = prepare(config)
+    if (state := plan.state()).finished:  # and ended before adapt.json said so
+        return state.iteration
     step = seconds_per_step(plan)
     if not last.exists():
         config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
         config.warmup = min(20, config.iterations // 5)
-    say(f"time      training {duration(min(seconds, config.iterations * step * 1.25))}, the whole scene by a network about "
-        f"{duration(whole)}")
+    if progress:
+        say(f"time      training {duration(min(seconds, config.iterations * step * 1.25))}, the whole scene by a network about "
+            f"{duration(whole)}")
     result = train(config, plan)
     if result.interrupted:
         say("the same command goes on")
@@ -269,7 +272,7 @@ def _finish(folder: Path, part: Path, state: Mapping[str, Any], results: Mapping
     title = f"{Path(asked['scene']).name}, x{asked['scale']}: {NAMES[state['delivered']]}"
     write_report(folder / "report.html", title, facts, results["images"], results["methods"], figures, preset, asked["scale"],
                  lead=f"{state['why'][0].upper()}{state['why'][1:]}.")
-    for folder_or_file in (folder / "database.lmdb", folder / "unadapted"):
-        shutil.rmtree(folder_or_file, ignore_errors=True)
+    for made in ("database.lmdb", "unadapted"):
+        shutil.rmtree(folder / made, ignore_errors=True)
     part.unlink(missing_ok=True)
     write_json(folder / MARKS[0], state)
