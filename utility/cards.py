@@ -19,7 +19,7 @@ import numpy as np
 from utility.cubes import containers
 from utility.cubes.layouts import LAYOUTS
 from utility.errors import UserError
-from utility.files import default_path
+from utility.files import default_path, require_file
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
 Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
@@ -123,12 +123,18 @@ def load_card(name_or_path: str | Path) -> Card:
             raise UserError(f"There is no dataset card {str(name_or_path)!r}; {hint} cards are {', '.join(known)}, and a path "
                             "to another .toml file works too.")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the dataset card {path} ({error.strerror}); check the path.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"The dataset card {path} is not TOML: {error}.") from error
     return _checked(table, path)
+
+
+def _text(path: Path) -> str:
+    if path.exists():
+        require_file(path)
+    return path.read_text(encoding="utf-8")
 
 
 def generic_card(patch: int = 64) -> Card:
@@ -245,7 +251,7 @@ def _listed(card: Card, name: str) -> list[str]:
         return []
     path = card.folder / name
     try:
-        return [Path(line.strip()).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Path(line.strip()).stem for line in _text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The card {card.name} lists its scenes in {path}, which cannot be read ({error}); put the list "
                         "there.") from error

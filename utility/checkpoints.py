@@ -17,7 +17,7 @@ import os
 import reprlib
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,19 @@ def _damage(path: Path) -> str | None:
     return f"the checksum of its record {bad} is wrong" if bad else None
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _tensors(part)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether each value of a tensor is stored; a small file may claim a sparse, expanded or empty one of any size."""
+    return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized) \
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
 
@@ -160,6 +173,8 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
                         "in a dict under 'net'.")
     if not all(isinstance(name, str) for name in net):
         raise UserError(f"{path} is not a checkpoint: its weights have no names.")
+    if not all(map(_dense, _tensors(checkpoint))):
+        raise UserError(f"{path} holds tensors whose values are not stored one by one; save dense tensors.")
     for name, (fits, expected) in _FIELDS.items():
         if checkpoint.get(name) is not None and not fits(checkpoint[name]):
             raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where {expected} was expected; take "
@@ -182,7 +197,8 @@ def export(source: str | Path, target: str | Path) -> None:
              if name in lists or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
     described = describe_checkpoint(saved, source)
     facts = {**plain, "arch": described.arch, **described.options}
-    metadata = {**{name: json.dumps(value) for name, value in facts.items()}, "sha256": checksum(weights)}
+    metadata = {name: json.dumps(value) for name, value in facts.items()}
+    metadata["sha256"] = checksum(weights, metadata)
     with replacing(target, overwrite=False) as temporary:
         save_file(weights, temporary, metadata)
 
@@ -192,17 +208,18 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             facts = dict(file.metadata() or {})
-        if facts.pop("sha256", None) not in (None, checksum(weights)):
-            raise ValueError("the checksum of its weights is wrong")
+        found = facts.pop("sha256", None)
         said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "trained_on"}
+        if (said or found) and found != checksum(weights, facts):
+            raise ValueError("its checksum is wrong")
     except Exception as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
     return _checked({**said, "net": weights}, path)
 
 
-def checksum(weights: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and values, whatever their order."""
-    digest = hashlib.sha256()
+def checksum(weights: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> str:
+    """Of names, types, shapes and values, whatever their order, and of what is said of them."""
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode() if facts else b"")
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().data)

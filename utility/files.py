@@ -212,15 +212,19 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the name `path` alone, by a hidden file beside it. Raises UserError where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
-    file = os.open(name, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        lock(file, path)
+    while True:
+        file = os.open(name, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            yield
+            lock(file, path)
+            if not name.exists() or not os.path.samestat(os.fstat(file), name.stat()):
+                continue  # the process that held the lock before has just removed this file: another one counts now
+            try:
+                yield
+            finally:
+                name.unlink(missing_ok=True)
+            return
         finally:
-            name.unlink(missing_ok=True)
-    finally:
-        os.close(file)
+            os.close(file)
 
 
 def _remove(path: Path) -> None:

@@ -15,6 +15,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch.utils.data import Dataset
 from utility.datum import decode_datum
 from utility.errors import UserError
 from utility.files import locked, refuse_existing, replacing, sweep
+from utility.lmdb_pages import check_pages
 from utility.version import project_version
 
 META_KEY = b"__meta__"
@@ -75,13 +77,8 @@ class LMDBDataset(Dataset):
 
     def _open(self, path: str | Path, data: Path) -> tuple[int, int]:
         """Read ``__meta__``; how many patches there are, and how many of them validate."""
+        check_pages(data, path)
         environment = self._environment()
-        pages, page = environment.info()["last_pgno"] + 1, environment.stat()["psize"]
-        if data.stat().st_size < pages * page:  # reading on would be a bus error, not an exception
-            raise UserError(
-                f"{path} is truncated: its file has {data.stat().st_size} bytes and {pages * page} were written; "
-                "copy or build it again."
-            )
         with environment.begin() as transaction:
             stored = transaction.get(META_KEY)
         self.datum = stored is None
@@ -224,7 +221,8 @@ class DatabaseWriter:
         self.dtype, self.count, self.bytes = dtype, 0, 0
         self._shape: tuple[int, ...] = ()
         # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
-        with _system_errors():
+        self._folder = folder
+        with self._system_errors():
             self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False, sync=False)
 
     def write(self, patches: np.ndarray) -> None:
@@ -252,7 +250,7 @@ class DatabaseWriter:
         meta = {"version": VERSION, "dtype": self.dtype, "shape": list(self._shape), "count": self.count,
                 "validation": validation, "created_by": f"bi3dqrnn {project_version()}", "sources": [], **facts}
         self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
-        with _system_errors():
+        with self._system_errors():
             self._environment.sync(True)
         return meta
 
@@ -262,24 +260,25 @@ class DatabaseWriter:
     def _commit(self, records: list[tuple[bytes, bytes | memoryview]]) -> None:
         while True:
             try:
-                with _system_errors(), self._environment.begin(write=True) as transaction:
+                with self._system_errors(), self._environment.begin(write=True) as transaction:
                     for key, value in records:
                         transaction.put(key, value, append=key != META_KEY)
                 return
             except lmdb.MapFullError:
                 self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
-
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """Raise the system's error where LMDB failed to write."""
-    try:
-        yield
-    except lmdb.MapFullError:
-        raise
-    except lmdb.Error as error:
-        code = errno.ENOSPC if isinstance(error, lmdb.DiskError) else max(getattr(error, "code", 0), 0) or errno.EIO
-        raise OSError(code, os.strerror(code)) from error
+    @contextmanager
+    def _system_errors(self) -> Iterator[None]:
+        """Raise the system's error where LMDB failed to write."""
+        try:
+            yield
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            code = errno.ENOSPC if isinstance(error, lmdb.DiskError) else max(getattr(error, "code", 0), 0) or errno.EIO
+            if code == errno.EIO and shutil.disk_usage(self._folder.parent).free < 1 << 20:
+                code = errno.ENOSPC  # LMDB says EIO where a part of a write finds room
+            raise OSError(code, os.strerror(code)) from error
 
 
 def _data_file(path: Path) -> Path:

@@ -92,7 +92,8 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     if state.history:  # a kill between last.pth and these files leaves them an epoch behind
         run.write_history(state.history, loss=config.loss)
     if config.tensorboard:
-        run.open_board(state.iteration + 1 if state.iteration else None)
+        # Inside an epoch the last step is written again: its epoch may have ended at this step before the run was killed.
+        run.open_board(state.iteration + (state.step == 0) if state.iteration else None)
     stop = Interruption(patient=distributed.launched(), quiet=distributed.rank() > 0)
     try:
         with stop:
@@ -141,6 +142,7 @@ class _Loop:
         self.saved = time.monotonic()
         self.deadline = self.saved + 60 * (self.config.minutes or math.inf)
         self.part = distributed.rank(), distributed.size()
+        self.every = 25 if plan.device.type == "cuda" else 1  # reading the loss makes a GPU wait for the host
 
     def ending(self) -> int:
         """2: a process was asked to stop; 1: the time is over; 0: neither. All processes ask at the same place, and get the
@@ -165,6 +167,8 @@ class _Loop:
                 stack.enter_context(stopped_at_the_end(each))
             if config.recipe == "finetune" and not self.state.iteration and not self.state.history:
                 self.validate_and_save(validation)  # the weights to start from may stay the best
+            if self.state.step:
+                self.log_step(self.checked_loss())
             while not self.state.finished and not self.ending():
                 self.validate_and_save(validation, self.run_steps(loader))
 
@@ -209,7 +213,6 @@ class _Loop:
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
         """Returns patches/s, the share of time spent waiting for data, seconds, and those of this process on all processors."""
         state, plan = self.state, self.plan
-        every = 25 if plan.device.type == "cuda" else 1  # reading the loss makes a GPU wait for the host
         alone = self.part[1] == 1
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""
         left = 0 if state.reached else max(0, plan.steps - state.step)
@@ -223,14 +226,14 @@ class _Loop:
                 train_step(state, self.net, gt, whole)
                 patches += whole
                 bar.update()
-                if state.step % every == 0:
+                if state.step % self.every == 0:
                     now = self.summed_loss()
                     self.run.losses.add(state.iteration, now[1] - before[1], now[0] - before[0])
                     loss, before = now[0] / max(1, now[1]), now
                     rate = patches / (time.perf_counter() - begin)
                     bar.set_postfix_str(f"loss {loss:.3g}, lr {state.lr:.2g}{gain}, {rate:.1f} patches/s", refresh=False)
-                    self.run.add_scalars("step", {"loss": loss, "lr": state.lr}, state.iteration)
-                if state.reached or ((alone or state.step % every == 0) and self.ending()):
+                    self.log_step(loss)
+                if state.reached or ((alone or state.step % self.every == 0) and self.ending()):
                     break
                 if time.monotonic() - self.saved >= 60 * self.config.save_minutes:
                     self.checked_loss()
@@ -239,6 +242,10 @@ class _Loop:
             waited, seconds = batches.waited(), time.perf_counter() - begin
         return {"patches_per_s": patches / seconds, "data_wait": waited / seconds, "seconds": seconds,
                 "processor_seconds": sum(distributed.gathered([time.process_time() - processor]))}
+
+    def log_step(self, loss: float) -> None:
+        if self.state.step % self.every == 0:
+            self.run.add_scalars("step", {"loss": loss, "lr": self.state.lr}, self.state.iteration)
 
     def checked_loss(self) -> float:
         """The mean loss of this epoch so far; makes a GPU wait for the host. Raises UserError: it is not finite."""

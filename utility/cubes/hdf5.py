@@ -50,6 +50,7 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
         size = find_size({name.rsplit("/", 1)[-1]: value for name, value in small.items()})
         key = choose_key(path, {n: d.shape for n, d in arrays.items()}, key.strip("/") if key else None, size)
         dataset = arrays[key]
+        _check_chunks(dataset, path)
         folders = "", key.rpartition("/")[0]
         beside = {n.rpartition("/")[2]: v for n, v in small.items() if n.rpartition("/")[0] in folders}
         beside |= {name: dataset.attrs[name] for name in ("nodata",) if name in dataset.attrs}
@@ -61,6 +62,13 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
     except BaseException:
         file.close()
         raise
+
+
+def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
+    """Raise UserError where a chunk holds less than its checksum, which ends the process in HDF5."""
+    least = 4 * dataset.fletcher32
+    if dataset.chunks and dataset.id.chunk_iter(lambda chunk: True if chunk.size <= least else None):
+        raise UserError(f"{path} is damaged: a chunk of '{dataset.name}' is empty; copy it again.")
 
 
 def _lazy(dataset: h5py.Dataset) -> LazyCube:
