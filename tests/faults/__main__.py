@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+sys.path.extend(str(Path(__file__).resolve().parents[n]) for n in (1, 2))
 
 import disks
 import harness

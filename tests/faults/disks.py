@@ -18,7 +18,8 @@ from harness import Tally, Watch, ended, is_sentence, said
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
     """A file system of so many bytes at `folder`; yields False where this process may not mount one."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True).returncode == 0
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
     try:
         yield mounted
     finally:

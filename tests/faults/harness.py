@@ -82,17 +82,16 @@ def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None, secon
         if memory:
             limit = memory + int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        run_script(work)
+        with open(log, "w", buffering=1) as out:
+            for number in (1, 2):
+                os.dup2(out.fileno(), number)
+            sys.stdout = sys.stderr = out
+            run_script(work)
     except SystemExit as end:
         code = end.code
     except BaseException:
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode())
     finally:
-        sys.stdout.flush()
         os._exit(code)
 
 

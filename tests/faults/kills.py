@@ -141,7 +141,7 @@ def database(with_old: bool) -> Work:
         except UserError:
             assert not with_old and not (folder / "out.lmdb").exists()
             return "old"
-        assert len(data) == 20 and all(np.isfinite(patch).all() for patch in map(data.__getitem__, range(20))), "the database is not whole"
+        assert len(data) == 20 and all(np.isfinite(data[i]).all() for i in range(20)), "the database is not whole"
         return {"old.npy": "old", "new.npy": "new"}[data.meta["sources"][0]["file"]]
 
     return Work(f"build of a database{', over an old one' if with_old else ''}", prepare, lambda: build("new"), found)
@@ -264,7 +264,7 @@ def _left(run: Path) -> dict[str, object]:
     found: dict[str, object] = {path.name: torch.load(path, weights_only=True) for path in sorted(run.glob("*.pth"))
                                 if path.name != "last.prev.pth"}
     with open(run / "history.csv", newline="") as file:
-        found["history.csv"] = [{name: value for name, value in row.items() if name not in SPEEDS} for row in csv.DictReader(file)]
+        found["history.csv"] = [{k: v for k, v in row.items() if k not in SPEEDS} for row in csv.DictReader(file)]
     found["events"] = sorted(
         (event.step, value.tag, value.simple_value, value.image.encoded_image_string)
         for event in events(run) for value in event.summary.value if value.tag.removeprefix("epoch/") not in SPEEDS)
@@ -300,13 +300,11 @@ def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
             path.append(place)
             if code == -signal.SIGKILL:
                 kills.places[place] += 1
-                kills.check(True, "with a checkpoint" if (folder / "run/last.pth").exists() else "before the first checkpoint", "")
+                kills.outcomes["with a checkpoint" if (folder / "run/last.pth").exists() else "before the first checkpoint"] += 1
             elif code == 130 and sort == signal.SIGTERM:
                 stopped.places[place] += 1
                 stopped.check("Traceback" not in log and not hidden(folder), "state saved", f"{path}: {hidden(folder)} {log}")
-            elif code == 2 and "all that were asked for" in log:  # killed after the last checkpoint
-                break
-            elif code == 0:
+            elif code == 0 or (code == 2 and "all that were asked for" in log):  # killed after the last checkpoint
                 break
             else:
                 problem = f"{path}: exit {code}: {log[-1500:]}"
