@@ -4,7 +4,7 @@ VENV   ?= .venv
 PY      = $(VENV)/bin/python
 READY   = $(VENV)/.ready
 
-.PHONY: env demo demo-train test test-slow lint benchmark clean
+.PHONY: env demo demo-train test test-slow faults lint benchmark clean
 
 env: $(READY)
 
@@ -41,6 +41,10 @@ test: $(READY) lint
 # What takes minutes or gigabytes: an ICVL-sized scene, large tiles, long spectra.
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
+
+# Kills, damaged files, files made to do harm, full disks: 20 minutes; GROUP=mutations runs one of the four groups.
+faults: $(READY)
+	$(PY) -W ignore tests/faults $(GROUP)
 
 lint: $(READY)
 	$(PY) -m ruff check --quiet .

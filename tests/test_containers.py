@@ -517,3 +517,27 @@ def test_a_geotiff_is_compressed_as_its_input_was_and_has_overviews_where_they_a
                 assert places == sorted(places)
     assert found == {"none given": ("DEFLATE", []), None: (None, []), "LZW": ("LZW", [2, 4]), "JPEG": ("DEFLATE", [])}
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64", "uint64"])
+def test_a_v5_file_is_read_as_scipy_reads_it(tmp_path: Path, compressed: bool, dtype: str) -> None:
+    cube = (abs(cube_of(4)).transpose(1, 2, 0) * 3).astype(dtype)
+    variables = {"first": [[1, 2], [3, 4]], "cube": cube, "text": "abc", "cell": np.array([1, "b"], object), "tiny": 7,
+                 "struct": {"a": 1}, "sparse": scipy.sparse.eye(3).tocsc(), "wavelengths": np.arange(400.0, 404)}
+    scipy.io.savemat(tmp_path / "a.mat", variables, do_compression=compressed)
+    scene = read_scene(tmp_path / "a.mat", key="cube")
+    expected = scipy.io.loadmat(tmp_path / "a.mat")["cube"].transpose(2, 0, 1)
+    assert scene.cube.dtype == expected.dtype and np.array_equal(scene.cube, expected)
+    assert list(scene.wavelengths) == [400, 401, 402, 403]
+
+
+def test_damage_in_a_compressed_v5_file_is_noticed(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"cube": cube_of().transpose(1, 2, 0)}, do_compression=True)
+    sound = (tmp_path / "a.mat").read_bytes()
+    for at in range(136, len(sound), 19):
+        damaged = bytearray(sound)
+        damaged[at] ^= 16
+        (tmp_path / "b.mat").write_bytes(damaged)
+        with pytest.raises(UserError, match="truncated or damaged"):
+            read_scene(tmp_path / "b.mat")

@@ -63,7 +63,7 @@ class Watch:
         return self.shared[8:256].rstrip(b"\0").decode()
 
 
-def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None, seconds: int = 120) -> int:
+def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None, seconds: int = 900) -> int:
     """Start a child that does `work` as a script would, with its output in `log`; returns its number.
 
     Args:

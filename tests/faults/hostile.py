@@ -98,6 +98,15 @@ def packed_variable(path: Path) -> str:
     return "truncated or damaged"
 
 
+def wrong_tag(path: Path) -> str:
+    """A part of the unknown type 200."""
+    scipy.io.savemat(path, {"cube": CUBE.transpose(1, 2, 0)})
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes([4, 0, 0, 0]) + CUBE.nbytes.to_bytes(4, "little"))] = 200
+    path.write_bytes(data)
+    return "truncated or damaged"
+
+
 def object_array(path: Path) -> str:
     np.save(path, np.array([Hostile(path.parent / "was_here")] * 2, object), allow_pickle=True)
     return path.name
@@ -249,6 +258,7 @@ CASES: dict[str, tuple[str, Callable[..., str], Callable[[Path], Any]]] = {
     **{f"1 TB claimed, {end}": (end, claims(end), _read) for end in (".h5", ".tif", ".npy", ".hdr", ".npz", ".mat")},
     "a packed header of 900 MB": (".npz", packed_header, _read),
     "half of a packed variable": (".mat", packed_variable, _read),
+    "a variable of no type": (".mat", wrong_tag, _read),
     "an array of Python objects": (".npy", object_array, _read),
     "HDF5 with external storage": (".h5", external_hdf5, _read),
     "HDF5 with a virtual dataset": (".h5", virtual_hdf5, _read),
@@ -294,7 +304,7 @@ def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
         folder.mkdir()
         path = folder / f"file{suffix}"
         words = make(path)
-        code = ended(fork(lambda path=path, read=read: _judge(path, read), folder / "log", memory=1 << 30, seconds=30))
+        code = ended(fork(lambda path=path, read=read: _judge(path, read), folder / "log", memory=1 << 30, seconds=120))
         outcome, _, sentence = said(folder / "log").partition(": ")
         good = code == 0 and (outcome == "refused" and words in sentence if words else outcome == "read")
         tally.check(good and not (folder / "was_here").exists(), outcome, f"{name}: exit {code}, {outcome}: {sentence[-1500:]}")

@@ -300,7 +300,8 @@ def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
             path.append(place)
             if code == -signal.SIGKILL:
                 kills.places[place] += 1
-                kills.outcomes["with a checkpoint" if (folder / "run/last.pth").exists() else "before the first checkpoint"] += 1
+                saved = (folder / "run/last.pth").exists()
+                kills.outcomes["with a checkpoint" if saved else "before the first checkpoint"] += 1
             elif code == 130 and sort == signal.SIGTERM:
                 stopped.places[place] += 1
                 stopped.check("Traceback" not in log and not hidden(folder), "state saved", f"{path}: {hidden(folder)} {log}")
