@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +52,17 @@ class Doubled(DeviceBatches):
         return (batch.double() for batch in super().__iter__())
 
 
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """torchrun's part that waits for the processes has signal handlers of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def start(count: int, words: Sequence[str], change: Callable[[], object] = lambda: None, restarts: int = 0,
           script: ModuleType = hsi_sr, dtype: torch.dtype = torch.float64) -> int:
     """Run a script with `words` in `count` processes, as torchrun does; the exit status of the first that failed, or 0.
@@ -67,14 +79,11 @@ def start(count: int, words: Sequence[str], change: Callable[[], object] = lambd
 
     settings = LaunchConfig(1, 1, count, start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                             rdzv_configs={"is_host": True}, run_id="test", max_restarts=restarts, monitor_interval=0.05)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
-        elastic_launch(settings, process)()
+        with keeping_handlers():
+            elastic_launch(settings, process)()
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return 0
 
 
@@ -147,6 +156,18 @@ def test_a_failure_in_one_process_ends_all_and_is_said_once(databases):
     assert said.count("error:") == 1 and "Traceback" not in said
     assert "error: x.lmdb has no record 00000007; build it again. (process 1 of 2, on " in said
     assert not list(Path("r").glob("*.pth"))
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_script_starts_itself_as_a_process_for_each_gpu_and_ends_as_they_do(monkeypatch, status):
+    Path("script.py").write_text("import os, sys\nopen('by_' + os.environ['RANK'], 'w').write(' '.join(sys.argv[1:-1]))\n"
+                                 "sys.exit(int(sys.argv[-1]))\n")
+    monkeypatch.setattr(hsi_sr, "choose_device", lambda **_: None)  # as if there were GPUs
+    monkeypatch.setattr(sys, "argv", ["script.py", "--gpu-ids", "0,1", "--seed", str(status)])
+    with keeping_handlers():
+        assert hsi_sr.main() == status
+    if not status:
+        assert [Path(f"by_{number}").read_text() for number in (0, 1)] == ["--gpu-ids 0,1 --seed"] * 2
 
 
 @pytest.mark.parametrize("scenes", [3, 1])

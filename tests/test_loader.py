@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utility.errors import UserError
-from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
+from utility.loader import DeviceBatches, Shuffled, Turns, stopped_at_the_end, training_loader, validation_loader
 
 CPU = torch.device("cpu")
 
@@ -100,6 +100,32 @@ def test_a_pass_goes_on_after_its_first_batches_as_if_it_had_not_stopped():
     loader = training_loader([Numbered(20)], 4, seed=3)
     whole, rest = passed(loader, 2), passed(loader, 2, first=3)
     assert len(rest) == 2 and all(map(torch.equal, whole[3:], rest))
+
+
+def test_parts_of_a_batch_make_the_batch_and_its_first_patch_stands_in_where_a_part_is_empty():
+    whole, *parts = (list(Turns([9, 5], 4, 1, part=part)) for part in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        held = [share for k, share in enumerate(shares) if len(batch) * k // 3 < len(batch) * (k + 1) // 3]
+        assert [key for share in held for key in share] == batch and all(share == batch[:1] for share in shares if share not in held)
+    assert sorted(map(len, whole)) == [1, 1, 4, 4, 4]
+
+
+def test_validation_batches_are_dealt_out_to_the_parts():
+    first, second = ([batch[:, 1, 0, 0].tolist() for batch in validation_loader(Numbered(11), 2, part=(k, 2))] for k in (0, 1))
+    assert (first, second) == ([[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10]])
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 4097])
+def test_an_order_that_is_computed_takes_every_patch_once(count):
+    order, other = (Shuffled(count, np.random.default_rng(seed))[0:count].tolist() for seed in (0, 1))
+    assert sorted(order) == list(range(count)) and (count < 17 or order != other)
+
+
+def test_the_first_batch_of_a_billion_patches_needs_no_list_of_them():
+    turns = Turns([10**9], 16, 1)
+    turns.set_position(5 * 10**7, 5 * 10**7 + 100)
+    indexes = [index for keys in turns for *_, index in keys]
+    assert len(set(indexes)) == 1600 and max(indexes) > 9e8 and np.std(indexes) == pytest.approx(10**9 / 12**.5, rel=0.1)
 
 
 def test_validation_keeps_the_order_and_the_last_few():
