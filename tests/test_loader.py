@@ -106,7 +106,8 @@ def test_parts_of_a_batch_make_the_batch_and_its_first_patch_stands_in_where_a_p
     whole, *parts = (list(Turns([9, 5], 4, 1, part=part)) for part in ((0, 1), (0, 3), (1, 3), (2, 3)))
     for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
         held = [share for k, share in enumerate(shares) if len(batch) * k // 3 < len(batch) * (k + 1) // 3]
-        assert [key for share in held for key in share] == batch and all(share == batch[:1] for share in shares if share not in held)
+        assert [key for share in held for key in share] == batch
+        assert all(share == batch[:1] for share in shares if share not in held)
     assert sorted(map(len, whole)) == [1, 1, 4, 4, 4]
 
 
