@@ -113,6 +113,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3; the degradation never does")
     add("--compile", action="store_true", help="torch.compile the network of the training step")
+    add("--graph", action="store_true", help="start the network of the training step as one CUDA graph, for small batches; not "
+        "measured yet")
     add("--checkpoint-activations", action="store_true", help="compute activations again in the backward pass: less "
         "memory, a slower step")
     add = parser.add_argument_group("run folder").add_argument

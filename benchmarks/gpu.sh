@@ -10,9 +10,11 @@ cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
 
-if ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    echo "torch ($("$python" -c "import torch; print(torch.__version__)")) finds no GPU on this machine, so nothing was measured; \
-run benchmarks/gpu.sh where nvidia-smi lists one, with a CUDA build of torch."
+found=$("$python" -c "import torch; print(torch.__version__, torch.cuda.device_count() * torch.cuda.is_available())") || exit 1
+gpus=${found#* }
+if [ "$gpus" -eq 0 ]; then
+    echo "torch ${found% *} finds no GPU on this machine, so nothing was measured; run benchmarks/gpu.sh where nvidia-smi lists \
+one, with a CUDA build of torch."
     exit 0
 fi
 
@@ -50,7 +52,6 @@ for amp in ("bf16", "off"):
         train(config)
     print(recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=30, max_name_column_width=80))
 EOF
-gpus=$("$python" -c "import torch; print(torch.cuda.device_count())")
 count=1
 while [ "$count" -le "$gpus" ] && [ "$gpus" -gt 1 ]; do
     part "processes_$count" 180 "$python" -m torch.distributed.run --standalone --nproc-per-node="$count" hsi_sr.py \

@@ -36,7 +36,7 @@ def count(root: Path) -> list[str]:
     for way, dtype in CASES:
         kernel = {"forward": gpu._forward, "backward": gpu._backward}[way]
         fixed = {"KIND": 0, "BOTH": True, "SKIP": way == "backward", "WIDE": False, "U": BANDS, "BLOCK": 128, "NARROW": True,
-                 "FAST": {"bf16": 2, "fp16": 1}.get(dtype, 0)}
+                 "FAST": 2 if dtype == "bf16" else 1}
         fixed = {name: fixed[name] for name in kernel.arg_names if name in fixed}
         types = {name: f"*{'fp32' if name == 'carry' else dtype}" if name in POINTERS else
                  "constexpr" if name in fixed else "i32" for name in kernel.arg_names}

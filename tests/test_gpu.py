@@ -11,7 +11,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import blocks, create_model, pooling, upsampling
+from utility.configuration import TrainingConfig
+from utility.errors import UserError
+from utility.graphs import Graphed
 from utility.loader import stopped_at_the_end
+from utility.state import State
+from utility.training import train, train_step
 
 
 class Calls(TorchDispatchMode):
@@ -109,6 +114,39 @@ def test_every_tensor_of_a_training_step_is_channels_last():
             assert given[0].shape[-3:] == (3, 3, 3), "only weights are copied"
     assert seen == {"convolution": 12, "convolution_backward": 12, "pool": 12, "pool_backward": 12, "double": 2,
                     "double_backward": 2}
+
+
+def test_steps_by_a_graph_are_the_steps_without_one():
+    """The graph is stood in for by what it is to its user: inputs copied into memory of its own, one output for all calls."""
+    replays = []
+
+    def capture(module, samples):
+        def replay(*inputs):
+            for sample, x in zip(samples, inputs, strict=True):
+                sample.copy_(x)
+            replays.append(module(*samples))
+            return replays[-1]
+        return replay
+
+    batches = [torch.rand(size, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k, size in enumerate((2, 2, 1, 2))]
+    weights = []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        state = State(TrainingConfig(arch="biqrnn_2_5", recipe="fast", noise=0.01), create_model("biqrnn_2_5"),
+                      torch.device("cpu"), total=4)
+        net = Graphed(state.net, capture) if graph else state.net
+        for gt in batches:
+            train_step(state, net, gt)
+        weights.append([p.detach() for p in state.net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert len(replays) == 3  # the short batch ran without the graph
+
+
+def test_a_graph_without_a_gpu_or_of_a_compiled_network_is_refused():
+    with pytest.raises(UserError, match="--graph needs a GPU"):
+        train(SimpleNamespace(graph=True), SimpleNamespace(device=torch.device("cpu")))
+    with pytest.raises(UserError, match="choose"):
+        TrainingConfig(graph=True, compile=True)
 
 
 def test_a_torch_without_its_undocumented_calls_will_do(monkeypatch):

@@ -77,6 +77,7 @@ class TrainingConfig:
     amp: str = "off"
     tf32: bool = False
     compile: bool = False
+    graph: bool = False                     # see `utility.graphs`; on a GPU alone
     checkpoint_activations: bool = False
     # the run folder
     prefix: str | None = None
@@ -123,6 +124,8 @@ class TrainingConfig:
             raise UserError(f"The databases are {', '.join(self.data) or 'none'}; give one or several different ones.")
         if self.weights and len(self.weights) != len(self.data):
             raise UserError(f"There are {len(self.weights)} weights for {len(self.data)} databases; give one for each.")
+        if self.graph and self.compile:
+            raise UserError("Both --graph and --compile were given, and each replaces the network of the step: choose.")
         if self.resume and self.init:
             raise UserError("Both --resume and --init were given; the first goes on with a run, the second starts one from "
                             "another's weights: choose.")

@@ -39,6 +39,7 @@ from utility.devices import autocast
 from utility.errors import Interruption, UserError
 from utility.figures import composite
 from utility.files import shown
+from utility.graphs import Graphed
 from utility.indexes import PSNR_CAP
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.plan import Plan, prepare
@@ -75,13 +76,15 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     plan = plan or prepare(config)
     if plan.device.type == "cuda":
         torch.cuda.set_device(plan.device)
+    elif config.graph:
+        raise UserError("--graph needs a GPU and this run is on the processor; leave it out.")
     state = plan.state()
     path = Path(config.run_dir or distributed.of_first(new_run_folder(config.prefix or config.arch)))
     own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
     if state.finished and not distributed.restarts():
         _refuse_finished(config, state, path if own else None)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark = True  # batches have few shapes
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 0  # few shapes: all algorithms are tried
 
     run = NoFolder(path) if distributed.rank() else RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
@@ -139,6 +142,8 @@ class _Loop:
         self.plan, self.config, self.state, self.run, self.stop = plan, plan.config, state, run, stop
         # Without gradients the network runs in blocks of rows, which a compiled one cannot: it is for the steps alone.
         self.net = torch.compile(state.net) if self.config.compile else state.net
+        if self.config.graph:
+            self.net = Graphed(state.net)
         self.saved = time.monotonic()
         self.deadline = self.saved + 60 * (self.config.minutes or math.inf)
         self.part = distributed.rank(), distributed.size()
