@@ -16,6 +16,7 @@ import csv
 import json
 import re
 import shlex
+import statistics
 import sys
 import time
 import tomllib
@@ -171,15 +172,15 @@ def _complete(last: Path) -> bool:
 
 
 def _step_seconds(config: TrainingConfig, plan: Plan) -> float:
-    """Processor seconds of a step, measured on a copy of the state: the median of five."""
+    """Processor seconds of a step: the median over at least two seconds of steps of another state, the first left out."""
     state, seconds = prepare(config).state(), []
     bands, height, width = plan.sources[0].shape
     patches = torch.rand((config.batch, min(bands, config.band_window or bands), height, width))
-    for _ in range(6):
+    while len(seconds) < 6 or sum(seconds) < 2:
         begin = time.process_time()
         train_step(state, state.net, patches)
         seconds.append(time.process_time() - begin)
-    return sorted(seconds[1:])[2]
+    return statistics.median(seconds[1:])
 
 
 def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
