@@ -41,7 +41,7 @@ from utility.checkpoints import load_checkpoint, model_from_checkpoint  # noqa: 
 from utility.configuration import TrainingConfig, configure  # noqa: E402
 from utility.cubes.containers import is_scene  # noqa: E402
 from utility.errors import UserError, run_script  # noqa: E402
-from utility.files import write_json  # noqa: E402
+from utility.files import default_path, write_json  # noqa: E402
 from utility.plan import Plan, prepare  # noqa: E402
 from utility.training import train, train_step  # noqa: E402
 
@@ -215,7 +215,7 @@ def _databases(training: Training, place: Place) -> list[str]:
         first = training.study["seeds"].index(training.seed) * count % pool
         out = place.out / "databases" / f"{name}_{first}_{count}.lmdb"
         if not out.exists():
-            files = render_scenes(card.source, Path(card.source).name, bands=card.bands, count=pool)
+            files = render_scenes(default_path(card.source), Path(card.source).name, bands=card.bands, count=pool)
             chosen = [files[(first + k) % pool] for k in range(count)]
             _build(out, ["--dataset", name, "--source", *map(str, chosen), "--patch", str(PATCH), "--stride", str(PATCH),
                          "--dtype", "float16"])
