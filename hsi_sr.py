@@ -112,6 +112,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--amp", choices=AMP, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3; the degradation never does")
+    add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
+        "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--compile", action="store_true", help="torch.compile the network of the training step")
     add("--graph", action="store_true", help="start the network of the training step as one CUDA graph, for small batches; not "
         "measured yet")

@@ -33,7 +33,7 @@ from utility.batches import apply_to_folder
 from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
-from utility.devices import AMP, choose_device, device_name
+from utility.devices import AMP, ask_deterministic, choose_device, device_name
 from utility.errors import UserError, run_script, whole_numbers
 from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
@@ -67,6 +67,8 @@ def work(options: argparse.Namespace) -> int | None:
         torch.set_num_threads(options.threads)
     gpus = distributed.own_gpus(options.gpu_ids) if options.cuda else ()
     device = choose_device(options.cuda, gpus, options.amp, options.pooling)
+    if options.deterministic:
+        ask_deterministic()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
                       options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
@@ -242,6 +244,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--amp", choices=AMP, default="off", help="mixed precision (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3")
+    add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
+        "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--force", action="store_true", help="replace outputs that exist")
     add("--quiet", action="store_true", help="print only where the results are, and errors")
     add = parser.add_argument_group("said by the released scripts, and of no meaning here").add_argument

@@ -2,12 +2,14 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from comparing import same
 from typed import ROOT, typed
 
 import hsi_sr
@@ -15,6 +17,7 @@ import hsi_test
 from data.make_samples import make_samples
 from utility import lmdb_data
 from utility.cards import load_card
+from utility.devices import ask_deterministic
 from utility.lmdb_dataset import LMDBDataset
 
 
@@ -80,3 +83,30 @@ def test_urban_s_bands_by_pixels_go_through_database_training_step_and_test(tmp_
     region = cube[top:top + rows, left:left + columns].astype(np.float64)
     written = scipy.io.loadmat(next(Path("data/test").rglob("*.mat")))["gt"]
     assert np.allclose(written, (region - cube.min()) / (int(cube.max()) - int(cube.min())), atol=1e-6)
+
+
+def test_two_whole_paths_with_one_seed_agree_to_the_last_bit(tmp_path, monkeypatch):
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        np.save("scene.npy", np.random.default_rng(0).random((4, 32, 32), np.float32))
+        lmdb_data.main(["--source", "scene.npy", "--patch", "16", "--out", "db.lmdb", "--augment", "2", "--quiet"])
+        hsi_sr.main(["-a", "biqrnn_2_2", "--data", "db.lmdb", "-b", "2", "--iterations", "5", "--recipe", "fast", "--seed", "7",
+                     "--noise", "0.01", "--run-dir", "run", "--no-log", "--quiet", "--no-cuda"])
+        hsi_test.main(["-rp", "run/last.pth", "--data", "scene.npy", "--out", "results", "--no-figures", "--quiet",
+                       "--no-cuda"])
+        data = LMDBDataset("db.lmdb")
+        found.append({"patches": [torch.from_numpy(data[i]) for i in range(len(data))],
+                      "checkpoint": torch.load("run/last.pth", weights_only=True),
+                      "metrics": json.loads(Path("results/metrics.json").read_text())["mean"],
+                      "cube": Path("results/cubes/scene_x4.npy").read_bytes()})
+    assert same(*found)
+
+
+def test_a_kernel_that_is_not_deterministic_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)
+    ask_deterministic()
+    warnings.showwarning("upsample_backward_cuda does not have a deterministic implementation, but ...", UserWarning, "", 1)
+    assert capsys.readouterr().err.startswith("note: upsample_backward_cuda is not deterministic")

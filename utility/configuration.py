@@ -76,6 +76,7 @@ class TrainingConfig:
     pooling: str = "auto"
     amp: str = "off"
     tf32: bool = False
+    deterministic: bool = False
     compile: bool = False
     graph: bool = False                     # see `utility.graphs`; on a GPU alone
     checkpoint_activations: bool = False

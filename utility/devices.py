@@ -1,9 +1,13 @@
 """Which device computes, its name, and in which precision."""
 from __future__ import annotations
 
+import os
 import platform
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +50,27 @@ def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: 
     if pooling not in runs:
         raise UserError(f"--pooling {pooling} cannot run on {device} here; choose one of {', '.join(sorted(runs))}.")
     return device
+
+
+def ask_deterministic() -> None:
+    """Ask torch for kernels that give the same bits in every run; a note names each kernel of a GPU that has no such version.
+
+    To be called before a GPU is used: cuBLAS reads the size of its workspace then. On a processor runs agree to the last bit
+    anyway, with the same number of threads.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    show = warnings.showwarning
+
+    def said(message: Warning | str, *where: Any, **more: Any) -> None:
+        kernel, found, _ = str(message).partition(" does not have a deterministic implementation")
+        if found:
+            print(f"note: {kernel} is not deterministic, although --deterministic asks for it: two runs agree but for rounding",
+                  file=sys.stderr)
+        else:
+            show(message, *where, **more)
+
+    warnings.showwarning = said
 
 
 def device_name(device: torch.device) -> str:

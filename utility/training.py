@@ -35,7 +35,7 @@ from utility import distributed
 from utility.cards import load_card
 from utility.configuration import LOSSES, TrainingConfig
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
-from utility.devices import autocast
+from utility.devices import ask_deterministic, autocast
 from utility.errors import Interruption, UserError
 from utility.figures import composite
 from utility.files import shown
@@ -73,6 +73,8 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         UserError: bad input as in `prepare`, a run folder that holds another run, a network that cannot be compiled, a loss
             that is no longer finite, a GPU without enough memory, a full disk.
     """
+    if config.deterministic:
+        ask_deterministic()
     plan = plan or prepare(config)
     if plan.device.type == "cuda":
         torch.cuda.set_device(plan.device)
@@ -84,7 +86,8 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     if state.finished and not distributed.restarts():
         _refuse_finished(config, state, path if own else None)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 0  # few shapes: all algorithms are tried
+    torch.backends.cudnn.benchmark = not config.deterministic  # batches have few shapes: all algorithms are tried
+    torch.backends.cudnn.benchmark_limit = 0
 
     run = NoFolder(path) if distributed.rank() else RunFolder(path, own, config.quiet)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
