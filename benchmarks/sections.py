@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import WORKS, Row, Variant, interleave, random_cubes, ratio, summarise, variants
+from models import create_model
 from models.pooling import pool
 from utility.cards import list_scenes
 from utility.checkpoints import model_from_checkpoint
@@ -87,8 +88,29 @@ class Setup:
         return partial(WORKS[work](way, self.arch, self.device), random_cubes(*shape, device=self.device))
 
     def compare(self, work: str, ways: list[Variant], shape: Shape, warm_up: int | None = None) -> Rows:
-        return measure.compare({way.name: self.call(work, way, shape) for way in ways}, self.timing, warm_up=warm_up,
+        rows = measure.compare({way.name: self.call(work, way, shape) for way in ways}, self.timing, warm_up=warm_up,
                                size=text(shape))
+        return [row | roofline(self.arch, shape, 2 if "bf16" in row["variant"] else 4, work != "inference") for row in rows]
+
+
+def roofline(arch: str, shape: Shape, size: int, training: bool) -> Row:
+    """The FLOP of the convolutions of a QRNN on (N, 1, B, H, W) or (N, B, H, W), and the least bytes that its units move.
+
+    A unit reads its input and writes its gates, of `size` bytes a value; pooling reads those and writes the states. The
+    backward pass reads gates and the gradient of the states, writes that of the gates, which two convolutions read with the
+    input and the weights, and writes the gradient of the input; the first unit's is not asked for.
+    """
+    with torch.device("meta"):
+        units = create_model(arch).units()
+    flop, values, voxels = 0, 0, math.prod(shape)
+    for k, unit in enumerate(units):
+        gates, inputs = unit.parameters_of_conv[0].shape[:2]
+        read = voxels * inputs
+        voxels = voxels * 4 if unit.upsamples else voxels // unit.stride ** 2
+        flop += 54 * inputs * gates * voxels * (3 - (k == 0) if training else 1)
+        values += read + voxels * (2 * gates + unit.channels)
+        values += ((1 + (k > 0)) * read + voxels * (4 * gates + unit.channels)) * training
+    return {"GFLOP": flop / 1e9, "moved": values * size}
 
 
 def text(shape: Shape) -> str:

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.sections import roofline
 from models import blocks, create_model, pooling, upsampling
 from utility.configuration import TrainingConfig
 from utility.errors import UserError
@@ -147,6 +149,18 @@ def test_a_graph_without_a_gpu_or_of_a_compiled_network_is_refused():
         train(SimpleNamespace(graph=True), SimpleNamespace(device=torch.device("cpu")))
     with pytest.raises(UserError, match="choose"):
         TrainingConfig(graph=True, compile=True)
+
+
+def test_the_roofline_counts_what_torch_counts():
+    net, x = create_model("biqrnn_2_5"), torch.rand(2, 1, 3, 16, 24)
+    for training in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            out = net(x)
+            if training:
+                out.sum().backward()
+        assert roofline("biqrnn_2_5", x.shape, 4, training)["GFLOP"] * 1e9 == pytest.approx(counter.get_total_flops())
+    # a voxel of biqrnn_2_1: 1 + 2 x 6 + 2, twice 2 + 2 x 6 + 2, and 2 + 2 x 3 + 1 values
+    assert roofline("biqrnn_2_1", x.shape, 4, training=False)["moved"] == 4 * 56 * x.numel()
 
 
 def test_a_torch_without_its_undocumented_calls_will_do(monkeypatch):
