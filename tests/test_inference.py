@@ -343,6 +343,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     monkeypatch.setattr(cubes, "SCRATCH", 1 << 20)
     monkeypatch.setattr(cubes, "BLOCK", 1 << 20)
     monkeypatch.setattr(inference, "PREVIEW", 64)
+    monkeypatch.setattr(inference, "UNTRAINED_TILE", 128)
     bands, height, width = shape = (4, 1000, 1100)
 
     def read(b, r, c):
@@ -350,10 +351,15 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
         return 100 * wave + 50 * np.arange(b.start, b.stop)[:, None, None]
 
     source = Scene(LazyCube(shape, np.dtype(np.float64), read), "low", tmp_path / "low.h5", format="hdf5")
+    np.save(tmp_path / "small.npy", cube())
+    net = create_model("biqrnn_1_1").eval()
+    apply(tmp_path / "small.npy", tmp_path / "small.npz", Problem(2, "bicubic"), net)  # loads what is loaded once
+    for name in ("small.npy", "small.npz"):
+        (tmp_path / name).unlink()
     monkeypatch.setattr("utility.reading.open_scene", lambda *a, **k: source)
     tracemalloc.start()
     try:
-        done = apply(tmp_path / "low.h5", tmp_path / f"high{suffix}", Problem(2, "bicubic", tile=128))
+        done = apply(tmp_path / "low.h5", tmp_path / f"high{suffix}", Problem(2, "bicubic", tile=128), net)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
