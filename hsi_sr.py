@@ -29,7 +29,7 @@ from utility.augment import MODES
 from utility.configuration import LOSSES, RECIPES, configure
 from utility.degradation import DEFAULT_KIND, KINDS, STARTS
 from utility.devices import AMP, choose_device
-from utility.errors import UserError, run_script, whole_numbers
+from utility.errors import Arguments, UserError, run_script, whole_numbers
 from utility.files import shown
 from utility.plan import prepare
 from utility.runs import after_restart, newest_checkpoint
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The fields of `training.TrainingConfig` that were given; others keep their default, or their resumed value."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = parser.add_argument_group("network and problem").add_argument
     add("-a", "--arch", metavar="NAME", help=f"{name_forms()} (default: biqrnn_16_5, or the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},

@@ -34,7 +34,7 @@ from utility.checkpoints import check_problem, export, model_from_checkpoint
 from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
 from utility.devices import AMP, ask_deterministic, choose_device, device_name
-from utility.errors import UserError, run_script, whole_numbers
+from utility.errors import Arguments, UserError, run_script, whole_numbers
 from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
@@ -170,8 +170,8 @@ def say_warnings(warnings: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint (default: shipped weights that fit)")
     add("--export", metavar="FILE", help="write the checkpoint's weights as FILE.safetensors, which loads as it does, and stop")
@@ -235,7 +235,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work. With --output, "
         "NAME_spread beside it says how far the 8 results differ")
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
-    add("--use-2dconv", action="store_true", help="for networks that take bands as channels; none here does: refused")
+    add("--use-2dconv", action="store_true", help=argparse.SUPPRESS)  # refused, see below
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none; several share the scenes, or the tiles "
         "of a scene, a process for each (default: 0, if there is one)")
@@ -248,11 +248,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--force", action="store_true", help="replace outputs that exist")
     add("--quiet", action="store_true", help="print only where the results are, and errors")
-    add = parser.add_argument_group("said by the released scripts, and of no meaning here").add_argument
-    for flags in ("-r --resume", "--test", "--no-log"):
-        add(*flags.split(), action="store_true", help="without effect")
+    for flags in ("-r --resume", "--test", "--no-log"):  # the released scripts', without effect here
+        parser.add_argument(*flags.split(), action="store_true", help=argparse.SUPPRESS)
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
-        add(*flags.split(), metavar="X", help="without effect")
+        parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.compare = dict(options.compare)
     if options.input:

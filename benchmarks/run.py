@@ -34,7 +34,7 @@ from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, Setup, Sizes  
 from models.pooling import cpu  # noqa: E402
 from utility.devices import device_name  # noqa: E402
 from utility.environment import describe_environment  # noqa: E402
-from utility.errors import UserError, run_script  # noqa: E402
+from utility.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.files import shown, write_json  # noqa: E402
 
 
@@ -75,8 +75,8 @@ def measure(setup: Setup, names: Sequence[str]) -> tuple[dict[str, Any], dict[st
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     add = parser.add_argument
     add("--quick", action="store_true", help="tiny sizes and a small network: shows that it runs")
     add("--out", default="benchmarks/results", metavar="DIR", help="where results_*.json and benchmark_*.png go "

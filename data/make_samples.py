@@ -11,7 +11,6 @@ and mix the materials inside the shapes. The sensor adds shot and read noise and
 """
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utility.degradation import downsample
-from utility.errors import UserError, run_script
+from utility.errors import Arguments, UserError, run_script
 from utility.files import default_path, replacing
 from utility.scenes import Scene, write_scene
 
@@ -343,7 +342,7 @@ def make_samples(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Render the sample scenes.")
+    parser = Arguments(description="Render the sample scenes.")
     parser.add_argument("--out", default=default_path("data/sample"), help="folder to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2021, help="other scenes for another seed (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is empty or holds samples")

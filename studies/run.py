@@ -40,7 +40,7 @@ from utility.cards import load_card, locate  # noqa: E402
 from utility.checkpoints import load_checkpoint, model_from_checkpoint  # noqa: E402
 from utility.configuration import TrainingConfig, configure  # noqa: E402
 from utility.cubes.containers import is_scene  # noqa: E402
-from utility.errors import UserError, run_script  # noqa: E402
+from utility.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.files import default_path, write_json  # noqa: E402
 from utility.plan import Plan, prepare  # noqa: E402
 from utility.training import train, train_step  # noqa: E402
@@ -292,8 +292,8 @@ def repeat_weights(place: Place) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     add = parser.add_argument
     add("studies", nargs="+", metavar="STUDY", help=f"{', '.join(_studies())} or weights")
     add("--table", action="store_true", help="train nothing: tables and figures of the results that are there")

@@ -256,3 +256,13 @@ def test_too_little_memory_is_one_sentence(error):
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: The memory is not enough") and done.stderr.count("\n") == 1
+
+
+def test_a_pipe_that_is_closed_early_ends_a_script_quietly():
+    code = "from utility.errors import run_script\nrun_script(lambda: print('a line'))"
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

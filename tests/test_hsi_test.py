@@ -361,8 +361,8 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
 
 def test_options_that_contradict_each_other_are_refused():
     for arguments, words in (
-            (["--input", "scenes/first.mat"], "--input and --output go together"),
-            (["--output", "out.mat"], "--input and --output go together"),
+            (["--input", "scenes/first.mat"], r"--input \(or --adapt\) and --output go together"),
+            (["--output", "out.mat"], r"--input \(or --adapt\) and --output go together"),
             (["--input", "a", "--output", "b", "--data", "scenes"], "give one of them"),
             (["--input", "a", "--output", "b", "--bandwise"], "--bandwise is for tests"),
             (["--use-2dconv"], "take bands as channels, and none here does"),
@@ -383,7 +383,7 @@ def test_options_that_contradict_each_other_are_refused():
 def test_a_misspelt_option_shows_what_was_expected(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         run(*arguments)
-    said = capsys.readouterr().err.splitlines()[-1]
+    said, = capsys.readouterr().err.splitlines()
     assert error.value.code == 2 and arguments[-1].lstrip("-") in said and not re.search("_tile|_numbers|_pixel", said)
 
 

@@ -59,3 +59,15 @@ def test_the_size_of_a_card_is_for_pixels_and_an_option_goes_first(tmp_path: Pat
     np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card=card).cube, cube)
     assert open_as(tmp_path / "flat.npy", Reading(size=(6, 8)), card).cube.shape == (3, 6, 8)
     np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", size=(8, 6)).cube, cube)
+
+
+def test_a_picture_a_scene_of_a_few_pixels_and_one_of_three_bands_are_told_apart(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(UserError, match=r"a\.png is a PNG picture, and not a scene"):
+        open_as(tmp_path / "a.png")
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).random((20, 3, 5)))
+    with pytest.raises(UserError, match=r"few\.npy is 3 x 5 pixels, and at least 4 x 4 are needed"):
+        open_as(tmp_path / "few.npy", Reading(layout="BHW"))
+    np.save(tmp_path / "rgb.npy", np.random.default_rng(0).random((9, 8, 3)))
+    open_as(tmp_path / "rgb.npy", Reading(layout="HWB"))
+    assert "rgb.npy has 3 bands, as a colour picture has" in capsys.readouterr().err

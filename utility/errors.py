@@ -17,6 +17,13 @@ class UserError(Exception):
     """
 
 
+class Arguments(argparse.ArgumentParser):
+    """A parser that says what is wrong in one sentence, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the options.\n")
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where they are none."""
     try:
@@ -37,7 +44,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as after Ctrl-C
     try:
-        code = main() or 0
+        code = _printed(main) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -50,7 +57,17 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # such as after `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _printed(main: Callable[[], int | None]) -> int | None:
+    try:
+        return main()
+    finally:
+        sys.stdout.flush()  # here, where a closed pipe can still be answered
 
 
 class Interruption:

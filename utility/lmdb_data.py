@@ -29,7 +29,7 @@ from utility.configuration import configure  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
 from utility.cubes.layouts import LAYOUTS  # noqa: E402
 from utility.cubes.values import content_hash, value_range  # noqa: E402
-from utility.errors import UserError, run_script  # noqa: E402
+from utility.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.files import default_path, refuse_existing, replacing, shown, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
 from utility.parts import Part, parts  # noqa: E402
@@ -200,8 +200,8 @@ def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     group = parser.add_argument_group("what to read")
     group.add_argument("--dataset", metavar="NAME", help="dataset card: a name in data/, or a .toml (default: sample)")
     group.add_argument("--source", nargs="+", metavar="PATH", help="scene files or folders (default: the card's place)")

@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from utility.errors import UserError, run_script  # noqa: E402
+from utility.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.files import shown  # noqa: E402
 from utility.indexes import METRICS  # noqa: E402
 from utility.tables import Bold, latex, markdown, write_csv, write_text  # noqa: E402
@@ -118,8 +118,8 @@ def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS", help="folders that hsi_test.py wrote; NAME is what the "
                         "table calls the network (default: its architecture)")
     parser.add_argument("--indexes", nargs="+", choices=METRICS, metavar="INDEX", default=["psnr", "ssim", "sam", "ergas"],

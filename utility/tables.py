@@ -126,9 +126,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows, the first of them the header, whole or not at all; None and NaN are empty cells."""
+    """Write rows, the first of them the header, whole or not at all; six digits of a number, None and NaN are empty cells."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(["" if value is None or value != value else value for value in row] for row in rows)
+        csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]:

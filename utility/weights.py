@@ -26,7 +26,7 @@ from models import Network
 from utility.cards import load_card
 from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 from utility.degradation import downsample, start_image
-from utility.errors import UserError, run_script
+from utility.errors import Arguments, UserError, run_script
 from utility.files import refuse_existing, replacing, shown
 from utility.lmdb_dataset import LMDBDataset
 
@@ -220,7 +220,7 @@ def _toml(card: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_subparsers(dest="command").add_parser("export", help="ship the network of a checkpoint").add_argument
     add("source", type=Path, metavar="CKPT", help="of a run, in its folder")
     add("name", metavar="NAME", help="of the files checkpoints/NAME.pth and NAME.toml")

@@ -19,6 +19,9 @@ from utility.cubes.layouts import reversed_layout
 from utility.errors import UserError
 from utility.files import require_file
 
+PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP"}
+"""First bytes of files whose three colours are no spectrum."""
+
 NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
 
 
@@ -115,7 +118,10 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
         container = sniff(path)
         if container is None:
             lone = ", and there is no header beside it" if path.suffix.lower() in named("envi").suffixes else ""
-            raise UserError(f"{path} is not a scene that can be read: its content is not {known()}{lone}.")
+            with open(path, "rb") as file:
+                head = file.read(8)
+            picture = next((f"a {name} picture, and " for start, name in PICTURES.items() if head.startswith(start)), "")
+            raise UserError(f"{path} is {picture}not a scene that can be read: its content is not {known()}{lone}.")
         return container.open(path, key), container
     except (UserError, MemoryError):
         raise
