@@ -255,9 +255,7 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
 
     Args:
         maps: {label: (H, W)}.
-        title: of the figure.
-        label: of the colour bar.
-        unit: of the means.
+        title, label, unit: of the figure, of the colour bar, of the means.
     """
     page = _Page(next(iter(maps.values())).shape, len(maps), bar=True)
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
@@ -280,8 +278,7 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pix
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
     rows = math.ceil(len(pixels) / columns)
-    height = 0.1 + 2.4 * rows
-    fig = Figure(figsize=(WIDTH if columns == 2 else WIDTH / 2 + 0.3, height))
+    fig = Figure(figsize=(WIDTH if columns == 2 else WIDTH / 2 + 0.3, 0.1 + 2.4 * rows))
     _title(fig, name, None, "")
     width = (fig.get_figwidth() - 0.65 * columns) / columns
     colours = (TRUTH, *method_colours(len(cubes) - 1))
