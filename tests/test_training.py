@@ -417,6 +417,12 @@ def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(
         train(config(data, run_dir="r"))
 
 
+def test_a_run_that_was_killed_before_it_wrote_anything_starts_again(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "log.txt").touch()
+    RunFolder(tmp_path / "r").close()
+
+
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     run = RunFolder(tmp_path / "r")
     with pytest.raises(UserError, match="r is being written by another process"):

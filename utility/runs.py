@@ -47,7 +47,9 @@ class RunFolder:
         self.path, self.quiet = Path(path), quiet
         self.board: Board | None = None
         self.losses = Losses(self.path / "steps.csv")
-        begun = (self.path / "config.json").exists() and not any(self.path.glob("*.pth"))  # and killed before its first save
+        log = self.path / "log.txt"  # an empty one is a run that was killed before it wrote its configuration
+        begun = not any(self.path.glob("*.pth")) and (
+            (self.path / "config.json").exists() or (log.is_file() and not log.stat().st_size))  # killed before its first save
         if not (resume or begun) and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
                             "on with the run in it by -r -rp.")
