@@ -258,6 +258,8 @@ def _tests(training: Training, place: Place) -> list[tuple[str | None, list[Path
 def repeat_weights(place: Place) -> None:
     """Train every shipped file again by the commands in its card, and say how near the new one is to the shipped one.
 
+    Files trained on scenes that the project does not render are left out, unless their databases are there.
+
     Raises:
         UserError: a training was interrupted.
     """
@@ -266,25 +268,32 @@ def repeat_weights(place: Place) -> None:
         final = one.card["training"]
         last, path = None, ()
         for number, training in enumerate([*final.get("before", []), final]):  # each starts from the weights of the one before
+            data = training["data"][:1] if place.quick else training["data"]
             for command in training.get("databases", []):
                 script, *words = shlex.split(command)
-                if not Path(words[words.index("--out") + 1]).exists():
+                if (out := words[words.index("--out") + 1]) in data and not Path(out).exists():
                     words += ["--quiet", *(["--scenes", "2", "--val-last", "1"] if place.quick else [])]
                     SCRIPTS[Path(script).name](words)
             path = (*path, training["command"])
             if path in made:
                 last = made[path]
                 continue
+            if missing := [name for name in data if not Path(name).exists()]:
+                print(f"{one.path.stem}: left out, for its card does not build {', '.join(missing)}")
+                last = None
+                break
             script, *words = shlex.split(training["command"])
             if "--init" in words:
                 words[words.index("--init") + 1] = str(last)
             folder = place.out / "weights" / f"{one.path.stem}_{number}"
-            words += ["--run-dir", str(folder), "--quiet", *(QUICK if place.quick else [])]
+            words += ["--run-dir", str(folder), "--quiet", *([*QUICK, "--data", *data] if place.quick else [])]
             last = made[path] = folder / "last.pth"
             if not (last.exists() and _complete(last)):
                 print(f"{one.path.stem}: python {shlex.join([script, *words])}", flush=True)
                 if SCRIPTS[Path(script).name](["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
                     raise UserError(f"The training of {one.path.stem} was interrupted; the same command goes on with it.")
+        if last is None:
+            continue
         net, info = model_from_checkpoint(last)
         probe = weights.probe(net, one.scales[0], info.degradation, one.card.get("start", "interpolation"))
         print(f"{one.path.stem}: {load_checkpoint(last)['iteration']} of {final['steps']} steps; probe {probe:.6f}, of the "
