@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # a child of a fork has one
+# A child of a fork has one thread: a pool of its parent's would never answer it.
+os.environ.update({f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "GDAL")})
 
 import argparse
 import shutil

@@ -191,7 +191,7 @@ def _packing(like: Scene, dtype: np.dtype, tile: int) -> dict[str, Any]:
 
 
 def _pack(source: Path, target: Path, how: dict[str, Any]) -> None:
-    with quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+    with quiet(), rasterio.Env(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
         if "copy_src_overviews" in how:  # before the pixels, and those before none: a cloud-optimised GeoTIFF
             with rasterio.open(source, "r+") as raster:
                 levels = math.ceil(math.log2(max(256, *raster.shape) / 256))
