@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,11 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
         profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
     whole = bands * math.prod(math.ceil(n / tile) * tile for n in (height, width)) * target.dtype.itemsize
     how = _packing(like, target.dtype, tile)
-    with replacing(target.path, target.overwrite) as final:
+    with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
         # Tiles that are rewritten in a compressed file leave holes, so the file is compressed when it is whole.
         temporary = final.with_name(f"{final.name}.raw") if how else final
+        if how:
+            stack.callback(temporary.unlink, missing_ok=True)
         with writing(target.path, RasterioError), quiet():
             for path in {temporary, final}:  # GDAL reports a full disk late or never, so the room is tried first
                 reserve(path, whole)
@@ -172,8 +174,6 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
             if not raster.closed:
                 with suppress(OSError, RasterioError):  # the failure that led here is the one to report
                     raster.close()
-            if how:
-                temporary.unlink(missing_ok=True)
 
 
 def _packing(like: Scene, dtype: np.dtype, tile: int) -> dict[str, Any]:
