@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,24 @@ def test_two_processes_then_one_then_three_end_as_a_run_that_was_not_interrupted
     assert saved("parts")["iteration"] == 5
     assert start(3, again) == 0
     np.testing.assert_allclose(numbers(saved("parts")), numbers(saved("whole")), rtol=1e-9)
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does may abort the process when Python ends; this one starts afresh, without the imports made above."""
+    (tmp_path / "script.py").write_text(
+        "import os, torch\n"
+        "from utility.distributed import highest, joined\n"
+        "with joined():\n"
+        "    weight = torch.zeros(1, requires_grad=True)\n"
+        "    weight.sum().backward()\n"
+        "    torch.optim.Adam([weight]).step()\n"
+        "    highest(0)\n"
+        "for thread in os.listdir('/proc/self/task'):\n"
+        "    print(open(f'/proc/self/task/{thread}/comm').read().strip())\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"],
+                          env=os.environ | {"PYTHONPATH": str(Path(hsi_sr.__file__).parent), "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, check=True)
+    assert "python" in done.stdout and "gloo" not in done.stdout
 
 
 def test_a_killed_process_goes_on_from_the_last_checkpoint_where_torchrun_may_start_again(databases):
