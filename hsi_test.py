@@ -174,6 +174,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                        allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint (default: shipped weights that fit)")
+    add("-r", "--resume", action="store_true", help="may stand before -rp, as in the released script; changes nothing")
     add("--export", metavar="FILE", help="write the checkpoint's weights as FILE.safetensors, which loads as it does, and stop")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
@@ -248,7 +249,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--force", action="store_true", help="replace outputs that exist")
     add("--quiet", action="store_true", help="print only where the results are, and errors")
-    for flags in ("-r --resume", "--test", "--no-log"):  # the released scripts', without effect here
+    for flags in ("--test", "--no-log"):  # the released scripts', without effect here
         parser.add_argument(*flags.split(), action="store_true", help=argparse.SUPPRESS)
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
         parser.add_argument(*flags.split(), help=argparse.SUPPRESS)

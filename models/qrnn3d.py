@@ -100,7 +100,7 @@ class QRNN3D(Network):
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.reconstructor.parameters())
 
-    def bytes_per_pixel(self, bands: int) -> float:
+    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
         # Two skips and the running image at full resolution, half as much again below it, and the cubes on either side.
         return 4 * bands * (4.5 * self.feature_extractor.channels + 6)
 

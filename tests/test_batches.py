@@ -38,6 +38,18 @@ def test_every_scene_of_a_folder_is_made_in_its_format_and_failures_are_listed_a
         assert (made.count, made.height, made.width) == (31, 24, 24)
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("cut.tif", lambda tif: tif[:300]), ("wiped.tif", lambda tif: bytes(len(tif))), ("empty.mat", lambda tif: b""),
+    ("cut.hdr", lambda tif: b"EN"), ("cut.jp2", lambda tif: b"\0\0\0\x0cjP  \r\n\x87\n")])
+def test_a_file_named_like_a_cube_that_cannot_be_read_is_a_failure(capfd, name, content):
+    Path("in/broken.npy").unlink()
+    Path("in/b.hdr").write_text("ESRI's, beside b.tif")
+    Path(f"in/{name}").write_bytes(content(Path("in/b.tif").read_bytes()))
+    assert run() == 1
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"failed: in/{name} ")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a_x2.npy", "b_x2.tif"]
+
+
 def test_the_same_command_makes_only_what_is_missing_or_older_than_its_scene(capfd):
     Path("in/broken.npy").unlink()
     assert run() == 0

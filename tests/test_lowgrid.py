@@ -107,3 +107,10 @@ def test_it_needs_a_grid_of_blocks_and_is_not_listed_as_published():
             net.check_problem(scale, kind)
     assert matching_models({name: tuple(p.shape) for name, p in net.state_dict().items()}) == ["lowgrid_4_2"]
     assert not any(name.startswith("lowgrid") for name in list_models())
+
+
+def test_the_memory_it_asks_for_falls_with_the_low_grid():
+    net = create_model("lowgrid_32_8")
+    x2, x4, x8 = (net.bytes_per_pixel(31, scale) for scale in (2, 4, 8))
+    cubes = 4 * 31 * 8
+    assert (x2 - cubes) / (x4 - cubes) == (x4 - cubes) / (x8 - cubes) == 4

@@ -487,7 +487,7 @@ def test_a_fine_tuning_never_ends_below_where_it_started(pretrained, tmp_path, c
 def test_fine_tuning_is_counted_in_steps_and_leaves_no_patch_out(pretrained, data):
     plan = prepare(configure({"init": pretrained, "data": data}))
     assert (plan.config.recipe, plan.total, plan.steps) == ("finetune", 1000, 27)  # 9 passes of 3 steps
-    assert plan.config.batch <= 4 and plan.config.last_lr > 0.1
+    assert plan.config.batch <= 4 and plan.config.last_lr > 0.1 and plan.config.lr == 5e-5
     assert prepare(configure({"init": pretrained, "data": data, "epochs": 2})).total == 54
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from utility.cards import list_scenes
-from utility.cubes.containers import files_of, sniff, suffix_of
+from utility.cubes.containers import files_of, result_suffix
 from utility.errors import UserError
 from utility.files import shown
 from utility.progress import say, track
@@ -26,7 +26,7 @@ def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: P
         raise UserError(f"{target} is {'the folder of the scenes' if target.is_dir() else 'a file'}, and {source} is a folder, "
                         "whose results need a folder of their own; choose another --output.")
     scenes = list_scenes(source)
-    results = [target / f"{scene.stem}{ending}{suffix_of(sniff(scene).name)}" for scene in scenes]
+    results = [target / f"{scene.stem}{ending}{result_suffix(scene)}" for scene in scenes]
     for scene, result in zip(scenes, results, strict=True):
         if results.count(result) > 1:
             raise UserError(f"{scene} and another scene in {source} would both become {result.name}; rename one of them.")

@@ -50,7 +50,7 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
     tile, halo = auto_tile(net, (bands, height, width), scale), 2 * net.halo(scale)
     again = ((tile + halo) / tile) ** 2 if tile else 1.0  # halos are computed more than once
     return Cost(per_pixel * height * width * again,
-                net.bytes_per_pixel(bands) * ((tile + halo) ** 2 if tile else height * width))
+                net.bytes_per_pixel(bands, scale) * ((tile + halo) ** 2 if tile else height * width))
 
 
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,

@@ -140,7 +140,7 @@ def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1) -> int:
         return 0
     device = next(net.parameters()).device
     free = free_on_gpu(device) if device.type == "cuda" else free_memory()
-    side = int((free / 2 / net.bytes_per_pixel(shape[0])) ** 0.5)
+    side = int((free / 2 / net.bytes_per_pixel(shape[0], scale)) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0
     return max((side - 2 * net.halo(scale)) // 32 * 32, SMALLEST_TILE)

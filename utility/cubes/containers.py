@@ -92,12 +92,28 @@ def sniff(path: Path) -> Container | None:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data files are not."""
-    try:
-        container = sniff(path)
-        return container is not None and container.is_scene(path)
-    except OSError:
-        return False
+    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data files are not.
+
+    A file that is named like a scene and cannot be read is one, unless it belongs to another: nothing is left out silently.
+    """
+    container = _readable(path)
+    if container:
+        return container.is_scene(path)
+    return path.suffix.lower() in {".jp2", *(suffix for container in TABLE for suffix in container.suffixes)} and not any(
+        other.stem == path.stem and _readable(other) for other in path.parent.iterdir())
+
+
+def _readable(path: Path) -> Container | None:
+    """`sniff`; None also for what is no file or cannot be opened."""
+    with suppress(OSError):
+        return sniff(path)
+    return None
+
+
+def result_suffix(path: Path) -> str:
+    """The suffix of a result that is written as the scene in `path` is; its own where the scene cannot be read."""
+    container = _readable(path)
+    return container.suffixes[0] if container else path.suffix
 
 
 def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:

@@ -56,12 +56,12 @@ def _opened(path: Path) -> Any:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a raster in a folder is a scene: it has at least 2 bands."""
+    """Whether a raster in a folder is a scene: it has at least 2 bands, or is damaged, which opening it says."""
     try:
         with quiet(), _opened(path) as source:
             return source.count >= 2
     except (RasterioError, OSError, ValueError):
-        return False
+        return True
 
 
 def open_raster(path: Path, key: str | None) -> Stored:
