@@ -95,7 +95,7 @@ def joined(hours: float = 0.5) -> Iterator[None]:
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=timeout))
         # Defaults of its functions would hold a group that exists already, whose threads then abort the exit of Python.
-        import torch.distributed.nn  # noqa: F401
+        import torch.distributed.nn
         _store = dist.PrefixStore(f"start {restarts()}", store)  # torchrun keeps the store, with the addresses of the dead
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=_store, rank=number,
                                 world_size=count, timeout=timeout)
