@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import struct
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 from typed import typed
 
 import utility.lmdb_data as script
+from data import make_samples
 from utility.cards import generic_card
 from utility.cubes.values import unit_range
 from utility.datum import decode_datum
@@ -321,14 +321,12 @@ def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(scenes,
 
 def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    sys.path.insert(0, str(ROOT))
-    from data import make_samples
-
     small = make_samples.make_samples
     monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
+    monkeypatch.setattr(script, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
     main([])
     said = capsys.readouterr().out
-    assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about " in said
+    assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about 10 min here" in said
     assert "from 8 scenes" in said
     meta = LMDBDataset("data/lmdb/sample.lmdb").meta
     assert meta["shape"] == [31, 32, 32] and meta["sources"][-1]["file"] == "natural_08.mat"
