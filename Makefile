@@ -35,8 +35,9 @@ demo-train: $(READY)
 	$(PY) hsi_test.py -r -rp runs/demo/best.pth --out results/demo-train --report
 	@echo "look at runs/demo/training.png and results/demo-train/report.html"
 
+# A process for each core, up to 8, of one thread each: they compile, wait and train at the same time.
 test: $(READY) lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 10
 
 # What takes minutes or gigabytes: an ICVL-sized scene, large tiles, long spectra.
 test-slow: $(READY)
