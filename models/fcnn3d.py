@@ -55,5 +55,5 @@ class FCNN3D(Network):
             self.layers[0].bias[0] = 1
             self.layers[-1].bias[0] = -1
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
-        return 4 * bands * (2 * 64 + 2 * 32 + 6)  # a layer's input, output and workspace; a few cubes
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
+        return bands * (value * (2 * 64 + 2 * 32) + 24)  # a layer's input, output and workspace; a few cubes

@@ -109,8 +109,8 @@ class LowGrid(Network):
                 gain[: len(weight) // 3] = 1.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * gain / weight[0].numel() ** 0.5)
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
-        return 4 * bands * (9 * self.width / scale**2 + 8)  # on the low grid gates, two states, a workspace; a few cubes
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
+        return bands * (9 * value * self.width / scale**2 + 32)  # gates, two states, a workspace; a few cubes
 
 
 def _recognise(shapes: Shapes) -> Sequence[str]:

@@ -139,10 +139,11 @@ class Network(nn.Module):
                 for parameter in self.last_layer():
                     parameter.zero_()
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
-        """Peak memory without gradients for each pixel of the high-resolution grid, input and output included.
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
+        """Peak memory without gradients for each pixel of the high-resolution grid, input and output, float32, included.
 
-        `scale` matters to a network that computes on the low-resolution grid.
+        `scale` matters to a network that computes on the low-resolution grid; `value` is the bytes of an activation, 2 in half
+        precision.
         """
         raise NotImplementedError
 

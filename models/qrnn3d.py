@@ -100,9 +100,9 @@ class QRNN3D(Network):
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.reconstructor.parameters())
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
         # Two skips and the running image at full resolution, half as much again below it, and the cubes on either side.
-        return 4 * bands * (4.5 * self.feature_extractor.channels + 6)
+        return bands * (4.5 * value * self.feature_extractor.channels + 24)
 
     def forward(self, x: Tensor) -> Tensor:
         """Super-resolve.

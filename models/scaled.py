@@ -74,8 +74,8 @@ class Scaled(Network):
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
         self.network.initialise(recipe, generator)
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
-        return self.network.bytes_per_pixel(bands, scale) + 8 * bands
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
+        return self.network.bytes_per_pixel(bands, scale, value) + 8 * bands
 
 
 def _recognise(shapes: Shapes) -> Sequence[str]:

@@ -46,5 +46,5 @@ class VDSR(Network):
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.layers[-1].parameters())
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
-        return 4 * (3 * CHANNELS + 6 * bands)  # input, output and workspace of a layer, for one band; a few cubes
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
+        return 3 * CHANNELS * value + 24 * bands  # input, output and workspace of a layer, for one band; a few cubes

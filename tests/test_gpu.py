@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -75,6 +76,39 @@ def test_between_units_nothing_is_copied_read_or_waited_for(meta, name):
     assert not whole.count(*HOST, *COPIES)
     assert not blocks.count(*HOST)
     assert whole.count("aten.convolution")["aten.convolution"] == 12
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that tensors made within it hold at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.held = {key: held for key, held in self.held.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "scale"), [("biqrnn_16_5", 4), ("iqrnn_16_5", 4), ("biqrnn_8_3", 4), ("scaled_biqrnn_16_5", 4),
+                                             ("lowgrid_32_8", 2), ("lowgrid_32_8", 8), ("vdsr", 4), ("fcnn3d", 4)])
+def test_a_network_holds_no_more_than_its_tile_is_sized_for(meta, name, scale, dtype):
+    """With small blocks no more than it says; with the gates of whole images at once less than the other half takes."""
+    for block, share in ((2**14, 1), (2**30, 2)):
+        with meta:
+            net = create_model(name, block_voxels=block).to(dtype)
+            x = torch.empty(1, 1, 31, 192, 192, dtype=dtype)
+        inputs = net.inputs(x, x[..., ::scale, ::scale])
+        with torch.no_grad(), Live() as live:
+            net(*inputs)
+        assert live.peak + x.nbytes <= share * net.bytes_per_pixel(31, scale, dtype.itemsize) * 192**2
 
 
 def test_weights_are_laid_out_once_and_again_when_they_change():

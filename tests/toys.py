@@ -24,7 +24,7 @@ class Toy(Network):
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.layers[-1].parameters())
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
         return 4 * bands * 12
 
 
@@ -67,5 +67,5 @@ class ToyLow(Network):
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.ends.parameters())
 
-    def bytes_per_pixel(self, bands: int, scale: int = 1) -> float:
+    def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
         return 4 * bands * 12

@@ -390,7 +390,7 @@ def _along(x: Tensor, operations: Operations, scale: int, axis: int, transposed_
     if not operations:
         return x
     n = x.shape[axis]
-    with _full_precision(x.device):
+    with full_precision(x.device):
         if transposed_from is not None:
             return _multiplied(_axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x, axis)
         if n <= 4 * BLOCK:
@@ -422,7 +422,7 @@ def _axis_tensor(operations: Operations, n: int, scale: int, rows: tuple[int, in
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32 may touch the degradation: it defines the problem."""
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":

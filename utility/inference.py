@@ -161,16 +161,12 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             consistency = Consistency(shape, scale, kind, folder)
             result = scratch(shape, np.float32, folder) if problem.backproject else None
 
-            def take(top: int, left: int, block: np.ndarray) -> None:
-                consistency.add(top, left, block)
-                if result is None:
-                    write(top, left, block)
-                else:
-                    result[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+            def keep(top: int, left: int, block: np.ndarray) -> None:
+                result[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
-            super_resolve(net, sources[problem.start], shape, take, low=window_of(low), scale=scale, tile=problem.tile,
-                          amp=problem.amp, self_ensemble=problem.self_ensemble, spread=spread and spread.take,
-                          progress=progress)
+            super_resolve(net, sources[problem.start], shape, write if result is None else keep, low=window_of(low), scale=scale,
+                          tile=problem.tile, amp=problem.amp, self_ensemble=problem.self_ensemble,
+                          spread=spread and spread.take, again=consistency, progress=progress)
             again["network"] = consistency.result()
             if result is not None:  # x_N = x + U e, where e lies on the low grid (see `degradation.prefilter`)
                 again["network_before"] = again["network"]

@@ -49,5 +49,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had too little memory: torch says so by type, cuDNN and cuBLAS in words."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+    """Whether a GPU had too little memory: torch says so by type, the driver, cuBLAS and cuDNN in words.
+
+    Torch's "unable to find an engine" means that no algorithm of cuDNN got its workspace, or that cuDNN has none for the
+    shapes.
+    """
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in (
+        "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine", "CUDA error: out of memory"))

@@ -22,6 +22,7 @@ __all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into", 
 BACKENDS = ("loop", "cpu", "triton")
 _KINDS = ("f", "fo", "ifo")
 _DIRECTIONS = ("forward", "backward", "both")
+_GIVEN = "Tensor gates, Tensor? skip, str kind, str direction, str backend"  # torch 2.4 reads no postponed annotations
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -153,14 +154,15 @@ def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str,
     return torch.empty_like(gates[:, :channels], dtype=output_dtype(gates, skip))
 
 
-@torch.library.custom_op("bi3dqrnn::pool", mutates_args=())
+@torch.library.custom_op("bi3dqrnn::pool", mutates_args=(), schema=f"({_GIVEN}) -> Tensor")
 def _pool(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> Tensor:
     out = _empty_output(gates, skip, kind, direction)
     _kernels(backend).forward(out, gates, skip, kind, direction)
     return out
 
 
-@torch.library.custom_op("bi3dqrnn::pool_backward", mutates_args=())
+@torch.library.custom_op("bi3dqrnn::pool_backward", mutates_args=(),
+                         schema="(Tensor grad, Tensor gates, str kind, str direction, str backend) -> Tensor")
 def _pool_backward(grad: Tensor, gates: Tensor, kind: str, direction: str, backend: str) -> Tensor:
     grad_gates = torch.empty_like(gates)
     _kernels(backend).backward(grad_gates, grad, gates, kind, direction)
@@ -171,7 +173,8 @@ def _write(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction
     _kernels(backend).forward(out, gates, skip, kind, direction)
 
 
-_pool_into = torch.library.custom_op("bi3dqrnn::pool_into", _write, mutates_args=("out",))
+_pool_into = torch.library.custom_op("bi3dqrnn::pool_into", _write, mutates_args=("out",),
+                                     schema=f"(Tensor(a!) out, {_GIVEN}) -> ()")
 
 
 def _setup_context(ctx, inputs, output) -> None:
