@@ -65,14 +65,14 @@ def _backward(grad_x: Tensor, grad: Tensor) -> None:
 # ---------------------------------------------------------------------------------------------------------- as operators
 
 # See `models.pooling` for why these are operators.
-@torch.library.custom_op("bi3dqrnn::double", mutates_args=(), schema="(Tensor x) -> Tensor")
+@torch.library.custom_op("bi3dqrnn::double", mutates_args=())
 def _double(x: Tensor) -> Tensor:
     out = _empty_double(x)
     _forward(out, x, (0, 0), (0, 0), (x.shape[-2], x.shape[-1]))
     return out
 
 
-@torch.library.custom_op("bi3dqrnn::double_backward", mutates_args=(), schema="(Tensor grad) -> Tensor")
+@torch.library.custom_op("bi3dqrnn::double_backward", mutates_args=())
 def _double_backward(grad: Tensor) -> Tensor:
     grad_x = _empty_half(grad)
     _backward(grad_x, grad)

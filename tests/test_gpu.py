@@ -97,8 +97,9 @@ class Live(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("name", "scale"), [("biqrnn_16_5", 4), ("iqrnn_16_5", 4), ("biqrnn_8_3", 4), ("scaled_biqrnn_16_5", 4),
-                                             ("lowgrid_32_8", 2), ("lowgrid_32_8", 8), ("vdsr", 4), ("fcnn3d", 4)])
+@pytest.mark.parametrize(("name", "scale"), [("biqrnn_16_5", 4), ("iqrnn_16_5", 4), ("biqrnn_8_3", 4),
+                                             ("scaled_biqrnn_16_5", 4), ("lowgrid_32_8", 2), ("lowgrid_32_8", 8),
+                                             ("vdsr", 4), ("fcnn3d", 4)])
 def test_a_network_holds_no_more_than_its_tile_is_sized_for(meta, name, scale, dtype):
     """With small blocks no more than it says; with the gates of whole images at once less than the other half takes."""
     for block, share in ((2**14, 1), (2**30, 2)):

@@ -164,8 +164,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             def keep(top: int, left: int, block: np.ndarray) -> None:
                 result[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
-            super_resolve(net, sources[problem.start], shape, write if result is None else keep, low=window_of(low), scale=scale,
-                          tile=problem.tile, amp=problem.amp, self_ensemble=problem.self_ensemble,
+            super_resolve(net, sources[problem.start], shape, write if result is None else keep, low=window_of(low),
+                          scale=scale, tile=problem.tile, amp=problem.amp, self_ensemble=problem.self_ensemble,
                           spread=spread and spread.take, again=consistency, progress=progress)
             again["network"] = consistency.result()
             if result is not None:  # x_N = x + U e, where e lies on the low grid (see `degradation.prefilter`)

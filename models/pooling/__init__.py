@@ -22,7 +22,6 @@ __all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into", 
 BACKENDS = ("loop", "cpu", "triton")
 _KINDS = ("f", "fo", "ifo")
 _DIRECTIONS = ("forward", "backward", "both")
-_GIVEN = "Tensor gates, Tensor? skip, str kind, str direction, str backend"  # torch 2.4 reads no postponed annotations
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -154,15 +153,14 @@ def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str,
     return torch.empty_like(gates[:, :channels], dtype=output_dtype(gates, skip))
 
 
-@torch.library.custom_op("bi3dqrnn::pool", mutates_args=(), schema=f"({_GIVEN}) -> Tensor")
+@torch.library.custom_op("bi3dqrnn::pool", mutates_args=())
 def _pool(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> Tensor:
     out = _empty_output(gates, skip, kind, direction)
     _kernels(backend).forward(out, gates, skip, kind, direction)
     return out
 
 
-@torch.library.custom_op("bi3dqrnn::pool_backward", mutates_args=(),
-                         schema="(Tensor grad, Tensor gates, str kind, str direction, str backend) -> Tensor")
+@torch.library.custom_op("bi3dqrnn::pool_backward", mutates_args=())
 def _pool_backward(grad: Tensor, gates: Tensor, kind: str, direction: str, backend: str) -> Tensor:
     grad_gates = torch.empty_like(gates)
     _kernels(backend).backward(grad_gates, grad, gates, kind, direction)
@@ -173,8 +171,7 @@ def _write(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction
     _kernels(backend).forward(out, gates, skip, kind, direction)
 
 
-_pool_into = torch.library.custom_op("bi3dqrnn::pool_into", _write, mutates_args=("out",),
-                                     schema=f"(Tensor(a!) out, {_GIVEN}) -> ()")
+_pool_into = torch.library.custom_op("bi3dqrnn::pool_into", _write, mutates_args=("out",))
 
 
 def _setup_context(ctx, inputs, output) -> None:
