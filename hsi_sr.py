@@ -10,8 +10,8 @@
     python hsi_sr.py --gpu-ids 0,1                                        two GPUs of this machine share each step
     torchrun --nproc-per-node 2 --max-restarts 3 hsi_sr.py                the same, and after a failure it goes on by itself
 
-The run folder gets config.json, environment.json, log.txt, history.csv, training.png, TensorBoard's events, last.pth,
-best.pth and epoch_NNN.pth. Ctrl-C saves last.pth and says how to go on.
+The run folder gets config.json, environment.json, log.txt, history.csv, training.json, training.png, TensorBoard's events,
+last.pth, best.pth and epoch_NNN.pth. Ctrl-C saves last.pth and says how to go on.
 """
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from utility.devices import AMP, choose_device
 from utility.errors import Arguments, UserError, run_script, whole_numbers
 from utility.files import shown
 from utility.plan import prepare
+from utility.progress import be_quiet, say
 from utility.runs import after_restart, newest_checkpoint
 from utility.training import expected_time, train
 
@@ -125,17 +126,18 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--ri", dest="record_interval", type=int, metavar="N", help="keep a checkpoint every N epochs (default: 5)")
     add("--save-minutes", type=float, metavar="M", help="save last.pth inside an epoch, this often (default: 10)")
     add("--no-log", dest="tensorboard", action="store_false", help="no TensorBoard events")
-    add("--quiet", action="store_true", help="print nothing but what to do next, and errors")
+    add("--quiet", action="store_true", help="print warnings and errors alone; the rest is in log.txt")
     add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length, time (from two steps); "
         "write nothing")
     given = vars(parser.parse_args(arguments))
+    be_quiet(given.get("quiet", False))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
     if path and not resume:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")
     if resume and not path:
         path = str(newest_checkpoint(given.get("run_dir")))
         if not distributed.rank():
-            print(f"goes on with {shown(path)}", flush=True)
+            say(f"goes on with {shown(path)}")
     if "gpu_ids" in given:  # the released scripts write -1 for none
         given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
     return given | ({"resume": path} if resume else {})

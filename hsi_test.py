@@ -39,7 +39,7 @@ from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
-from utility.progress import say
+from utility.progress import be_quiet, note, say, warn
 from utility.reading import Reading
 from utility.tables import format_table
 
@@ -61,7 +61,7 @@ def work(options: argparse.Namespace) -> int | None:
         if not options.resumePath:
             raise UserError("--export writes the weights of a checkpoint; name the checkpoint with -rp.")
         export(options.resumePath, options.export)
-        print(f"weights in {shown(options.export)}")
+        say(f"weights in {shown(options.export)}")
         return None
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -82,9 +82,9 @@ def work(options: argparse.Namespace) -> int | None:
         net, info = model_from_checkpoint(options.resumePath, options.arch, options.options, pooling=options.pooling)
         net = net.to(device)
         if info.unsaid:
-            note(info.unsaid)
+            note_once(info.unsaid)
         if net.radius is None:
-            note(f"{info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once")
+            note_once(f"{info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once")
     problem = state_problem(
         info, options.scale, options.degradation, noise=options.noise, seed=options.seed, method=options.method,
         backproject=options.backproject, tile=options.tile, amp=options.amp, self_ensemble=options.self_ensemble,
@@ -136,18 +136,19 @@ def work(options: argparse.Namespace) -> int | None:
         progress=not options.quiet, overwrite=options.force, together=together)
     if distributed.rank():
         return None
-    if not options.quiet:
-        print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
-        if problem.noise:
-            print(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed {problem.seed})")
-    say_warnings(results["warnings"])
-    print(f"results in {shown(out)}/")
+    say(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
+    if problem.noise:
+        say(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed {problem.seed})")
+    for text in results["warnings"]:
+        warn(text)
+    say(f"results in {shown(out)}/")
 
 
 def say_result(done: inference.Applied, target: Path, folder: Path | None) -> None:
     """What a reader must know of a result without ground truth."""
     summary = done.summary
-    say_warnings(summary["warnings"])
+    for text in summary["warnings"]:
+        warn(text)
     if summary["clipped_values"]:
         note(f"{summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
              "--dtype float32 keeps them")
@@ -159,14 +160,10 @@ def say_result(done: inference.Applied, target: Path, folder: Path | None) -> No
         say(f"report in {shown(folder)}/")
 
 
-def note(text: str) -> None:
+def note_once(text: str) -> None:
+    """A note by the first of several processes."""
     if not distributed.rank():
-        print(f"note: {text}", file=sys.stderr)
-
-
-def say_warnings(warnings: Sequence[str]) -> None:
-    for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        note(text)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -248,12 +245,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
         "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--force", action="store_true", help="replace outputs that exist")
-    add("--quiet", action="store_true", help="print only where the results are, and errors")
+    add("--quiet", action="store_true", help="print warnings and errors alone; results are in their files")
     for flags in ("--test", "--no-log"):  # the released scripts', without effect here
         parser.add_argument(*flags.split(), action="store_true", help=argparse.SUPPRESS)
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
         parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    be_quiet(options.quiet)
     options.compare = dict(options.compare)
     if options.input:
         if len(options.input) > 1:
@@ -298,14 +296,14 @@ def shipped_weights(options: argparse.Namespace) -> str | None:
     """The shipped weights that fit, said by name; None, said too, where none do and a test can go on without a network."""
     found = weights.choose(options.arch, options.scale, options.degradation)
     if found:
-        note(f"the shipped weights {found.describe()} are taken; -rp names others")
+        note_once(f"the shipped weights {found.describe()} are taken; -rp names others")
         return str(found.path)
     asked = ", ".join(filter(None, (options.arch, options.scale and f"x{options.scale}", options.degradation)))
     sentence = f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: {weights.listing()}"
     if options.output or options.method or options.arch:
         raise UserError(f"{sentence}. Name a checkpoint with -rp runs/NAME/best.pth, or give --method interpolation or "
                         "backprojection, which need none.")
-    note(f"{sentence}. The untrained methods alone are tested")
+    note_once(f"{sentence}. The untrained methods alone are tested")
     return None
 
 

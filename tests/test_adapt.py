@@ -97,7 +97,7 @@ def test_a_scene_too_small_to_divide_is_super_resolved_by_the_better_of_given_we
     scene("low.tif", 60)
     state = run()
     assert state["division"] is None and sorted(state["psnr"]) == ["backprojection", "unadapted"]
-    assert "60 x 60 pixels are too few" in capsys.readouterr().out and Path("high.tif").exists()
+    assert "60 x 60 pixels are too few" in capsys.readouterr().err and Path("high.tif").exists()
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -283,13 +283,13 @@ def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
     run = result.run
     assert run.parent == Path("runs") and run.name.startswith("mine_")
     assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
-        "config.json", "environment.json", "log.txt", "history.csv", "steps.csv", "training.png", "last.pth", "last.prev.pth",
-        "best.pth", "epoch_002.pth"}
+        "config.json", "environment.json", "log.txt", "history.csv", "steps.csv", "training.json", "training.png", "last.pth",
+        "last.prev.pth", "best.pth", "epoch_002.pth"}
     recorded = json.loads((run / "config.json").read_text())
     assert recorded["batch"] == 3 and recorded["lr"] == 1e-4 and recorded["run_dir"] == str(run)
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
     printed, log = capsys.readouterr().out, (run / "log.txt").read_text()
-    assert printed == log
+    assert printed.splitlines() == [line for line in log.splitlines() if not line.startswith("warning: ")]
     assert log.count("data wait") == 3 and log.rstrip().endswith(f"python hsi_test.py -r -rp {run}/best.pth")
     rows = history(run)
     assert [row["iteration"] for row in rows] == ["3", "6", "9"]
@@ -454,13 +454,27 @@ def test_events_are_on_the_disk_before_the_checkpoint_that_follows_them(data, mo
     assert all((3, "epoch/psnr") in found and (3, "step/loss") in found for _, found in seen)
 
 
-def test_a_network_far_below_its_start_image_is_warned_of_at_every_epoch_and_at_the_end(data, monkeypatch, capsys):
+def test_a_network_far_below_its_start_image_is_warned_of_at_every_epoch(data, monkeypatch, capsys):
     validating(monkeypatch, {"gain": -5.0})
     train(config(data, run_dir="r"))
-    assert capsys.readouterr().out.count("the network is 5.0 dB below its start image") == 4
+    assert capsys.readouterr().err.count("the network is 5.0 dB below its start image") == 3
     validating(monkeypatch, {"gain": -2.0})
     train(config(data, run_dir="s"))
-    assert "below" not in capsys.readouterr().out
+    assert "start image" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", ["interpolation", "backprojection"])
+def test_a_training_whose_best_is_not_above_back_projection_says_so_everywhere(data, monkeypatch, capsys, start):
+    drawn = []
+    monkeypatch.setattr("utility.runs.training_curve_figure", lambda *_, note="", **__: drawn.append(note))
+    validating(monkeypatch, {"gain": 0.7, "backprojection_gain": -4.3})
+    train(config(data, run_dir="r", start=start, quiet=True))
+    words = "is 0.70 dB above the interpolation and 4.30 dB below back-projection on the validation patches"
+    assert capsys.readouterr().err.splitlines()[-1].startswith("warning: the best network") and words in drawn[-1]
+    assert words in json.loads(Path("r/training.json").read_text())["warnings"][0] and words in Path("r/log.txt").read_text()
+    validating(monkeypatch, {"gain": 0.7, "backprojection_gain": 0.1})
+    train(config(data, run_dir="s", start=start))
+    assert "warning" not in capsys.readouterr().err and json.loads(Path("s/training.json").read_text())["warnings"] == []
 
 
 # --- fine-tuning ------------------------------------------------------------------------------------------------------

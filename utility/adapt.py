@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +35,7 @@ from utility.lmdb_data import build_database
 from utility.patches import count_patches
 from utility.plan import prepare
 from utility.problem import Problem
-from utility.progress import duration, say
+from utility.progress import duration, note, say, warn
 from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import first_line, write_scene
@@ -155,7 +154,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         chosen[0].to(next(net.parameters()).device)
         results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
     else:
-        say(f"note: {source}: {height} x {width} pixels are too few to train on some and test on others, so nothing is "
+        note(f"{source}: {height} x {width} pixels are too few to train on some and test on others, so nothing is "
             "adapted; the scene's own degraded copy compares the given weights with back-projection")
         results["mean"]["unadapted"] = results["mean"]["network"]
     if division:
@@ -174,10 +173,10 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     shown_facts = {**facts, "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
     _finish(folder, part, state, results, shown_facts, problem.preset)
     for text in results["warnings"]:
-        say(f"warning: {text}", file=sys.stderr)
+        warn(text)
     if progress:
-        print(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
-    print(why)
+        say(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
+    say(why)
     return done
 
 
@@ -245,7 +244,7 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: 
     if progress:
         say(f"time      training {duration(min(seconds, config.iterations * step * 1.25))}, the whole scene by a network about "
             f"{duration(whole)}")
-    result = train(config, plan)
+    result = train(config, plan, next_line=False)  # the database is gone at the end
     if result.interrupted:
         say("the same command goes on")
         raise KeyboardInterrupt

@@ -1,7 +1,6 @@
 """Super-resolving every scene of a folder into another folder; the same command again goes on where it stopped."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from utility.cards import list_scenes
 from utility.cubes.containers import files_of, result_suffix
 from utility.errors import UserError
 from utility.files import shown
-from utility.progress import say, track
+from utility.progress import say, track, warn
 
 
 def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: Path, ending: str, *, force: bool = False,
@@ -39,11 +38,11 @@ def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: P
             apply(scene, result)
         except UserError as error:
             failed.append(str(error))
-            say(f"failed: {error}", file=sys.stderr)
+            warn(str(error), "failed")
     say(f"{len(scenes)} scenes: {len(scenes) - skipped - len(failed)} made, {skipped} already there (newer than their scene; "
         f"--force makes them again), {len(failed)} failed; results in {shown(target)}/")
     for error in failed:
-        say(f"failed: {error}", file=sys.stderr)
+        warn(error, "failed")
     return len(failed)
 
 

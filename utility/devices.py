@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from models.pooling import available_backends
 from utility.errors import UserError
+from utility.progress import note
 
 # Mixed precision by its name on the command line, and the type that autocast computes in; None: all in float32.
 AMP: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,8 +65,7 @@ def ask_deterministic() -> None:
     def said(message: Warning | str, *where: Any, **more: Any) -> None:
         kernel, found, _ = str(message).partition(" does not have a deterministic implementation")
         if found:
-            print(f"note: {kernel} is not deterministic, although --deterministic asks for it: two runs agree but for rounding",
-                  file=sys.stderr)
+            note(f"{kernel} is not deterministic, although --deterministic asks for it: two runs agree but for rounding")
         else:
             show(message, *where, **more)
 

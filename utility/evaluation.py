@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from utility.files import default_path, replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
-from utility.progress import say, track
+from utility.progress import note, say, track
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
@@ -96,8 +95,8 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
         card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
         data = [str(written)]
     files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
-    for note in notes if not distributed.rank() else ():
-        print(f"note: {note}", file=sys.stderr)
+    for text in notes if not distributed.rank() else ():
+        note(text)
     return card, files
 
 

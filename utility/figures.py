@@ -308,7 +308,8 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
 
 @rc_context(STYLE)
 def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]], name: str = "",
-                          dpi: int = DPI, loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = ()) -> Figure:
+                          dpi: int = DPI, loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = (),
+                          note: str = "") -> Figure:
     """Loss and validation PSNR over iterations.
 
     Args:
@@ -316,9 +317,10 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
             leaves out what is missing or None.
         loss: what the loss is, for the label of its axis.
         steps: (iteration, number of steps, their mean loss), drawn behind the means of the epochs.
+        note: a warning, for the title.
     """
     fig = Figure(figsize=(WIDTH, 2.6))
-    _title(fig, name, None, "training")
+    _title(fig, name, None, f"WARNING: {note}" if note else "training")
     loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.65, 1.65) for left in (0.82, 4.32))
     if steps:
         loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK, alpha=0.35, linewidth=0.6,

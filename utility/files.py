@@ -10,7 +10,6 @@ import platform
 import re
 import shlex
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utility.errors import UserError
+from utility.progress import note
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{12})-(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old).*")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -180,7 +180,7 @@ def sweep(folder: Path) -> None:
             final = path.with_name(match["name"])
             if match["kind"] == "old" and not os.path.lexists(final):
                 os.rename(path, final)
-                print(f"note: {final} was being replaced by a process that died; the old one is back", file=sys.stderr)
+                note(f"{final} was being replaced by a process that died; the old one is back")
             else:
                 _remove(path)
 

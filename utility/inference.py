@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from utility.figures import map_figure, no_truth_figure
 from utility.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.indexes import PSNR_CAP, sam_map
 from utility.problem import UNTRAINED, Problem
-from utility.progress import say
+from utility.progress import note, say
 from utility.provenance import provenance, weights_hash
 from utility.reading import Reading, open_as
 from utility.report import write_report
@@ -118,6 +117,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     like = replace(like, nodata=None if values.nodata is None else scene.nodata,
                    normalised=scene.normalised or writing.unit_range,
                    metadata={**like.metadata, **provenance(net, problem, scene), "cog": writing.cog})
+    bad_words = _bad_in_words(whole, bad)
+    if bad:
+        note(f"{whole}: {bad_words}; --fill-nodata fills single pixels, --drop-bad-bands leaves the bands out")
     bad_values = _bad_values(whole, bad, problem, values, first, last) if bad else None
     with (spread or nullcontext(),
           create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer):
@@ -185,7 +187,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale, "degradation": kind,
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
         "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
-        "weights_sha256": weights_hash(net),
+        "weights_sha256": weights_hash(net), "bad_bands": bad_words,
         "halo": {key: halo.share for key, halo in halos.items()}, "spread": written if spread else None,
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
@@ -226,18 +228,23 @@ def apply(net: Network | None, source: Path, target: Path, problem: Problem, rea
                             name=target.name, scale=problem.scale, note=done.title)
             write_report(partial / "report.html", f"{target.name}: {facts['Network'] or labels[problem.method]}, "
                          f"x{problem.scale}", {**facts, "Input": done.summary["read_as"],
+                                               "Bad bands": done.summary["bad_bands"],
                                                "Warning": " ".join(done.summary["warnings"]) or None},
                          figures=figures, scale=problem.scale,
                          lead=f"{agreement[0].upper()}{agreement[1:]}. {uncertainty[0].upper()}{uncertainty[1:]}.")
     return done
 
 
-def _bad_values(whole: Scene, bad: list[int], problem: Problem, values: _Values, low: float, high: float) -> Source:
-    """The values of bad bands in a result: interpolated; a constant or dead band stays as it is."""
+def _bad_in_words(whole: Scene, bad: list[int]) -> str | None:
+    """Which bands are bad and what becomes of them; None where none is."""
     numbers = [str(whole.metadata.get("source_bands", range(len(whole.cube)))[b]) for b in bad]
     listed = ", ".join(numbers[:20]) + ", ..." * (len(numbers) > 20)
-    print(f"note: {whole}: {len(bad)} bands are bad ({listed}, counted from 0) and are interpolated in the result; "
-          "--fill-nodata fills single pixels, --drop-bad-bands leaves the bands out", file=sys.stderr)
+    return (f"{len(bad)} bad band{'s' * (len(bad) > 1)} ({listed}, counted from 0), enlarged by interpolation in space, "
+            "without the network; a constant band stays constant") if bad else None
+
+
+def _bad_values(whole: Scene, bad: list[int], problem: Problem, values: _Values, low: float, high: float) -> Source:
+    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is."""
     cube = select_bands(whole, bad).cube
     statistics = band_statistics(cube, whole.nodata)
     flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)

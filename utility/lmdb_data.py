@@ -35,7 +35,7 @@ from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noq
 from utility.parts import Part, parts  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
 from utility.plan import prepare  # noqa: E402
-from utility.progress import Bar, duration, say, track  # noqa: E402
+from utility.progress import Bar, be_quiet, duration, note, say, track, warn  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
 from utility.scenes import write_scene  # noqa: E402
 from utility.training import seconds_per_step  # noqa: E402
@@ -109,7 +109,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                         raise
                     skipped.append(file.name)
                     if not quiet:
-                        say(f"skipped: {error}", file=sys.stderr)
+                        warn(str(error), "skipped")
                     continue
                 if not quiet and scene.source["size"] != size:  # said of the first of scenes of one size
                     size = scene.source["size"]
@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--force", action="store_true", help="replace the database and test cubes if they exist")
     group.add_argument("--map-size-mb", type=_whole(1), default=1024, metavar="MB",
                        help="LMDB's map to begin with; it grows (default: %(default)s)")
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    group.add_argument("--quiet", action="store_true", help="print warnings and errors alone")
     return parser
 
 
@@ -305,11 +305,12 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    be_quiet(options.quiet)
     card = _card(options)
     out = Path(options.out or default_path(f"data/lmdb/{card.name}.lmdb"))
     files, notes = split(card, list_scenes(_sources(options, card)), "training")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in notes:
+        note(text)
     files = files[:options.scenes_limit]
     card, val_scenes = _held_out(options, card, files)
     started = time.perf_counter()
@@ -318,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
         val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
         skip_bad=options.skip_bad, force=options.force, map_size_mb=options.map_size_mb, test_out=test_out, quiet=options.quiet)
-    if options.quiet:
+    if options.quiet:  # the next line costs two steps of training
         return
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
     shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})

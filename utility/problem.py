@@ -1,13 +1,13 @@
 """What is asked for: scale factor, degradation, the method that enlarges a cube, and how its result is measured."""
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from utility.checkpoints import CheckpointInfo
 from utility.degradation import DEFAULT_KIND, STARTS, check
 from utility.errors import UserError
+from utility.progress import note
 
 UNTRAINED = {"interpolation": "interpolation", "backprojection": "back-projection"}
 """The methods that stand beside every network: {name in metrics.json: what a reader sees}."""
@@ -47,7 +47,7 @@ def state_problem(info: CheckpointInfo | None, scale: int | None = None, degrada
         kind = degradation or DEFAULT_KIND
         if scale is None:
             scale = 4
-            _note("no scale factor is given; 4 is taken, --scale chooses another")
+            note("no scale factor is given; 4 is taken, --scale chooses another")
         where, trained = "", ()
     else:
         scale = scale or (info.scales[0] if info.scales else None)
@@ -64,15 +64,11 @@ def state_problem(info: CheckpointInfo | None, scale: int | None = None, degrada
                         "--degradation.") from error
     for what, asked, known in trained:
         if not known and what == "degradation":
-            _note(f"{info.path} does not say its {what}; {asked} is taken")
+            note(f"{info.path} does not say its {what}; {asked} is taken")
         elif known and asked not in known:
-            _note(f"{info.path} was trained for {what} {', '.join(map(str, known))}, and {asked} is asked for: expect less of "
+            note(f"{info.path} was trained for {what} {', '.join(map(str, known))}, and {asked} is asked for: expect less of "
                   "it")
         elif len(known or ()) > 1 and not chosen:
-            _note(f"{info.path} was trained for scale factors {', '.join(map(str, known))}; {asked} is taken, --scale chooses "
+            note(f"{info.path} was trained for scale factors {', '.join(map(str, known))}; {asked} is taken, --scale chooses "
                   "another")
     return Problem(scale, kind, **more)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

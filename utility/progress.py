@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, elsewhere a line on stderr now and then."""
+"""What a script says, and how far long work is: a bar on a terminal, elsewhere a line on stderr now and then."""
 from __future__ import annotations
 
 import sys
@@ -12,13 +12,36 @@ EVERY = 30.0
 """Seconds between two lines where stderr is no terminal."""
 
 
-say = tqdm.write
-"""Print a line above the bars."""
+_silent = False
+
+
+def be_quiet(on: bool) -> None:
+    """--quiet of a script: from now on `say` and `note` print nothing and there are no bars; `warn` prints always."""
+    global _silent
+    _silent = on
+
+
+def say(text: str) -> None:
+    """Print a line above the bars."""
+    if not _silent:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print on stderr what is good to know."""
+    if not _silent:
+        tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+def warn(text: str, kind: str = "warning") -> None:
+    """Print on stderr what a reader must not miss."""
+    tqdm.write(f"{kind}: {text}", file=sys.stderr)
 
 
 def track(items: Iterable[Any] | None = None, desc: str = "", *, quiet: bool = False, **how: Any) -> Bar:
     """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit, ...)."""
-    if quiet or sys.stderr.isatty():
+    if (quiet := quiet or _silent) or sys.stderr.isatty():
         return tqdm(items, desc, disable=quiet, **how)
     return Lines(items, desc, **how)
 
@@ -56,7 +79,7 @@ class Lines:
         self.n += n
         if time.monotonic() - Lines.said >= EVERY:
             Lines.said = time.monotonic()
-            say("; ".join(map(str, Lines.active)), file=sys.stderr)
+            tqdm.write("; ".join(map(str, Lines.active)), file=sys.stderr)
 
     def set_postfix_str(self, *_: Any, **__: Any) -> None:
         """Bars alone show it."""

@@ -1,7 +1,6 @@
 """Opening a scene file as the user's options and a dataset card say."""
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from utility.cards import Card
 from utility.cubes.bands import clean
 from utility.cubes.cube import Scene
 from utility.errors import UserError
+from utility.progress import note
 from utility.scenes import open_scene, read_scene
 
 FEWEST = 4
@@ -58,16 +58,12 @@ def open_as(path: Path, reading: Reading | None = None, card: Card | None = None
         scene = replace(scene, nodata=reading.nodata)
     scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
     if gone := int(np.sum(scene.metadata.get("missing", 0))):
-        _note(f"{path}: {gone} of {scene.cube.shape[1] * scene.cube.shape[2]} pixels are missing in all bands; their "
+        note(f"{path}: {gone} of {scene.cube.shape[1] * scene.cube.shape[2]} pixels are missing in all bands; their "
               "nearest neighbours stand in for them, and they are missing in a result again")
     bands, *size = scene.cube.shape
     if min(size) < FEWEST:
         raise UserError(f"{path} is {size[0]} x {size[1]} pixels, and at least {FEWEST} x {FEWEST} are needed; use a larger "
                         "scene.")
     if bands == 3:
-        _note(f"{path} has 3 bands, as a colour picture has; what is here is made for spectra of many bands")
+        note(f"{path} has 3 bands, as a colour picture has; what is here is made for spectra of many bands")
     return scene
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

@@ -1,13 +1,12 @@
 """The folder of a training run: what made it, what it said, and its numbers epoch by epoch.
 
-    config.json  environment.json  log.txt  history.csv  steps.csv  training.png
+    config.json  environment.json  log.txt  history.csv  steps.csv  training.json  training.png
     last.pth  best.pth  epoch_005.pth ...  events.*
 """
 from __future__ import annotations
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from utility.environment import describe_environment
 from utility.errors import UserError
 from utility.figures import training_curve_figure
 from utility.files import default_path, lock, replacing, write_failure, write_json
-from utility.progress import say
+from utility.progress import say, warn
 
 SPEEDS = ("patches_per_s", "data_wait", "seconds", "processor_seconds")
 
@@ -67,18 +66,19 @@ class RunFolder:
         for old in self.path.glob("events.*") if begun else ():
             old.unlink()
 
-    def say(self, line: str, loud: bool = False) -> None:
-        """Print a line above the progress bar, and log it; `loud` lines are printed although the run is quiet.
+    def say(self, line: str, warning: bool = False) -> None:
+        """Print a line above the progress bar, and log it; warnings are printed although the run is quiet.
 
         Raises:
             UserError: the log cannot be written, such as on a full disk. Later lines are printed alone.
         """
-        if loud or not self.quiet:
-            say(line, file=sys.stdout)
-            sys.stdout.flush()
+        if warning:
+            warn(line)
+        elif not self.quiet:
+            say(line)
         if self._log:
             try:
-                self._log.write(line + "\n")
+                self._log.write("warning: " * warning + line + "\n")
                 self._log.flush()
             except OSError as error:
                 self._close_log()
@@ -121,14 +121,17 @@ class RunFolder:
             self.board.flush()
 
     def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float] | None = None,
-                      loss: str = "mse") -> None:
-        """history.csv and training.png: one row an epoch.
+                      loss: str = "mse", *, best: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()) -> None:
+        """history.csv and training.png: one row an epoch; and training.json: the best row, the last, and warnings.
 
         Args:
             history: the rows of the run.
             speed: `SPEEDS` of the last epoch. Those of other epochs are kept from the file.
             loss: name of the loss, for the figure.
+            best: the row of best.pth.
+            warnings: sentences for training.json; the figure shows them up to a semicolon.
         """
+        write_json(self.path / "training.json", {"best": best, "last": history[-1], "warnings": list(warnings)})
         path = self.path / "history.csv"
         known = {}
         if path.exists():
@@ -142,7 +145,7 @@ class RunFolder:
                 new = speed or {} if row is history[-1] else {}
                 writer.writerow({**{name: old.get(name) for name in SPEEDS}, **new, **row})
         training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper(),
-                              steps=self.losses.rows)
+                              steps=self.losses.rows, note="; ".join(text.partition(";")[0] for text in warnings))
 
 
 class Losses:

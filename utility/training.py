@@ -64,8 +64,10 @@ class Result:
     interrupted: bool
 
 
-def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
+def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool = True) -> Result:
     """Train as `config` says (`plan` is `prepare(config)`, where that was done already).
+
+    `next_line` says at the end how to go on or to test.
 
     Ctrl-C, or SIGTERM, lets the step end and saves the state; a second one stops at once.
 
@@ -96,7 +98,7 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
     for line in [*plan.describe(), f"run       {shown(run.path)}{watch}"]:
         run.say(line)
     if state.history:  # a kill between last.pth and these files leaves them an epoch behind
-        run.write_history(state.history, loss=config.loss)
+        _write_history(run, state)
     if config.tensorboard:
         # Inside an epoch the last step is written again: its epoch may have ended at this step before the run was killed.
         run.open_board(state.iteration + (state.step == 0) if state.iteration else None)
@@ -119,9 +121,10 @@ def train(config: TrainingConfig, plan: Plan | None = None) -> Result:
         raise
     finally:
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
-        for line in [*_far_below(state), *_what_is_next(run, best, last, stop.requested, plan.cards)]:
+        lines = _what_is_next(run, best, last, stop.requested, plan.cards) if next_line else []
+        for text, warning in [(text, True) for text in _without_gain(state)] + [(line, False) for line in lines]:
             with suppress(UserError):  # a log that cannot be written must not hide what ended the run
-                run.say(line, loud=True)
+                run.say(text, warning)
         run.close()
     interpolation = state.history[-1]["interpolation_psnr"] if state.history else None
     return Result(run.path, best, last, state.iteration, state.psnr, interpolation, stop.requested)
@@ -131,7 +134,7 @@ def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) ->
     """Raise UserError: the run that is resumed is complete. Its history in the folder `path` is brought up to date first."""
     if path:
         run = RunFolder(path, resume=True, quiet=config.quiet)
-        run.write_history(state.history, loss=config.loss)
+        _write_history(run, state)
         run.close()
     more = "--patience" if state.gave_up else "--iterations" if config.iterations else "-n"
     raise UserError(f"{config.resume} has made {state.iteration} iterations ({state.epoch} epochs), all that were asked for; "
@@ -202,10 +205,10 @@ class _Loop:
         kept = [f"epoch_{state.epoch:03d}"] if speed and state.epoch % config.record_interval == 0 else []
         for name in [*kept, *(["best"] if better else []), "last"]:  # last.pth records the best: best.pth exists before it
             self.save(name)
-        run.write_history(state.history, speed, config.loss)
+        _write_history(run, state, speed)
         run.say(_epoch_line(row, speed))
-        for line in _far_below(state):
-            run.say(line, loud=True)
+        for text in _far_below(state):
+            run.say(text, warning=True)
 
     def save(self, name: str) -> None:
         """Write the state to NAME.pth. Raises UserError: its weights are not finite."""
@@ -446,8 +449,29 @@ def _far_below(state: State) -> list[str]:
     gain = row.get("gain" if state.config.start == "interpolation" else "backprojection_gain", 0.0)
     if gain > -FAR_BELOW:
         return []
-    return [f"WARNING: after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, which it makes worse. "
+    return [f"after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, which it makes worse. "
             "Try a lower --lr, --clip 1 or --recipe fast, or go on if this is the beginning of a long training."]
+
+
+def _without_gain(state: State) -> list[str]:
+    """A warning where the best validation is not above both untrained methods, or not above the weights that were given."""
+    if not state.history:
+        return []
+    best = max(state.history, key=state.score)
+    gains = {"the interpolation": best["gain"], "back-projection": best["backprojection_gain"]}
+    words = " and ".join(f"{abs(gain):.2f} dB {'above' if gain > 0 else 'below'} {name}" for name, gain in gains.items())
+    found = []
+    if min(gains.values()) <= 0:
+        found.append(f"the best network (iteration {best['iteration']}) is {words} on the validation patches; neither needs "
+                     "training, so train longer, or with --recipe fast")
+    if len(state.history) > 1 and best["iteration"] == 0:
+        found.append("no validation was above that of the given weights, which best.pth holds; a lower --lr may help")
+    return found
+
+
+def _write_history(run: RunFolder, state: State, speed: Mapping[str, float] | None = None) -> None:
+    run.write_history(state.history, speed, state.config.loss, best=max(state.history, key=state.score),
+                      warnings=_without_gain(state))
 
 
 def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool,
