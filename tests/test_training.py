@@ -318,7 +318,7 @@ def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
     ("sample", ""), ("indian_pines", " --dataset indian_pines"), ("rendered", " --data YOUR_SCENES")])
 def test_the_line_printed_last_tests_what_the_card_holds_out(tmp_path, capsys, card, words):
     made = make_database(tmp_path / "carded.lmdb", card=card)
-    result = train(config(made, epochs=1, run_dir="r"))
+    result = train(config(made, epochs=1, run_dir="r", quiet=False))
     assert f"test with:   python hsi_test.py -r -rp r/best.pth{words}\n" in capsys.readouterr().out
     assert contents(result.best)["cards"] == [card]
 
@@ -356,7 +356,7 @@ def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(data,
 @pytest.mark.parametrize(("stop", "tested"), [(2, "last"), (5, "best")])
 def test_an_interrupted_run_leaves_its_last_state_and_the_best_of_whole_epochs(data, monkeypatch, capsys, stop, tested):
     interrupt_at(monkeypatch, stop)
-    result = train(config(data, run_dir="r"))
+    result = train(config(data, run_dir="r", quiet=False))
     assert result.last == Path("r/last.pth") and contents(result.last)["iteration"] == stop
     assert (result.best is None) == (tested == "last") and (stop < 3 or contents(result.best)["epoch"] == 1)
     said = capsys.readouterr().out
