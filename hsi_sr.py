@@ -32,11 +32,12 @@ from utility.devices import AMP, choose_device
 from utility.errors import Arguments, UserError, run_script, whole_numbers
 from utility.files import shown
 from utility.plan import prepare
-from utility.progress import be_quiet, say
+from utility.progress import heeds_quiet, say
 from utility.runs import after_restart, newest_checkpoint
 from utility.training import expected_time, train
 
 
+@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     dry_run = given.pop("dry_run", False)
@@ -130,7 +131,6 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length, time (from two steps); "
         "write nothing")
     given = vars(parser.parse_args(arguments))
-    be_quiet(given.get("quiet", False))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
     if path and not resume:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")

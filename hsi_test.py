@@ -39,11 +39,12 @@ from utility.files import default_path, keep_out_of, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
-from utility.progress import be_quiet, note, say, warn
+from utility.progress import heeds_quiet, note, say, warn
 from utility.reading import Reading
 from utility.tables import format_table
 
 
+@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
     alone = options.input or options.adapt or options.info or options.export
@@ -251,7 +252,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
         parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    be_quiet(options.quiet)
     options.compare = dict(options.compare)
     if options.input:
         if len(options.input) > 1:

@@ -35,7 +35,7 @@ from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noq
 from utility.parts import Part, parts  # noqa: E402
 from utility.patches import bake, check_size, extract_patches  # noqa: E402
 from utility.plan import prepare  # noqa: E402
-from utility.progress import Bar, be_quiet, duration, note, say, track, warn  # noqa: E402
+from utility.progress import Bar, duration, heeds_quiet, note, say, track, warn  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
 from utility.scenes import write_scene  # noqa: E402
 from utility.training import seconds_per_step  # noqa: E402
@@ -303,9 +303,9 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
     return card, found or stems[-1:]  # whole scenes, also where those of the card are not there
 
 
+@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    be_quiet(options.quiet)
     card = _card(options)
     out = Path(options.out or default_path(f"data/lmdb/{card.name}.lmdb"))
     files, notes = split(card, list_scenes(_sources(options, card)), "training")

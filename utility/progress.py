@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from typing import Any, ClassVar
 
 from tqdm import tqdm
@@ -15,10 +16,18 @@ EVERY = 30.0
 _silent = False
 
 
-def be_quiet(on: bool) -> None:
-    """--quiet of a script: from now on `say` and `note` print nothing and there are no bars; `warn` prints always."""
-    global _silent
-    _silent = on
+def heeds_quiet(main: Callable[[Sequence[str] | None], Any]) -> Callable[..., Any]:
+    """A script's `main`, in which --quiet lets `say` and `note` print nothing and draws no bars; `warn` prints always."""
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> Any:
+        global _silent
+        before, _silent = _silent, "--quiet" in (sys.argv[1:] if arguments is None else arguments)
+        try:
+            return main(arguments)
+        finally:
+            _silent = before
+
+    return run
 
 
 def say(text: str) -> None:
