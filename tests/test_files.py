@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,17 @@ run_script(main)
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr, names(tmp_path)) == (130, "interrupted\n", [])
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmtree"])
+def test_a_signal_while_something_is_removed_waits_for_the_end_of_it(tmp_path, monkeypatch, name):
+    make_folder(tmp_path / "data", ours="old")
+    owner = shutil if name == "rmtree" else Path
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **more: (signal.raise_signal(signal.SIGINT), real(*args, **more)))
+    with pytest.raises(KeyboardInterrupt), files.locked(tmp_path / "data"):
+        write_folder("data", marks=("ours",))
+    assert names(tmp_path) == ["data"] and (tmp_path / "data/ours").read_text() == "new"
 
 
 @pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])

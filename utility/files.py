@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from utility.errors import UserError
+from utility.errors import UserError, held_back
 from utility.progress import note
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{12})-(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old).*")
@@ -221,14 +221,14 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                name.unlink(missing_ok=True)
+                _remove(name)
             return
         finally:
             os.close(file)
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # a name that could not be made cannot be looked at either
+    with held_back(), suppress(OSError):  # a name that could not be made cannot be looked at either
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -16,17 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer imports it: here once, and not in every child
 from comparing import events, same
 from harness import Tally, Watch, ended, fork, killed_after, said
 
 import hsi_sr
 import hsi_test
-from utility import training
+from utility import runs, training
 from utility.cards import generic_card
 from utility.checkpoints import load_checkpoint
 from utility.cubes.cube import CubeWriter, Scene
 from utility.errors import UserError
-from utility.files import sweep
+from utility.files import replacing, sweep
 from utility.lmdb_data import build_database
 from utility.lmdb_dataset import DatabaseWriter, LMDBDataset, writing_database
 from utility.runs import SPEEDS, Board, RunFolder
@@ -72,7 +73,12 @@ def mark(watch: Watch) -> None:
             watch(f"half of {_plain(path)}")
             file.write(data[len(data) // 2:])
 
-    Path.write_bytes = write_bytes
+    def figure(path: Path, *_: object, **__: object) -> None:
+        """In place of a real one, which takes longer to draw than the steps of its run."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"a figure")
+
+    Path.write_bytes, runs.training_curve_figure = write_bytes, figure
 
 
 @dataclass
@@ -104,11 +110,14 @@ def start(work: Callable[[], object], folder: Path, watch: Watch, log: Path | No
     return fork(watched, log or folder.with_suffix(".log"))
 
 
-def kill(work: Callable[[], object], folder: Path, draw: random.Random, places: int, seconds: float,
+def kill(work: Callable[[], object], folder: Path, draw: random.Random, places: float, seconds: float,
          number: int = signal.SIGKILL) -> tuple[int, str]:
-    """Kill the work at a place or, in half of the cases, at a moment; its exit code, and the last place that it passed."""
+    """Kill the work within its first places or, in half of the cases, its first seconds.
+
+    Returns its exit code, and the last place that it passed.
+    """
     if number != signal.SIGKILL or draw.random() < 0.5:
-        watch = Watch(draw.randint(1, places), number)
+        watch = Watch(1 + int(draw.random() * places), number)
         code = ended(start(work, folder, watch))
     else:
         watch = Watch()
@@ -290,10 +299,10 @@ def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
         path, problem, number = [], "", number + 1
         legs = draw.randint(1, 6)
         while not problem:
-            command = _go_on(folder)
+            command, before = _go_on(folder), set(hidden(folder))
             if len(path) < legs:
                 sort = signal.SIGTERM if draw.random() < 0.2 else signal.SIGKILL
-                code, place = kill(command, folder, draw, places, seconds, sort)
+                code, place = kill(command, folder, draw, places / legs, seconds / legs, sort)
             else:
                 sort, code, place = 0, ended(start(command, folder, Watch())), "the end"
             log = said(folder.with_suffix(".log"))
@@ -304,7 +313,8 @@ def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
                 kills.outcomes["with a checkpoint" if saved else "before the first checkpoint"] += 1
             elif code == 130 and sort == signal.SIGTERM:
                 stopped.places[place] += 1
-                stopped.check("Traceback" not in log and not hidden(folder), "state saved", f"{path}: {hidden(folder)} {log}")
+                left = set(hidden(folder)) - before  # a kill before it may have left others
+                stopped.check("Traceback" not in log and not left, "state saved", f"{path}: {left} {log}")
             elif code == 0 or (code == 2 and "all that were asked for" in log):  # killed after the last checkpoint
                 break
             else:
