@@ -24,8 +24,9 @@ from utility.lmdb_dataset import LMDBDataset
 def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_samples("data/sample", train=3, test=1, side=96, remote=(16, 16))
-    subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py"], check=True, timeout=300)
-    trained = typed("python hsi_sr.py -a lowgrid_8_2 --recipe fast --iterations 160 --lr 5e-3 --loss band --last-lr 1 --clip 1")
+    subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py", "--quiet"], check=True, timeout=300)
+    trained = typed("python hsi_sr.py -a lowgrid_8_2 --recipe fast -b 2 --iterations 160 --lr 5e-3 --last-lr 1 --loss band "
+                    "--clip 1")
     command = next(line for line in trained.stdout.splitlines() if "hsi_test.py" in line)
     assert (trained.returncode, typed(command[command.index("python"):] + " --out results/t").returncode) == (0, 0)
     results = json.loads(Path("results/t/metrics.json").read_text())
