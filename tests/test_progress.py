@@ -14,6 +14,7 @@ def clock(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress.Lines, "said", now[0])
+    monkeypatch.setattr(progress.Lines, "active", [])
     return now
 
 
