@@ -1,4 +1,4 @@
-"""How a comparison is made: variants of one network, the network without its pooling, timing in turns, fresh processes."""
+"""The tools of a comparison: variants of one network, the network without its pooling, timing in turns, fresh processes."""
 from __future__ import annotations
 
 import ctypes
@@ -76,7 +76,7 @@ def bf16_is_native(device: torch.device) -> bool:
 
 
 def variants(device: torch.device, training: bool = False) -> list[Variant]:
-    """What is compared on this device; the baseline first."""
+    """The variants to compare on this device; the baseline first."""
     gpu, bf16 = device.type == "cuda", bf16_is_native(device)
     chosen = [Variant("released", released=True), Variant("fast"), Variant("floor", floor=True)]
     for suffix, how in [(" TF32", {"tf32": True})] * gpu + [(" bf16", {"amp": "bf16"})] * (gpu and bf16):
@@ -158,7 +158,7 @@ class _FirstChannels(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Timing:
-    """What a comparison is measured with."""
+    """Device and effort of a comparison."""
 
     device: torch.device
     repeats: int
@@ -244,7 +244,7 @@ def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: i
 # Fresh processes ------------------------------------------------------------------------------------------------------
 
 def in_fresh_process(root: Path, code: str, **task: Any) -> Any:
-    """What Python code prints last, as JSON, when it runs in the folder `root` with `task` as a dict.
+    """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it prints, read as JSON.
 
     Raises:
         RuntimeError: the process failed; the message ends with what it said.

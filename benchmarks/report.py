@@ -1,4 +1,4 @@
-"""What was measured as text tables and as one figure."""
+"""Tables and a figure of the measurements."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ SHOW: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("output", "without input", "gradients", "worst parameter"), "{:.1e}".format),
     **dict.fromkeys(("faster", "same precision", "over floor", "Mvoxel/s"), "{:.2f}".format),
 }
-"""How a column of numbers is printed; the others are words."""
+"""How each column of numbers is printed; other columns hold words."""
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> str:

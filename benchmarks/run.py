@@ -55,7 +55,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def measure(setup: Setup, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Rows by section, each printed as a table; and what could not be measured, which costs no other section."""
+    """Measure the sections and print each as a table. Returns rows and errors by section; an error ends its section alone."""
     results: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for name in names:

@@ -43,7 +43,7 @@ CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured at which size: cubes (B, H, W), batches (N, B, h, w)."""
+    """The size of each measurement: cubes (B, H, W), batches (N, B, h, w)."""
 
     inference: tuple[Shape, ...] = ((31, 256, 256), (31, 512, 512), (200, 128, 128))  # the first one in every variant
     memory: int = 3                     # of these, the first
@@ -135,7 +135,7 @@ def time_training(setup: Setup, done: dict[str, Rows]) -> Rows:
 
 
 def measure_memory(setup: Setup, done: dict[str, Rows]) -> Rows:
-    """In a fresh process each, see `measure.peak_memory`."""
+    """Peak memory of each variant in a fresh process, see `measure.peak_memory`."""
     rows = []
     plain = [Variant("released", released=True), Variant("fast")]
     bf16 = [Variant("fast bf16", amp="bf16")] * measure.bf16_is_native(setup.device)

@@ -1,4 +1,4 @@
-"""Render the sample scenes: natural ones written as ICVL writes its own, a village from above, and the village as flown.
+"""Render the sample scenes: natural scenes in ICVL's file format, a village from above, and the village in low resolution.
 
     python data/make_samples.py                       data/sample/natural/{train,test}/*.mat, data/sample/remote/*.mat,
                                                       data/sample/own/village_16m.tif (low resolution, georeferenced)
@@ -69,7 +69,7 @@ def blackbody(nm: np.ndarray, kelvin: float) -> np.ndarray:
 
 
 def transmittance(nm: np.ndarray) -> np.ndarray:
-    """Of a clear atmosphere, roughly: water vapour at 940, 1140, 1380 and 1870 nm, carbon dioxide at 2010 nm."""
+    """Transmittance of a clear atmosphere, roughly: water vapour at 940, 1140, 1380 and 1870 nm, carbon dioxide at 2010 nm."""
     depth = 0.1 * (nm / 400.0) ** -4 + 0.02
     for centre, width, strength in [(940, 22, 0.6), (1140, 28, 0.7), (1380, 38, 2.3), (1870, 42, 2.3), (2010, 22, 0.5)]:
         depth = depth + strength * _bump(nm, centre, width)
@@ -77,7 +77,7 @@ def transmittance(nm: np.ndarray) -> np.ndarray:
 
 
 def ground_materials(rng: np.random.Generator, nm: np.ndarray) -> dict[str, np.ndarray]:
-    """Reflectances of what lies on the ground seen from above, (bands,) each, varied a little by `rng`."""
+    """Reflectance of each ground material, (bands,), varied a little by `rng`."""
 
     def vary(spectrum: np.ndarray) -> np.ndarray:
         tilt = 1 + rng.uniform(-0.1, 0.1) * (nm - nm.mean()) / np.ptp(nm)
@@ -122,7 +122,7 @@ def stripes(rng: np.random.Generator, size: tuple[int, int], period: float) -> n
 
 
 def any_texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Noise over several scales, or stripes; about unit deviation, (h, w) float32."""
+    """Noise at several scales, of unit deviation, or stripes between -1 and 1, (h, w) float32."""
     if rng.random() < 0.35:
         return stripes(rng, size, rng.uniform(5, 16) * OVERSAMPLING)
     texture = np.zeros(size, np.float32)
@@ -166,7 +166,7 @@ class Canvas:
     def paint(
         self, mask: np.ndarray, first: int, second: int, mix: np.ndarray | float, shading: np.ndarray | float
     ) -> None:
-        """Cover `mask` with `mix` of material `first` and the rest of `second`; both may vary over the picture."""
+        """Cover `mask`: a share `mix` of material `first`, the rest `second`. `mix` and `shading` are numbers or planes."""
         mix = np.broadcast_to(np.float32(mix), self.size)[mask]
         self.shares[:, mask] = 0
         self.shares[first][mask] = mix
@@ -290,7 +290,7 @@ def remote_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 # --- files -----------------------------------------------------------------------------------------------------------
 
 def write_as_icvl(path: Path, cube: np.ndarray) -> None:
-    """Write (B, H, W) as ICVL's files are: MATLAB v7.3, `rad` (B, W, H), and `bands` in nm.
+    """Write a cube (B, H, W) as ICVL does: MATLAB v7.3 with `rad` (B, W, H) and `bands` in nm.
 
     MATLAB v7.3 is HDF5 behind a 512-byte block that begins with a text, version 0x0200 and the byte-order mark.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from data.make_samples import OVERSAMPLING, noise_texture
 
 Shape = Callable[[np.ndarray, float], None]
-"""Draws itself with a value into a plane."""
+"""A function that draws a shape into a plane, as the given value."""
 
 GROUND = ("crop", "grass", "wood", "soil", "stubble", "asphalt", "concrete", "tiles", "metal", "water")
 _OF = {name: number for number, name in enumerate(GROUND)}
@@ -46,9 +46,9 @@ class Picture:
     """Four planes of side x OVERSAMPLING pixels: materials `first` and `second`, `mix` of the first, `light`.
 
     Args:
-        rng: draws everything.
-        side: final pixels.
-        materials: how many there are.
+        rng: decides everything.
+        side: rows and columns, in final pixels.
+        materials: their number.
     """
 
     def __init__(self, rng: np.random.Generator, side: int, materials: int) -> None:
@@ -70,7 +70,7 @@ class Picture:
         return plane > 0
 
     def cover(self, mask: np.ndarray, first: int, second: int, mix: np.ndarray | float, light: np.ndarray | float) -> None:
-        """Cover `mask`; `mix` and `light` are numbers or whole planes."""
+        """Cover the pixels of `mask`; `mix` and `light` are numbers or whole planes."""
         self.first[mask], self.second[mask] = first, second
         for plane, value in ((self.mix, mix), (self.light, light)):
             plane[mask] = value[mask] if isinstance(value, np.ndarray) else value
@@ -81,7 +81,7 @@ class Picture:
             shape(plane, value)
 
     def shares(self, blur: float) -> np.ndarray:
-        """Lit share of each material after a point spread of `blur` final pixels, (materials, side, side) float32."""
+        """The lit share of each material in each pixel, blurred by `blur` final pixels, (materials, side, side) float32."""
         lit, rest = self.mix * self.light, (1 - self.mix) * self.light
         planes = []
         for k in range(self.materials):
@@ -103,7 +103,7 @@ class Picture:
         return total / (total.std() + 1e-6)
 
     def waves(self, period: float, crossed: bool | None = None) -> np.ndarray:
-        """Rows, a weave or dots, `period` pixels apart, between -1 and 1, wobbling a little."""
+        """Stripes, or a weave where `crossed`, `period` pixels apart, a little uneven, between -1 and 1. None: at random."""
         rng, angle, period = self.rng, self.rng.uniform(0, np.pi), period * OVERSAMPLING
         wobble = rng.uniform(0, 0.25) * period * self.noise(rng.uniform(5, 40))
         along = self.columns * np.cos(angle) + self.rows * np.sin(angle) + wobble
@@ -209,7 +209,7 @@ def _chart(p: Picture) -> None:
 def paint_ground(p: Picture) -> None:
     """Fields, woods, rock, water and shores, with roads, towns, tanks, airports and trees in random measure."""
     rng = p.rng
-    zoom = float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))  # size of things, a matter of height
+    zoom = float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))  # pixels of a thing: the height of the sensor
     sun = rng.uniform(0, 2 * np.pi)
     away = np.array([np.cos(sun), np.sin(sun)])  # where shadows fall
     shadow = rng.uniform(0.2, 0.6)
@@ -226,13 +226,13 @@ def paint_ground(p: Picture) -> None:
     _buildings(p, zoom, built, angle, away, shadow)
     if rng.random() < 0.55:
         _trees(p, zoom, away)
-    for _ in range(rng.poisson(2.5)):  # small bright things: cars, roofs that mirror the sun
+    for _ in range(rng.poisson(2.5)):  # cars, and roofs that reflect the sun
         shape = filled(box(p.spot(), rng.uniform(0.4, 2.5, 2) * OVERSAMPLING, angle))
         p.draw(shape, p.pick(), float(np.exp(rng.uniform(0, 1.6))))
 
 
 def _spread(p: Picture, mask: np.ndarray, names: tuple[str, ...], zoom: float) -> None:
-    """Cover `mask` with two materials of `names`, or one and any other, mixed by a texture."""
+    """Cover `mask` with a texture that mixes two materials: two of `names`, or one of them and any other."""
     rng = p.rng
     first, second = (_OF[str(name)] for name in rng.choice(names, 2))
     if rng.random() < 0.25:
@@ -254,7 +254,7 @@ def _terrain(p: Picture, zoom: float, away: np.ndarray) -> None:
         for _ in range(rng.integers(1, 5)):
             field = p.fractal(rng.uniform(15, 80) * zoom, rng.uniform(0.4, 0.8))
             _spread(p, field > rng.uniform(-0.3, 1.2), GROWN, zoom)
-    elif kind == "parcels":  # the nearest of some points, in a tilted metric: straight borders, long parcels
+    elif kind == "parcels":  # each pixel belongs to the nearest point in a tilted metric: borders are straight
         points = rng.uniform(0, p.n, (rng.integers(6, 40), 2))
         stretch, skew = rng.uniform(0.4, 2.5), rng.uniform(-0.8, 0.8)
         distance = [np.hypot(p.columns - x, stretch * (p.rows - y) + skew * (p.columns - x)) for x, y in points]
@@ -351,7 +351,7 @@ def _buildings(p: Picture, zoom: float, built: str, angle: float, away: np.ndarr
 
 
 def _trees(p: Picture, zoom: float, away: np.ndarray) -> None:
-    """Crowns, lit from one side, with shadows, where a density allows."""
+    """Tree crowns, lit from one side, with shadows, in the places where a random density is high."""
     rng = p.rng
     density = p.fractal(rng.uniform(8, 40), 0.6)
     level, material = rng.uniform(-1.5, 1.5), _OF[str(rng.choice(["wood", "wood", "crop", "grass"]))]

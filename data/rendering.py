@@ -1,9 +1,9 @@
-"""Render scenes to train on: natural ones, and ones from above with any number of bands, each by (seed, number).
+"""Render scenes to train on: natural scenes, and scenes from above with any number of bands. Seed and number fix a scene.
 
     render_scene("overhead", seed=2021, number=7, bands=128, side=128)         -> (128, 128, 128) float32 in [0, 1]
 
-`data/painting.py` paints what is where. Here light and spectra make radiance of it, and a sensor blurs, adds noise and
-counts. Everything is drawn at random within ranges: nothing is taken from a real scene.
+`data/painting.py` paints the materials. This file gives each a spectrum, lights the scene, and adds the sensor: blur, noise,
+whole counts. Every choice is random within a range; no part comes from a real scene.
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def render_scene(kind: str, *, seed: int, number: int, bands: int = 31, side: in
 
     Args:
         kind: `natural` (400-700 nm, whatever the number of bands) or `overhead` (another sensor in each scene).
-        seed, number: the same two give the same scene, whatever else was rendered.
+        seed, number: these two alone fix the scene.
     """
     rng = np.random.default_rng((seed, number, KINDS.index(kind)))
     natural = kind == "natural"
@@ -59,7 +59,7 @@ def render_scene(kind: str, *, seed: int, number: int, bands: int = 31, side: in
 
 
 def wavelengths(rng: np.random.Generator, bands: int) -> np.ndarray:
-    """Centres in nm of a sensor with `bands` bands, unevenly spaced; bands where air is opaque are often left out."""
+    """Band centres in nm of a random sensor, unevenly spaced, (bands,); most sensors leave out bands where air is opaque."""
     low = rng.uniform(380, 480)
     if bands > 40:
         high = float(rng.choice([rng.uniform(700, 1050), rng.uniform(1600, 2500)], p=[0.3, 0.7]))
@@ -78,7 +78,7 @@ def wavelengths(rng: np.random.Generator, bands: int) -> np.ndarray:
 
 
 def _ground_spectra(rng: np.random.Generator, nm: np.ndarray, extra: int) -> np.ndarray:
-    """Ground materials, varied, then `extra` others, (materials, bands)."""
+    """Reflectances of the ground materials, then of `extra` others, (materials, bands)."""
     ground = list(ground_materials(rng, nm).values())
     others = list(reflectances(rng, nm, extra))
     for i, spectrum in enumerate(ground):  # no two fields are alike
@@ -89,7 +89,7 @@ def _ground_spectra(rng: np.random.Generator, nm: np.ndarray, extra: int) -> np.
 
 def _through_air(rng: np.random.Generator, radiance: np.ndarray, nm: np.ndarray, light: np.ndarray, picture: Picture
                  ) -> np.ndarray:
-    """Radiance with haze and thin cloud, as delivered: raw, with gains by band, or divided by the light."""
+    """Add haze and thin cloud. The result is radiance, radiance with a gain for each band, or reflectance."""
     side = picture.side
     haze = rng.uniform(0, 0.03) * (nm / 550) ** -rng.uniform(1, 4) * light.mean()
     thick = 1 + rng.choice([0.0, 0.3]) * np.abs(noise_texture(rng, (side, side), side / 3))
@@ -107,7 +107,7 @@ def _through_air(rng: np.random.Generator, radiance: np.ndarray, nm: np.ndarray,
 
 
 def _sense(rng: np.random.Generator, radiance: np.ndarray, natural: bool) -> np.ndarray:
-    """Noise that differs by band, stripes, and counts of a sensor of 11 to 15 bits; then min-max over the scene."""
+    """Add noise by band and stripes, count with 11 to 15 bits, and scale the scene to [0, 1]."""
     bands, side = len(radiance), radiance.shape[1]
     signal = radiance / np.percentile(radiance, rng.choice([99.0, 99.9, 100.0]))
     sigma = float(np.exp(rng.uniform(np.log(2e-4), np.log(4e-3))))
@@ -133,7 +133,7 @@ def _sense(rng: np.random.Generator, radiance: np.ndarray, natural: bool) -> np.
 
 def render_scenes(folder: str | Path, kind: str, *, bands: int, count: int, seed: int = 2021, side: int = 128,
                   workers: int | None = None, quiet: bool = False) -> list[Path]:
-    """Scenes 0 .. `count` - 1 of `seed` as files, uint16 (bands, side, side); those that are there already are kept.
+    """Write scenes 0 .. `count` - 1 of `seed`, uint16 (bands, side, side), and return their files; existing files are kept.
 
     Args:
         workers: processes; None is one for each core.

@@ -1,4 +1,4 @@
-"""Draw the network and its unit from the network as it is built, so that the drawing cannot go stale.
+"""Draw a network and its unit. The drawing reads the built network, so the two always agree.
 
     python figs/draw_network.py                        figs/network.png, of biqrnn_16_5
     python figs/draw_network.py qrnn_16_5 other.png
@@ -27,7 +27,7 @@ FORMULAS = {"f": "h = f h' + (1 - f) z", "fo": "c = f c' + (1 - f) z,  h = o c",
 
 
 def draw(arch: str, path: Path) -> None:
-    """Write a PNG: above the whole network, a box a unit; below the unit that the encoder is made of."""
+    """Write a PNG: the whole network on top, one box for each unit; the encoder's unit below."""
     net = create_model(arch)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(13, 6.2), height_ratios=(3, 2))
     _network(top, net, arch)

@@ -3,7 +3,7 @@
     python figs/draw_rendered.py                            figs/rendered.png, and a table of rendered scenes
     python figs/draw_rendered.py --scenes a.mat b.mat       the same table with these scenes below
 
-Everything is measured on bands of zero mean and unit deviation, median over bands where not said otherwise:
+Each band is first scaled to zero mean and unit deviation. A number is a median over bands, unless its line says otherwise:
 gradient    deviation of the difference between neighbours in a row
 tails       kurtosis of that difference: 3 for noise, large for few sharp edges
 neighbours  correlation of neighbouring bands, and the smallest one
@@ -38,7 +38,7 @@ BANDS = {"natural": 31, "overhead": 128}
 
 
 def statistics(cube: Tensor) -> list[float]:
-    """In the order of `COLUMNS`, of a scene (B, H, W) in [0, 1]."""
+    """The statistics of a scene (B, H, W) in [0, 1], in the order of `COLUMNS`."""
     cube = crop_to_multiple(cube.double(), 4)
     mean, deviation = cube.mean((1, 2)), cube.std((1, 2)).clamp_min(1e-9)
     x = (cube - mean[:, None, None]) / deviation[:, None, None]

@@ -1,13 +1,13 @@
-"""The studies: each is a TOML file in this folder, and one command trains and tests what is missing of it.
+"""Run a study. A TOML file in this folder defines a study; one command trains and tests what has no result yet.
 
     python studies/run.py transfer --scenes FOLDER            train and test what has no result yet
-    python studies/run.py transfer --table                    tables and figures of the results that are there
+    python studies/run.py transfer --table                    tables and figures of the results so far
     python studies/run.py contestants --seeds 1 --budget 10   the first seed alone, ten times as long
     python studies/run.py weights                             train every file in checkpoints/ again, as its card says
     python studies/run.py variety --quick --out /tmp/quick    two steps of everything, to see that the study runs
 
-Trainings and their databases lie in --out, and an interrupted one goes on. The result of each arm and seed is one JSON file in
---results. A longer budget has a folder of results of its own.
+Databases and runs go to --out; the same command goes on with an interrupted training. Each arm and seed has one JSON file of
+results under --results. Each --budget has its own folder there.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a study: an arm under a budget, on one part where the arm has several, with one seed."""
+    """One training of a study: one arm, one budget, one seed, and one part where the arm trains on parts."""
 
     study: Mapping[str, Any]
     arm: Mapping[str, Any]  # its fields, over those of the study's [training]
@@ -92,7 +92,7 @@ def _studies() -> list[str]:
 
 def trainings(study: Mapping[str, Any], factor: float = 1.0, seeds: int | None = None, quick: bool = False
               ) -> Iterator[Training]:
-    """The trainings of a study: all of the first seed before those of the second, an arm before those that start from it."""
+    """The trainings of a study, seed after seed; an arm comes before the arms that start from its weights."""
     budgets = list(study.get("budgets", {"": {}}).items())
     for seed in study["seeds"][:1 if quick else seeds]:
         for budget, length in budgets[:1] if quick else budgets:
@@ -112,7 +112,7 @@ def trainings(study: Mapping[str, Any], factor: float = 1.0, seeds: int | None =
 
 
 def run(training: Training, place: Place) -> dict[str, Any]:
-    """Train and test; the result is what its JSON file holds.
+    """Train and test; returns the content of the JSON file.
 
     Raises:
         UserError: a real scene is not there, or the training was interrupted.
@@ -157,7 +157,7 @@ def run(training: Training, place: Place) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Sliced(Plan):
-    """A plan whose epochs have `epoch` steps, however large the databases: a study validates when it says."""
+    """A plan whose epochs have `epoch` steps for databases of any size, so the study decides when to validate."""
 
     epoch: int = 1
 
@@ -172,7 +172,7 @@ def _complete(last: Path) -> bool:
 
 
 def _step_seconds(config: TrainingConfig, plan: Plan) -> float:
-    """Processor seconds of a step: the median over at least two seconds of steps of another state, the first left out."""
+    """Processor seconds of a step: the median over two seconds of steps on a state of its own, after a first step."""
     state, seconds = prepare(config).state(), []
     bands, height, width = plan.sources[0].shape
     patches = torch.rand((config.batch, min(bands, config.band_window or bands), height, width))
@@ -184,7 +184,7 @@ def _step_seconds(config: TrainingConfig, plan: Plan) -> float:
 
 
 def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
-    """The fields of a `TrainingConfig` that an arm gives."""
+    """The fields of `TrainingConfig` for a training."""
     arm = training.arm
     known = set(TrainingConfig.__dataclass_fields__)
     given = {key: value for key, value in arm.items() if key in known}
@@ -200,9 +200,9 @@ def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
 
 
 def _databases(training: Training, place: Place) -> list[str]:
-    """The databases of a training, built where they are missing.
+    """The databases of a training; builds those that are missing.
 
-    Seed k of n rendered scenes takes n of the pool from scene k n on, so that the spread over seeds has that over scenes in it.
+    Seed number k takes scenes k n to (k + 1) n - 1 of the pool, for n scenes. So seeds also differ in their scenes.
     """
     pool = 2 if place.quick else training.study["pool"]
     if training.part:
@@ -247,7 +247,7 @@ def _scene(name: str, place: Place) -> Path:
 
 
 def _tests(training: Training, place: Place) -> list[tuple[str | None, list[Path]]]:
-    """What tests a training: the test region of its part, of all parts, or whole scenes."""
+    """The tests of a training: the test region of its part, those of all parts, or whole scenes."""
     if "parts" in training.study:
         parts = training.study["parts"][-1:] if place.quick else training.study["parts"]
         return [(part, [_scene(part, place)]) for part in ([training.part] if training.part else parts)]
@@ -256,9 +256,9 @@ def _tests(training: Training, place: Place) -> list[tuple[str | None, list[Path
 
 
 def repeat_weights(place: Place) -> None:
-    """Train every shipped file again by the commands in its card, and say how near the new one is to the shipped one.
+    """Train every shipped file again by the commands in its card, and print how close the new network is to it.
 
-    Files trained on scenes that the project does not render are left out, unless their databases are there.
+    Leaves out files whose training databases do not exist and cannot be rendered.
 
     Raises:
         UserError: a training was interrupted.
@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                        allow_abbrev=False)
     add = parser.add_argument
     add("studies", nargs="+", metavar="STUDY", help=f"{', '.join(_studies())} or weights")
-    add("--table", action="store_true", help="train nothing: tables and figures of the results that are there")
+    add("--table", action="store_true", help="train nothing; make tables and figures of the results so far")
     add("--scenes", nargs="+", type=Path, default=[], metavar="FOLDER", help="where the real scenes are, at any depth")
     add("--seeds", type=int, metavar="N", help="the first N seeds (default: the study's)")
     add("--only", default="", metavar="PATTERN", help="trainings in whose name this regular expression is found")
@@ -313,8 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--out", type=Path, default=HERE / "out", help="folder of databases and runs (default: studies/out)")
     add("--results", type=Path, help="folder of results (default: studies/results; with --quick OUT/results)")
     add("--quick", action="store_true", help="two steps of each arm on two rendered scenes, to see that a study runs")
-    add("--threads", type=int, default=1, metavar="N", help="of the processor (default: 1, so that its seconds mean the same "
-        "beside other work)")
+    add("--threads", type=int, default=1, metavar="N", help="processor threads (default: 1, so that processor seconds compare "
+        "across machines with other work)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     results = options.results or (options.out / "results" if options.quick else HERE / "results")

@@ -27,7 +27,7 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def write_tables(study: Mapping[str, Any], results: Path, out: Path) -> list[Path]:
-    """Write what can be made of the results that are there; returns the files.
+    """Write the tables and figures of the results so far; returns their files.
 
     Args:
         results: holds a folder of the study with one JSON file for each training; the tables are written beside it.
@@ -66,7 +66,7 @@ def write_tables(study: Mapping[str, Any], results: Path, out: Path) -> list[Pat
 
 
 def _runs(study: Mapping[str, Any], found: Results) -> Runs:
-    """The indexes of each image, and where whole scenes test, of their mean."""
+    """The indexes of each image; for tests on whole scenes also those of the mean image."""
     runs: Runs = {}
     budgets = list(study.get("budgets", {"": {}}))
     names = list(dict.fromkeys(image["name"] for result in found for image in result["images"]))
@@ -90,7 +90,7 @@ def _runs(study: Mapping[str, Any], found: Results) -> Runs:
 
 
 def _trainings(found: Results) -> tuple[list[str], list[list[list[str]]]]:
-    """What each arm cost: one row for each arm, budget and part."""
+    """Header and rows of the costs: one row for each arm, budget and part."""
     groups: dict[str, list[list[str]]] = {}
     for result in found:
         same = [r for r in found if all(r[key] == result[key] for key in ("arm", "budget", "part"))]
@@ -167,7 +167,7 @@ def _saved(fig: Figure, path: str) -> Figure:
 
 
 def _cubes(study: Mapping[str, Any], found: Results, out: Path) -> tuple[np.ndarray, dict[str, np.ndarray], Any] | None:
-    """Truth, and the cubes that the first seed under the first budget made of the scene, and nm; None where they are gone."""
+    """Ground truth, the cubes of the first seed and budget by method, and wavelengths in nm; None where the files are gone."""
     methods, scene, gt = {}, None, None
     for result in found:
         tested = out / study["name"] / result["name"] / "test/scenes/metrics.json"
