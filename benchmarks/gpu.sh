@@ -31,7 +31,7 @@ part() {  # part NAME SECONDS COMMAND...: its output goes to NAME.txt
 
 part machine 60 sh -c 'nvidia-smi; nvidia-smi topo -m; "$0" -m torch.utils.collect_env; git log -1 --oneline' "$python"
 part tests 240 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py tests/test_models.py \
-    tests/test_tiling.py tests/test_loader.py
+    tests/test_tiling.py tests/test_overlap.py tests/test_layouts.py tests/test_loader.py
 part gradients 120 "$python" benchmarks/run.py --only accuracy --out "$out"
 part benchmark 300 "$python" benchmarks/run.py --repeats 5 --only inference training memory pooling profile --out "$out"
 part database 120 sh -c '"$0" data/make_samples.py && "$0" utility/lmdb_data.py --out "$1/sample.lmdb" --force' "$python" "$out"
@@ -52,6 +52,7 @@ for amp in ("bf16", "off"):
         train(config)
     print(recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=30, max_name_column_width=80))
 EOF
+part layouts 10 cat "${XDG_CACHE_HOME:-$HOME/.cache}/bi3dqrnn/layouts.json"  # seconds of each unit, contiguous and channels-last
 count=1
 while [ "$count" -le "$gpus" ] && [ "$gpus" -gt 1 ]; do
     part "processes_$count" 180 "$python" -m torch.distributed.run --standalone --nproc-per-node="$count" hsi_sr.py \

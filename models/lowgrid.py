@@ -79,8 +79,7 @@ class LowGrid(Network):
         start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale).unflatten(1, (x.shape[2], -1)).transpose(1, 2)
         level = (low / (mean + 1e-4)[:, None]).clamp(0, 4)  # says where zero is
         h = torch.cat([start, level], dim=1)
-        if self.execution.channels_last:
-            h = h.contiguous(memory_format=torch.channels_last_3d)
+        h = h.contiguous(memory_format=self.execution.layout)
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
@@ -93,6 +92,9 @@ class LowGrid(Network):
         if self.execution.checkpoint and torch.is_grad_enabled():
             return checkpoint(unit, x, skip, backend, use_reentrant=False, preserve_rng_state=False)
         return unit(x, skip, backend)
+
+    def units(self) -> list[nn.Module]:
+        return [*self.head.values(), *self.body]
 
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.end.parameters())

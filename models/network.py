@@ -18,7 +18,8 @@ class Execution:
 
     Attributes:
         pooling: `auto`, `loop`, `cpu` or `triton`; see `models.pooling`.
-        channels_last: convolutions see channels-last tensors (faster wherever it was measured).
+        channels_last: convolutions see channels-last tensors; None: as `measured_last` says.
+        measured_last: what `models.layouts` has found to be faster on this GPU; on a processor channels-last is.
         deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
         own_upsampling: the upsampling is that of `models.upsampling`, not torch's.
         block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
@@ -27,11 +28,22 @@ class Execution:
     """
 
     pooling: str = "auto"
-    channels_last: bool = True
+    channels_last: bool | None = None
+    measured_last: bool = True
     deconv_as_conv: bool = True
     own_upsampling: bool = True
     block_voxels: int | None = None
     checkpoint: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether convolutions see channels-last tensors."""
+        return self.measured_last if self.channels_last is None else self.channels_last
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format that convolutions see."""
+        return torch.channels_last_3d if self.last else torch.contiguous_format
 
     @classmethod
     def released(cls) -> Execution:
@@ -123,6 +135,10 @@ class Network(nn.Module):
     def options(self) -> dict[str, Any]:
         """The options that change what these weights compute; a checkpoint records them."""
         return {}
+
+    def units(self) -> list[nn.Module]:
+        """The parts that may compute in either memory format, called as unit(x, skip, how); see `models.layouts`."""
+        return []
 
     def last_layer(self) -> list[nn.Parameter]:
         """The parameters of the layer that gives the output."""

@@ -26,6 +26,7 @@ from utility.errors import UserError
 from utility.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
 from utility.files import default_path, replacing, write_json
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.memory import out_of_memory
 from utility.parts import parts, sources_of
 from utility.problem import METHODS, UNTRAINED, Problem
 from utility.progress import note, say, track
@@ -302,9 +303,10 @@ class _Test:
         device = next(self.net.parameters()).device if self.net else torch.device("cpu")
         try:
             return [cube.cpu().numpy() for cube in compute(*(cube.to(device) for cube in given))]
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        # Retry outside `except`: the traceback still holds GPU tensors.
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # outside `except`: the traceback still holds GPU tensors
         return [cube.numpy() for cube in compute(*given)]
 
     def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import Window
+from models.layouts import choose_layout
 from utility import distributed
 from utility.cards import load_card
 from utility.configuration import LOSSES, TrainingConfig
@@ -42,6 +43,7 @@ from utility.files import shown
 from utility.graphs import Graphed
 from utility.indexes import PSNR_CAP
 from utility.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
+from utility.memory import out_of_memory
 from utility.plan import Plan, prepare
 from utility.progress import duration, track
 from utility.runs import NoFolder, RunFolder, new_run_folder
@@ -105,20 +107,22 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
     stop = Interruption(patient=distributed.launched(), quiet=distributed.rank() > 0)
     try:
         with stop:
+            if plan.device.type == "cuda":
+                _choose_layout(plan, state)
             _Loop(plan, state, run, stop).run_epochs()
     except KeyboardInterrupt:
         stop.requested = True
         run.say("stopped at once; what follows the last checkpoint is lost")
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).strip().splitlines() or [""]
+                raise UserError(f"{config.arch} cannot be compiled here ({type(error).__name__}: {reason[0].rstrip('.')}); "
+                                "leave --compile out, or install a C++ compiler.") from error
+            raise
         shapes = " or ".join("x".join(map(str, source.shape)) for source in plan.sources)
         raise UserError(f"The GPU has too little memory for a batch of {config.batch} patches of {shapes}; give a smaller -b, "
                         "or --checkpoint-activations.") from error
-    except RuntimeError as error:
-        if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).strip().splitlines() or [""]
-            raise UserError(f"{config.arch} cannot be compiled here ({type(error).__name__}: {reason[0].rstrip('.')}); leave "
-                            "--compile out, or install a C++ compiler.") from error
-        raise
     finally:
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
         lines = _what_is_next(run, best, last, stop.requested, plan.cards) if next_line else []
@@ -325,12 +329,7 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
     pieces = min(config.accumulate, len(gt))
     total = 0
     for piece in (distributed.share(len(gt), k, pieces) for k in range(pieces)):
-        truth = gt[piece]
-        low = _low(config, truth, scale, state.iteration, before=part.start + piece.start)
-        x = start_image(low, scale, config.degradation, config.start)
-        inputs = state.net.inputs(x[:, None], low[:, None])
-        if config.crop and config.crop < min(gt.shape[-2:]):
-            truth, inputs = _cropped(state, scale, truth, inputs)
+        truth, inputs = _inputs(state, scale, gt[piece], before=part.start + piece.start)
         with autocast(state.device, config.amp):
             out = net(*inputs)
         loss = LOSSES[config.loss](out[:, 0].to(gt.dtype), truth)
@@ -347,6 +346,28 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
     state.tally += torch.stack([torch.where(loss.isfinite(), loss, 0), ~loss.isfinite()])
     state.step += 1
     state.iteration += 1
+
+
+def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in the step."""
+    config = state.config
+    low = _low(config, gt, scale, state.iteration, before=before)
+    x = start_image(low, scale, config.degradation, config.start)
+    inputs = state.net.inputs(x[:, None], low[:, None])
+    if config.crop and config.crop < min(gt.shape[-2:]):
+        return _cropped(state, scale, gt, inputs)
+    return gt, inputs
+
+
+def _choose_layout(plan: Plan, state: State) -> None:
+    """See `models.layouts`; by the shape of the first database's batches."""
+    config, (bands, *size) = plan.config, plan.sources[0].shape
+    count = -(-config.batch // (distributed.size() * config.accumulate))
+    gt = torch.full((count, min(bands, config.band_window or bands), *size), 0.5, device=plan.device)
+    _, inputs = _inputs(state, config.scales[0], crop_to_multiple(gt, state.multiple))
+    with autocast(plan.device, config.amp):
+        choose_layout(state.net, *inputs)
+    state.net.set_execution(measured_last=bool(distributed.of_first(state.net.execution.measured_last)))
 
 
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:

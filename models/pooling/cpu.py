@@ -147,7 +147,7 @@ def _load(compiler: str, flags: list[str]) -> ctypes.CDLL:
     sources = [path.read_bytes() for path in _SOURCES]
     key = hashlib.sha256(b"\0".join([*sources, " ".join(flags).encode(), version, _processor().encode()]))
     name = f"pooling-{key.hexdigest()[:20]}.so"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bi3dqrnn"
+    cache = cache_folder()
     final = cache / name
     checksum = final.with_suffix(".sha256")
     with suppress(OSError):  # missing, damaged (to load it would crash), or of another machine: it is built anew
@@ -181,6 +181,11 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.pooling_backward.argtypes = [shape, view, view, view]
     loaded.double_forward.restype = loaded.double_backward.restype = None
     return loaded
+
+
+def cache_folder() -> Path:
+    """Where this machine's kernels and measurements are kept; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bi3dqrnn"
 
 
 def _processor() -> str:
