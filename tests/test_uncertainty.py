@@ -12,8 +12,9 @@ from test_inference import apply, cube, envi_cube, geotiff, network
 
 from utility.degradation import upsample
 from utility.errors import UserError
-from utility.inference import Writing
+from utility.inference import Writing, apply_to_file
 from utility.problem import Problem
+from utility.reading import Reading
 from utility.tiling import super_resolve, window_of
 from utility.uncertainty import Halo, Spread
 
@@ -48,6 +49,21 @@ def test_missing_pixels_are_no_halos_and_a_spline_s_grid_is_its_own():
     halo = Halo(row, 4, "spatial")
     halo.add(31, 0, np.full((1, 1, 32), 5.9, np.float32))
     assert halo.share == 1
+
+
+def test_values_far_outside_the_range_of_their_band_are_counted_and_warned_of(tmp_path):
+    low = np.stack([np.linspace(0, 1, 64).reshape(8, 8), np.linspace(0, 0.1, 64).reshape(8, 8)]).astype(np.float32)
+    high = low.repeat(2, 1).repeat(2, 2)
+    high[0, :2], high[1, 0] = 1.09, -0.011  # a tenth of the range is 0.1, and 0.01
+    halo = Halo(low, 2, "gaussian")
+    halo.add(0, 0, high)
+    assert halo.far == 16
+    geotiff(tmp_path / "sharp.tif", cube(3, 24, 24))
+    for method, warned in (("backprojection", True), ("interpolation", False)):
+        done = apply_to_file(None, tmp_path / "sharp.tif", tmp_path / f"{method}.tif", Problem(2, "gaussian", method=method),
+                             Reading(), Writing(dtype="float32"), progress=False)
+        assert any("outside the range of their band" in text for text in done.summary["warnings"]) == warned
+        assert ("far outside the input's range" in done.title) == warned
 
 
 @pytest.mark.parametrize("tile", [0, 32])

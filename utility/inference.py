@@ -29,7 +29,7 @@ from utility.reading import Reading, open_as
 from utility.report import write_report
 from utility.scenes import bounds_distance, create_scene, describe, first_line, open_scene, scaled
 from utility.tiling import Consistency, Source, interpolated, super_resolve, window_of
-from utility.uncertainty import Halo, Spread, in_words
+from utility.uncertainty import Halo, Spread, far_out, in_words
 
 AT_ONCE = 2 << 20
 """Bytes of the input that are compared with a result at a time."""
@@ -67,11 +67,13 @@ class Applied:
 
     @property
     def title(self) -> str:
-        """The agreement of the result and of the interpolation with the input, for a figure."""
+        """The agreement of the result and of the untrained methods with the input, for a figure."""
         rows, method = self.summary["consistency"], self.summary["method"]
-        own, plain = (rows[key]["psnr"] for key in (method, "interpolation"))
-        return (f"agreement with the input (not accuracy) {own:.1f} dB PSNR, of the interpolation {plain:.1f} dB"
-                + "; WARNING: below the interpolation" * (own < plain))
+        psnr = {key: row["psnr"] for key, row in rows.items()}
+        rivals = ", ".join(f"{name} {psnr[key]:.1f}" for key, name in UNTRAINED.items() if key != method)
+        return (f"agreement with the input (not accuracy) {psnr[method]:.1f} dB PSNR ({rivals})"
+                + "; WARNING: below the interpolation" * (psnr[method] < psnr["interpolation"])
+                + "; WARNING: values far outside the input's range" * bool(far_out(self.summary)))
 
 
 def check_target(source: Path, target: Path, writing: Writing) -> None:
@@ -188,7 +190,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "method": problem.method, "start": problem.start if net else None, "backproject": problem.backproject,
         "shape": [len(whole.cube), *shape[1:]], "dtype": str(values.dtype), "low": first, "high": last,
         "weights_sha256": weights_hash(net), "bad_bands": bad_words,
-        "halo": {key: halo.share for key, halo in halos.items()}, "spread": written if spread else None,
+        "halo": {key: halo.share for key, halo in halos.items()},
+        "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": written if spread else None,
         "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     if scene.transform and target.suffix.lower() in (*named("raster").suffixes, *named("envi").suffixes):
@@ -325,7 +328,8 @@ def _agreements(again: Mapping[str, np.ndarray], low: np.ndarray) -> dict[str, d
 def _in_words(summary: Mapping[str, Any]) -> str:
     """How well the result and the untrained methods, degraded again, agree with the input."""
     rows, method = summary["consistency"], summary["method"]
-    words = [f"{name}: {_agreement(rows[key])}" for key, name in UNTRAINED.items() if key != method]
+    names = {**UNTRAINED, "backprojection": "back-projection, which is made to agree"}
+    words = [f"{name}: {_agreement(rows[key])}" for key, name in names.items() if key != method]
     if "network_before" in rows:
         words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
     return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}). This is agreement "
@@ -337,11 +341,12 @@ def _agreement(row: Mapping[str, float | None]) -> str:
 
 
 def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
-    """Sentences about what a user must not miss: a network that agrees less than the interpolation, a grid of its own, dark
-    rows."""
+    """Sentences about what a user must not miss: a network that agrees less than the interpolation, values far out, a grid
+    of its own, dark rows."""
     rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
     warnings = []
-    if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:  # back-projection agrees by construction
+    # Back-projection agrees by construction, better than good networks do: its figure stands beside, and warns of nothing.
+    if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:
         warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) than the interpolation does "
                         f"({_agreement(rows['interpolation'])})"
                         + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
@@ -351,7 +356,7 @@ def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
         warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the result are {size:.5f} of the "
                         f"input's, and its corner lies {edge:.2f} input pixels inside of the input's. Its transform says so; "
                         "--degradation gaussian or bicubic keeps edges and corner")
-    return [*warnings, *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
+    return [*warnings, *far_out(summary), *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
 
 
 def _dtype(writing: Writing, own: np.dtype) -> np.dtype:
