@@ -31,7 +31,6 @@ def scene(path, size=75, bands=4, nodata=None):
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """An empty folder with weights that make their start image a little worse, and a scene."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     monkeypatch.setattr(adapt, "seconds_per_step", lambda plan: 60.0)
     torch.manual_seed(0)

@@ -44,9 +44,8 @@ def degraded(cube: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place():
     """An empty folder with patches of 3 bands and a scene of 2."""
-    monkeypatch.chdir(tmp_path)
     with writing_database("patches.lmdb") as writer:
         for seed in range(5):
             writer.write(smooth(3, 16, 16, seed)[None])

@@ -11,9 +11,8 @@ from utility.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place():
     """Two scenes, a damaged one, and a file that is none."""
-    monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     cube = np.random.default_rng(0).random((31, 12, 12)).astype(np.float32)
     np.save("in/a.npy", cube)

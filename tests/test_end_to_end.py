@@ -21,8 +21,7 @@ from utility.devices import ask_deterministic
 from utility.lmdb_dataset import LMDBDataset
 
 
-def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection():
     make_samples("data/sample", train=3, test=1, side=96, remote=(16, 16))
     subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py", "--quiet"], check=True, timeout=300)
     trained = typed("python hsi_sr.py -a lowgrid_8_2 --recipe fast -b 2 --iterations 160 --lr 5e-3 --last-lr 1 --loss band "
@@ -49,9 +48,8 @@ def score(out: str, *arguments: str) -> dict:
     return image
 
 
-def test_the_real_indian_pines_goes_from_an_installed_package_to_the_same_digits_by_card_and_by_file(tmp_path, monkeypatch):
+def test_the_real_indian_pines_goes_from_an_installed_package_to_the_same_digits_by_card_and_by_file():
     pytest.importorskip("tensorly", reason="its wheel holds the scene")
-    monkeypatch.chdir(tmp_path)
     lmdb_data.main(["--dataset", "indian_pines", "--out", "db.lmdb", "--quiet"])
     database, card = LMDBDataset("db.lmdb"), load_card("indian_pines")
     assert database.shape == (200, 36, 36) and len(database) == 24 + 3
@@ -69,8 +67,7 @@ def test_the_real_indian_pines_goes_from_an_installed_package_to_the_same_digits
         assert by_card[method] == by_file[method]
 
 
-def test_urban_s_bands_by_pixels_go_through_database_training_step_and_test(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_urban_s_bands_by_pixels_go_through_database_training_step_and_test():
     card = load_card("urban")
     height, width = card.size
     cube = np.random.default_rng(0).integers(0, 5000, (height, width, card.bands), dtype=np.int16)

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from utility import figures
 from utility.errors import UserError
 from utility.figures import (
     BACKPROJECTION,
@@ -28,6 +29,11 @@ from utility.figures import (
 from utility.indexes import band_psnr, evaluate, sam_map
 
 VISIBLE = np.linspace(400, 700, 31)
+
+
+@pytest.fixture(autouse=True)
+def _draws_quickly(monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 40)
 
 
 def scene(bands: int = 31, height: int = 24, width: int = 36, seed: int = 0) -> np.ndarray:
@@ -55,10 +61,10 @@ def words(fig: Figure) -> str:
     return "\n".join(t.get_text() for t in artists)
 
 
-def assert_drawn(path, fig: Figure, dpi: int) -> None:
+def assert_drawn(path, fig: Figure) -> None:
     picture = imread(path)
     width, height = fig.get_size_inches()
-    np.testing.assert_allclose(picture.shape[:2], (height * dpi, width * dpi), atol=1)
+    np.testing.assert_allclose(picture.shape[:2], (height * 40, width * 40), atol=1)
     assert picture[..., :3].std() > 0.02  # not blank
 
 
@@ -72,18 +78,17 @@ def test_every_figure_draws_any_cube_and_any_number_of_methods(tmp_path, bands, 
     up = np.repeat(np.repeat(low, 4, 1), 4, 2)
     figures = {
         "comparison": comparison_figure(tmp_path / "comparison.png", gt, methods, wavelengths=wavelengths, name="a scene",
-                                        metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4, dpi=40),
-        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths, dpi=40),
-        "sam": map_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, "angle", "deg", dpi=40),
-        "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths,
-                                 dpi=40),
+                                        metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4),
+        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths),
+        "sam": map_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, "angle", "deg"),
+        "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths),
         "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
-                                  wavelengths, dpi=40),
+                                  wavelengths),
         "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, {label: up for label in methods},
-                                    wavelengths=wavelengths, name="mine", scale=4, dpi=40),
+                                    wavelengths=wavelengths, name="mine", scale=4),
     }
     for name, fig in figures.items():
-        assert_drawn(tmp_path / f"{name}.png", fig, 40)
+        assert_drawn(tmp_path / f"{name}.png", fig)
         assert fig.get_figwidth() <= 7.2  # two columns of a page
         assert all(label in words(fig) for label in methods) or name == "no_truth"
     assert len(maps(figures["comparison"])) == len(maps(figures["sam"])) == count
@@ -265,7 +270,7 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
 def test_cubes_memory_mapped_from_disk_are_drawn(tmp_path):
     np.save(tmp_path / "cube.npy", scene())
     cube = np.load(tmp_path / "cube.npy", mmap_mode="r")
-    comparison_figure(tmp_path / "figure.png", cube, {"Net": cube}, wavelengths=VISIBLE, dpi=40)
+    comparison_figure(tmp_path / "figure.png", cube, {"Net": cube}, wavelengths=VISIBLE)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 

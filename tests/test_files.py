@@ -33,11 +33,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture(autouse=True)
-def _in_own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def refused(words: str, path: str | Path, **how) -> None:
     """Refused in one sentence before anything is built."""
     with pytest.raises(UserError, match=words) as error, replacing(path, **how):
@@ -46,7 +41,6 @@ def refused(words: str, path: str | Path, **how) -> None:
 
 
 def test_default_places_are_the_repositorys_unless_a_variable_names_another(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BI3DQRNN_HOME")
     root = Path(__file__).resolve().parent.parent
     assert default_path("runs") == root / "runs"

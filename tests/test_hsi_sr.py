@@ -29,11 +29,6 @@ def data(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def _in_own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_without_a_flag_it_is_the_released_recipe():
     config = configure(hsi_sr.parse([]))
     assert (config.arch, config.recipe, config.loss, config.batch, config.epochs) == ("biqrnn_16_5", "released", "mse", 16, 50)

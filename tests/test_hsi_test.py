@@ -48,7 +48,6 @@ def smooth(bands, height, width, seed=0):
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """An empty folder with a checkpoint and two scenes."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hsi_test.py"])
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     save_checkpoint("best.pth", contents(network(), arch="biqrnn_2_2", scale=4, degradation="gaussian"))

@@ -15,7 +15,6 @@ from utility.scenes import write_scene
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     torch.manual_seed(0)
     save_checkpoint("given.pth", {"net": create_model("biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1", "scale": 4,

@@ -320,7 +320,6 @@ def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(scenes,
 # --- the command line --------------------------------------------------------------------------------------------------
 
 def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
     small = make_samples.make_samples
     monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
     monkeypatch.setattr(script, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))

@@ -40,8 +40,7 @@ def test_sensors_differ_and_their_bands_ascend():
     assert len({nm[-1] for nm in sensors}) == 5
 
 
-def test_a_stopped_rendering_goes_on_and_the_database_follows(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_stopped_rendering_goes_on_and_the_database_follows():
     kept = Path("data/rendered/natural/natural_2021_00002.npy")
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"kept as it is")

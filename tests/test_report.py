@@ -60,7 +60,7 @@ def images() -> list[dict]:
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "figure.png"
-    band_psnr_figure(path, {"Bicubic": np.linspace(30, 40, 8)}, dpi=40)
+    band_psnr_figure(path, {"Bicubic": np.linspace(30, 40, 8)})
     return path
 
 

@@ -125,11 +125,10 @@ def test_an_existing_folder_is_not_replaced_unasked(folder):
 
 
 @pytest.mark.parametrize("place", [".", "precious"])
-def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path, monkeypatch, place):
+def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path, place):
     folder = tmp_path / place
     folder.mkdir(exist_ok=True)
     (folder / "thesis").write_text("thesis")
-    monkeypatch.chdir(tmp_path)
     done = typed(f"data/make_samples.py --out {place} --force")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["thesis"]

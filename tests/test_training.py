@@ -51,8 +51,7 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _in_own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _draws_no_curve(monkeypatch):
     monkeypatch.setattr(runs, "training_curve_figure", lambda path, *_, **__: path.touch())
 
 

@@ -241,8 +241,8 @@ def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list
     return found, notes
 
 
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _listed(card: Card, name: str) -> list[str]:

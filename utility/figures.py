@@ -91,10 +91,10 @@ def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None, rgb:
     return image
 
 
-def choose_crop(cube: np.ndarray, fraction: float = 0.25) -> tuple[int, int, int, int]:
-    """The window (top, left, height, width) of `fraction` of each side that holds the most gradient energy."""
+def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
+    """The window (top, left, height, width), a quarter of each side, that holds the most gradient energy."""
     bands, height, width = cube.shape
-    fraction = min(1.0, max(fraction, 12 / min(height, width)))  # at least 12 pixels, in the shape of the image
+    fraction = min(1.0, max(0.25, 12 / min(height, width)))  # at least 12 pixels, in the shape of the image
     h, w = (max(1, round(fraction * n)) for n in (height, width))
     energy = np.zeros((height, width))
     for b in np.unique(np.linspace(0.1, 0.9, 5) * (bands - 1) + 0.5).astype(int):
@@ -148,7 +148,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
                       wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None,
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
-                      pixels: Sequence[tuple[int, int]] | None = None, note: str = "", dpi: int = DPI) -> Figure:
+                      pixels: Sequence[tuple[int, int]] | None = None, note: str = "") -> Figure:
     """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers, spectra of two pixels.
 
     Args:
@@ -185,13 +185,13 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
         ax = _axes(fig, 0.1, page.below, page.page_width - 0.2, numbers)
         _metric_table(ax, {label: metrics[label] for label in methods}, colours, preset, border)
     _spectra_row(page, page.below + numbers, cubes, (TRUTH, *colours), pixels, wavelengths)
-    return _save(fig, path, dpi)
+    return _save(fig, path)
 
 
 @rc_context(STYLE)
 def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
-                    wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None, name: str = "",
-                    scale: float | None = None, note: str = "", dpi: int = DPI) -> Figure:
+                    wavelengths: Sequence[float] | None = None, name: str = "", scale: float | None = None,
+                    note: str = "") -> Figure:
     """A cube that has no ground truth: the input and what methods made of it, with crops and spectra.
 
     Args:
@@ -212,17 +212,17 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
     crop = (top * factor, left * factor, h * factor, w * factor)
     pixels = [(r * factor + factor // 2, c * factor + factor // 2) for r, c in choose_pixels(low, (top, left, h, w))]
     page = _Page((height, width), 1 + len(results), rows=2, below=2.3)
-    words = display_bands(len(low), wavelengths, rgb)[1]
+    words = display_bands(len(low), wavelengths)[1]
     _title(page.figure, name, scale or factor, f"{words}; {note}" if note else words)
     colours = (TRUTH, *method_colours(len(results)))
-    _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, rgb)
+    _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, None)
     _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels, wavelengths)
-    return _save(page.figure, path, dpi)
+    return _save(page.figure, path)
 
 
 @rc_context(STYLE)
 def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray], band: int,
-                 wavelengths: Sequence[float] | None = None, name: str = "", dpi: int = DPI) -> Figure:
+                 wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
     """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside that band itself."""
     _check_same(gt, methods)
     bands = len(gt)
@@ -245,12 +245,12 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
         _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255", page.width)
     _colour_bar(page.bar_axes(), mappable, "|error| (×255)")
-    return _save(page.figure, path, dpi)
+    return _save(page.figure, path)
 
 
 @rc_context(STYLE)
 def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str, unit: str = "",
-               name: str = "", dpi: int = DPI) -> Figure:
+               name: str = "") -> Figure:
     """A map of one number a pixel, such as an angle: one panel per method, one colour bar. Pixels of NaN are grey.
 
     Args:
@@ -268,12 +268,12 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
         _fitting_title(ax, f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method,
                        page.width)
     _colour_bar(page.bar_axes(), mappable, label)
-    return _save(page.figure, path, dpi)
+    return _save(page.figure, path)
 
 
 @rc_context(STYLE)
 def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pixels: Sequence[tuple[int, int]],
-                   wavelengths: Sequence[float] | None = None, name: str = "", dpi: int = DPI) -> Figure:
+                   wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
     """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground truth)."""
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
@@ -286,12 +286,12 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pix
         row, column = divmod(k, columns)
         ax = _axes(fig, 0.55 + column * (width + 0.62), 0.5 + row * 2.4, width, 1.6)
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
-    return _save(fig, path, dpi)
+    return _save(fig, path)
 
 
 @rc_context(STYLE)
 def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
-                     wavelengths: Sequence[float] | None = None, name: str = "", dpi: int = DPI) -> Figure:
+                     wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
     """PSNR of each band, one line per method: {label: (B,) dB} from `indexes.band_psnr`, interpolation first."""
     fig = Figure(figsize=(WIDTH * 0.62, 2.7))
     ax = _axes(fig, 0.6, 0.4, WIDTH * 0.62 - 0.75, 1.8)
@@ -303,13 +303,12 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
     ax.set_ylabel("PSNR (dB)")
     ax.margins(y=0.18)
     ax.legend(loc="best")
-    return _save(fig, path, dpi)
+    return _save(fig, path)
 
 
 @rc_context(STYLE)
 def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]], name: str = "",
-                          dpi: int = DPI, loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = (),
-                          note: str = "") -> Figure:
+                          loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = (), note: str = "") -> Figure:
     """Loss and validation PSNR over iterations.
 
     Args:
@@ -348,7 +347,7 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     for ax in (loss_ax, psnr_ax):
         ax.set_xlabel("Iteration")
         _clean(ax)
-    return _save(fig, path, dpi)
+    return _save(fig, path)
 
 
 # Page layout, in inches from the top left corner ----------------------------------------------------------------------
@@ -532,11 +531,11 @@ def _clean(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _save(fig: Figure, path: str | Path | None, dpi: int) -> Figure:
+def _save(fig: Figure, path: str | Path | None) -> Figure:
     FigureCanvasAgg(fig)
     if path is not None:
         with replacing(path) as temporary:
-            fig.savefig(temporary, dpi=dpi)
+            fig.savefig(temporary, dpi=DPI)
     return fig
 
 

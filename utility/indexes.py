@@ -329,9 +329,9 @@ def dark_bands(gt: Any, border: int = 0) -> list[int]:
     return np.flatnonzero(Comparison(gt, gt, border=border).dark).tolist()
 
 
-def band_psnr(sr: Any, gt: Any, border: int = 0) -> np.ndarray:
+def band_psnr(sr: Any, gt: Any) -> np.ndarray:
     """PSNR of each band in dB, (B,): 10 log10(1 / MSE_b), capped at 100 dB (what an identical band gets)."""
-    return _psnr(Comparison(sr, gt, border=border).mse)
+    return _psnr(Comparison(sr, gt).mse)
 
 
 def sam_map(sr: Any, gt: Any) -> np.ndarray:
