@@ -140,13 +140,6 @@ def test_a_missing_or_foreign_figure_is_refused_and_no_page_is_left(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_existing_page_is_kept_unless_it_may_be_replaced(tmp_path):
-    write_report(tmp_path / "report.html", "first", {})
-    with pytest.raises(UserError, match="exists already"):
-        write_report(tmp_path / "report.html", "second", {}, overwrite=False)
-    assert "first" in (tmp_path / "report.html").read_text()
-
-
 def test_the_machine_is_its_processor_whether_or_not_a_gpu_is_there(monkeypatch):
     plain = machine_facts()["Machine"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -422,14 +422,6 @@ def test_a_run_that_was_killed_before_it_wrote_anything_starts_again(tmp_path):
     RunFolder(tmp_path / "r").close()
 
 
-def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
-    run = RunFolder(tmp_path / "r")
-    with pytest.raises(UserError, match="r is being written by another process"):
-        RunFolder(tmp_path / "r", resume=True)
-    run.close()
-    RunFolder(tmp_path / "r", resume=True).close()
-
-
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(data, monkeypatch, epochs):
     train(config(data, run_dir="r", epochs=2))

@@ -38,29 +38,30 @@ def require_file(path: Path) -> None:
         raise UserError(f"{path} is no ordinary file but a pipe, a device or a socket; give a file.")
 
 
-def refuse_existing(path: Path, overwrite: bool, hint: str = "--force") -> None:
+def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise UserError when `path` exists and `overwrite` is False."""
     if not overwrite and os.path.lexists(path):
-        raise UserError(f"{path} exists already; choose another name, or give {hint} to replace it.")
+        raise UserError(f"{path} exists already; choose another name, or give --force to replace it.")
 
 
-def refuse_foreign(path: Path, marks: Sequence[str], hint: str = "--force") -> None:
+def refuse_foreign(path: Path, marks: Sequence[str]) -> None:
     """Raise UserError when `path` is a folder that must not be replaced.
 
-    It must not when it is, or holds, the working folder, and when it is neither empty nor holds one of the names `marks`,
-    by which a folder that this project made is known. With marks, a file of that name must not be replaced either.
+    The working folder and the folders above it must not be replaced. Another folder may be replaced if it is empty or holds one
+    of `marks`, the names by which this project knows its own folders. With marks, a file `path` must not be replaced either.
     """
     if not path.is_dir() or path.is_symlink():
         if marks and os.path.lexists(path) and not path.is_dir():
-            raise UserError(f"{path} is a file and a folder is to be made, so {hint} does not replace it; choose another name.")
+            raise UserError(f"{path} is a file and a folder is to be made, so --force does not replace it; choose another "
+                            "name.")
         return
     if Path.cwd().is_relative_to(path.resolve()):
-        raise UserError(f"{path} is the folder you are in, or above it, so {hint} does not replace it; name another one.")
+        raise UserError(f"{path} is the folder you are in, or above it, so --force does not replace it; name another one.")
     inside = sorted(os.listdir(path))
     if inside and not set(marks) & set(inside):
         known = f"none of {', '.join(marks)}" if marks else "no sign that it was made here"
-        raise UserError(f"{path} holds {', '.join(inside[:3])}{' and more' if len(inside) > 3 else ''} and {known}, so {hint} "
-                        "does not replace it; choose another name.")
+        raise UserError(f"{path} holds {', '.join(inside[:3])}{' and more' if len(inside) > 3 else ''} and {known}, so "
+                        "--force does not replace it; choose another name.")
 
 
 def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
@@ -71,24 +72,22 @@ def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = "--force",
-              marks: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the name `path`, on any failure it is removed.
+def replacing(path: str | os.PathLike[str], overwrite: bool = True, marks: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. On success it gets the name `path`; on any failure it is removed.
 
-    The temporary name keeps the suffix of `path`, because many writers choose the format by it. It may be written as a
-    file or as a folder. A file reaches the disk before it takes its name, so that after a power cut too the old content or
-    the new one stands there, never an empty file; a folder is left to the system. A folder that already stands under the
-    final name is replaced only when the new one is whole, and put back if that fails.
+    The temporary name keeps the suffix of `path`, because many writers choose the format by the suffix. The block writes a file
+    or a folder there. A file reaches the disk before it gets its name, so a power cut leaves the old content or the new one,
+    never an empty file. The system decides when a folder reaches the disk. An existing folder is replaced when the new one is
+    complete, and comes back if the replacement fails.
 
     Args:
         path: the final name; its folder is made.
-        overwrite: whether what has that name is replaced. A folder is, only if it is empty or holds one of `marks`.
-        hint: the option that sets `overwrite`, for messages.
-        marks: names by which a folder of the kind that is written is known.
+        overwrite: replace an existing `path`; a folder only as `refuse_foreign` allows.
+        marks: names by which a folder of the written kind is known.
 
     Raises:
-        UserError: `path` exists and `overwrite` is False or it is a folder that must not be replaced, its folder cannot be
-            made, the name cannot be written, or the disk is full.
+        UserError: `path` exists and must not be replaced, its folder cannot be made, the name cannot be written, or the disk is
+            full.
     """
     path = Path(path)
     if path.name in ("", ".."):  # such as "."
@@ -96,8 +95,8 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = 
     if not path.name:
         raise UserError(f"{path} is no name that can be written; choose another one.")
     try:
-        refuse_existing(path, overwrite, hint)
-        refuse_foreign(path, marks, hint)
+        refuse_existing(path, overwrite)
+        refuse_foreign(path, marks)
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make {path} ({error.strerror}: {error.filename}); choose a writable place.") from error
@@ -106,7 +105,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True, hint: str = 
     try:
         yield temporary
         if temporary.is_dir():
-            refuse_foreign(path, marks, hint)  # it may have been filled meanwhile
+            refuse_foreign(path, marks)  # it may have been filled meanwhile
             if os.path.lexists(path):
                 _swap(temporary, path)
             else:
@@ -235,10 +234,10 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike[str], value: Any, overwrite: bool = True) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinities are refused (they are not JSON)."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with replacing(path, overwrite) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -63,8 +63,7 @@ def machine_facts() -> dict[str, str]:
 
 def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images: Sequence[Mapping[str, Any]] = (),
                  methods: Mapping[str, str] | None = None, figures: Sequence[tuple[str, str | Path]] = (),
-                 preset: str = "standard", scale: float = 1, border: int = 0, lead: str = "",
-                 overwrite: bool = True) -> None:
+                 preset: str = "standard", scale: float = 1, border: int = 0, lead: str = "") -> None:
     """Write the page, whole or not at all. The page holds its styles and pictures, and runs no script.
 
     Args:
@@ -76,7 +75,7 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
         lead: the sentence under the title; by default the gain of the network (or the last method) over the others.
 
     Raises:
-        UserError: a figure is missing or is not a PNG or JPEG, or the page exists and `overwrite` is False.
+        UserError: a figure is missing or is not a PNG or JPEG.
     """
     path = Path(path)
     pictures = [_figure(caption, Path(file)) for caption, file in figures]
@@ -98,7 +97,7 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
     parts += ["</body>", "</html>", ""]
-    with replacing(path, overwrite) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
