@@ -131,7 +131,6 @@ class RunFolder:
             best: the row of best.pth.
             warnings: sentences for training.json; the figure shows them up to a semicolon.
         """
-        write_json(self.path / "training.json", {"best": best, "last": history[-1], "warnings": list(warnings)})
         path = self.path / "history.csv"
         known = {}
         if path.exists():
@@ -144,6 +143,7 @@ class RunFolder:
                 old = known.get(str(row["epoch"]), {})
                 new = speed or {} if row is history[-1] else {}
                 writer.writerow({**{name: old.get(name) for name in SPEEDS}, **new, **row})
+        write_json(self.path / "training.json", {"best": best, "last": history[-1], "warnings": list(warnings)})
         training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper(),
                               steps=self.losses.rows, note="; ".join(text.partition(";")[0] for text in warnings))
 
