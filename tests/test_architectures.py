@@ -59,7 +59,7 @@ def train(*more: str) -> None:
 
 
 def measured(out: str, *more: str) -> dict:
-    hsi_test.main(["-rp", "whole/last.pth", "--data", "scene.npy", "--no-figures", "--no-cuda", "--quiet", "--out", out, *more])
+    hsi_test.main(["-rp", "whole/last.pth", "--data", "scene.npy", "--no-figures", "--no-cuda", "--out", out, *more])
     return json.loads(Path(out, "metrics.json").read_text())
 
 

@@ -180,7 +180,7 @@ def test_a_scene_is_described_in_one_line(tmp_path: Path) -> None:
     assert line.endswith("cloth.mat: key 'NRD', stored H x W x B, 31 bands, 64 x 64, uint16, 0 .. 65535")
 
 
-def test_a_folder_lists_its_scenes_by_content(tmp_path: Path) -> None:
+def test_a_folder_lists_its_scenes_by_content_and_what_is_named_like_one_and_cannot_be_read(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", cube_of())
     scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of()})
     np.save(tmp_path / "hidden.npy", cube_of())
@@ -191,7 +191,7 @@ def test_a_folder_lists_its_scenes_by_content(tmp_path: Path) -> None:
     (tmp_path / "empty.mat").touch()
     write_scene(tmp_path / "d.hdr", Scene(cube_of(), "d"))
     found = [p.name for p in list_scenes([tmp_path, tmp_path / "b.npy"])]
-    assert found == ["a.mat", "b.npy", "d.hdr", "renamed.bin"]
+    assert found == ["a.mat", "b.npy", "d.hdr", "empty.mat", "fake.mat", "renamed.bin"]
 
 
 def test_a_folder_without_scenes_names_its_folders(tmp_path: Path) -> None:
