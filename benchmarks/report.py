@@ -7,11 +7,9 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utility.figures import BACKPROJECTION, DPI, INTERPOLATION, NETWORK, STYLE, WIDTH
-from utility.files import replacing
+from utility.figures import BACKPROJECTION, INTERPOLATION, NETWORK, STYLE, WIDTH, saved
 
 Results = dict[str, list[dict[str, Any]]]
 COLOURS = {"released": INTERPOLATION, "fast": NETWORK, "fast bf16": BACKPROJECTION}
@@ -55,15 +53,12 @@ def draw(path: Path, machine: dict[str, Any], results: Results) -> Figure:
     """Left: time and peak memory, the released way being 1; right: time a voxel against bands and pixels."""
     with rc_context(STYLE):
         fig = Figure(figsize=(WIDTH, 3.3), layout="constrained")
-        FigureCanvasAgg(fig)
         grid = fig.add_gridspec(2, 2, width_ratios=(1.9, 1))
         _bars(fig.add_subplot(grid[:, 0]), results)
         for k, axis in enumerate(("bands", "pixels")):
             _growth(fig.add_subplot(grid[k, 1]), results, axis)
         fig.suptitle(f"{machine['title']}: the same network, computed the released way and this way", fontsize=8)
-        with replacing(path) as temporary:
-            fig.savefig(temporary, dpi=DPI)
-    return fig
+        return saved(fig, path)
 
 
 def _bars(ax: Axes, results: Results) -> None:

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from utility.cubes.values import unit_range
 from utility.degradation import downsample, start_image
 from utility.errors import UserError
-from utility.figures import DPI, STYLE, WIDTH, error_figure, method_colours
-from utility.files import replacing
+from utility.figures import STYLE, WIDTH, error_figure, method_colours, saved
 from utility.problem import UNTRAINED
 from utility.scenes import read_scene
 from utility.summary import Runs, csv_rows, table
@@ -108,7 +106,6 @@ def gains_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
     names = list(dict.fromkeys(image["name"] for result in found for image in result["images"]))
     arms, budgets = [arm["name"] for arm in study["arms"]], list(study.get("budgets", {"": {}}))
     fig = Figure(figsize=(WIDTH, 0.75 + 0.24 * len(arms)))
-    FigureCanvasAgg(fig)
     axes = fig.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
         ax.axvline(0, color="0.6", linewidth=0.8)
@@ -131,14 +128,13 @@ def gains_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
         axes[-1].legend(one_of_each.values(), one_of_each.keys(), loc="best")
     fig.supxlabel("PSNR above back-projection (dB)", size=8)
     fig.tight_layout(pad=0.4)
-    return _saved(fig, path)
+    return saved(fig, path)
 
 
 @rc_context(STYLE)
 def curves_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
     """PSNR on the validation patches above interpolation, over steps: mean over seeds, and their range."""
     fig = Figure(figsize=(WIDTH * 0.7, 2.8))
-    FigureCanvasAgg(fig)
     ax = fig.subplots()
     arms = [arm["name"] for arm in study["arms"]]
     for arm, colour in zip(arms, method_colours(len(arms)), strict=True):
@@ -157,13 +153,7 @@ def curves_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure
     ax.grid()
     ax.legend(loc="best")
     fig.tight_layout(pad=0.4)
-    return _saved(fig, path)
-
-
-def _saved(fig: Figure, path: str) -> Figure:
-    with replacing(path) as temporary:
-        fig.savefig(temporary, dpi=DPI, format="png")
-    return fig
+    return saved(fig, path)
 
 
 def _cubes(study: Mapping[str, Any], found: Results, out: Path) -> tuple[np.ndarray, dict[str, np.ndarray], Any] | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -185,7 +187,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
         ax = _axes(fig, 0.1, page.below, page.page_width - 0.2, numbers)
         _metric_table(ax, {label: metrics[label] for label in methods}, colours, preset, border)
     _spectra_row(page, page.below + numbers, cubes, (TRUTH, *colours), pixels, wavelengths)
-    return _save(fig, path)
+    return saved(fig, path)
 
 
 @rc_context(STYLE)
@@ -217,7 +219,7 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
     colours = (TRUTH, *method_colours(len(results)))
     _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, None)
     _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels, wavelengths)
-    return _save(page.figure, path)
+    return saved(page.figure, path)
 
 
 @rc_context(STYLE)
@@ -245,7 +247,7 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
         _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255", page.width)
     _colour_bar(page.bar_axes(), mappable, "|error| (×255)")
-    return _save(page.figure, path)
+    return saved(page.figure, path)
 
 
 @rc_context(STYLE)
@@ -268,7 +270,7 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
         _fitting_title(ax, f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method,
                        page.width)
     _colour_bar(page.bar_axes(), mappable, label)
-    return _save(page.figure, path)
+    return saved(page.figure, path)
 
 
 @rc_context(STYLE)
@@ -282,11 +284,11 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pix
     _title(fig, name, None, "")
     width = (fig.get_figwidth() - 0.65 * columns) / columns
     colours = (TRUTH, *method_colours(len(cubes) - 1))
-    for k, (pixel, letter) in enumerate(zip(pixels, _letters(len(pixels)), strict=True)):
+    for k, (pixel, letter) in enumerate(zip(pixels, cycle(ascii_uppercase), strict=False)):
         row, column = divmod(k, columns)
         ax = _axes(fig, 0.55 + column * (width + 0.62), 0.5 + row * 2.4, width, 1.6)
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
-    return _save(fig, path)
+    return saved(fig, path)
 
 
 @rc_context(STYLE)
@@ -303,7 +305,7 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
     ax.set_ylabel("PSNR (dB)")
     ax.margins(y=0.18)
     ax.legend(loc="best")
-    return _save(fig, path)
+    return saved(fig, path)
 
 
 @rc_context(STYLE)
@@ -347,7 +349,7 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     for ax in (loss_ax, psnr_ax):
         ax.set_xlabel("Iteration")
         _clean(ax)
-    return _save(fig, path)
+    return saved(fig, path)
 
 
 # Page layout, in inches from the top left corner ----------------------------------------------------------------------
@@ -437,7 +439,7 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
         _fitting_title(ax, label, page.width, color=colour, weight="bold")
         for line, edge in ((2.4, "black"), (1.2, "white")):
             ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=edge, linewidth=line))
-        for (r, c), letter in zip(pixels, _letters(len(pixels)), strict=True):
+        for (r, c), letter in zip(pixels, cycle(ascii_uppercase), strict=False):
             outline = [withStroke(linewidth=2, foreground="black")]
             ax.plot(c, r, "+", color="white", ms=6, mew=1.2, path_effects=outline)
             right = c < 0.85 * width
@@ -484,7 +486,7 @@ def _colour_bar(ax: Axes, mappable: ScalarMappable, label: str, horizontal: bool
 def _spectra_row(page: _Page, top: float, cubes: Mapping[str, Any], colours: Sequence[str],
                  pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None) -> None:
     width = (page.page_width - 0.65 * 2) / 2
-    for k, (pixel, letter) in enumerate(zip(pixels[:2], _letters(2), strict=False)):
+    for k, (pixel, letter) in enumerate(zip(pixels, "AB", strict=False)):
         ax = _axes(page.figure, 0.57 + k * (width + 0.65), top + 0.08, width, 1.75)
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
 
@@ -531,7 +533,8 @@ def _clean(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _save(fig: Figure, path: str | Path | None) -> Figure:
+def saved(fig: Figure, path: str | Path | None) -> Figure:
+    """The figure; written to `path`, whole or not at all, where that is given."""
     FigureCanvasAgg(fig)
     if path is not None:
         with replacing(path) as temporary:
@@ -562,10 +565,6 @@ def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
 def method_colours(count: int) -> list[str]:
     """Interpolation, back-projection, network, then others: the order in which methods are given."""
     return [(INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)[k % 6] for k in range(count)]
-
-
-def _letters(count: int) -> list[str]:
-    return [chr(ord("A") + k % 26) for k in range(count)]
 
 
 def _round_up(value: float) -> float:
