@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import toys  # noqa: F401  (registers its networks)
+from made import smooth
 
 import hsi_sr
 import hsi_test
@@ -18,12 +19,6 @@ from utility.lmdb_dataset import writing_database
 from utility.tiling import super_resolve_cube
 
 EVERY = ["toy", "toy_low_3", "vdsr", "fcnn3d", "scaled_biqrnn_2_2", "biqrnn_2_2"]
-
-
-def smooth(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
-    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
 
 
 def moved(name: str) -> Network:

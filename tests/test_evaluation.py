@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from made import network
 
-from models import create_model
 from utility import evaluation
 from utility.cards import generic_card, load_card
 from utility.checkpoints import CheckpointInfo
@@ -32,16 +32,6 @@ INFO = CheckpointInfo(path=Path("best.pth"), arch="biqrnn_2_2", options={}, unsa
                       bands=4, epoch=1, iteration=2, psnr=30.0)
 NUMBERS_ONLY = Outputs(cubes=False, figures=False)
 ROWS = ["interpolation", "backprojection", "network"]
-
-
-def network(gain=0.2):
-    """A network that changes its input a little; gain 0 is the identity."""
-    torch.manual_seed(0)
-    net = create_model("biqrnn_2_2")
-    net.initialise("fast")
-    with torch.no_grad():
-        net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
-    return net.eval()
 
 
 def smooth(bands, height, width, seed=0):

@@ -15,34 +15,19 @@ import pytest
 import rasterio
 import scipy.io
 import torch
+from made import network, smooth
 from typed import ROOT, typed
 
 import hsi_test
-from models import create_model
 from utility import weights
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
 from utility.scenes import read_scene
 
 
-def network(name="biqrnn_2_2"):
-    torch.manual_seed(0)
-    net = create_model(name)
-    net.initialise("fast")
-    with torch.no_grad():
-        net.reconstructor.conv.deconv.weight.normal_(0, 0.2)
-    return net
-
-
 def contents(net, **more):
     """What every checkpoint holds, the released ones included."""
     return {"net": net.state_dict(), "optimizer": {}, "psnr": 30.0, "loss": 0.1, "epoch": 3, "iteration": 40, **more}
-
-
-def smooth(bands, height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
-    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -246,7 +231,7 @@ def test_a_released_checkpoint_needs_only_its_scale(capsys):
 
 @pytest.mark.parametrize("name", ["qrnn_2_2", "biqrnn_2_2"])
 def test_an_alternating_checkpoint_that_does_not_say_how_it_adds_its_input_is_noted(capsys, name):
-    torch.save(contents(network(name)), "released.pth")
+    torch.save(contents(network(name=name)), "released.pth")
     arguments = ("--data", "scenes/first.mat", "--no-figures", "--no-cubes", "--scale", "4", "--degradation", "gaussian")
     run(*arguments, "--out", "once", checkpoint="released.pth")
     said = capsys.readouterr().err
@@ -471,7 +456,7 @@ def test_outputs_that_exist_are_refused_before_any_work():
 @pytest.mark.slow
 def test_a_31x2048x2048_result_takes_less_than_4_gb(capsys):
     """A low-resolution cube of 31x512x512, the published network, tiles of 128, on a processor."""
-    save_checkpoint("large.pth", contents(network("biqrnn_16_5"), arch="biqrnn_16_5", scale=4, degradation="gaussian"))
+    save_checkpoint("large.pth", contents(network(name="biqrnn_16_5"), arch="biqrnn_16_5", scale=4, degradation="gaussian"))
     np.save("low.npy", (4000 * smooth(31, 512, 512)).astype(np.uint16))
     code = ("import resource, sys, time, hsi_test; start = time.time(); hsi_test.main(sys.argv[1:]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.time() - start)")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from made import network
 from spectral.io import envi
 
 from models import create_model
@@ -23,16 +24,6 @@ from utility.scenes import read_scene, write_scene
 
 WAVELENGTHS = [450.5, 550.25, 650.0, 750.0, 850.0]
 X4 = Problem(4, "gaussian")
-
-
-def network(gain=0.2):
-    """A network that changes its input a little, past the values that it had; gain 0 is the identity."""
-    torch.manual_seed(0)
-    net = create_model("biqrnn_2_2")
-    net.initialise("fast")
-    with torch.no_grad():
-        net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
-    return net.eval()
 
 
 def cube(bands=5, height=20, width=24, dtype=np.uint16, low=1, high=4000, seed=0):

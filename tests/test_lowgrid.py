@@ -4,21 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made import filled
 
 from models import create_model, list_models, matching_models
 from models.pooling.loop import pool as reference_pool
 from utility.degradation import downsample, upsample
 from utility.tiling import super_resolve_cube
-
-
-def network(name="lowgrid_4_2", seed=0):
-    """A network whose every weight matters."""
-    generator = torch.Generator().manual_seed(seed)
-    net = create_model(name)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
-    return net
 
 
 def given(scale, bands=5, side=32, dtype=torch.float32):
@@ -31,14 +22,14 @@ def given(scale, bands=5, side=32, dtype=torch.float32):
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize("bands", [1, 5])
 def test_any_number_of_bands_at_each_scale(scale, bands):
-    net = network()
+    net = filled("lowgrid_4_2")
     x, low = given(scale, bands)
     assert net(*net.inputs(x, low)).shape == x.shape
     assert (net(*net.inputs(x, low)) - x).abs().mean() > 0.01
 
 
 def test_it_computes_its_definition():
-    net = network().double()
+    net = filled("lowgrid_4_2").double()
     x, low = given(4, dtype=torch.float64)
     mean, deviation = low.mean((3, 4)), (low.var((3, 4), correction=0) + 1e-10).sqrt()
     blocks = ((x - mean[..., None, None]) / deviation[..., None, None]).unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4))
@@ -54,7 +45,7 @@ def test_it_computes_its_definition():
 
 def test_a_band_s_gain_comes_out_as_it_went_in():
     """So a nearly dark band gets a residual as small as it is."""
-    net = network().double()
+    net = filled("lowgrid_4_2").double()
     x, low = given(4, dtype=torch.float64)
     gain = torch.tensor([1.0, 0.01, 0.3, 2.0, 0.5], dtype=torch.float64).view(1, 1, 5, 1, 1)
     expected, got = net(*net.inputs(x, low)), net(*net.inputs(gain * x, gain * low)) / gain
@@ -62,14 +53,14 @@ def test_a_band_s_gain_comes_out_as_it_went_in():
 
 
 def test_a_constant_band_stays():
-    net = network()
+    net = filled("lowgrid_4_2")
     x, low = (torch.cat([t, torch.full_like(t[:, :, :1], 0.3)], dim=2) for t in given(4))
     assert (net(*net.inputs(x, low)) - x)[:, :, -1].abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_tiles_give_the_whole_scene_s_result(scale):
-    net = network()
+    net = filled("lowgrid_4_2")
     cube = torch.from_numpy(np.random.default_rng(0).random((3, 168, 120), dtype=np.float32))
     low = downsample(cube, scale, "gaussian")
     start, low = upsample(low, scale, "gaussian").numpy(), low.numpy()
@@ -92,7 +83,7 @@ def test_training_starts_at_the_start_image_and_moves_the_body():
 def test_recomputed_activations_give_the_same_gradients():
     gradients = []
     for checkpoint in (False, True):
-        net = network().set_execution(checkpoint=checkpoint)
+        net = filled("lowgrid_4_2").set_execution(checkpoint=checkpoint)
         net(*net.inputs(*given(4))).square().sum().backward()
         gradients.append(net.body[0].conv.weight.grad)
     torch.testing.assert_close(*gradients)

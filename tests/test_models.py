@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from made import filled
 
 from models import Execution, create_model, list_models
 from models.blocks import voxels_in
@@ -9,16 +10,6 @@ from models.blocks import voxels_in
 PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
 GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder
 SMALL = ["biqrnn_3_5", "fqrnn_3_5", "qrnn_3_5", "iqrnn_3_5"]
-
-
-def filled(name, seed=0, **options):
-    """A network whose every weight, the biases included, matters."""
-    generator = torch.Generator().manual_seed(seed)
-    net = create_model(name, **options)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
-    return net
 
 
 def image(bands=3, height=16, width=12, batch=1):

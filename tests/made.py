@@ -1,0 +1,34 @@
+"""Networks and cubes that the tests of several subjects take."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models import Network, create_model
+
+
+def network(gain: float = 0.2, name: str = "biqrnn_2_2") -> Network:
+    """A network that changes its input a little, past the values that it had; gain 0 is the identity."""
+    torch.manual_seed(0)
+    net = create_model(name)
+    net.initialise("fast")
+    with torch.no_grad():
+        net.reconstructor.conv.deconv.weight.normal_(0, 1).mul_(gain)
+    return net.eval()
+
+
+def filled(name: str, seed: int = 0, **options) -> Network:
+    """A network whose every weight matters, the biases included."""
+    generator = torch.Generator().manual_seed(seed)
+    net = create_model(name, **options)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
+    return net
+
+
+def smooth(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A cube with edges and noise, in [0, 1.1]."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
+    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
