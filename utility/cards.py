@@ -45,7 +45,7 @@ def _list_of(test: Callable[[Any], bool], count: int | None = None) -> Callable[
 
 
 class Expected(NamedTuple):
-    """What a card's field may hold: a test of TOML's value, and the same in words."""
+    """The values that a card's field may have: a test of the TOML value, and its description for messages."""
     test: Callable[[Any], bool]
     words: str
 
@@ -138,12 +138,12 @@ def _text(path: Path) -> str:
 
 
 def generic_card(patch: int = 64) -> Card:
-    """The card of scenes that have none: min-max over each scene, which trains whole, square patches side by side."""
+    """The card for scenes without a card: min-max over each scene, the whole scene trains, square patches side by side."""
     return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(patch,))
 
 
 def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectangle]:
-    """Rectangles that cover a scene of `size` but for the rectangles `held`; no two of them share a pixel.
+    """Rectangles that cover a scene of `size` except the rectangles `held`; no two share a pixel.
 
     Around one held rectangle they are up to four: above and below it as wide as the scene, beside it as high as it.
     """
@@ -154,7 +154,7 @@ def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectang
 
 
 def without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
-    """Up to four rectangles that cover `whole` but for its pixels in `held`; [whole] where it has none there."""
+    """Up to four rectangles that cover `whole` except `held`; [whole] if the two do not overlap."""
     (top, left, height, width), (first, start, h, w) = whole, held
     first, start, last, end = max(top, first), max(left, start), min(top + height, first + h), min(left + width, start + w)
     if first >= last or start >= end:
@@ -165,7 +165,7 @@ def without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
 
 
 def locate(card: Card, use: str) -> Path:
-    """Where the scenes of one use are: the card's folder, else the file in an installed package that the card names.
+    """Find the scenes of one use: the card's folder, else the file in an installed package that the card names.
 
     Args:
         use: "training" or "test".
@@ -190,7 +190,7 @@ def locate(card: Card, use: str) -> Path:
 
 
 def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """The scene files among files and folders: of a folder the scenes directly in it, by name; a file as given.
+    """List scene files: each file as given, and from each folder the scenes directly in it, by name.
 
     Raises:
         UserError: a path does not exist, or a folder has no scene directly in it.
@@ -213,7 +213,7 @@ def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
 
 
 def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
-    """The scene files of one use by the card's lists of scenes, in the lists' order, and notes about what does not fit.
+    """Select the scene files of one use by the card's lists; returns them in the order of the list, and notes on the rest.
 
     Args:
         use: "training" or "test".

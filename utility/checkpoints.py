@@ -45,7 +45,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says about its network; None where it says nothing (the released format)."""
+    """The facts of a checkpoint about its network; None for a missing fact (the released format)."""
 
     path: Path
     arch: str
@@ -84,7 +84,7 @@ def previous(path: Path) -> Path:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the checksums in a file that torch wrote; torch itself does not look at them."""
+    """A sentence on a wrong checksum in a file that torch wrote; torch itself does not check them."""
     if not zipfile.is_zipfile(path):
         return None  # the old format has none
     with zipfile.ZipFile(path) as archive:
@@ -183,7 +183,7 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
 
 
 def export(source: str | Path, target: str | Path) -> None:
-    """Write the weights of a checkpoint as safetensors, what the checkpoint says of them as JSON texts beside them.
+    """Write the weights of a checkpoint as safetensors, with its facts as JSON texts in the metadata.
 
     Raises:
         UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be written.
@@ -218,7 +218,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 
 def checksum(weights: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> str:
-    """Of names, types, shapes and values, whatever their order, and of what is said of them."""
+    """SHA-256 of names, types, shapes and values in any order, and of the facts beside them."""
     digest = hashlib.sha256(repr(sorted(facts.items())).encode() if facts else b"")
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -254,7 +254,7 @@ def _check_shapes(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Pat
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
                         options: Mapping[str, Any] | None = None) -> CheckpointInfo:
-    """What a loaded checkpoint holds; its network is what it says, else what the shapes of its weights say.
+    """Describe a loaded checkpoint. Its network is the named one, else the one that fits the shapes of the weights.
 
     Args:
         arch: the network asked for, which must then be the one it holds.
@@ -319,7 +319,7 @@ def model_from_checkpoint(path: str | Path, arch: str | None = None, options: Ma
 
 
 def build_network(arch: str, **options: Any) -> Network:
-    """`models.create_model`, an unknown name or option being bad input (UserError)."""
+    """`models.create_model`; an unknown name or option raises UserError."""
     try:
         return create_model(arch, **options)
     except ValueError as error:
@@ -328,7 +328,7 @@ def build_network(arch: str, **options: Any) -> Network:
 
 
 def check_problem(net: Network, scale: int, kind: str) -> None:
-    """`Network.check_problem`, a scale factor or a degradation that the network cannot do being bad input (UserError)."""
+    """`Network.check_problem`; a scale factor or degradation that the network cannot do raises UserError."""
     try:
         net.check_problem(scale, kind)
     except ValueError as error:

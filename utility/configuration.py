@@ -32,7 +32,7 @@ LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
 
 @dataclass
 class TrainingConfig:
-    """The whole configuration of a run. What is None is set by the recipe, or by the machine."""
+    """The whole configuration of a run. The recipe or the machine sets the fields that are None."""
 
     # the network
     arch: str = "biqrnn_16_5"
@@ -90,7 +90,7 @@ class TrainingConfig:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Set what the recipe sets; refuse values that no run can have (UserError)."""
+        """Fill in the fields of the recipe. Raises UserError: a value that no run can have."""
         self.data = (self.data,) if isinstance(self.data, str) else self.data
         for name in ("scales", "data", "freeze", "weights", "gpu_ids"):
             if (value := getattr(self, name)) is not None:
@@ -134,7 +134,7 @@ class TrainingConfig:
 
 
 def configure(given: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration of a run from the fields that were given.
+    """The configuration of a run, from the given fields.
 
     A resumed run keeps its own configuration but for what is given, and goes on in its folder if the checkpoint is its last
     one. A run that takes over weights keeps their network and problem but for what is given, and its recipe is `finetune`

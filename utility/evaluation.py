@@ -50,7 +50,7 @@ from utility.tiling import super_resolve_cube
 
 @dataclass
 class TestImage:
-    """A ground-truth cube in [0, 1] and the scene that it was taken from."""
+    """A ground-truth cube in [0, 1] and its scene."""
 
     __test__ = False  # pytest takes the name for a test's
 
@@ -66,7 +66,7 @@ class TestImage:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written beside the metrics."""
+    """The files to write beside the metrics."""
 
     cubes: bool = True
     figures: bool = True
@@ -103,7 +103,7 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
 
 def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *, together: bool = True,
                 progress: bool = False) -> Iterator[TestImage]:
-    """The test images in scene files: whole scenes, or with a card the parts that the card says are for testing.
+    """Read the test images in scene files: whole scenes, or the test parts that a card defines.
 
     Args:
         together: each process reads all files; False: each reads files of its own, see `run`.
@@ -127,7 +127,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
-    """(number, file) of those that this process reads; files of one name have one reader, who numbers their images."""
+    """(number, file) of each file that this process reads; one process reads all files of one name and numbers their images."""
     names = list(dict.fromkeys(path.stem for path in paths))
     shared = not together and distributed.size() > 1
     for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [None]:
@@ -210,7 +210,7 @@ def _results_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 @dataclass
 class _Test:
-    """What is the same for all images of a test, and the rows of metrics.json so far."""
+    """The settings of a test, which all images share, and the rows of metrics.json so far."""
 
     net: Network | None
     problem: Problem
@@ -298,7 +298,7 @@ class _Test:
         return sr
 
     def _computed(self, compute: Callable[..., tuple[Tensor, ...]], *cubes: np.ndarray) -> list[np.ndarray]:
-        """`compute` on the network's device, or on the processor where a GPU has too little memory for a whole scene."""
+        """Run `compute` on the network's device, or on the processor when the GPU has too little memory."""
         given = [torch.from_numpy(np.ascontiguousarray(cube)) for cube in cubes]
         device = next(self.net.parameters()).device if self.net else torch.device("cpu")
         try:
@@ -311,7 +311,7 @@ class _Test:
 
     def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],
                  folder: Path) -> dict[str, str]:
-        """Draw what was asked for; returns {what it shows: file name}."""
+        """Draw the requested figures; returns {content: file name}."""
         name, outputs, problem = row["name"], self.outputs, self.problem
         wavelengths, made = image.scene.wavelengths, {}
         labels = {key: self.methods[key].capitalize() if key in METHODS else key for key in cubes} | {"network": "Network"}
@@ -358,7 +358,7 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scal
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences about what a reader must not miss: a test on what was trained on, a network below a rival, dark rows."""
+    """Sentences on a test with training pixels, a network below another method, and dark rows."""
     rows, mean = results["images"], results["mean"]
     warnings = [f"the network was trained on pixels of {row['name']} ({', '.join(row['trained_on'])}): its numbers there say "
                 "nothing about other scenes" for row in rows if row["trained_on"]]
@@ -372,14 +372,14 @@ def _warnings(results: dict[str, Any]) -> list[str]:
 
 
 def _unplaced(scene: Scene) -> Scene:
-    """Without its place on the ground: a part of a scene lies elsewhere."""
+    """The scene without its place on the ground, because a part of a scene lies elsewhere."""
     header = {k: v for k, v in scene.metadata.get("header", {}).items() if k != "map info"}
     metadata = {**scene.metadata, "header": header} if "header" in scene.metadata else scene.metadata
     return dataclasses.replace(scene, crs=None, transform=None, metadata=metadata)
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """`name`, numbered where another image of this test has it, and short enough for the endings that files get."""
+    """A free name: `name`, with a number if another image has it, shortened so that file endings fit."""
     name = name.encode()[:180].decode(errors="ignore")
     count, free = 2, name
     while free in taken:

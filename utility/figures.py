@@ -194,7 +194,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
 def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
                     wavelengths: Sequence[float] | None = None, name: str = "", scale: float | None = None,
                     note: str = "") -> Figure:
-    """A cube that has no ground truth: the input and what methods made of it, with crops and spectra.
+    """A cube without ground truth: the input and the results of the methods, with crops and spectra.
 
     Args:
         low: (B, h, w), the input; shown with its pixels as squares.
@@ -407,7 +407,7 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> None:
 
 
 def _fitting_title(ax: Axes, text: str, width: float, **how: Any) -> None:
-    """The title of a panel `width` inches wide, smaller where a long name would run into the next panel."""
+    """Set the title of a panel `width` inches wide; a long title gets smaller letters."""
     ax.set_title(text, size=8 * min(1, 15 * width / max(len(text), 1)), **how)
 
 
@@ -534,7 +534,7 @@ def _clean(ax: Axes) -> None:
 
 
 def saved(fig: Figure, path: str | Path | None) -> Figure:
-    """The figure; written to `path`, whole or not at all, where that is given."""
+    """Write the figure to `path`, whole or not at all; None writes nothing. Returns the figure."""
     FigureCanvasAgg(fig)
     if path is not None:
         with replacing(path) as temporary:

@@ -65,7 +65,7 @@ def refuse_foreign(path: Path, marks: Sequence[str]) -> None:
 
 
 def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
-    """Raise UserError when a folder of results, which is replaced as a whole, holds a file that is read or written besides."""
+    """Raise UserError when one of `paths` lies in a folder of results, which is replaced as a whole."""
     for path in filter(None, paths):
         if Path(path).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} lies in {folder}, which would be replaced as a whole; choose another --out.")
@@ -136,7 +136,7 @@ def _is_about(error: OSError, *paths: Path) -> bool:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Give the folder `new` the name `path`; what has it is removed then, and keeps it if that fails or is interrupted."""
+    """Give the folder `new` the name `path`, then remove the old folder. After a failure the old folder keeps the name."""
     old = path.with_name(f".{path.name}.{_mine()}.old")
     try:
         os.replace(path, old)
@@ -163,7 +163,7 @@ def _mine() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine that died left in a folder, and give an old result its name back.
+    """Remove the partial files of dead processes of this machine from a folder, and give an old result its name back.
 
     A process that is killed between the two renames of `_swap` leaves the old folder under a hidden name. Files of another
     machine, or of an earlier boot, are left for a day: the machine may share the folder.

@@ -81,7 +81,7 @@ class Comparison:
         return map(self.band, range(len(self)))
 
     def per_band(self, metric: Metric) -> np.ndarray:
-        """An index that bands have, of every band: (B,), NaN where a band has none."""
+        """The values of an index by band, (B,); NaN for a band without a value."""
         if metric.name not in self._per_band:
             self._per_band[metric.name] = np.array([metric.of_band(self, b) for b in range(len(self))])
         return self._per_band[metric.name]
@@ -93,7 +93,7 @@ class Comparison:
                 "outside_values": sum(int(((x < 0) | (x > 1)).sum()) for x, _ in self.bands())}
 
     def band_indexes(self) -> dict[str, np.ndarray]:
-        """The indexes of every band by itself: {name: (B,)}, NaN where a band has none.
+        """The indexes of each band: {name: (B,)}, NaN for a band without a value.
 
         psnr, ssim, cc, rmse and q are those of the band. `ergas` is (100 / s) sqrt(MSE_b) / mean_b(gt): the root mean square
         over bands is the cube's. A band has no spectral angle; `sam` is its part in that angle (see `_angle_part`).
@@ -267,7 +267,7 @@ class Metric:
         return "-" if value is None else f"{value:.{self.decimals}f}"
 
     def best(self, values: Sequence[float | None]) -> list[bool]:
-        """Which values are the best as they are printed: several on a tie, none where all print alike or one has no rival."""
+        """Which values are the best as printed: all of a tie; none if all print alike, or if there is one value alone."""
         shown = [self.format(v) for v in values]
         known = [v for v in values if v is not None]
         if len(set(shown)) == 1 or len(known) < 2:

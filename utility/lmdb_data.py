@@ -47,7 +47,7 @@ STEPS, WINDOW = 1000, 16
 
 @dataclass
 class _Prepared:
-    """A scene that has passed every check: what is left is to cut it."""
+    """A scene that passed every check and is ready to be cut."""
 
     file: Path
     parts: dict[str, list[Part]]  # of each use: training, validation, test
@@ -173,7 +173,7 @@ def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Pa
 
 
 def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: Bar) -> dict:
-    """Write the patches of some parts of a scene; returns what the database says of these parts."""
+    """Write the patches of some parts of a scene; returns the database's record of these parts."""
     begin = writer.count
     for part in found:
         for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms, str(file)):
@@ -186,7 +186,7 @@ def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int,
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
-    """Validation scenes last, because the last patches of a database are those of validation."""
+    """The files with validation scenes last, because the last patches of a database validate."""
     stems = [file.stem for file in files]
     unknown = [name for name in val_scenes if name not in stems]
     if unknown:
@@ -291,7 +291,7 @@ def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
 
 
 def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) -> tuple[Card, list[str]]:
-    """The card and the names of the scenes that validate: what the options say, else the card's own."""
+    """The card, and the names of the validation scenes: from the options, else from the card."""
     if options.val_scenes or options.val_last is not None:
         return replace(card, validation_region=None), options.val_scenes
     stems = [file.stem for file in files]

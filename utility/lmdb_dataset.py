@@ -174,7 +174,7 @@ def _identity(data: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _readable(path: str | Path) -> Iterator[None]:
-    """LMDB's errors on damaged pages in one sentence."""
+    """Raise UserError, one sentence, for LMDB's errors on damaged pages."""
     try:
         yield
     except lmdb.Error as error:
@@ -182,7 +182,7 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 
 def default_validation(count: int) -> int:
-    """How many of `count` patches validate where nothing says so: the released 1,000, or a tenth if that is less."""
+    """The default number of validation patches: 1,000 as released, or a tenth of `count` if that is less."""
     return min(1000, max(count // 10, min(1, count - 1)))
 
 

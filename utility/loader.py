@@ -29,7 +29,7 @@ LARGEST_LIST = 1 << 24
 
 
 class _Batches(Dataset):
-    """A list of keys gives a batch (N, B, h, w), float32 in [0, 1], or the UserError that says why it cannot be read.
+    """Turns a list of keys into a batch (N, B, h, w), float32 in [0, 1], or into the UserError that explains the failure.
 
     An error that is raised in a worker would arrive with the worker's traceback in its message.
     """
@@ -64,7 +64,7 @@ class _Augmented(_Batches):
 
 
 class Turns(Sampler[list[Key]]):
-    """Batches of (database, pass, index) keys, each of one database; `set_position` chooses some of the whole training's.
+    """Batches of (database, pass, index) keys, each of one database; `set_position` selects a range of the training's batches.
 
     The keys tell workers everything: they live through the whole training. A pass over a database takes every patch once, and
     its last batch may be smaller.
@@ -108,7 +108,7 @@ class Turns(Sampler[list[Key]]):
         return (places.stop - places.start for *_, places in self._places())
 
     def _places(self) -> Iterator[tuple[int, int, slice]]:
-        """Of each batch: its database, the pass over it, and the places that it takes in the order of the pass."""
+        """For each batch: its database, the number of the pass, and its slice of the order of the pass."""
         shares = [weight / sum(self.weights) for weight in self.weights]
         begin, taken = self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts))
         if len(self.counts) == 1:
@@ -126,7 +126,7 @@ class Turns(Sampler[list[Key]]):
 
 
 class Shuffled:
-    """A permutation of range(count) that takes no memory: slices of it are computed.
+    """A permutation of range(count) without a list: slices are computed on demand.
 
     Four rounds of a Feistel network permute the numbers of an even number of bits. A result that is not below `count` goes
     through the network again (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
@@ -270,7 +270,7 @@ class DeviceBatches:
         return self._on_gpu() if self.device.type == "cuda" else self._on_cpu()
 
     def waited(self) -> float:
-        """Seconds since the start; on a GPU it waits for the work that is under way."""
+        """Seconds of waiting since the start. On a GPU this call waits for the running work."""
         if self._events:
             torch.cuda.synchronize(self.device)
             self._waited += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000

@@ -52,7 +52,7 @@ def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None
 
 
 def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The files among the `sources` that a database records which share pixels with a region of `scene`.
+    """The files among the recorded `sources` of a database that share pixels with a region of `scene`.
 
     A source is the same scene if it has the same content, or the same name and size; a test cube says what scene it was cut
     from, and where.

@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch: of one pass over the data, or of several."""
+        """Steps of an epoch, which is one pass over the data or several."""
         once = sum(math.ceil(len(source.training) / self.config.batch) for source in self.sources)
         return once * math.ceil(self.config.epoch_steps / once)
 
@@ -82,7 +82,7 @@ class Plan:
         return state
 
     def describe(self) -> list[str]:
-        """What will run, in lines."""
+        """Lines that describe the run."""
         c = self.config
         parameters = sum(p.numel() for p in self.net.parameters())
         scales = ", ".join(f"x{s}" for s in c.scales) + (f" ({c.scale_order})" if len(c.scales) > 1 else "")
@@ -174,7 +174,7 @@ def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) 
 
 
 def _network(config: TrainingConfig, notes: list[str]) -> Network:
-    """On the CPU, with its first weights: of the seed, or of the checkpoint to start from."""
+    """Build the network on the CPU, with weights from the seed or from a checkpoint."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         net = build_network(config.arch, **config.options, pooling=config.pooling,

@@ -16,7 +16,7 @@ METHODS = (*UNTRAINED, "network")
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is asked to do. Sizes are in pixels of the result."""
+    """The task of a method. Sizes are in pixels of the result."""
 
     scale: int
     degradation: str = DEFAULT_KIND
@@ -35,7 +35,7 @@ class Problem:
 
 def state_problem(info: CheckpointInfo | None, scale: int | None = None, degradation: str | None = None,
                   **more: Any) -> Problem:
-    """The problem asked for; what is not given is what the checkpoint was trained for.
+    """The requested problem; fields that are not given come from the training of the checkpoint.
 
     A note on stderr says where the two differ, and what is taken where neither says. `more` are other fields of `Problem`.
 

@@ -96,12 +96,12 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
 
 
 def first_line(scene: Any) -> str:
-    """How the cube of a scene was understood, in the fewest words."""
+    """Bands and size of a scene's cube, in the fewest words."""
     return "read as: {} bands, {} x {}".format(*scene.cube.shape)
 
 
 def describe(scene: Scene) -> str:
-    """One line about a scene; without the range for a cube on disk, which would have to be read."""
+    """One line about a scene. It leaves out the range of a cube on disk, which would need a read of the whole cube."""
     b, h, w = scene.cube.shape
     stored = {"pixels": "bands x pixels", "pixels.T": "pixels x bands"}.get(scene.layout, " x ".join(scene.layout))
     parts = [f"stored {stored}", f"{b} bands", f"{h} x {w}", str(scene.cube.dtype)]
@@ -145,7 +145,7 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
-    """How far apart the corners of two scenes lie on the ground, at most, and the unit; None where a scene has no place.
+    """The largest distance on the ground between the corners of two scenes, and its unit; None for a scene without a place.
 
     The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of 6371 km radius).
     """

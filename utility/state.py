@@ -71,7 +71,7 @@ class State:
 
     @property
     def reached(self) -> bool:
-        """Whether the steps asked for are made; the epoch ends there."""
+        """Whether all requested steps are made; the epoch ends then."""
         return self.config.iterations is not None and self.iteration >= self.config.iterations
 
     @property
@@ -87,7 +87,7 @@ class State:
         return 0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False
 
     def score(self, row: Mapping[str, float]) -> float:
-        """The more, the better is the validation `row`: the loss decides in the released recipe, the PSNR in others."""
+        """Score of a validation `row`, higher is better: by the loss in the released recipe, by the PSNR in others."""
         return -row["val_loss"] if self.config.recipe == "released" else row["psnr"]
 
     def add(self, row: dict[str, Any]) -> bool:
@@ -121,7 +121,7 @@ class State:
         }, keep=path.name == "last.pth")
 
     def resume(self, path: str | Path) -> None:
-        """Take everything but the weights, which the network has already. A released checkpoint gives what it has.
+        """Load everything except the weights, which the network already has; from a released checkpoint, all that it holds.
 
         Raises:
             UserError: the optimizer's state is missing or of another network, or the place inside an epoch is of another run.

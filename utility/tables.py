@@ -58,7 +58,7 @@ def result_table(images: Images, methods: Methods, preset: str, keys: Iterable[s
 
 
 def describe(preset: str, scale: float, border: int, images: Images = (), methods: Methods | None = None) -> str:
-    """The words that belong to every number: preset, scale, border, and what the indexes left out or counted."""
+    """A line under a table: preset, scale, border, and the pixels and bands that the indexes left out."""
     words = [f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"]
     means = {label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()} if images else {}
     skipped = max((mean["skipped_pixels"] for mean in means.values()), default=0)
@@ -138,7 +138,7 @@ def _cell(value: Any) -> Any:
 
 
 def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]:
-    """What metrics.csv holds: the numbers of metrics.json, one row per image and method, last the means."""
+    """The rows of metrics.csv: one for each image and method with the numbers of metrics.json, then the means."""
     facts = [results[key] for key in ("preset", "scale", "degradation", "noise", "border")]
     rows: list[list[Any]] = [["image", "method", "preset", "scale", "degradation", "noise", "border_px",
                               *_titles(results["preset"]), *COUNTS]]
@@ -149,7 +149,7 @@ def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]
 
 def band_rows(name: str, bands: Mapping[str, Mapping[str, np.ndarray]], preset: str,
               wavelengths: Sequence[float] | None = None) -> list[list[Any]]:
-    """What metrics_bands.csv holds of one image, under `band_header`.
+    """The rows of metrics_bands.csv for one image, under `band_header`.
 
     Args:
         bands: {method: what `indexes.Comparison.band_indexes` gave}.
@@ -160,7 +160,7 @@ def band_rows(name: str, bands: Mapping[str, Mapping[str, np.ndarray]], preset: 
 
 
 def band_header(preset: str) -> list[str]:
-    """A band has a part in the spectral angle and in ERGAS, see `indexes.Comparison.band_indexes`."""
+    """The header of metrics_bands.csv; for a band's part in SAM and ERGAS see `indexes.Comparison.band_indexes`."""
     titles = _titles(preset, [name for name, metric in METRICS.items() if metric.of_band])
     parts = [f"{title.split()[0]}_part{title[len(title.split()[0]):]}" if title.split()[0] in ("sam", "ergas") else title
              for title in titles]

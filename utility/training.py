@@ -55,7 +55,7 @@ FAR_BELOW = 3.0
 
 @dataclass(frozen=True)
 class Result:
-    """What a training leaves: checkpoints that exist, and the last validation."""
+    """The result of a training: the checkpoints on disk, and the last validation."""
 
     run: Path
     best: Path | None
@@ -135,7 +135,7 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
 
 
 def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) -> None:
-    """Raise UserError: the run that is resumed is complete. Its history in the folder `path` is brought up to date first."""
+    """Raise UserError for a complete run, after an update of its history in the folder `path`."""
     if path:
         run = RunFolder(path, resume=True, quiet=config.quiet)
         _write_history(run, state)
@@ -188,7 +188,7 @@ class _Loop:
                 self.validate_and_save(validation, self.run_steps(loader))
 
     def validate_and_save(self, validation: Mapping[str, DataLoader], speed: dict[str, float] | None = None) -> None:
-        """Validation, and what is written after it; `speed` is of the epoch that has ended, None where none has begun."""
+        """Validate, then write events, checkpoints and history; `speed` is of the last epoch, None before the first step."""
         state, config, run = self.state, self.config, self.run
         if self.ending() < 2:
             row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"), self.stop)
@@ -268,7 +268,7 @@ class _Loop:
         return total / max(1, steps)
 
     def summed_loss(self) -> tuple[float, int]:
-        """The sum of the losses of this epoch so far, and their number; likewise.
+        """The sum of the losses of this epoch so far, and their number; waits and raises as `checked_loss`.
 
         A GradScaler leaves out the steps that overflow, which are few; any other loss that is not finite is the end.
         """
@@ -285,7 +285,7 @@ class _Loop:
 
 
 def seconds_per_step(plan: Plan, count: int = 2) -> float:
-    """How long a step takes here: the mean of `count`, after one more, on noise and a copy of the network."""
+    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a copy of the network."""
     state = replace(plan, net=copy.deepcopy(plan.net), config=replace(plan.config, resume=None)).state()
     patches = []
     for bands, height, width in (source.shape for source in plan.sources):
@@ -301,7 +301,7 @@ def seconds_per_step(plan: Plan, count: int = 2) -> float:
 
 
 def expected_time(plan: Plan) -> str:
-    """How long the steps of a run will take here, from two of them, in words."""
+    """A sentence on the time that the steps of a run take on this machine, from two timed steps."""
     done = plan.state().iteration if plan.config.resume else 0
     step = seconds_per_step(plan)
     seconds = min(step * max(0, plan.total - done), 60 * (plan.config.minutes or math.inf))
@@ -383,7 +383,7 @@ def _scale(config: TrainingConfig, iteration: int) -> int:
 
 
 def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same random square of every patch. Statistics by band, the third input, stay those of the whole patches."""
+    """Cut the same random square from every patch. The third input, statistics by band, stays that of the whole patches."""
     side, unit = state.config.crop, state.net.patch_multiple(scale)
     draw = np.random.default_rng((state.config.seed, state.iteration, 2))
     inside = Window.whole(*gt.shape[-2:])
@@ -507,7 +507,7 @@ def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrup
 
 
 def _test_scenes(cards: Sequence[str]) -> str:
-    """The options by which hsi_test.py finds the scenes that these cards hold out; none for the sample scenes."""
+    """The options that make hsi_test.py find the held-out scenes of these cards; none for the sample scenes."""
     for name in cards:
         with suppress(UserError):  # a card that is gone
             card = load_card(name)

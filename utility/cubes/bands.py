@@ -68,7 +68,7 @@ def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
 
 @dataclass(frozen=True)
 class BadBand:
-    """A band that cannot be used as it is."""
+    """A band that needs a repair before use."""
     index: int
     reason: str
     pixels: int = 0          # invalid ones
@@ -168,7 +168,7 @@ def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[st
 
 def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False, bands: str | Sequence[int] | None = None,
           drop: str | Sequence[int] | None = None, *, keep_bad: bool = False) -> Scene:
-    """The scene with bands that a network can take: the chosen ones, none of them bad.
+    """The scene with the chosen bands, none of them bad, ready for a network.
 
     A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has invalid pixels: NaN, infinite or
     no-data. Pixels that are invalid in every band that has valid pixels are missing, such as those outside a flight line.

@@ -60,7 +60,7 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables that a .mat, .npz or .h5 gets beside its cube; numbers, and the texts of its provenance."""
+    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its provenance."""
     like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
@@ -76,7 +76,7 @@ def companions(target: Target) -> dict[str, Any]:
 
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
-    """What small arrays beside a cube say of the cube, as fields of a `Stored`."""
+    """The facts about a cube in the small arrays beside it, as fields of a `Stored`."""
     return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
             "size": find_size(beside), "vectors": wavelength_vectors(beside), "metadata": _origin(beside.get("origin"))}
 
@@ -135,7 +135,7 @@ def nanometres(values: Any, units: str | None) -> np.ndarray | None:
 
 
 def unit_in_nm(units: str | None) -> float | None:
-    """How many nm one of `units` is; None where `units` is no length."""
+    """One of `units` in nm; None if `units` is no length."""
     return {"nanometers": 1.0, "nanometres": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometres": 1e3,
             "micrometer": 1e3, "microns": 1e3, "micron": 1e3, "um": 1e3, "µm": 1e3, "μm": 1e3, "angstroms": 0.1,
             "millimeters": 1e6, "centimeters": 1e7, "meters": 1e9}.get((units or "").strip().lower())

@@ -111,13 +111,13 @@ def _readable(path: Path) -> Container | None:
 
 
 def result_suffix(path: Path) -> str:
-    """The suffix of a result that is written as the scene in `path` is; its own where the scene cannot be read."""
+    """The suffix of a result in the container of the scene in `path`; the suffix of `path` if the scene cannot be read."""
     container = _readable(path)
     return container.suffixes[0] if container else path.suffix
 
 
 def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
-    """What a file holds, as the reader of its container finds it, and that container.
+    """Open a file by the reader of its container; returns the stored array with its facts, and the container.
 
     Raises:
         UserError: the file is missing, a folder, empty, of no known container or damaged, or the key is unknown or
@@ -169,7 +169,7 @@ def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
 
 
 def files_of(path: Path) -> list[Path]:
-    """The existing files among those that reading a scene from `path`, or writing a scene there, involves."""
+    """The existing files that a read or a write of the scene `path` involves."""
     found = {path}
     with suppress(OSError, ValueError):  # the reader refuses what cannot be read
         by_content = sniff(path) if path.is_file() else None
@@ -180,6 +180,6 @@ def files_of(path: Path) -> list[Path]:
 
 
 def shared_file(first: Path, second: Path) -> Path | None:
-    """A file that the scenes `first` and `second` both involve, by its name in `first`; links are followed."""
+    """A file that belongs to both scenes `first` and `second`, by its name in `first`; follows links."""
     others = files_of(second)
     return next((file for file in files_of(first) if any(file.samefile(other) for other in others)), None)

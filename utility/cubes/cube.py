@@ -44,7 +44,7 @@ class Facts:
 
 @dataclass
 class Stored(Facts):
-    """What a reader returns: the array with its axes as Python shows them, and what stands beside the array."""
+    """The result of a reader: the array with its axes in Python's order, and the facts beside it."""
     array: Any                                    # np.ndarray, np.memmap or LazyCube, 2-D or 3-D
     mirrored: bool = False                        # MATLAB v7.3 wrote the file: the axes appear in reverse order
     size: tuple[int, int] | None = None           # (rows, columns) of the image, as scalars of the same file say
@@ -165,7 +165,7 @@ def native(dtype: Any) -> np.dtype:
 
 
 def slowest_of(cube: Any) -> int:
-    """The axis along which neighbouring blocks of a cube lie one after the other."""
+    """The axis along which the blocks of a cube follow one another on disk."""
     return cube.slowest if hasattr(cube, "slowest") else int(np.argmax(np.abs(cube.strides)))
 
 
