@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.sections import roofline
 from models import blocks, create_model, pooling, upsampling
+from utility.checkpoints import load_checkpoint
 from utility.configuration import TrainingConfig
 from utility.errors import UserError
 from utility.graphs import Graphed
@@ -177,6 +179,23 @@ def test_steps_by_a_graph_are_the_steps_without_one():
         weights.append([p.detach() for p in state.net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     assert len(replays) == 3  # the short batch ran without the graph
+
+
+def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tmp_path, monkeypatch):
+    """A fused or captured step reads nothing from the host. Here the meta device is the GPU."""
+    config, net = TrainingConfig(arch="biqrnn_2_1", recipe="fast"), create_model("biqrnn_2_1")
+    state = State(config, net, torch.device("cpu"), total=4)
+    train_step(state, net, torch.rand(2, 3, 8, 8))
+    state.save(tmp_path / "r.pth")
+    on_gpu = State(config, create_model("biqrnn_2_1"), torch.device("meta"), total=4)
+    for group in on_gpu.optimizer.param_groups:
+        group |= {"fused": True, "capturable": True}
+    monkeypatch.setattr("utility.state.load_checkpoint", lambda path, device: load_checkpoint(path))
+    on_gpu.resume(tmp_path / "r.pth")
+    assert {kept["step"].device.type for kept in on_gpu.optimizer.state.values()} == {"meta"}
+    assert all(group["fused"] and group["capturable"] for group in on_gpu.optimizer.param_groups)
+    graphed = State(replace(config, graph=True), net, torch.device("cpu"))
+    assert all(group["capturable"] for group in graphed.optimizer.param_groups)
 
 
 def test_a_graph_without_a_gpu_or_of_a_compiled_network_is_refused():

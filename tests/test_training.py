@@ -313,6 +313,21 @@ def test_tensorboard_gets_every_epoch_its_picture_and_the_steps(data):
     assert all((image.height, image.width, image.colorspace) == (16, 3 * 16, 3) for _, image in images)
 
 
+def test_tensorboard_gets_the_same_by_the_documented_class_alone(tmp_path, monkeypatch):
+    picture, found = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8), []
+    for part in ("private", "public"):
+        run = RunFolder(tmp_path / part)
+        run.open_board(5)
+        run.add_scalars("epoch", {"loss": 0.25, "lr": None}, 6)
+        run.add_image("picture", picture, 6)
+        run.flush()
+        run.close()
+        found.append([(event.step, value.tag, value.simple_value, value.image.encoded_image_string)
+                      for event in events(tmp_path / part) for value in event.summary.value])
+        monkeypatch.setattr("utility.runs.EventsWriter", None)
+    assert found[0] == found[1] and len(found[0]) == 2
+
+
 @pytest.mark.parametrize(("card", "words"), [
     ("sample", ""), ("indian_pines", " --dataset indian_pines"), ("rendered", " --data YOUR_SCENES")])
 def test_the_line_printed_last_tests_what_the_card_holds_out(tmp_path, capsys, card, words):

@@ -16,9 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
+from tensorboardX import SummaryWriter
 
 from utility.distributed import launcher
 from utility.environment import describe_environment
@@ -26,6 +24,13 @@ from utility.errors import UserError
 from utility.figures import training_curve_figure
 from utility.files import default_path, lock, replacing, write_failure, write_json
 from utility.progress import say, warn
+
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import image, scalar
+except ImportError:  # they are not documented; see `PublicBoard`
+    EventsWriter = None
 
 SPEEDS = ("patches_per_s", "data_wait", "seconds", "processor_seconds")
 
@@ -44,7 +49,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
         self.path, self.quiet = Path(path), quiet
-        self.board: Board | None = None
+        self.board: Board | PublicBoard | None = None
         self.losses = Losses(self.path / "steps.csv")
         log = self.path / "log.txt"  # an empty one is a run that was killed before it wrote its configuration
         begun = not any(self.path.glob("*.pth")) and (
@@ -102,7 +107,7 @@ class RunFolder:
 
     def open_board(self, purge_step: int | None) -> None:
         """Write TensorBoard's events too; those of a resumed run from `purge_step` on are replaced."""
-        self.board = Board(self.path, purge_step)
+        self.board = (Board if EventsWriter else PublicBoard)(self.path, purge_step)
 
     def add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """TensorBoard's values GROUP/NAME of an iteration."""
@@ -232,6 +237,18 @@ class Board:
             self._events.write_event(Event(wall_time=time.time(), **event))
         except OSError as error:
             raise write_failure(self._path / "events", error) from error
+
+
+class PublicBoard(SummaryWriter):
+    """`Board` by the documented class of tensorboardX, where another version has no other: a thread of it writes events later,
+    so an error of the disk may go unseen."""
+
+    def __init__(self, path: Path, purge_step: int | None = None) -> None:
+        super().__init__(str(path), purge_step=purge_step, filename_suffix=f".{purge_step or 0}")
+
+    def add_image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """A picture (h, w, 3)."""
+        super().add_image(name, picture, step, dataformats="HWC")
 
 
 def newest_checkpoint(folder: str | Path | None = None) -> Path:

@@ -50,7 +50,7 @@ class State:
                    "share": config.last_lr if of_last else 1.0} for of_last in (False, True)]
         groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
-                                          fused=True if device.type == "cuda" else None)
+                                          fused=True if device.type == "cuda" else None, capturable=config.graph)
         self.lr = config.lr
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5,
                                                                   min_lr=config.min_lr)
@@ -140,13 +140,13 @@ class State:
         self.plateau.min_lrs = [self.config.min_lr] * len(self.plateau.min_lrs)
 
     def _load(self, saved: Mapping[str, Any]) -> None:
-        here = [{name: group[name] for name in ("fused", "share")} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(saved["optimizer"])
+        # Of this machine and run, not of those that saved it. They say where Adam counts its steps, before it loads the count.
+        here = [{name: group[name] for name in ("fused", "capturable", "share")} for group in self.optimizer.param_groups]
+        groups = [group | own for group, own in zip(saved["optimizer"]["param_groups"], here, strict=True)]
+        self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
         for weight, kept in self.optimizer.state.items():
             if any(torch.is_tensor(moment) and moment.ndim and moment.shape != weight.shape for moment in kept.values()):
                 raise ValueError("a moment of another shape than its weight")
-        for group, values in zip(self.optimizer.param_groups, here, strict=True):
-            group |= values  # of this machine and run, not of those that saved it
         for part, name in ((self.plateau, "scheduler"), (self.scaler, "scaler")):
             if saved.get(name):
                 part.load_state_dict(saved[name])
