@@ -566,12 +566,12 @@ def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
 
 
 def test_a_finished_run_goes_on_when_more_is_asked_for(data):
-    train(config(data, run_dir="long", epochs=4, cuda=False))
-    train(config(data, run_dir="r", epochs=2, cuda=False))
+    train(config(data, run_dir="long", epochs=4, cuda=False, tensorboard=True))
+    train(config(data, run_dir="r", epochs=2, cuda=False, tensorboard=True))
     with pytest.raises(UserError, match="larger -n"):
         train(configure({"resume": "r/last.pth"}))
     train(configure({"resume": "r/last.pth", "epochs": 4}))
-    assert same(contents("long/last.pth"), contents("r/last.pth"))
+    assert same(contents("long/last.pth"), contents("r/last.pth")) and tags("long") == tags("r")
 
 
 def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
