@@ -75,7 +75,8 @@ def _walk(file: BinaryIO, root: int, page: int, count: int) -> None:
                 raise ValueError(f"values of another kind in the page {number}")
         if at.size and end.max() > page:
             raise ValueError(f"the page {number}")
-        for start, length in zip((at + 8 + key)[long], held[long], strict=True) if long.any() else ():
-            first, = struct.unpack_from("<Q", words.tobytes(), start)
-            if not 2 <= first < count or first + (HEAD + int(length) + page - 1) // page > count:
-                raise ValueError(f"a value in the pages from {first}, of {count}")
+        if long.any():
+            first = words.view(np.uint8)[(at + 8 + key)[long, None] + np.arange(8)].view("<u8")[:, 0]
+            over = first + ((HEAD + held[long] + page - 1) // page).astype(np.uint64)
+            if first.min() < 2 or first.max() >= count or over.max() > count:
+                raise ValueError(f"a value in the pages from {first.min()} to {first.max()}, of {count}")
