@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import h5py
@@ -307,6 +308,15 @@ def test_bands_with_different_no_data_values_are_refused(tmp_path: Path) -> None
     (tmp_path / "mixed.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
     with pytest.raises(UserError, match=r"mixed\.tif declares different no-data values.*-1.*-2"):
         read_scene(tmp_path / "mixed.tif")
+
+
+def test_no_address_is_ever_opened() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, rasterio.Env(GDAL_HTTP_TIMEOUT=1):
+        with pytest.raises(rasterio.errors.RasterioIOError):
+            rasterio.open(f"/vsicurl/http://127.0.0.1:{server.getsockname()[1]}/a.tif")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -353,7 +353,7 @@ def test_options_that_contradict_each_other_are_refused():
             (["--input", "a", "--output", "b", "--pixels", "1,2"], "--pixels is for tests"),
             (["--method", "backprojection", "--backproject", "3"], "there is no network"),
             (["--input", "a", "--output", "b", "--noise", "0.1"], "--noise is for tests"),
-            (["--threads", "-1"], "--threads is -1"),
+            (["--threads", "-1"], "--threads is -1"), (["--threads", "1025"], "1024 threads at most"),
             (["--border", "-1"], "--border is -1"), (["--error-band", "-1"], "--error-band is -1"),
             (["--data", "scenes", "--scale", "3", "--degradation", "gaussian"], "'gaussian' needs an even scale factor"),
             (["--data", "scenes", "--tile", "8"], "at least 32 are expected"),

@@ -405,7 +405,10 @@ def test_processes_building_at_once_leave_one_library(unoptimised, tmp_path, mon
 def test_a_damaged_kernel_in_the_cache_is_built_anew(unoptimised, tmp_path, monkeypatch):
     """In a process of its own: to load a damaged library would crash."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), fsync(file)))
     cpu.library.__wrapped__()
+    assert len(synced) == 2
     (kernel,) = (tmp_path / "bi3dqrnn").glob("*.so")
     sound = kernel.read_bytes()
     flipped = bytes(byte ^ 255 if 64 <= i < 4096 else byte for i, byte in enumerate(sound))

@@ -738,6 +738,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(data, tmp_path, changes, w
     assert [p.name for p in tmp_path.iterdir()] == ["something"]
 
 
+def test_more_loader_processes_than_a_machine_can_take_are_refused():
+    with pytest.raises(UserError, match="1024 loader processes at most"):
+        config("none.lmdb", threads=1025)  # a configuration alone: it starts none
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused_when_it_was_asked_for(data):
     with pytest.raises(UserError, match="--no-cuda"):
