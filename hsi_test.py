@@ -203,7 +203,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", metavar="FILE", help="the result; its suffix chooses the format (with a folder, the folder of the results)")
     add("--adapt", metavar="FILE", help="instead of --input: fine-tune the weights on this cube, test them on a part held out, "
         "and take what did best there; DIR of --out (default: OUTPUT_adapted) gets the test, a report and the weights")
-    add("--minutes", type=float, default=10.0, metavar="M", help="of --adapt, about, in all (default: %(default)g)")
+    add("--minutes", type=float, default=10.0, metavar="M",
+        help="of --adapt, for training, test and result as estimated before the training (default: %(default)g)")
     add("--dtype", metavar="TYPE", help="of the result, e.g. float32 (default: the input's)")
     add("--on-overflow", choices=("clip", "refuse"), default="clip",
         help="what happens to values that an integer type cannot hold (default: %(default)s, and say how many)")

@@ -29,7 +29,7 @@ FORMULAS = {"f": "h = f h' + (1 - f) z", "fo": "c = f c' + (1 - f) z,  h = o c",
 def draw(arch: str, path: Path) -> None:
     """Write a PNG: the whole network on top, one box for each unit; the encoder's unit below."""
     net = create_model(arch)
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(13, 6.2), height_ratios=(3, 2))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(13, 7), height_ratios=(5, 3))
     _network(top, net, arch)
     _unit(bottom, net.encoder.layers[0])
     for axes in (top, bottom):
@@ -50,21 +50,21 @@ def _network(axes: Axes, net, arch: str) -> None:
         arrows = {"both": "⇄", "forward": "→", "backward": "←"}[unit.direction]
         channels = f"{unit.channels} channel{'s' * (unit.channels > 1)}"
         extent = f"H/{size} × W/{size}".replace("/1", "")
-        _box(axes, (n, -level), f"{name}\n{channels}\n{extent}\nbands {arrows}", FILL[change], height=0.8)
-        places.append((n, -level))
+        _box(axes, (n, -1.25 * level), f"{name}\n{channels}\n{extent}\nbands {arrows}", FILL[change], width=0.86, height=1.0)
+        places.append((n, -1.25 * level))
     for (x, y), (u, v) in pairwise(places):
-        _arrow(axes, (x + 0.43, y), (u - 0.43, v))
+        _arrow(axes, (x + 0.45, y), (u - 0.45, v))
     for n in range(depth):  # unit n is added to the output of its mirror image
         (x, y), (u, v) = places[n], places[-2 - n]
-        _arrow(axes, (x, y + 0.42), (u, v + 0.42), color=SKIP, bend=-0.14)
-    _arrow(axes, (-0.75, 0.15), (len(units) - 0.25, 0.15), color=SKIP, bend=-0.2)
+        _arrow(axes, (x, y + 0.53), (u, v + 0.53), color=SKIP, bend=-0.14)
+    _arrow(axes, (-0.75, 0.3), (len(units) - 0.25, 0.3), color=SKIP, bend=-0.25)
     axes.text(-0.75, 0, "x", ha="center", va="center", color=INK, fontsize=13)
     axes.text(len(units) - 0.25, 0, "y", ha="center", va="center", color=INK, fontsize=13)
     parameters = sum(p.numel() for p in net.parameters())
     axes.set_title(f"{arch}: {parameters:,} parameters; any number of bands. Orange halves rows and columns, green doubles "
                    "them, blue lines add.", color=INK, fontsize=11, loc="left")
     axes.set_xlim(-1, len(units))
-    axes.set_ylim(-2.6, 2.1)
+    axes.set_ylim(-3.1, 2.9)
 
 
 def _unit(axes: Axes, unit) -> None:
@@ -95,7 +95,7 @@ def _box(axes: Axes, centre: tuple[float, float], text: str, fill: str, width: f
     x, y = centre
     axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.02,rounding_size=0.06",
                                   facecolor=fill, edgecolor=INK, linewidth=0.9, zorder=3))
-    axes.text(x, y, text, ha="center", va="center", fontsize=7.2 if width < 1 else 9, color=INK, zorder=4)
+    axes.text(x, y, text, ha="center", va="center", fontsize=6.8 if width < 1 else 9, color=INK, zorder=4)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK, bend: float = 0.0) -> None:

@@ -108,7 +108,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     Args:
         net, info: given weights, on the device that shall compute, and what their checkpoint says.
         folder: the results folder. One that an interrupted call with the same scene and weights left is gone on with.
-        minutes: for all of it. The training gets what the rest leaves, a third at least.
+        minutes: for training, tests and result, as estimated before the training. The training gets what the others
+            leave, a tenth at least.
         facts: for the report, "Command" and "Computed on" among them.
         computing: fields of `TrainingConfig` that say how it is computed.
 
@@ -119,7 +120,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     begin = time.monotonic()
     inference.check_target(source, target, writing)
     keep_out_of(folder, info.path, source, target)
-    scene = _part(open_as(source, reading, in_memory=False, keep_bad=True), reading.keep_range)
+    whole = open_as(source, reading, in_memory=False, keep_bad=True)
+    scene = _part(whole, reading.keep_range)
     bands, height, width = scene.cube.shape
     division = divide(height, width, problem.scale)
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
@@ -140,15 +142,14 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
 
     if progress:
         say(first_line(scene))
+    begun, size = time.monotonic(), (bands, *whole.cube.shape[1:])
     results = test(net, info, "test" if not division else "unadapted")
     chosen = net, info
     if division:
-        tested = results["images"][0]
-        whole = cost(net, scene.cube.shape, problem.scale).seconds
-        left = 60 * minutes - (time.monotonic() - begin)
+        tested = time.monotonic() - begun
+        rest = 1.5 * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1) + tested)
         if steps is None:
-            steps = _train(part, card, info, folder, max(left - 1.2 * whole - 3 * tested["seconds"], 20 * minutes), whole,
-                           computing or {}, progress)
+            steps = _train(part, card, info, folder, begin, minutes, rest, computing or {}, progress)
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
         chosen = model_from_checkpoint(folder / "training" / "best.pth", pooling=net.execution.pooling)
         chosen[0].to(next(net.parameters()).device)
@@ -217,9 +218,12 @@ def _open(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> int | None
     return begun.get("steps")
 
 
-def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: float, whole: float,
+def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float, rest: float,
            computing: Mapping[str, Any], progress: bool) -> int:
-    """Fine-tune in `seconds` of wall time, or go on with an interrupted training; returns its steps."""
+    """Fine-tune, or go on with an interrupted training; returns its steps.
+
+    The time is what `rest`, the seconds of what follows, leaves of `minutes` from `begin` on.
+    """
     run, database = folder / "training", folder / "database.lmdb"
     last = run / "last.pth"
     rectangles = training_rectangles(card.size, card.test_region, card.validation_region)
@@ -229,7 +233,7 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: 
         if count * card.bands * card.patch ** 2 < 1 << 26:
             break
     build_database(database, [part], replace(card, strides=(stride,)), force=True, quiet=True)
-    given = {"data": str(database), "minutes": seconds / 60, "run_dir": str(run), "quiet": not progress, **computing}
+    given = {"data": str(database), "run_dir": str(run), "quiet": not progress, **computing}
     if last.exists():
         config = configure({**given, "resume": str(last)})
     else:
@@ -238,12 +242,19 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, seconds: 
     if (state := plan.state()).finished:  # and ended before adapt.json said so
         return state.iteration
     step = seconds_per_step(plan)
+    spent = time.monotonic() - begin
+    seconds = max(60 * minutes - spent - rest, 6 * minutes)
+    # The time is looked at between epochs' steps, and the validation of an epoch comes on top.
+    config.minutes = 0.85 * seconds / 60
     if not last.exists():
         config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
         config.warmup = min(20, config.iterations // 5)
     if progress:
-        say(f"time      training {duration(min(seconds, config.iterations * step * 1.25))}, the whole scene by a network about "
-            f"{duration(whole)}")
+        training = min(seconds, config.iterations * step * 1.25)
+        say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, training about "
+            f"{duration(training)}, test and whole scene about {duration(rest)}")
+        if spent + training + rest > 66 * minutes:
+            note(f"--minutes {minutes:g} is less than the test and the scene take here; the training gets the least it can")
     result = train(config, plan, next_line=False)  # the database is gone at the end
     if result.interrupted:
         say("the same command goes on")

@@ -181,7 +181,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
     # The error of the ground truth is zero by definition: its place holds the colour bar.
     x, y = page.corner(0, 2)
     bar = _axes(fig, x + 0.08 * page.width, y + 0.45 * page.height, 0.84 * page.width, 0.09)
-    _colour_bar(bar, mappable, "Mean |error| over bands (×255)", horizontal=True)
+    _colour_bar(bar, mappable, f"Mean |error|{' ' if page.width > 1.5 else chr(10)}over bands (×255)", horizontal=True)
 
     if metrics:
         ax = _axes(fig, 0.1, page.below, page.page_width - 0.2, numbers)
@@ -355,7 +355,7 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
 # Page layout, in inches from the top left corner ----------------------------------------------------------------------
 
 class _Page:
-    """Equal picture panels of the images' shape, at most four side by side; room for a colour bar, and for plots below.
+    """Equal picture panels of the images' shape, at most five side by side; room for a colour bar, and for plots below.
 
     Each of the `count` things shown has `rows` panels, one under the other.
     """
@@ -363,7 +363,7 @@ class _Page:
     top, gap_x, gap_y, side = 0.5, 0.08, 0.27, 0.06
 
     def __init__(self, shape: tuple[int, int], count: int, rows: int = 1, bar: bool = False, below: float = 0.0) -> None:
-        self.columns, self.rows = min(count, 4), rows
+        self.columns, self.rows = count if count < 6 else 4, rows
         right = 0.62 if bar else 0.0
         self.width = (WIDTH - 2 * self.side - right - self.gap_x * (self.columns - 1)) / self.columns
         self.width = min(self.width, 2.6)

@@ -32,7 +32,8 @@ code { font: .88em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans M
 dd code { display: block; background: var(--wash); border: 1px solid var(--line); border-radius: 4px; padding: .35rem .6rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap; }
+thead th, th[scope=rowgroup], td.method { white-space: normal; } th[scope=rowgroup] { overflow-wrap: anywhere; }
 th:first-child, td.method { text-align: left; } th.method { text-align: left; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 tbody { border-bottom: 1px solid var(--line); } tbody th { text-align: left; font-weight: 400; vertical-align: top; }
