@@ -431,9 +431,11 @@ def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(
         train(config(data, run_dir="r"))
 
 
-def test_a_run_that_was_killed_before_it_wrote_anything_starts_again(tmp_path):
+@pytest.mark.parametrize("left", [{"log.txt": ""}, {"log.txt": "a", "config.json": "{}", ".last.0-1-2.partial.pth": "half"}])
+def test_a_run_that_was_killed_before_its_first_checkpoint_was_whole_starts_again(tmp_path, left):
     (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "log.txt").touch()
+    for name, text in left.items():
+        (tmp_path / "r" / name).write_text(text)
     RunFolder(tmp_path / "r").close()
 
 

@@ -138,7 +138,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     """
     path = Path(path)
     if path.is_dir():
-        inside = sorted(p.name for p in path.glob("*.pth"))
+        inside = sorted(p.name for p in path.glob("[!.]*.pth"))
         raise UserError(f"{path} is a folder, not a checkpoint; give a file"
                         + (f" in it: {', '.join(inside[:6])}." if inside else " such as runs/NAME/best.pth."))
     if not path.exists():

@@ -119,7 +119,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True, marks: Seque
             raise write_failure(path, error) from error
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def write_failure(path: str | os.PathLike[str], error: OSError) -> UserError:
@@ -147,7 +147,7 @@ def _swap(new: Path, path: Path) -> None:
         raise
     finally:
         if os.path.lexists(path):
-            _remove(old)
+            remove(old)
 
 
 def _here() -> str:
@@ -181,7 +181,7 @@ def sweep(folder: Path) -> None:
                 os.rename(path, final)
                 note(f"{final} was being replaced by a process that died; the old one is back")
             else:
-                _remove(path)
+                remove(path)
 
 
 def _is_dead(boot: str, process: int, path: Path) -> bool:
@@ -220,13 +220,14 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                _remove(name)
+                remove(name)
             return
         finally:
             os.close(file)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there, and whole: a signal waits."""
     with held_back(), suppress(OSError):  # a name that could not be made cannot be looked at either
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -52,7 +52,7 @@ class RunFolder:
         self.board: Board | PublicBoard | None = None
         self.losses = Losses(self.path / "steps.csv")
         log = self.path / "log.txt"  # an empty one is a run that was killed before it wrote its configuration
-        begun = not any(self.path.glob("*.pth")) and (
+        begun = not any(self.path.glob("[!.]*.pth")) and (
             (self.path / "config.json").exists() or (log.is_file() and not log.stat().st_size))  # killed before its first save
         if not (resume or begun) and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from utility.cubes.companions import nanometres
 from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
 from utility.errors import UserError
-from utility.files import replacing
+from utility.files import remove, replacing
 from utility.memory import require_memory
 
 DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
@@ -147,7 +147,7 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
         # Tiles that are rewritten in a compressed file leave holes, so the file is compressed when it is whole.
         temporary = final.with_name(f"{final.name}.raw") if how else final
         if how:
-            stack.callback(temporary.unlink, missing_ok=True)
+            stack.callback(remove, temporary)
         with writing(target.path, RasterioError), quiet():
             for path in {temporary, final}:  # GDAL reports a full disk late or never, so the room is tried first
                 reserve(path, whole)
