@@ -104,7 +104,9 @@ def joined(hours: float = 0.5) -> Iterator[None]:
                         f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}); check the network.") from error
     try:
         yield
-        highest(0)  # wait for all
+        last = torch.zeros(1)  # lives on: to free it Gloo's thread needs Python's lock, which torch 2.6 holds in the group's end
+        with _together():
+            dist.all_reduce(last)  # wait for all
     except (Exception, KeyboardInterrupt) as error:
         _end(error)
     dist.destroy_process_group()  # not after a failure: others may wait for an answer that never comes
