@@ -104,7 +104,7 @@ def joined(hours: float = 0.5) -> Iterator[None]:
                         f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}); check the network.") from error
     try:
         yield
-        last = torch.zeros(1)  # lives on: to free it Gloo's thread needs Python's lock, which torch 2.6 holds in the group's end
+        last = torch.zeros(1)  # lives on: to free it Gloo's thread needs Python's lock, which torch 2.6 holds at the end
         with _together():
             dist.all_reduce(last)  # wait for all
     except (Exception, KeyboardInterrupt) as error:
