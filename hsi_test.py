@@ -18,6 +18,7 @@ metrics_bands.csv, the super-resolved cubes and a figure per image in a new fold
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -151,7 +152,8 @@ def say_result(done: inference.Applied, target: Path, folder: Path | None) -> No
     for text in summary["warnings"]:
         warn(text)
     if summary["clipped_values"]:
-        note(f"{summary['clipped_values']} values of the result did not fit {summary['dtype']} and were clipped; "
+        share = summary["clipped_values"] / math.prod(summary["shape"])
+        note(f"{summary['clipped_values']} values of the result ({share:.1%}) did not fit {summary['dtype']} and were clipped; "
              "--dtype float32 keeps them")
     say(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {summary['agreement']}")
     say(summary["uncertainty"])

@@ -423,8 +423,8 @@ def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
 def test_clipped_values_are_counted_aloud_or_refused(capsys):
     geotiff(nodata=0)
     run("--input", "low.tif", "--output", "high.tif", "--dtype", "int8")
-    assert re.search(r"note: \d+ values of the result did not fit int8 and were clipped; --dtype float32 keeps them",
-                     capsys.readouterr().err)
+    assert re.search(r"note: \d+ values of the result \(\d+\.\d%\) did not fit int8 and were clipped; "
+                     "--dtype float32 keeps them", capsys.readouterr().err)
     refused("--input", "low.tif", "--output", "no.tif", "--dtype", "int8", "--on-overflow", "refuse", "--tile", "0",
             words=r"values of the result do not fit int8, so no\.tif is not written")
 

@@ -72,6 +72,8 @@ class Applied:
         psnr = {key: row["psnr"] for key, row in rows.items()}
         rivals = ", ".join(f"{name} {psnr[key]:.1f}" for key, name in UNTRAINED.items() if key != method)
         return (f"agreement with the input (not accuracy) {psnr[method]:.1f} dB PSNR ({rivals})"
+                + (f"; {self.summary['missing']:.1%} of the scene is missing, here filled from its edges"
+                   if self.summary["missing"] else "")
                 + "; WARNING: below the interpolation" * (psnr[method] < psnr["interpolation"])
                 + "; WARNING: values far outside the input's range" * bool(far_out(self.summary)))
 
@@ -192,7 +194,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "weights_sha256": weights_hash(net), "bad_bands": bad_words,
         "halo": {key: halo.share for key, halo in halos.items()},
         "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": written if spread else None,
-        "clipped_values": values.clipped, "self_ensemble": problem.self_ensemble, "consistency": agreements,
+        "missing": 0.0 if values.missing is None else float(values.missing.mean()), "clipped_values": values.clipped,
+        "self_ensemble": problem.self_ensemble, "consistency": agreements,
     }
     if scene.transform and target.suffix.lower() in (*named("raster").suffixes, *named("envi").suffixes):
         distance, unit = bounds_distance(scene, open_scene(target)) or (None, "")

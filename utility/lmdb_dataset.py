@@ -286,7 +286,7 @@ def _data_file(path: Path) -> Path:
         sweep(path.parent)  # it may have lost its name to a process that was killed
     data = path / "data.mdb" if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"There is no database {path}; build it with utility/lmdb_data.py, or check the path.")
+        raise UserError(f"There is no database {path}; build it with python utility/lmdb_data.py, or check the path.")
     if not data.is_file():
         raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); build one with utility/lmdb_data.py.")
     return data

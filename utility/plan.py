@@ -17,6 +17,7 @@ from utility.devices import choose_device, device_name
 from utility.distributed import own_gpus, size
 from utility.errors import UserError
 from utility.lmdb_dataset import LMDBDataset
+from utility.progress import duration
 from utility.state import State, patch_multiple
 
 ENOUGH = 1000
@@ -110,7 +111,7 @@ class Plan:
             + (f", weight decay {c.wd:g}" if c.wd else "") + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
             f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps"
             + (f"; {c.patience} epochs without a better validation end the run" if c.patience else "")
-            + (f"; {c.minutes:g} minutes at most" if c.minutes else ""),
+            + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
             *(f"note      {note}" for note in self.notes),
         ]
 
