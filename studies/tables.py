@@ -57,9 +57,10 @@ def write_tables(study: Mapping[str, Any], results: Path, out: Path) -> list[Pat
         written.append(Path(f"{base}_curves.png"))
     if "errors" in study and (cubes := _cubes(study, found, out)):
         gt, methods, wavelengths = cubes
-        error_figure(f"{base}_errors.png", gt, methods, min(study["errors"]["band"], len(gt) - 1), wavelengths,
-                     study["errors"]["scene"])
-        written.append(Path(f"{base}_errors.png"))
+        here = Path(__file__).parent
+        path = here.parent / study["errors"]["figure"] if results.resolve() == here / "results" else Path(f"{base}_errors.png")
+        error_figure(path, gt, methods, min(study["errors"]["band"], len(gt) - 1), wavelengths, study["errors"]["scene"])
+        written.append(path)
     return written
 
 

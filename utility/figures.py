@@ -8,7 +8,7 @@ stretch and their colour scale. Scales, crops and pixels come from the ground tr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from string import ascii_uppercase
@@ -177,7 +177,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
         ax = page.axes(k, 2)
         error = _mean_error(cube, gt)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"mean error {np.nanmean(error):.2f} / 255", page.width, color=colour)
+        ax.set_title(title := f"mean error {np.nanmean(error):.2f} / 255", size=_fitting([title], page.width), color=colour)
     # The error of the ground truth is zero by definition: its place holds the colour bar.
     x, y = page.corner(0, 2)
     bar = _axes(fig, x + 0.08 * page.width, y + 0.45 * page.height, 0.84 * page.width, 0.09)
@@ -227,11 +227,10 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
                  wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
     """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside that band itself."""
     _check_same(gt, methods)
-    bands = len(gt)
-    if not -bands <= band < bands:
-        raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with {bands} bands; "
-                        f"give a band from 0 to {bands - 1}.")
-    band %= bands
+    if not -len(gt) <= band < len(gt):
+        raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with {len(gt)} bands; "
+                        f"give a band from 0 to {len(gt) - 1}.")
+    band %= len(gt)
     where = f"band {band}" + ("" if wavelengths is None else f", {wavelengths[band]:.0f} nm")
     page = _Page(gt.shape[1:], 1 + len(methods), bar=True)
     _title(page.figure, name, None, f"absolute error at {where}")
@@ -241,11 +240,12 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
     _show(ax, truth, cmap="gray", norm=Normalize(low, max(high, low + 1e-12)))
     ax.set_title(f"Ground truth, {where}")
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
-    for k, (label, cube) in enumerate(methods.items(), start=1):
-        error = np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255
+    errors = {label: np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255 for label, cube in methods.items()}
+    titles = [f"{label}: mean {np.nanmean(error):.2f} / 255" for label, error in errors.items()]
+    for k, (error, title) in enumerate(zip(errors.values(), titles, strict=True), start=1):
         ax = page.axes(k)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{label}: mean {np.nanmean(error):.2f} / 255", page.width)
+        ax.set_title(title, size=_fitting(titles, page.width))
     _colour_bar(page.bar_axes(), mappable, "|error| (×255)")
     return saved(page.figure, path)
 
@@ -263,12 +263,13 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
     mappable = ScalarMappable(Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
     _title(page.figure, name, None, title)
-    for k, (method, values) in enumerate(maps.items()):
+    titles = [f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method
+              for method, values in maps.items()]
+    for k, (values, title) in enumerate(zip(maps.values(), titles, strict=True)):
         ax = page.axes(k)
         ax.set_facecolor("0.7")
         _show(ax, np.ma.masked_invalid(values), cmap=mappable.cmap, norm=mappable.norm)
-        _fitting_title(ax, f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method,
-                       page.width)
+        ax.set_title(title, size=_fitting(titles, page.width))
     _colour_bar(page.bar_axes(), mappable, label)
     return saved(page.figure, path)
 
@@ -406,9 +407,9 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> None:
         text.set_size(0.93 * text.get_size())
 
 
-def _fitting_title(ax: Axes, text: str, width: float, **how: Any) -> None:
-    """Set the title of a panel `width` inches wide; a long title gets smaller letters."""
-    ax.set_title(text, size=8 * min(1, 15 * width / max(len(text), 1)), **how)
+def _fitting(titles: Iterable[str], width: float) -> float:
+    """One size of letters that lets each title fit a panel `width` inches wide."""
+    return 8 * min(1, 15 * width / max(map(len, titles)))
 
 
 def _show(ax: Axes, image: np.ndarray, **how: Any) -> None:
@@ -436,7 +437,7 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
         ax = page.axes(column)
         _show(ax, composite(cube[:, ::step, ::step], wavelengths, rgb, reference),
               extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-        _fitting_title(ax, label, page.width, color=colour, weight="bold")
+        ax.set_title(label, size=_fitting(cubes, page.width), color=colour, weight="bold")
         for line, edge in ((2.4, "black"), (1.2, "white")):
             ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=edge, linewidth=line))
         for (r, c), letter in zip(pixels, cycle(ascii_uppercase), strict=False):
