@@ -326,6 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study = read_study(name)
         if options.budget != 1:
             study["name"] += f"_x{options.budget:g}"
+        if options.budget != 1 or results != HERE / "results":
+            study.get("errors", {}).pop("figure", None)
         todo = [training for training in trainings(study, options.budget, options.seeds, options.quick)
                 if re.search(options.only, training.name)]
         for number, training in enumerate(todo, 1):

@@ -57,8 +57,7 @@ def write_tables(study: Mapping[str, Any], results: Path, out: Path) -> list[Pat
         written.append(Path(f"{base}_curves.png"))
     if "errors" in study and (cubes := _cubes(study, found, out)):
         gt, methods, wavelengths = cubes
-        here = Path(__file__).parent
-        path = here.parent / study["errors"]["figure"] if results.resolve() == here / "results" else Path(f"{base}_errors.png")
+        path = Path(__file__).parents[1] / study["errors"].get("figure", Path(f"{base}_errors.png").resolve())
         error_figure(path, gt, methods, min(study["errors"]["band"], len(gt) - 1), wavelengths, study["errors"]["scene"])
         written.append(path)
     return written
