@@ -7,9 +7,11 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,16 +22,14 @@ from torch import Tensor
 
 from models import Execution, Network, blocks, create_model, units
 from models.pooling import gate_count
-from models.pooling.loop import output_dtype
 from utility.configuration import TrainingConfig
 from utility.devices import autocast
 from utility.state import State
 from utility.training import train_step
 
-SEED = 2021
 SHORTEST = 0.02  # seconds: a sample of a shorter call is the mean of several calls in a row
-Row = dict[str, Any]  # a line of a table, by column
-Calls = Mapping[str, Callable[[], Any]]
+Shape = tuple[int, ...]
+Rows = list[dict[str, Any]]  # the lines of a table, by column
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Variant:
     @property
     def execution(self) -> dict[str, Any]:
         """Fields of `models.Execution`."""
-        return asdict(Execution.released() if self.released else Execution(checkpoint=self.checkpoint))
+        return vars(Execution.released() if self.released else Execution(checkpoint=self.checkpoint))
 
     def network(self, arch: str) -> Network:
         """Seeded default weights, the same for every variant."""
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(SEED)
+            torch.manual_seed(2021)
             return create_model(arch, **self.execution)
 
     @contextmanager
@@ -76,11 +76,12 @@ def bf16_is_native(device: torch.device) -> bool:
 
 
 def variants(device: torch.device, training: bool = False) -> list[Variant]:
-    """The variants to compare on this device; the baseline first."""
+    """The variants to compare on this device; the baseline first, the fast one second."""
     gpu, bf16 = device.type == "cuda", bf16_is_native(device)
-    chosen = [Variant("released", released=True), Variant("fast"), Variant("floor", floor=True)]
-    for suffix, how in [(" TF32", {"tf32": True})] * gpu + [(" bf16", {"amp": "bf16"})] * (gpu and bf16):
-        chosen += [replace(way, name=way.name + suffix, **how) for way in chosen[:3]]
+    chosen = []
+    for suffix, how in [("", {}), *[(" TF32", {"tf32": True})] * gpu, *[(" bf16", {"amp": "bf16"})] * (gpu and bf16)]:
+        chosen += [Variant(f"released{suffix}", released=True, **how), Variant(f"fast{suffix}", **how),
+                   Variant(f"floor{suffix}", floor=True, **how)]
     chosen += [Variant("fast bf16", amp="bf16")] * (bf16 and not gpu)
     chosen += [Variant("fast compiled", compiled=True)] * (gpu and training)
     chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * (gpu and training and bf16)
@@ -114,7 +115,7 @@ def training_step(variant: Variant, arch: str, device: torch.device) -> Callable
 WORKS = {"inference": inference, "training step": training_step}
 
 
-def random_cubes(*shape: int, device: torch.device, seed: int = SEED) -> Tensor:
+def random_cubes(*shape: int, device: torch.device, seed: int = 2021) -> Tensor:
     """Uniform in [0, 1], the same on every device."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
@@ -127,43 +128,58 @@ def without_pooling() -> Iterator[None]:
     def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
         return _FirstChannels.apply(gates, skip, gate_count(kind, direction == "both"))
 
-    with patch.object(units, "pool", pool), patch.object(blocks, "pool_into", _write_first):
+    def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
+                  backend: str = "auto") -> None:
+        first = gates[:, :out.shape[1]]
+        out.copy_(first) if skip is None else torch.add(first, skip, out=out)
+
+    with patch.object(units, "pool", pool), patch.object(blocks, "pool_into", pool_into):
         yield
-
-
-def _write_first(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
-                 backend: str = "auto") -> None:
-    first = gates[:, :out.shape[1]]
-    out.copy_(first) if skip is None else torch.add(first, skip, out=out)
 
 
 class _FirstChannels(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gates: Tensor, skip: Tensor | None, count: int) -> Tensor:
-        ctx.like, ctx.count = (gates.shape, gates.stride(), gates.dtype), count
-        ctx.skip_dtype = None if skip is None else skip.dtype
-        out = torch.empty_like(gates[:, :gates.shape[1] // count], dtype=output_dtype(gates, skip))
-        _write_first(out, gates, "", "", skip)
-        return out
+        ctx.count, ctx.dtype, ctx.skips = count, gates.dtype, skip is not None
+        first = gates[:, :gates.shape[1] // count]
+        return first.clone() if skip is None else first + skip
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        shape, stride, dtype = ctx.like
-        grad_gates = torch.empty_strided(shape, stride, dtype=dtype, device=grad.device)
-        grad_gates.unflatten(1, (ctx.count, -1)).copy_(grad.unsqueeze(1))
-        return grad_gates, None if ctx.skip_dtype is None else grad.to(ctx.skip_dtype), None
+        return torch.cat([grad.to(ctx.dtype)] * ctx.count, 1), grad if ctx.skips else None, None
 
 
 # Timing ---------------------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Timing:
-    """Device and effort of a comparison."""
+@dataclass
+class Setup:
+    """What is measured, with how much effort, and what came of it."""
 
     device: torch.device
     repeats: int
-    budget: float = math.inf    # seconds for the rounds of one comparison, once `least` of them are done
-    least: int = 2
+    budget: float = math.inf    # seconds for the rounds of one comparison, once two of them are done
+    threads: int = 1
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    arch: str = "biqrnn_16_5"
+    checkpoint: str | None = None
+    images: str = "data/sample/natural/test"
+    results: dict[str, Rows] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Note a failure within (memory, a compiler), which costs the other numbers nothing."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.failed.append(f"{name}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200])
+        if self.gpu:
+            torch.cuda.empty_cache()
 
 
 def time_call(call: Callable[[], Any], device: torch.device, inner: int = 1) -> float:
@@ -182,81 +198,96 @@ def time_call(call: Callable[[], Any], device: torch.device, inner: int = 1) -> 
     return begin.elapsed_time(end) / 1000 / inner
 
 
-def interleave(calls: Calls, timing: Timing, warm_up: int | None = None) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Time calls in rounds, A B C, C B A, A B C ..., so that a machine that slows down slows all of them.
-
-    `warm_up` untimed calls of each come first: by default 1 on a CPU and 3 on a GPU; with 0 every call must be long.
-
-    Returns: seconds by name, one for each round; and for the calls that failed while warming up, why.
-    """
-    gpu, failed, inner = timing.device.type == "cuda", {}, dict.fromkeys(calls, 1)
+def compare(setup: Setup, calls: Mapping[str, Callable[[], Any]], baseline: str = "", column: str = "variant",
+            **labels: Any) -> Rows:
+    """Warm each call up and time it in turns with the others; a call that fails is noted and left out. Returns `as_rows`."""
+    samplers = {}
     for name, call in calls.items():
-        try:
-            for _ in range((3 if gpu else 1) if warm_up is None else warm_up):
-                inner[name] = min(100, math.ceil(SHORTEST / max(time_call(call, timing.device), 1e-9)))
-        except Exception as error:  # one variant that cannot run (memory, compiler) must not cost the others' numbers
-            failed[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
-            if gpu:
-                torch.cuda.empty_cache()
-    samples: dict[str, list[float]] = {name: [] for name in calls if name not in failed}
+        with setup.noting(name):
+            for _ in range(3 if setup.gpu else 1):
+                inner = min(100, math.ceil(SHORTEST / max(time_call(call, setup.device), 1e-9)))
+            samplers[name] = partial(time_call, call, setup.device, inner)
+    return as_rows(take_turns(setup, samplers), baseline, column, **labels)
+
+
+def take_turns(setup: Setup, samplers: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Sample in rounds, A B C, C B A, A B C ..., so that a machine that slows down slows all of them."""
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
     begin = time.perf_counter()
-    for done in range(timing.repeats):
-        if done >= timing.least and (time.perf_counter() - begin) * (done + 1) / done > timing.budget:
+    for done in range(setup.repeats):
+        if done >= 2 and (time.perf_counter() - begin) * (done + 1) / done > setup.budget:
             break
-        for name in list(samples)[::-1 if done % 2 else 1]:
-            samples[name].append(time_call(calls[name], timing.device, inner[name]))
-    return samples, failed
+        for name in list(samplers)[::-1 if done % 2 else 1]:
+            samples[name].append(samplers[name]())
+    return samples
 
 
-def summarise(samples: Sequence[float]) -> Row:
-    """Median, the distance of the quartiles as a share of it, and how many."""
-    low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
-    return {"time": median, "spread": (high - low) / median if median else 0.0, "n": len(samples)}
+def as_rows(samples: Mapping[str, list[float]], baseline: str, column: str, **labels: Any) -> Rows:
+    """For each name its median `time`, the distance of the quartiles as a share of it, and the number of samples.
 
-
-def ratio(baseline: Sequence[float], samples: Sequence[float]) -> float:
-    """How many times faster than the baseline, of the medians."""
-    return float(np.median(baseline) / np.median(samples))
-
-
-def compare(calls: Calls, timing: Timing, baseline: str = "released", warm_up: int | None = None, **labels: Any) -> list[Row]:
-    """Time of each call, speed-up over the baseline, and against `released` and `floor` of its precision, which its name says.
-
-    `labels` are put into every row.
+    With a baseline, also the ratio of the medians (above 1: faster), and the quartiles of the rounds' own ratios.
     """
-    samples, failed = interleave(calls, timing, warm_up)
-    rows = [{**labels, "variant": name, "failed": why} for name, why in failed.items()]
+    rows = []
     for name, times in samples.items():
-        row = {**labels, "variant": name, **summarise(times)}
+        low, median, high = np.percentile(times, (25, 50, 75)).tolist()
+        rows.append({**labels, column: name, "time": median, "spread": (high - low) / median, "n": len(times)})
         if baseline in samples:
-            row["faster"] = ratio(samples[baseline], times)
-            rounds = [b / s for b, s in zip(samples[baseline], times, strict=True)]
-            row["quartiles"] = np.percentile(rounds, (25, 75)).tolist()
-        suffix = next((suffix for suffix in (" TF32", " bf16") if suffix in name), "")
-        if same := samples.get(f"released{suffix}"):
-            row["same precision"] = ratio(same, times)
-        if floor := samples.get(f"floor{suffix}"):
-            row["over floor"] = ratio(times, floor)
-        rows.append(row)
+            rows[-1] |= {"faster": np.median(samples[baseline]).item() / median,
+                         "quartiles": np.percentile(np.divide(samples[baseline], times), (25, 75)).tolist()}
     return rows
+
+
+def compare_variants(setup: Setup, work: str, ways: list[Variant], shape: Shape) -> Rows:
+    """A work in several variants, each also against `released` and `floor` of its own precision, which its name says."""
+    x = random_cubes(*shape, device=setup.device)
+    rows = compare(setup, {way.name: partial(WORKS[work](way, setup.arch, setup.device), x) for way in ways}, "released",
+                   size=text(shape))
+    times = {row["variant"]: row["time"] for row in rows}
+    for row in rows:
+        suffix = next((suffix for suffix in (" TF32", " bf16") if suffix in row["variant"]), "")
+        if f"released{suffix}" in times:
+            row["same precision"] = times[f"released{suffix}"] / row["time"]
+        if f"floor{suffix}" in times:
+            row["over floor"] = row["time"] / times[f"floor{suffix}"]
+        row |= roofline(setup.arch, shape, 2 if "bf16" in row["variant"] else 4, work != "inference")
+    return rows
+
+
+def text(shape: Shape) -> str:
+    """Such as 31x256x256; a batch of one cube is that cube."""
+    return "x".join(map(str, shape[2:] if len(shape) == 5 and shape[:2] == (1, 1) else shape))
+
+
+def roofline(arch: str, shape: Shape, size: int, training: bool) -> dict[str, float]:
+    """The FLOP of the convolutions of a QRNN on (N, 1, B, H, W) or (N, B, H, W), and the least bytes that its units move.
+
+    A unit reads its input and writes its gates, of `size` bytes a value; pooling reads those and writes the states. The
+    backward pass reads gates and the gradient of the states, writes that of the gates, which two convolutions read with the
+    input and the weights, and writes the gradient of the input; the first unit's is not asked for.
+    """
+    with torch.device("meta"):
+        units = create_model(arch).units()
+    flop, values, voxels = 0, 0, math.prod(shape)
+    for k, unit in enumerate(units):
+        gates, inputs = unit.parameters_of_conv[0].shape[:2]
+        read = voxels * inputs
+        voxels = voxels * 4 if unit.upsamples else voxels // unit.stride ** 2
+        flop += 54 * inputs * gates * voxels * (3 - (k == 0) if training else 1)
+        values += read + voxels * (2 * gates + unit.channels)
+        values += ((1 + (k > 0)) * read + voxels * (4 * gates + unit.channels)) * training
+    return {"GFLOP": flop / 1e9, "moved": values * size}
 
 
 # Fresh processes ------------------------------------------------------------------------------------------------------
 
 def in_fresh_process(root: Path, code: str, **task: Any) -> Any:
-    """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it prints, read as JSON.
-
-    Raises:
-        RuntimeError: the process failed; the message ends with what it said.
-    """
+    """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it prints, read as JSON."""
     begin = "import json, sys; sys.path.insert(0, '.'); task = json.loads(sys.argv[1])\n"
-    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root, capture_output=True, text=True)
-    if done.returncode:
-        tail = (done.stderr.strip() or f"killed by signal {-done.returncode}").splitlines()[-1]
-        raise RuntimeError(f"a measuring process failed in {root}: {tail}")
+    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# Runs in both checkouts, so it uses only what both have.
 TIME = """
 import statistics, torch
 from benchmarks.measure import Variant, inference, random_cubes, time_call, training_step
@@ -269,24 +300,20 @@ print(statistics.median(time_call(lambda: call(x), device) for _ in range(3)))
 """
 
 
-def compare_checkouts(theirs: Path, ours: Path, works: Mapping[str, Sequence[int]], timing: Timing, **task: Any) -> list[Row]:
+def compare_checkouts(setup: Setup, theirs: Path, ours: Path) -> Rows:
     """The fast network by two checkouts in turns, each by its own code in a fresh process; `faster` is ours over theirs."""
     rows = []
-    for work, shape in works.items():
-        samples: dict[Path, list[float]] = {theirs: [], ours: []}
-        for done in range(timing.repeats):
-            for root in list(samples)[::-1 if done % 2 else 1]:
-                samples[root].append(in_fresh_process(root, TIME, work=work, shape=shape, device=str(timing.device), **task))
-        rows += [{"work": work, "size": "x".join(map(str, shape)), "checkout": str(root), **summarise(times),
-                  "faster": ratio(samples[theirs], times)} for root, times in samples.items()]
+    for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])), ("training step", setup.sizes["training"])):
+        samplers = {str(root): partial(in_fresh_process, root, TIME, work=work, shape=shape, device=str(setup.device),
+                                       arch=setup.arch, threads=setup.threads) for root in (theirs, ours)}
+        rows += as_rows(take_turns(setup, samplers), str(theirs), "checkout", work=work, size="x".join(map(str, shape)))
     return rows
 
 
 PEAK = "from benchmarks import measure; print(json.dumps(measure.peak_memory(**task)))"
 
 
-def peak_memory(work: str, variant: dict[str, Any], shape: Sequence[int], arch: str, device: str,
-                threads: int) -> dict[str, int]:
+def peak_memory(work: str, variant: dict[str, Any], shape: Shape, arch: str, device: str, threads: int) -> dict[str, int]:
     """Peak memory of a work in this process, which should be fresh; see README.md, Memory.
 
     Returns: `peak`, bytes beyond weights and input, and `process`, bytes of all (of the allocator's pool, on a GPU).

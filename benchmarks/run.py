@@ -15,8 +15,8 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints its 
 
 import torch  # noqa: E402
 
-from benchmarks.measure import Timing, compare_checkouts  # noqa: E402
+from benchmarks.measure import Setup, compare_checkouts  # noqa: E402
 from benchmarks.report import draw, size, table  # noqa: E402
-from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, Setup, Sizes  # noqa: E402
+from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES  # noqa: E402
 from models.pooling import cpu  # noqa: E402
 from utility.devices import device_name  # noqa: E402
 from utility.environment import describe_environment  # noqa: E402
@@ -49,29 +49,9 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
-        machine |= {"title": facts.name, "gpu": f"{facts.name}, {size(facts.total_memory)}", "cuda": torch.version.cuda,
+        machine |= {"title": facts.name, "gpu": f"{facts.name}, {size(facts.total_memory)}",
                     "cudnn": torch.backends.cudnn.version()}
     return machine
-
-
-def measure(setup: Setup, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Measure the sections and print each as a table. Returns rows and errors by section; an error ends its section alone."""
-    results: dict[str, Any] = {}
-    errors: dict[str, str] = {}
-    for name in names:
-        title, section = SECTIONS[name]
-        try:
-            results[name] = section(setup, results)
-        except Exception as error:
-            traceback.print_exc()
-            errors[name] = f"{type(error).__name__}: {error}"
-            continue
-        if failed := [row for row in results[name] if "failed" in row]:
-            errors[name] = f"some of it failed: {failed}"
-        print(f"\n{table(title, results[name])}", flush=True)
-        if setup.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return results, errors
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,35 +87,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
-    timing = Timing(device, options.repeats or (2 if options.quick else 20 if gpu else 5), budget=30 if gpu else 75)
-    setup = Setup(timing, QUICK_SIZES if options.quick else GPU_SIZES if gpu else Sizes(), torch.get_num_threads(),
-                  "biqrnn_4_2" if options.quick else "biqrnn_16_5", options.checkpoint, options.images)
-    machine, began = describe_machine(device), time.perf_counter()
+    setup = Setup(
+        device=torch.device("cuda", 0) if gpu else torch.device("cpu"), budget=30 if gpu else 75,
+        repeats=options.repeats or (2 if options.quick else 20 if gpu else 5), threads=torch.get_num_threads(),
+        sizes=QUICK_SIZES if options.quick else GPU_SIZES if gpu else SIZES,
+        arch="biqrnn_4_2" if options.quick else "biqrnn_16_5", checkpoint=options.checkpoint, images=options.images)
+    machine, began = describe_machine(setup.device), time.perf_counter()
     print("\n".join(f"{key:<14} {value}" for key, value in machine.items() if value is not None), flush=True)
     if machine["load_at_start"] > 1:
         print("note: other programs keep this machine busy, so do not trust the times", file=sys.stderr)
+    possible = {"waiting": gpu, "psnr": options.checkpoint}
+    sections = {name: section for name, section in SECTIONS.items()
+                if name in (options.only or SECTIONS) and possible.get(name, True)}
     if options.against:
-        works = {"inference": (1, 1, *setup.sizes.inference[0]), "training step": setup.sizes.training}
-        rows = compare_checkouts(Path(options.against).resolve(), ROOT, works, timing, arch=setup.arch, threads=setup.threads)
-        results, errors = {"against": rows}, {}
-        print(f"\n{table('Two checkouts in turns, a fresh process for each sample', results['against'])}")
-    else:
-        possible = {"waiting": gpu, "psnr": options.checkpoint}
-        names = [name for name in SECTIONS if name in (options.only or SECTIONS) and possible.get(name, True)]
-        results, errors = measure(setup, names)
+        sections = {"against": ("Two checkouts in turns, a fresh process for each sample",
+                                partial(compare_checkouts, theirs=Path(options.against).resolve(), ours=ROOT))}
+    errors: dict[str, list[str]] = {}
+    for name, (title, section) in sections.items():
+        setup.failed = []
+        with setup.noting("all of it"):
+            setup.results[name] = section(setup)
+            print(f"\n{table(title, setup.results[name])}", flush=True)
+        if setup.failed:
+            errors[name] = setup.failed
     print(f"\ntook {time.perf_counter() - began:.0f} s")
     # What is not a whole run never takes the place of one.
-    name = device.type + "_quick" * options.quick + "_partial" * bool(options.only) + "_against" * bool(options.against)
+    name = setup.device.type + "_quick" * options.quick + "_partial" * bool(options.only) + "_against" * bool(options.against)
     out = Path(options.out)
-    settings = {"quick": options.quick, "arch": setup.arch, "repeats": timing.repeats, "sizes": vars(setup.sizes)}
-    write_json(out / f"results_{name}.json", {"machine": machine, "settings": settings, "results": results, "errors": errors})
+    settings = {"quick": options.quick, "arch": setup.arch, "repeats": setup.repeats, "sizes": setup.sizes}
+    write_json(out / f"results_{name}.json",
+               {"machine": machine, "settings": settings, "results": setup.results, "errors": errors})
     print(f"saved {shown(out / f'results_{name}.json')}")
-    if {"inference", "training", "growth"} & set(results):
-        draw(out / f"benchmark_{name}.png", machine, results)
+    if {"inference", "training", "growth"} & set(setup.results):
+        draw(out / f"benchmark_{name}.png", machine["title"], setup.results)
         print(f"saved {shown(out / f'benchmark_{name}.png')}")
-    for section, error in errors.items():
-        print(f"failed: {section}: {error}", file=sys.stderr)
+    for section, found in errors.items():
+        print(f"failed: {section}: {'; '.join(found)}", file=sys.stderr)
     return 1 if errors else 0
 
 

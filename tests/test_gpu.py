@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.sections import roofline
+from benchmarks.measure import roofline
 from models import blocks, create_model, pooling, upsampling
 from utility.checkpoints import load_checkpoint
 from utility.configuration import TrainingConfig
