@@ -1,7 +1,10 @@
-"""Default paths lie in the folder where a test runs, also in the processes that the test starts: a folder of its own."""
+"""Every test runs in a folder of its own, where default paths lie, also in the processes that it starts. Figures are small."""
 import os
 
 import pytest
+from made import make_database
+
+from utility import figures, runs
 
 os.environ["BI3DQRNN_HOME"] = "."
 
@@ -9,3 +12,17 @@ os.environ["BI3DQRNN_HOME"] = "."
 @pytest.fixture(autouse=True)
 def _in_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _draws_quickly(request, monkeypatch):
+    """The curve of a training is drawn where tests go from end to end."""
+    monkeypatch.setattr(figures, "DPI", 40)
+    if request.module.__name__ != "test_end_to_end":
+        monkeypatch.setattr(runs, "training_curve_figure", lambda path, *_, **__: path.touch())
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """A database of 9 patches to train on and 4 to validate with, 5 x 16 x 16."""
+    return make_database(tmp_path_factory.mktemp("data") / "small.lmdb")

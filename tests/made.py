@@ -1,10 +1,15 @@
 """Networks and cubes that the tests of several subjects take."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from models import Network, create_model
+from utility.lmdb_dataset import writing_database
 
 
 def network(gain: float = 0.2, name: str = "biqrnn_2_2") -> Network:
@@ -32,3 +37,17 @@ def smooth(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
     return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
+
+
+def make_database(path: str | Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
+                  seed: int = 0, sources: Sequence[dict] = (), **facts: str) -> str:
+    """Patches of sharp regions of smooth spectra."""
+    rng = np.random.default_rng(seed)
+    bands, height, width = shape
+    with writing_database(path) as writer:
+        for _ in range(count):
+            regions = gaussian_filter(rng.normal(size=(3, height, width)), (0, 2, 2)).argmax(0)
+            spectra = gaussian_filter(rng.random((3, bands)), (0, 1))
+            writer.write(spectra[regions].transpose(2, 0, 1)[None])
+        writer.finish(validation=validation, sources=list(sources), **facts)
+    return str(path)

@@ -1,0 +1,210 @@
+"""Resuming: a run that was stopped or killed anywhere goes on to the same numbers.
+
+On a processor: some kernels of a GPU add in an order of their own.
+"""
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comparing import same
+from made import make_database
+from trained import Killed, after_step, config, contents, history, interrupt_at, killed_at, tags
+
+from models import create_model
+from utility import training
+from utility.configuration import configure
+from utility.errors import UserError
+from utility.runs import RunFolder
+from utility.state import State
+from utility.training import train
+
+
+def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
+    for name, changes in {"a": {}, "b": {"threads": 2}, "c": {"seed": 2022}}.items():
+        train(config(data, epochs=2, run_dir=name, cuda=False, **changes))
+    a, b, c = (contents(f"{name}/last.pth") for name in "abc")
+    a["config"], b["config"] = (d["config"] | {"threads": None} for d in (a, b))
+    assert same(a, b)
+    assert not same(a["net"], c["net"])
+
+
+@pytest.mark.parametrize(("stop", "changes"), [
+    (3, {"recipe": "released", "epochs": 2}),
+    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01,
+         "crop": 8}),
+    (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
+], ids=["released", "scales", "databases"])
+def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
+    changes = {"tensorboard": True} | changes
+    if "weights" in changes:
+        data = data, make_database(tmp_path / "more.lmdb", shape=(7, 8, 12))
+    whole = train(config(data, run_dir="whole", cuda=False, **changes))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stop)
+        first = train(config(data, run_dir="parts", cuda=False, **changes))
+    assert first.interrupted and first.iteration == stop
+    second = train(configure({"resume": "parts/last.pth"}))
+    assert second.run == first.run and not second.interrupted and second.iteration == whole.iteration
+    for name in ("last.pth", "best.pth"):
+        assert same(contents(f"whole/{name}"), contents(f"parts/{name}"))
+    assert tags("whole") == tags("parts")
+    whole_rows, rows = history("whole"), history("parts")
+    assert all(float(row.pop("seconds")) > 0 and float(row.pop("processor_seconds")) > 0 for row in rows + whole_rows)
+    for row in rows + whole_rows:
+        del row["patches_per_s"], row["data_wait"]
+    assert rows == whole_rows
+
+
+def test_an_interruption_while_validating_is_resumed_there(data, monkeypatch):
+    train(config(data, run_dir="whole", cuda=False))
+    real = training.validate
+
+    def validate(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validate", validate)
+        assert train(config(data, run_dir="parts", cuda=False)).interrupted
+    assert contents("parts/last.pth")["step"] == 3
+    train(configure({"resume": "parts/last.pth"}))
+    assert same(contents("whole/last.pth"), contents("parts/last.pth"))
+
+
+def test_a_kept_checkpoint_is_resumed_in_a_new_folder_and_ends_the_same(data):
+    train(config(data, run_dir="whole", record_interval=1, cuda=False))
+    before = Path("whole/last.pth").read_bytes()
+    again = train(configure({"resume": "whole/epoch_002.pth"}))
+    assert again.run.parent == Path("runs") and Path("whole/last.pth").read_bytes() == before
+    assert same(contents("whole/last.pth"), contents(again.last))
+
+
+def test_a_finished_run_goes_on_when_more_is_asked_for(data):
+    train(config(data, run_dir="long", epochs=4, cuda=False, tensorboard=True))
+    train(config(data, run_dir="r", epochs=2, cuda=False, tensorboard=True))
+    with pytest.raises(UserError, match="larger -n"):
+        train(configure({"resume": "r/last.pth"}))
+    train(configure({"resume": "r/last.pth", "epochs": 4}))
+    assert same(contents("long/last.pth"), contents("r/last.pth")) and tags("long") == tags("r")
+
+
+def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
+    net = create_model("biqrnn_4_2")
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-5)
+    net(torch.rand(1, 1, 5, 8, 8)).sum().backward()
+    optimizer.step()
+    torch.save({"net": {f"module.{k}": v for k, v in net.state_dict().items()}, "optimizer": optimizer.state_dict(),
+                "psnr": np.float64(30), "loss": np.float64(0.1), "epoch": 1, "iteration": 7}, "released.pth")
+    result = train(configure({"resume": "released.pth", "data": data, "batch": 5, "epochs": 2, "tensorboard": False}))
+    saved = contents(result.last)
+    assert (saved["epoch"], saved["iteration"]) == (2, 9)
+    assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {3}
+    assert saved["history"][0]["lr"] == 3e-5
+
+
+# --- stops and kills -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("stop", "tested"), [(2, "last"), (5, "best")])
+def test_an_interrupted_run_leaves_its_last_state_and_the_best_of_whole_epochs(data, monkeypatch, capsys, stop, tested):
+    interrupt_at(monkeypatch, stop)
+    result = train(config(data, run_dir="r", quiet=False))
+    assert result.last == Path("r/last.pth") and contents(result.last)["iteration"] == stop
+    assert (result.best is None) == (tested == "last") and (stop < 3 or contents(result.best)["epoch"] == 1)
+    said = capsys.readouterr().out
+    assert "python hsi_sr.py -r -rp r/last.pth" in said and f"python hsi_test.py -r -rp r/{tested}.pth" in said
+
+
+def test_a_second_interruption_stops_at_once_and_keeps_what_was_saved(data, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    after_step(monkeypatch, lambda state: state.iteration == 4 and [signal.raise_signal(signal.SIGINT) for _ in "ab"])
+    result = train(config(data, run_dir="r"))
+    assert result.interrupted and contents("r/last.pth")["iteration"] == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_state_is_saved_inside_an_epoch_too_and_goes_on_from_there(data, monkeypatch):
+    train(config(data, run_dir="whole", cuda=False))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, 3)
+        train(config(data, run_dir="parts", cuda=False, save_minutes=1e-9))
+    assert contents("parts/last.pth")["iteration"] == 2
+    train(configure({"resume": "parts/last.pth", "save_minutes": 10}))
+    assert same(contents("whole/last.pth")["net"], contents("parts/last.pth")["net"])
+    steps = Path("whole/steps.csv").read_text()
+    assert Path("parts/steps.csv").read_text() == steps and len(steps.splitlines()) == 1 + 9
+
+
+def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(data, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(patch, 2)
+        train(config(data, run_dir="r", tensorboard=True))
+    train(config(data, run_dir="r", tensorboard=True, epochs=1))
+    assert contents("r/last.pth")["iteration"] == 3 and {step for step, tag in tags("r") if tag == "step/lr"} == {1, 2, 3}
+    with pytest.raises(UserError, match="r exists already"):
+        train(config(data, run_dir="r"))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_was_whole_starts_again(tmp_path):
+    (tmp_path / "r").mkdir()
+    for name in ("log.txt", "config.json", ".last.0-1-2.partial.pth"):
+        (tmp_path / "r" / name).write_text("half")
+    RunFolder(tmp_path / "r").close()
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(data, monkeypatch, epochs):
+    train(config(data, run_dir="r", epochs=2))
+    lines = Path("r/history.csv").read_text().splitlines(keepends=True)
+    Path("r/history.csv").write_text("".join(lines[:-1]))
+    if epochs == 2:
+        with pytest.raises(UserError, match="larger -n"):
+            train(configure({"resume": "r/last.pth"}))
+    else:
+        interrupt_at(monkeypatch, 7)
+        train(configure({"resume": "r/last.pth", "epochs": 3}))
+    assert [row["epoch"] for row in history("r")] == ["1", "2"]
+    assert Path("r/history.csv").read_text().splitlines()[1] == lines[1].strip()
+
+
+def test_events_are_on_the_disk_before_the_checkpoint_that_follows_them(data, monkeypatch):
+    real, seen = State.save, []
+    monkeypatch.setattr(State, "save", lambda state, path: (seen.append((path.name, tags(path.parent))), real(state, path)))
+    train(config(data, run_dir="r", epochs=1, tensorboard=True))
+    assert [name for name, _ in seen] == ["best.pth", "last.pth"]
+    assert all((3, "epoch/psnr") in found and (3, "step/loss") in found for _, found in seen)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
+    for name in ("mine", "other"):
+        train(config(data, run_dir=name, epochs=1))
+    before = {path: path.read_bytes() for path in Path("other").iterdir()}
+    with pytest.raises(UserError, match="other exists already, and every run has its own folder"):
+        train(configure({"resume": "mine/last.pth", "run_dir": "other", "epochs": 2}))
+    assert {path: path.read_bytes() for path in Path("other").iterdir()} == before
+    for folder in ("mine/../mine", "fresh"):
+        train(configure({"resume": "mine/last.pth", "run_dir": folder, "epochs": contents("mine/last.pth")["epoch"] + 1}))
+        assert contents(f"{folder}/last.pth")["epoch"] in (2, 3)
+
+
+def test_a_second_resume_of_a_run_is_refused_while_the_first_one_goes_on(data):
+    train(config(data, run_dir="r"))
+    first = RunFolder(Path("r"), resume=True)
+    with pytest.raises(UserError, match="r is being written by another process"):
+        train(configure({"resume": "r/last.pth", "epochs": 4}))
+    first.close()
+    train(configure({"resume": "r/last.pth", "epochs": 4}))
+
+
+def test_a_resumed_run_keeps_its_recipe_and_inside_an_epoch_its_batch_size(data, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        train(config(data, run_dir="r"))
+    for change, words in (({"batch": 2}, "inside an epoch"), ({"recipe": "fast"}, "--init")):
+        with pytest.raises(UserError, match=words):
+            train(configure({"resume": "r/last.pth"} | change))
