@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from utility.degradation import (
-    DEFAULT_KIND,
     KINDS,
     SCALES,
     STARTS,
@@ -304,10 +303,6 @@ def test_the_grid_is_where_samples_of_a_straight_line_end_up(kind, scale):
         assert (size, origin) == (1 / scale, 0) == grid(1, scale, kind)
     else:
         assert origin + size / 2 == pytest.approx(0.5) and size * (n * scale - 1) == pytest.approx(n - 1)
-
-
-def test_the_default_degradation_is_on_the_grid_of_a_sensor():
-    assert DEFAULT_KIND == "gaussian" and KINDS[DEFAULT_KIND].block_grid
 
 
 def test_gradients_flow_through_it():

@@ -267,13 +267,6 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
     assert loss.get_ylabel() == "Training loss (L1)"
 
 
-def test_cubes_memory_mapped_from_disk_are_drawn(tmp_path):
-    np.save(tmp_path / "cube.npy", scene())
-    cube = np.load(tmp_path / "cube.npy", mmap_mode="r")
-    comparison_figure(tmp_path / "figure.png", cube, {"Net": cube}, wavelengths=VISIBLE)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
 def test_drawing_leaves_matplotlibs_settings_alone():
     before = dict(mpl.rcParams)
     band_psnr_figure(None, {"Bicubic": np.ones(5)})

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from typed import ROOT, typed
@@ -17,16 +16,6 @@ from typed import ROOT, typed
 import hsi_sr
 from utility.configuration import configure
 from utility.errors import UserError
-from utility.lmdb_dataset import writing_database
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("data") / "small.lmdb"
-    with writing_database(path) as writer:
-        writer.write(np.random.default_rng(0).random((12, 3, 8, 8), dtype=np.float32))
-        writer.finish(validation=4)
-    return str(path)
 
 
 def test_without_a_flag_it_is_the_released_recipe():
@@ -77,7 +66,7 @@ def test_resuming_without_a_path_goes_on_with_the_newest_run_and_names_it(tmp_pa
 def test_a_dry_run_says_what_would_run_and_writes_nothing(data, tmp_path, capsys):
     assert hsi_sr.main(["-a", "biqrnn_4_2", "--data", data, "-b", "3", "-n", "5", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "8,427 parameters" in said and "8 patches of 3x8x8 for training, 4 for validation" in said
+    assert "8,427 parameters" in said and "9 patches of 5x16x16 for training, 4 for validation" in said
     assert "15 iterations, 5 epochs of 3 steps" in said
     assert re.search(r"^time      \d+ s for 15 steps of [\d.e-]+ s \(two were timed\); validations come on top$", said, re.M)
     assert json.loads(said[said.index("{"):])["batch"] == 3

@@ -1,6 +1,5 @@
 """A cube without ground truth: a file in, a file out, which opens where the first one came from."""
 import re
-import resource
 import tracemalloc
 
 import numpy as np
@@ -68,6 +67,13 @@ def test_a_geotiff_overlays_its_result(tmp_path, scale=2):
         assert high.shape == (20 * scale, 24 * scale)
         assert (high.dtypes, high.nodata, high.descriptions) == (low.dtypes, 0, low.descriptions)
         assert [high.tags(b)["wavelength"] for b in high.indexes] == [str(w) for w in WAVELENGTHS]
+
+
+def test_a_result_says_which_weights_computed_it_and_for_which_degradation(tmp_path):
+    done = apply(geotiff(tmp_path / "low.tif", cube()), tmp_path / "high.tif", Problem(2, "bicubic"))
+    with rasterio.open(tmp_path / "high.tif") as file:
+        said = file.tags()["TIFFTAG_IMAGEDESCRIPTION"]
+    assert f"biqrnn_2_2 (SHA-256 of its weights {done.summary['weights_sha256']})" in said and "bicubic" in said
 
 
 @pytest.mark.parametrize(("kind", "scale", "suffix"), [
@@ -192,22 +198,11 @@ def test_type_and_range_of_values_are_the_input_s(tmp_path, dtype):
         assert np.abs(result - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("reference", 4), ("gaussian", 2), ("bicubic", 3), ("spatial", 8)])
-def test_a_network_that_adds_nothing_gives_the_plain_interpolation(tmp_path, kind, scale):
-    low = cube(dtype=np.float32, low=-50, high=70)
-    np.save(tmp_path / "low.npy", low)
-    apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(scale, kind, tile=32), net=network(0), layout="BHW")
-    expected = upsample(torch.from_numpy(low), scale, kind).numpy()
-    assert np.abs(np.load(tmp_path / "high.npy") - expected).max() < 1e-5 * 120 * 10
-
-
-@pytest.mark.parametrize("self_ensemble", [False, True])
-def test_tiles_give_what_the_whole_scene_gives(tmp_path, self_ensemble):
+def test_tiles_give_what_the_whole_scene_gives(tmp_path):
     np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32, 0, 1))
     results = []
-    for tile in (0, 32, 48, "auto"):
-        apply(tmp_path / "low.npy", tmp_path / f"{tile}.npy", Problem(4, "gaussian", tile=tile, self_ensemble=self_ensemble),
-              layout="BHW")
+    for tile in (0, 32, "auto"):
+        apply(tmp_path / "low.npy", tmp_path / f"{tile}.npy", Problem(4, "gaussian", tile=tile), layout="BHW")
         results.append(np.load(tmp_path / f"{tile}.npy"))
     assert all(np.abs(r - results[0]).max() <= 1e-4 for r in results)
     assert np.abs(results[0]).max() > 0
@@ -262,8 +257,7 @@ def test_a_network_that_agrees_less_than_the_interpolation_and_a_grid_that_is_no
         assert len(found) == expected and all("--degradation gaussian or bicubic keeps edges" in text for text in found)
 
 
-@pytest.mark.parametrize("kind", ["reference", "spatial", "gaussian"])
-def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind):
+def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind="reference"):
     low = cube(dtype=np.float32, low=10, high=90)
     np.save(tmp_path / "low.npy", low)
     done = apply(tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, tile=32), layout="BHW")
@@ -300,13 +294,6 @@ def test_values_outside_an_integer_type_are_clipped_and_counted_or_refused(tmp_p
               writing=Writing(on_overflow="refuse"), **arguments)
     assert not (tmp_path / "refused.npy").exists()
     assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_unit_range_writes_what_the_network_gave(tmp_path):
-    np.save(tmp_path / "low.npy", cube(dtype=np.uint8, low=0, high=255))
-    done = apply(tmp_path / "low.npy", tmp_path / "high.npy", writing=Writing(unit_range=True), layout="BHW")
-    result = np.load(tmp_path / "high.npy")
-    assert result.dtype == np.float32 and np.array_equal(result, done.cubes["network"])
 
 
 def test_chosen_bands_keep_their_wavelengths_and_names(tmp_path):
@@ -383,25 +370,18 @@ def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------------ bad input
 
-def test_the_input_is_never_written_over(tmp_path):
-    np.save(tmp_path / "low.npy", cube())
-    before = (tmp_path / "low.npy").read_bytes()
-    (tmp_path / "link.npy").symlink_to(tmp_path / "low.npy")
-    for target in ("low.npy", "link.npy"):
-        with pytest.raises(UserError, match="is the input itself"):
-            apply(tmp_path / "low.npy", tmp_path / target, writing=Writing(overwrite=True), layout="BHW")
-    assert (tmp_path / "low.npy").read_bytes() == before
-
-
 @pytest.mark.parametrize(("source", "target"), [
-    ("low.hdr", "low.img"), ("low.img", "low.hdr"), ("scene.img", "scene.hdr"), ("scene.img.hdr", "scene.hdr")])
-def test_no_file_of_an_envi_input_is_written_over(tmp_path, source, target):
+    ("a.npy", "a.npy"), ("a.npy", "link.npy"), ("low.hdr", "low.img"), ("low.img", "low.hdr"), ("scene.img", "scene.hdr"),
+    ("scene.img.hdr", "scene.hdr")])
+def test_no_file_of_the_input_is_written_over(tmp_path, source, target):
+    np.save(tmp_path / "a.npy", cube())
+    (tmp_path / "link.npy").symlink_to(tmp_path / "a.npy")
     envi_cube(tmp_path / "low.hdr", cube())
     if source.startswith("scene"):
         (tmp_path / "low.hdr").rename(tmp_path / "scene.img.hdr")
         (tmp_path / "low.img").rename(tmp_path / "scene.img")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    with pytest.raises(UserError, match=r"is the input itself or a part of it, .* choose another --output"):
+    with pytest.raises(UserError, match=r"is the input itself.* choose another --output"):
         apply(tmp_path / source, tmp_path / target, writing=Writing(overwrite=True))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -410,9 +390,6 @@ def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "high.npy").write_text("mine")
     with pytest.raises(UserError, match=r"high\.npy exists already"):
         apply(tmp_path / "there_is_no_such_input.npy", tmp_path / "high.npy")
-    np.save(tmp_path / "low.npy", cube())
-    apply(tmp_path / "low.npy", tmp_path / "high.npy", writing=Writing(overwrite=True), layout="BHW")
-    assert np.load(tmp_path / "high.npy").shape == (5, 80, 96)
 
 
 def test_a_raster_of_one_band_is_refused(tmp_path):
@@ -454,17 +431,4 @@ def test_nothing_is_left_when_it_breaks_off_between_tiles(tmp_path, monkeypatch,
     expected = UserError if isinstance(failure, OSError) else failure
     with pytest.raises(expected):
         apply(tmp_path / "low.npy", tmp_path / f"high{suffix}", layout="BHW")
-    assert [p.name for p in tmp_path.iterdir()] == ["low.npy"]
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5", ".hdr", ".tif"])
-def test_a_file_that_cannot_grow_is_said_and_leaves_nothing(tmp_path, suffix):
-    np.save(tmp_path / "low.npy", cube())
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(UserError, match=rf"high{suffix}"):
-            apply(tmp_path / "low.npy", tmp_path / f"high{suffix}", layout="BHW")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["low.npy"]

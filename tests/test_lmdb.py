@@ -266,16 +266,15 @@ def test_what_is_no_database_is_never_replaced(scenes, database, tmp_path, kind)
     assert (place if kind == "file" else place / "thesis").read_text() == "thesis"
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, monkeypatch, fault):
+def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, monkeypatch):
     def interrupted(*args):
         yield from list(extract_patches(*args))[:2]
-        raise fault
+        raise KeyboardInterrupt
 
     before = everything(database)
     monkeypatch.setattr(script, "extract_patches", interrupted)
     for out in (tmp_path / "new.lmdb", database):
-        with pytest.raises(fault):
+        with pytest.raises(KeyboardInterrupt):
             build_database(out, scenes, CARD, force=True, quiet=True)
     assert left_in(tmp_path) == ["abc.lmdb"] and np.array_equal(everything(database), before)
 
@@ -372,12 +371,6 @@ def test_a_patch_may_be_written_to(database):
     assert data[0].any() and data.shape == (3, 8, 8) and data[-1].shape == (3, 8, 8)
     with pytest.raises(IndexError):
         data[27]
-
-
-def test_two_splits_and_a_pickled_copy_share_one_process(database):
-    train, validation = LMDBDataset(database, "train"), LMDBDataset(database, "validation")
-    copy = pickle.loads(pickle.dumps(train))
-    assert np.array_equal(copy[3], train[3]) and validation[0].shape == train.shape
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

@@ -129,12 +129,6 @@ def test_the_first_batch_of_a_billion_patches_needs_no_list_of_them():
     assert len(set(indexes)) == 1600 and max(indexes) > 9e8 and np.std(indexes) == pytest.approx(10**9 / 12**.5, rel=0.1)
 
 
-def test_validation_keeps_the_order_and_the_last_few():
-    batches = list(validation_loader(Numbered(7), 3))
-    assert [len(b) for b in batches] == [3, 3, 1]
-    assert torch.cat(batches)[:, 1, 0, 0].tolist() == list(range(7))
-
-
 @pytest.mark.parametrize("threads", [0, 1])
 def test_bad_data_is_named_in_one_sentence_also_from_a_worker(threads):
     loader = validation_loader(Broken(1), 1, threads=threads)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import scored
 
 from utility.errors import UserError
 from utility.figures import band_psnr_figure
-from utility.indexes import evaluate
 from utility.report import machine_facts, write_report
 
 VOID = {"meta", "img", "br", "link"}
@@ -50,11 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def images() -> list[dict]:
-    rng = np.random.default_rng(0)
-    gt = rng.random((3, 16, 16))
-    rows = [{key: evaluate(np.clip(gt + noise * rng.standard_normal(gt.shape), 0, 1), gt, 4)
-             for key, noise in (("interpolation", 0.1), ("backprojection", 0.05), ("network", 0.02))} for _ in range(2)]
-    return [{"name": name, **row} for name, row in zip(("feathers", "jasper"), rows, strict=True)]
+    return scored("feathers", "jasper")
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import subprocess
 
 import numpy as np
 import pytest
+from made import scored
 
 from utility.errors import UserError
-from utility.indexes import COUNTS, METRICS, Comparison, evaluate
+from utility.indexes import COUNTS, METRICS, Comparison
 from utility.tables import (
     Bold,
     band_header,
@@ -28,11 +29,9 @@ METHODS = {"interpolation": "interpolation", "backprojection": "back-projection"
 
 @pytest.fixture
 def images() -> list[dict]:
-    rng = np.random.default_rng(0)
-    gt = rng.random((3, 20, 27))
-    rows = {key: evaluate(np.clip(gt + noise * rng.standard_normal(gt.shape), 0, 1), gt, 4)
-            for key, noise in zip(METHODS, (0.1, 0.05, 0.02), strict=True)}
-    return [{"name": "a", **rows}, {"name": "b", **rows, "interpolation": {**rows["interpolation"], "cc": None}}]
+    images = scored("a", "b")
+    images[1]["interpolation"]["cc"] = None
+    return images
 
 
 def test_the_mean_over_images_leaves_out_undefined_values_and_adds_up_skipped_pixels():

@@ -2,23 +2,17 @@
 import numpy as np
 import pytest
 import torch
+from made import filled
 
-from models import Window, create_model, list_models
-from utility.degradation import KINDS, degrade, downsample, upsample
+from models import Window, list_models
+from utility.degradation import KINDS, downsample, upsample
 from utility.errors import UserError
 from utility.memory import free_memory
 from utility.tiling import Consistency, auto_tile, interpolated, super_resolve, super_resolve_cube
 
 
-def network(name="biqrnn_2_4", seed=0, gain=1.2):
-    """A network whose every weight matters."""
-    generator = torch.Generator().manual_seed(seed)
-    net = create_model(name)
-    with torch.no_grad():
-        for p in net.parameters():
-            fan_in = p[0].numel() if p.dim() > 1 else 16
-            p.copy_(torch.randn(p.shape, generator=generator) * gain / fan_in**0.5)
-    return net
+def network(name="biqrnn_2_4"):
+    return filled(name)
 
 
 def scene(*shape, seed=0):
@@ -229,11 +223,3 @@ def test_sources_are_read_no_further_than_a_tile_and_its_halo():
 
     super_resolve(net, source, cube.shape, lambda *_: None, tile=32)
     assert max(reads) <= (32 + 2 * net.halo(1)) ** 2 and len(reads) == 16
-
-
-def test_a_degraded_scene_starts_at_the_interpolation():
-    """With the fast recipe's weights a network is the interpolation, tiled or not."""
-    net = create_model("biqrnn_4_3")
-    net.initialise("fast", torch.Generator().manual_seed(0))
-    x = degrade(torch.from_numpy(scene(4, 48, 64)), 4, "spatial").numpy()
-    assert np.array_equal(super_resolve_cube(net, x, tile=32), x)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import make_database
 
 import hsi_sr
 import hsi_test
@@ -15,7 +16,6 @@ from models import create_model
 from utility import weights
 from utility.checkpoints import load_checkpoint, model_from_checkpoint
 from utility.errors import UserError
-from utility.lmdb_dataset import writing_database
 
 SHIPPED = weights.shipped()
 
@@ -37,13 +37,10 @@ def test_a_shipped_file_is_whole_and_computes_what_its_card_says(one):
 def work(tmp_path_factory) -> Path:
     """A run of biqrnn_1_1, x2, and a test of it."""
     folder = tmp_path_factory.mktemp("work")
-    rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        with writing_database("patches.lmdb") as writer:
-            writer.write(rng.random((5, 3, 16, 16), dtype=np.float32))
-            writer.finish(validation=1)
-        np.save("scene.npy", rng.random((20, 24, 3)))
+        make_database("patches.lmdb", 5, (3, 16, 16), validation=1)
+        np.save("scene.npy", np.random.default_rng(0).random((20, 24, 3)))
         hsi_sr.main(["-a", "biqrnn_1_1", "--data", "patches.lmdb", "--scale", "2", "--degradation", "bicubic", "-n", "2", "-b",
                      "2", "--run-dir", "run", "--quiet", "--no-log", "--no-cuda"])
         hsi_test.main(["-rp", "run/last.pth", "--data", "scene.npy", "--out", "tested", "--no-figures", "--quiet", "--no-cuda"])
