@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from utility.cards import generic_card, list_cards, load_card, locate, split, training_rectangles
 from utility.cubes.cube import Scene
 from utility.errors import UserError
-from utility.parts import parts
+from utility.parts import divide, parts
 from utility.patches import count_patches
 
 FACTS = {  # key, bands, size, patch, strides, zooms
@@ -174,11 +174,13 @@ def test_a_card_that_is_not_toml_or_not_there_is_refused_by_name(tmp_path):
         load_card(tmp_path / "gone.toml")
 
 
-def test_a_scene_of_another_size_is_refused_by_name_and_sizes():
+def test_a_scene_of_another_size_or_too_small_is_refused_by_name_and_sizes():
     with pytest.raises(UserError, match=r"ramp is 100x145 pixels.*145x145"):
         parts(load_card("indian_pines"), ramp((100, 145)), "training")
     with pytest.raises(UserError, match=r"ramp is 600x1400 pixels.*1024x1024"):
         parts(load_card("icvl"), ramp((600, 1400)), "training")
+    with pytest.raises(UserError, match=r"ramp is 20x40 pixels, smaller than a patch of 32x32"):
+        divide(generic_card(32), ramp((20, 40)))
 
 
 # --- where the scenes are --------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         files.append(scene_file(tmp_path / folder, "field", side=32))
-    monkeypatch.setattr(script, "_prepare", lambda *_: pytest.fail("a scene was read"))
+    monkeypatch.setattr(script, "open_as", lambda *_: pytest.fail("a scene was read"))
     with pytest.raises(UserError, match=r"one/field.npy and .*two/field.npy have the same name"):
         build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
     assert left_in(tmp_path) == ["one", "two"]

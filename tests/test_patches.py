@@ -7,7 +7,6 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utility.errors import UserError
 from utility.patches import bake, count_patches, extract_patches, zoomed
 
 
@@ -58,11 +57,6 @@ def test_zooms_follow_one_another_each_with_its_own_stride():
 
 def test_a_copy_smaller_than_a_patch_gives_none():
     assert len(patches_of(cube(2, 40, 40), 32, [32, 32], [1.0, 0.5])) == 1
-
-
-def test_a_cube_smaller_than_a_patch_is_refused_by_name_and_sizes():
-    with pytest.raises(UserError, match=r"tiny\.mat is 20x40 pixels.*32x32"):
-        next(extract_patches(cube(2, 20, 40), 32, [32], [1.0], "tiny.mat"))
 
 
 def test_baked_copies_are_the_patch_and_other_rotations_and_flips_of_it():

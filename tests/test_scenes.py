@@ -10,8 +10,9 @@ import rasterio
 import scipy.io
 
 from utility.cards import list_scenes
-from utility.cubes.bands import band_statistics, clean, find_bad_bands, parse_bands, select_bands
+from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
+from utility.cubes.statistics import band_statistics
 from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.errors import UserError
 from utility.scenes import bounds_distance, describe, open_scene, read_scene, scaled, write_scene

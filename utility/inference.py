@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from models import Network
-from utility.cubes.bands import band_statistics, limits_of, select_bands
+from utility.cubes.bands import select_bands
 from utility.cubes.containers import named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
+from utility.cubes.statistics import band_statistics, limits_of
 from utility.cubes.values import from_unit_range, value_range
 from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
 from utility.errors import UserError

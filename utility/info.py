@@ -16,8 +16,9 @@ from models import Network
 from utility import weights
 from utility.checkpoints import model_from_checkpoint
 from utility.cubes import containers
-from utility.cubes.bands import band_statistics, find_bad_bands, in_words, marked_bad, missing_pixels
+from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pixels
 from utility.cubes.cube import Scene
+from utility.cubes.statistics import band_statistics
 from utility.degradation import SCALES
 from utility.progress import duration
 from utility.reading import Reading

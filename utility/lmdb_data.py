@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,31 +28,20 @@ from utility.cards import CARD_FOLDER, Card, generic_card, list_scenes, load_car
 from utility.configuration import configure  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
 from utility.cubes.layouts import LAYOUTS  # noqa: E402
-from utility.cubes.values import content_hash, value_range  # noqa: E402
 from utility.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.files import default_path, refuse_existing, replacing, shown, write_failure  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
-from utility.parts import Part, parts  # noqa: E402
-from utility.patches import bake, check_size, extract_patches  # noqa: E402
+from utility.parts import Part, divide  # noqa: E402
+from utility.patches import bake, extract_patches  # noqa: E402
 from utility.plan import prepare  # noqa: E402
 from utility.progress import Bar, duration, heeds_quiet, note, say, track, warn  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
-from utility.scenes import write_scene  # noqa: E402
+from utility.scenes import first_line, write_scene  # noqa: E402
 from utility.training import seconds_per_step  # noqa: E402
 
 MB = 1_000_000
 STEPS, WINDOW = 1000, 16
 """Of the training that is advised: steps, and neighbouring bands of a patch of many."""
-
-
-@dataclass
-class _Prepared:
-    """A scene that passed every check and is ready to be cut."""
-
-    file: Path
-    parts: dict[str, list[Part]]  # of each use: training, validation, test
-    source: dict[str, Any]  # what the database will say of it
-    wavelengths: np.ndarray | None
 
 
 def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *, dtype: str = "float32", augment: int = 1,
@@ -92,7 +81,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
     reading = Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
     cut = partial(_cut, card=card, augment=augment, seed=seed)
     written: list[dict[str, Any]] = []
-    held: list[tuple[dict[str, Any], Path, list[Part]]] = []
+    held: list[tuple[dict[str, Any], list[Part]]] = []
     skipped: list[str] = []
     tests: list[Scene] = []
     size: list[int] = []
@@ -102,8 +91,9 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         with closing(track(files, Path(out).stem, unit="scene", quiet=quiet)) as bar:
             for file in bar:
                 try:
-                    scene = _prepare(file, card, reading)
-                    _check_bands(scene.source, written, file)
+                    scene = open_as(file, reading, card)
+                    found, source = divide(card, scene)
+                    _check_bands(source, written, file)
                 except UserError as error:
                     if not skip_bad:
                         raise
@@ -111,23 +101,22 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                     if not quiet:
                         warn(str(error), "skipped")
                     continue
-                if not quiet and scene.source["size"] != size:  # said of the first of scenes of one size
-                    size = scene.source["size"]
-                    say(f"{file} read as: {scene.source['bands']} bands, {size[0]} x {size[1]}")
+                if not quiet and source["size"] != size:  # said of the first of scenes of one size
+                    size = source["size"]
+                    say(f"{file} {first_line(scene)}")
                 wavelengths = wavelengths if written else scene.wavelengths
                 part = "validation" if file.stem in val_scenes else "training"
-                written.append(scene.source | {"part": part} | cut(scene.parts["training"], file, writer=writer, bar=bar))
-                if scene.parts["validation"]:  # the last patches of a database are those of validation
-                    held.append((scene.source, file, scene.parts["validation"]))
+                written.append(source | {"part": part} | cut(found["training"], writer=writer, bar=bar))
+                if found["validation"]:  # the last patches of a database are those of validation
+                    held.append((source, found["validation"]))
                 if test_out:
-                    digest = scene.source["sha256"]
                     tests += [Scene(test.cube, test.name, layout="HWB", key="gt", normalised=True,
                                     wavelengths=scene.wavelengths,
-                                    metadata={"origin": {"region": test.region, "sha256": digest}})
-                              for test in scene.parts["test"]]
-                del scene  # before the next one is read
-            for source, file, found in held:
-                written.append(source | {"part": "validation"} | cut(found, file, writer=writer, bar=bar))
+                                    metadata={"origin": {"region": test.region, "sha256": source["sha256"]}})
+                              for test in found["test"]]
+                del scene, found  # before the next one is read
+            for source, validation in held:
+                written.append(source | {"part": "validation"} | cut(validation, writer=writer, bar=bar))
         if not written:
             raise UserError(f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
         meta = writer.finish(
@@ -152,31 +141,17 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
         raise
 
 
-def _prepare(file: Path, card: Card, reading: Reading) -> _Prepared:
-    """Read and check one scene, and take its parts."""
-    scene = open_as(file, reading, card)
-    bands, height, width = scene.cube.shape
-    limits = value_range(scene)
-    found = {use: parts(card, scene, use, limits) for use in ("training", "validation")}
-    found["test"] = parts(card, scene, "test", limits) if card.test_region else []
-    source = {"file": file.name, "name": scene.name, "key": scene.key, "layout": scene.layout, "size": [height, width],
-              "bands": bands, "low": limits[0], "high": limits[1], "sha256": content_hash(scene.cube)}
-    for part in found["training"]:
-        check_size(part.cube.shape[1:], card.patch, str(file))
-    return _Prepared(file, found, source, scene.wavelengths)
-
-
 def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Path) -> None:
     if written and source["bands"] != written[0]["bands"]:
         raise UserError(f"{file} has {source['bands']} bands and {written[0]['file']} has {written[0]['bands']}, and one "
                         "database holds patches of one size; build two databases.")
 
 
-def _cut(found: Sequence[Part], file: Path, card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: Bar) -> dict:
+def _cut(found: Sequence[Part], card: Card, augment: int, seed: int, writer: DatabaseWriter, bar: Bar) -> dict:
     """Write the patches of some parts of a scene; returns the database's record of these parts."""
     begin = writer.count
     for part in found:
-        for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms, str(file)):
+        for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms):
             if augment > 1:
                 patches = bake(patches, augment, seed, writer.count // augment)
             writer.write(patches)

@@ -1,4 +1,4 @@
-"""The parts of a scene that train, validate and test, as a dataset card says."""
+"""The parts of a scene that train, validate and test, as a dataset card says, and what a database records of the scene."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,23 @@ class Part:
     low: float                  # the value that became 0
     high: float                 # the value that became 1
     over: str                   # "scene" or "crop": whose smallest and largest values these two are
+
+
+def divide(card: Card, scene: Scene) -> tuple[dict[str, list[Part]], dict[str, Any]]:
+    """The parts of a scene by use ("test" where the card has a region for it), and the record of the scene (`sources_of`).
+
+    Raises:
+        UserError: as `parts`, or a training part is smaller than a patch.
+    """
+    limits = value_range(scene)
+    found = {use: parts(card, scene, use, limits) for use in ("training", "validation", *["test"] * bool(card.test_region))}
+    for part in found["training"]:
+        if min(part.region[2:]) < card.patch:
+            raise UserError(f"{scene} is {part.region[2]}x{part.region[3]} pixels, smaller than a patch of "
+                            f"{card.patch}x{card.patch}; choose a smaller --patch, or leave the scene out.")
+    bands, *size = scene.cube.shape
+    return found, {"file": scene.path.name, "name": scene.name, "key": scene.key, "layout": scene.layout, "size": size,
+                   "bands": bands, "low": limits[0], "high": limits[1], "sha256": content_hash(scene.cube)}
 
 
 def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None = None) -> list[Part]:

@@ -9,11 +9,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from utility.augment import dihedral
 from utility.degradation import zoom_matrix
-from utility.errors import UserError
 
 
-def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float],
-                    name: str = "the scene") -> Iterator[np.ndarray]:
+def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float]) -> Iterator[np.ndarray]:
     """Patches of `cube` at each zoom, a row of windows at a time.
 
     Args:
@@ -21,15 +19,10 @@ def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms:
         patch: side of a patch in pixels.
         strides: step between the windows, one for each zoom.
         zooms: spatial scales; a copy in which no patch fits gives none.
-        name: of the scene, for the error message.
 
     Yields: arrays (n, B, patch, patch), C order, of the cube's type: zoom by zoom, top to bottom, left to right.
-
-    Raises:
-        UserError: `cube` itself is smaller than a patch.
     """
     height, width = cube.shape[1:]
-    check_size((height, width), patch, name)
     for zoom, stride in zip(zooms, strides, strict=True):
         # As scipy.ndimage.zoom rounds; known before the copy is made.
         if min(round(height * zoom), round(width * zoom)) < patch:
@@ -37,13 +30,6 @@ def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms:
         windows = sliding_window_view(zoomed(cube, zoom), (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
         for row in range(windows.shape[1]):
             yield np.ascontiguousarray(windows[:, row].swapaxes(0, 1))
-
-
-def check_size(size: tuple[int, int], patch: int, name: str) -> None:
-    """Raise UserError when no patch fits in a scene of `size` (height, width)."""
-    if min(size) < patch:
-        raise UserError(f"{name} is {size[0]}x{size[1]} pixels, smaller than a patch of {patch}x{patch}; choose a smaller "
-                        "--patch, or leave the scene out.")
 
 
 def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float]) -> int:

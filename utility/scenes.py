@@ -21,10 +21,10 @@ import numpy as np
 from rasterio.crs import CRS
 
 from utility.cubes import containers, envi
-from utility.cubes.bands import marker_of
 from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
 from utility.cubes.layouts import readable, resolve, spelled
+from utility.cubes.statistics import marker_of
 from utility.degradation import DEFAULT_KIND, grid
 from utility.errors import UserError
 from utility.memory import require_memory

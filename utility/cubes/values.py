@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from utility.cubes.bands import band_statistics, limits_of
 from utility.cubes.cube import Scene, blocks
+from utility.cubes.statistics import band_statistics, limits_of
 from utility.errors import UserError
 
 

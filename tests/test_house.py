@@ -1,0 +1,67 @@
+"""How the source files depend on one another, and the way of a scene through them."""
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import replace
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from utility.cards import generic_card
+from utility.lmdb_data import build_database
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+           for path in ROOT.rglob("*.py") if not {"tests", ".venv"} & set(path.relative_to(ROOT).parts)}
+TOOLS = {f"utility.{name}" for name in ("cubes.cube", "cubes.statistics", "errors", "files", "memory", "progress", "version")}
+"""What every stage of the way may call."""
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this project that a file imports anywhere, also in functions and under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(SOURCES.values())
+            found |= inside if len(inside) == len(node.names) else {node.module, *inside}
+    return found & set(SOURCES.values())
+
+
+def test_no_file_imports_itself_by_way_of_others_and_none_is_longer_than_600_lines():
+    graph = {name: imports(path) for path, name in SOURCES.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) > 60  # raises CycleError
+    assert all(graph[tool] <= TOOLS for tool in TOOLS)
+    assert not [name for path, name in SOURCES.items() if len(path.read_text(encoding="utf-8").splitlines()) > 600]
+
+
+def test_a_scene_goes_through_each_file_once_on_its_way_into_the_database(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"ref": np.random.default_rng(0).random((24, 20, 5)), "layout": "HWB"})
+    card = replace(generic_card(8), zooms=(1.0, 0.5), strides=(8, 8))
+    stack: list[str | None] = []
+    entered: list[str] = []  # files in order of entry; calls down and back up, and several in a row, are one
+
+    def follow(frame, event: str, _: object) -> None:
+        if event == "call":
+            name = SOURCES.get(Path(frame.f_code.co_filename))
+            if name and name not in {*TOOLS, *stack, *entered[-1:]}:
+                entered.append(name)
+            stack.append(name)
+        elif event == "return" and stack:
+            stack.pop()
+
+    sys.setprofile(follow)
+    try:
+        build_database(tmp_path / "a.lmdb", [tmp_path / "a.mat"], card, quiet=True)
+    finally:
+        sys.setprofile(None)
+    # The database opens first, because a name that is taken is refused before a scene is read.
+    way = ["lmdb_data", "cards", "lmdb_dataset", "reading", "scenes", "cubes.containers", "cubes.matlab", "cubes.companions",
+           "cubes.layouts", "cubes.bands", "parts", "cubes.values"]
+    assert [name.removeprefix("utility.") for name in entered[:len(way)]] == way
+    # Then patches go into the database a row at a time.
+    assert set(entered[len(way):]) == {"utility.patches", "utility.degradation", "utility.lmdb_dataset"}
