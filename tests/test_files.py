@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import room_for
 
 from utility import files
 from utility.errors import UserError
@@ -136,13 +136,8 @@ def test_a_folder_is_put_back_when_the_new_one_cannot_take_its_name(tmp_path, mo
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
     write_json("a.json", 1)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"disk is full while writing a.json"):
-            write_json("a.json", "x" * 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with room_for(10), pytest.raises(UserError, match=r"disk is full while writing a.json"):
+        write_json("a.json", "x" * 100)
     assert Path("a.json").read_text() == "1\n" and names(tmp_path) == ["a.json"]
 
 
@@ -182,16 +177,20 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert order == [7, "renamed"]
 
 
-def process_that(code: str, signal_number: int) -> None:
-    """Run code in a process that kills itself where the code says die()."""
-    code = f"import os\nfrom utility.files import *\ndef die(): os.kill(os.getpid(), {int(signal_number)})\n{code}"
+def python(code: str, **how) -> subprocess.CompletedProcess:
+    """Run code in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    assert subprocess.run([sys.executable, "-c", code], env=env).returncode
+    return subprocess.run([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True, **how)
+
+
+def killed_in(code: str) -> None:
+    """Run code in a process that kills itself where the code says die()."""
+    assert python(f"import os\nfrom utility.files import *\ndef die(): os.kill(os.getpid(), 9)\n{code}").returncode
 
 
 def test_the_next_run_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
-    process_that("with replacing('data') as t: t.mkdir(); die()", signal.SIGKILL)
-    process_that("with replacing('file.txt') as t: t.write_text('x'); die()", signal.SIGKILL)
+    killed_in("with replacing('data') as t: t.mkdir(); die()")
+    killed_in("with replacing('file.txt') as t: t.write_text('x'); die()")
     assert [name[:6] for name in names(tmp_path)] == [".file."]  # the second process swept what the first one left
     (tmp_path / ".of.someone.partial").touch()
     with replacing("other.txt") as alive:
@@ -203,14 +202,14 @@ def test_the_next_run_sweeps_what_killed_processes_left_and_nothing_else(tmp_pat
 
 def test_a_result_that_lost_its_name_in_a_swap_gets_it_back(tmp_path, capsys):
     make_folder(tmp_path / "data", ours="old")
-    process_that("""
+    killed_in("""
 real = os.replace
 def replace(a, b):
     real(a, b)
     die()
 os.replace = replace
 with replacing('data', marks=('ours',)) as t: t.mkdir(); (t / 'ours').write_text('new')
-""", signal.SIGKILL)
+""")
     assert "data" not in names(tmp_path)
     files.sweep(tmp_path)
     assert names(tmp_path) == ["data"] and (tmp_path / "data/ours").read_text() == "old"
@@ -240,8 +239,7 @@ def main():
         import time; time.sleep(5)
 run_script(main)
 """
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(code)
     assert (done.returncode, done.stderr, names(tmp_path)) == (130, "interrupted\n", [])
 
 
@@ -258,17 +256,13 @@ def test_a_signal_while_something_is_removed_waits_for_the_end_of_it(tmp_path, m
 
 @pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])
 def test_too_little_memory_is_one_sentence(error):
-    code = f"from utility.errors import run_script\ndef main(): raise {error}\nrun_script(main)"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = python(f"from utility.errors import run_script\ndef main(): raise {error}\nrun_script(main)")
     assert done.returncode == 2 and done.stderr.startswith("error: The memory is not enough") and done.stderr.count("\n") == 1
 
 
 def test_a_pipe_that_is_closed_early_ends_a_script_quietly():
-    code = "from utility.errors import run_script\nrun_script(lambda: print('a line'))"
     read, write = os.pipe()
     os.close(read)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, stdout=write, stderr=subprocess.PIPE)
+    done = python("from utility.errors import run_script\nrun_script(lambda: print('a line'))", stdout=write)
     os.close(write)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert (done.returncode, done.stderr) == (141, "")
