@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # Adam imports it in the first step: here once, not in each fork
+from made import make_database
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import hsi_sr
 import hsi_test
 from models import create_model
-from utility import distributed, errors, runs, training
-from utility.lmdb_dataset import writing_database
+from utility import distributed, errors, training
 from utility.loader import DeviceBatches
 
 TINY = ["-a", "biqrnn_1_1", "--recipe", "fast", "--warmup", "2", "--scale", "2", "-b", "4", "--no-log", "--no-cuda", "--quiet"]
@@ -33,16 +34,9 @@ def databases(tmp_path_factory) -> list[str]:
     """9 patches of 31 bands for training, and 6 of 103: batches of 4 leave 1 and 2."""
     paths = []
     for count, bands in ((9, 31), (6, 103)):
-        paths.append(str(tmp_path_factory.mktemp("data") / f"bands_{bands}.lmdb"))
-        with writing_database(paths[-1]) as writer:
-            writer.write(np.random.default_rng(bands).random((count + 3, bands, 8, 8), dtype=np.float32))
-            writer.finish(validation=3)
+        path = tmp_path_factory.mktemp("data") / f"bands_{bands}.lmdb"
+        paths.append(make_database(path, count + 3, (bands, 8, 8), validation=3, seed=bands))
     return paths
-
-
-@pytest.fixture(autouse=True)
-def _draws_no_curve(monkeypatch):
-    monkeypatch.setattr(runs, "training_curve_figure", lambda path, *_, **__: path.touch())
 
 
 class Doubled(DeviceBatches):
@@ -141,19 +135,24 @@ def test_two_processes_then_one_then_three_end_as_a_run_that_was_not_interrupted
 def test_no_thread_of_the_group_outlives_it(tmp_path):
     """One that does may abort the process when Python ends; this one starts afresh, without the imports made above."""
     (tmp_path / "script.py").write_text(
-        "import os, torch\n"
+        "import os, sys, torch\n"
         "from utility.distributed import highest, joined\n"
+        "child = os.fork()\n"
+        "os.environ['RANK'] = '0' if child else '1'\n"
         "with joined():\n"
         "    weight = torch.zeros(1, requires_grad=True)\n"
         "    weight.sum().backward()\n"
         "    torch.optim.Adam([weight]).step()\n"
         "    highest(0)\n"
         "for thread in os.listdir('/proc/self/task'):\n"
-        "    print(open(f'/proc/self/task/{thread}/comm').read().strip())\n")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"],
-                          env=os.environ | {"PYTHONPATH": str(Path(hsi_sr.__file__).parent), "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, check=True)
-    assert "python" in done.stdout and "gloo" not in done.stdout
+        "    print(open(f'/proc/self/task/{thread}/comm').read().strip())\n"
+        "sys.exit(child and os.wait()[1])\n")
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    as_torchrun = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+                   "PYTHONPATH": str(Path(hsi_sr.__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "script.py"], env=os.environ | as_torchrun, capture_output=True, text=True)
+    assert done.returncode == 0 and "python" in done.stdout and "gloo" not in done.stdout
 
 
 def test_a_killed_process_goes_on_from_the_last_checkpoint_where_torchrun_may_start_again(databases):
