@@ -12,6 +12,7 @@ and mix the materials inside the shapes. The sensor adds shot and read noise and
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -46,7 +47,7 @@ def reflectances(rng: np.random.Generator, nm: np.ndarray, count: int) -> np.nda
         spectrum[:] = rng.uniform(0.03, 0.25)
         for _ in range(rng.integers(1, 4)):
             centre, width = rng.uniform(low, high), span * rng.uniform(0.08, 0.3)
-            spectrum += rng.uniform(0.1, 0.6) * np.exp(-0.5 * ((nm - centre) / width) ** 2)
+            spectrum += rng.uniform(0.1, 0.6) * _bump(nm, centre, width)
         if rng.random() < 0.5:  # a pigment's edge
             spectrum += rng.uniform(0.1, 0.5) * _edge(nm, rng.uniform(low, high), span * rng.uniform(0.02, 0.08))
         spectrum *= rng.uniform(0.3, 1.0) / max(1.0, spectrum.max())
@@ -131,28 +132,55 @@ def any_texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return texture / texture.std()
 
 
-def random_shape(rng: np.random.Generator, size: tuple[int, int], extent: float) -> np.ndarray:
-    """A filled polygon, ellipse, rotated rectangle or thick line about `extent` pixels across, (h, w) bool."""
-    mask = np.zeros(size, np.uint8)
+Shape = Callable[[np.ndarray, float], None]
+"""A function that draws a shape into a plane, as the given value."""
+
+
+def filled(points: np.ndarray) -> Shape:
+    points = np.round(points).astype(np.int32)
+    return lambda plane, value: cv2.fillPoly(plane, [points], value)
+
+
+def line(points: np.ndarray, thickness: float) -> Shape:
+    points = np.round(points).astype(np.int32)
+    return lambda plane, value: cv2.polylines(plane, [points], False, value, max(1, int(thickness)))
+
+
+def disc(centre: Sequence[int], radius: int) -> Shape:
+    return lambda plane, value: cv2.circle(plane, centre, radius, value, -1)
+
+
+def ellipse(centre: Sequence[int], axes: Sequence[int], angle: float) -> Shape:
+    return lambda plane, value: cv2.ellipse(plane, centre, axes, angle, 0, 360, value, -1)
+
+
+def box(centre: Sequence[float], axes: Sequence[float], angle: float) -> np.ndarray:
+    """Corners of a rectangle, whole pixels, (4, 2)."""
+    return np.round(cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, axes)), float(angle))))
+
+
+def mask_of(shape: Shape, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a shape, (h, w) bool."""
+    plane = np.zeros(size, np.uint8)
+    shape(plane, 1)
+    return plane > 0
+
+
+def random_shape(rng: np.random.Generator, size: tuple[int, int], extent: float) -> Shape:
+    """A polygon, ellipse, rotated rectangle or thick line about `extent` pixels across."""
     centre = rng.uniform(0, 1, 2) * size[::-1]
     kind, angle = rng.integers(4), rng.uniform(0, 180)
     axes = extent * rng.uniform(0.25, 0.7, 2)
     if kind == 0:
         turns = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 9)))
         radius = extent * rng.uniform(0.25, 0.7, len(turns))
-        points = centre + np.stack([np.cos(turns), np.sin(turns)], axis=1) * radius[:, None]
-        cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1)
-    elif kind == 1:
-        middle, radii = np.round(centre).astype(int).tolist(), np.round(axes).astype(int).tolist()
-        cv2.ellipse(mask, middle, radii, angle, 0, 360, 1, -1)
-    elif kind == 2:
-        box = cv2.boxPoints((centre.tolist(), (2 * axes).tolist(), float(angle)))
-        cv2.fillPoly(mask, [np.round(box).astype(np.int32)], 1)
-    else:
-        end = centre + extent * rng.uniform(0.5, 2) * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-        thickness = max(1, round(extent * rng.uniform(0.03, 0.12)))
-        cv2.line(mask, np.round(centre).astype(int).tolist(), np.round(end).astype(int).tolist(), 1, thickness)
-    return mask.astype(bool)
+        return filled(centre + np.stack([np.cos(turns), np.sin(turns)], axis=1) * radius[:, None])
+    if kind == 1:
+        return ellipse(np.round(centre).astype(int).tolist(), np.round(axes).astype(int).tolist(), angle)
+    if kind == 2:
+        return filled(box(centre, 2 * axes, angle))
+    end = centre + extent * rng.uniform(0.5, 2) * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    return line(np.stack([centre, end]), round(extent * rng.uniform(0.03, 0.12)))
 
 
 class Canvas:
@@ -209,7 +237,7 @@ def natural_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarr
     longest = max(canvas.size)
     for extent, count in [(0.6, 5), (0.3, 12), (0.12, 22), (0.05, 40)]:
         for _ in range(count):
-            mask = random_shape(rng, canvas.size, extent * longest)
+            mask = mask_of(random_shape(rng, canvas.size, extent * longest), canvas.size)
             if extent > 0.1:
                 fill(mask)
             else:
@@ -255,17 +283,15 @@ def remote_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarra
             texture = any_texture(rng, canvas.size)
         cover(parcel == number, first, second, rng.uniform(0.6, 1.0), rng.uniform(0.05, 0.2), texture)
 
-    def polyline(points: np.ndarray, thickness: float) -> np.ndarray:
-        mask = np.zeros(canvas.size, np.uint8)
-        cv2.polylines(mask, [np.round(points).astype(np.int32)], False, 1, max(1, round(thickness * OVERSAMPLING)))
-        return mask.astype(bool)
+    def stroke(points: np.ndarray, thickness: float) -> np.ndarray:
+        return mask_of(line(points, round(thickness * OVERSAMPLING)), canvas.size)
 
     calm = noise_texture(rng, canvas.size, 20 * OVERSAMPLING)
     along = np.linspace(-0.05, 1.05, 40)
     bends = 0.3 + 0.2 * along + 0.05 * np.sin(7 * along + rng.uniform(0, 6))
-    cover(polyline(np.stack([along, bends], axis=1) * canvas.size[::-1], 7), "water", "soil", 0.97, 0.01, calm)
+    cover(stroke(np.stack([along, bends], axis=1) * canvas.size[::-1], 7), "water", "soil", 0.97, 0.01, calm)
     for _ in range(7):
-        road = polyline(np.stack([somewhere(), somewhere()]), rng.uniform(1.0, 2.5))
+        road = stroke(np.stack([somewhere(), somewhere()]), rng.uniform(1.0, 2.5))
         cover(road, "asphalt", "soil", 0.92, 0.03, calm)
 
     for _ in range(90):  # houses, with a shadow beside each
@@ -273,14 +299,11 @@ def remote_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarra
         axes = rng.uniform(2.5, 8, 2) * OVERSAMPLING
         roof = str(rng.choice(["tiles", "tiles", "concrete", "metal", "asphalt"]))
         for shift, shading in ((1.2 * OVERSAMPLING, 0.35), (0.0, rng.uniform(0.8, 1.2))):
-            mask = np.zeros(canvas.size, np.uint8)
-            box = cv2.boxPoints(((centre + shift).tolist(), axes.tolist(), angle))
-            cv2.fillPoly(mask, [np.round(box).astype(np.int32)], 1)
-            canvas.paint(mask.astype(bool), names.index(roof if shift == 0 else "grass"), 0, 1.0, shading)
+            mask = mask_of(filled(box(centre + shift, axes, angle)), canvas.size)
+            canvas.paint(mask, names.index(roof if shift == 0 else "grass"), 0, 1.0, shading)
     for _ in range(220):  # trees, smaller than a few pixels
-        mask = np.zeros(canvas.size, np.uint8)
-        cv2.circle(mask, np.round(somewhere()).astype(int).tolist(), round(rng.uniform(0.6, 2.2) * OVERSAMPLING), 1, -1)
-        canvas.paint(mask.astype(bool), names.index("wood"), 0, 1.0, rng.uniform(0.6, 1.1))
+        crown = disc(np.round(somewhere()).astype(int).tolist(), round(rng.uniform(0.6, 2.2) * OVERSAMPLING))
+        canvas.paint(mask_of(crown, canvas.size), names.index("wood"), 0, 1.0, rng.uniform(0.6, 1.1))
 
     light = blackbody(REMOTE_BANDS, 5800) * transmittance(REMOTE_BANDS)
     radiance = canvas.render(spectra * light) + 0.004 * blackbody(REMOTE_BANDS, 20000).astype(np.float32)[:, None, None]

@@ -5,41 +5,14 @@ material in a pixel. All sizes given to `Picture`'s textures are in final pixels
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
-from data.make_samples import OVERSAMPLING, noise_texture
-
-Shape = Callable[[np.ndarray, float], None]
-"""A function that draws a shape into a plane, as the given value."""
+from data.make_samples import OVERSAMPLING, Shape, box, disc, ellipse, filled, line, mask_of, noise_texture
 
 GROUND = ("crop", "grass", "wood", "soil", "stubble", "asphalt", "concrete", "tiles", "metal", "water")
 _OF = {name: number for number, name in enumerate(GROUND)}
 GROWN, BUILT = GROUND[:5], GROUND[5:9]
-
-
-def filled(points: np.ndarray) -> Shape:
-    points = np.round(points).astype(np.int32)
-    return lambda plane, value: cv2.fillPoly(plane, [points], value)
-
-
-def line(points: np.ndarray, thickness: float) -> Shape:
-    return lambda plane, value: cv2.polylines(plane, [points], False, value, max(1, int(thickness)))
-
-
-def disc(centre: tuple[int, int], radius: int) -> Shape:
-    return lambda plane, value: cv2.circle(plane, centre, radius, value, -1)
-
-
-def ellipse(centre: tuple[int, int], axes: tuple[int, int], angle: float) -> Shape:
-    return lambda plane, value: cv2.ellipse(plane, centre, axes, angle, 0, 360, value, -1)
-
-
-def box(centre: np.ndarray | tuple[int, int], axes: np.ndarray | tuple[float, float], angle: float) -> np.ndarray:
-    """Corners of a rectangle, whole pixels, (4, 2)."""
-    return np.round(cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, axes)), float(angle))))
 
 
 class Picture:
@@ -65,9 +38,7 @@ class Picture:
         return tuple(self.rng.integers(0, self.n, 2).tolist())
 
     def mask(self, shape: Shape) -> np.ndarray:
-        plane = np.zeros_like(self.first)
-        shape(plane, 1)
-        return plane > 0
+        return mask_of(shape, self.first.shape)
 
     def cover(self, mask: np.ndarray, first: int, second: int, mix: np.ndarray | float, light: np.ndarray | float) -> None:
         """Cover the pixels of `mask`; `mix` and `light` are numbers or whole planes."""
