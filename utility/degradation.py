@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -251,7 +251,7 @@ def axis_matrix(operations: Operations, n: int, scale: int) -> np.ndarray:
     elif last in ZOOMS:
         matrix = zoom_matrix(n, _length(last, n, scale), dark=last.startswith("scipy"))
     else:
-        matrix = _scatter(*_taps(last, n, scale)(np.arange(_length(last, n, scale))), n)
+        matrix = _scatter(*_taps(last, np.arange(_length(last, n, scale)), scale), n)
     matrix.setflags(write=False)
     return matrix
 
@@ -300,8 +300,7 @@ def axis_rows(operations: Operations, n: int, scale: int, first: int, last: int)
         return start, matrix[first - start:last - start]
     if operation in ZOOMS:
         return _zoom_rows(n, _length(operation, n, scale), first, last, dark=operation.startswith("scipy"))
-    positions, weights = _taps(operation, n, scale)(np.arange(first, last))
-    matrix = _scatter(positions, weights, n)
+    matrix = _scatter(*_taps(operation, np.arange(first, last), scale), n)
     used = np.flatnonzero(matrix.any(axis=0))
     return int(used[0]), matrix[:, used[0]:used[-1] + 1]
 
@@ -331,33 +330,25 @@ def _zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool) -> tupl
     return int(start), matrix
 
 
-def _taps(operation: str, n: int, scale: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """For output samples (m,): the positions (m, taps) that they take, unfolded at the edges, and the weights."""
+def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """For output samples j (m,): the positions (m, taps) that they take, unfolded at the edges, and the weights."""
     if operation == "block_gaussian":
         offsets = np.arange(8) - 3.5
         weights = np.exp(-0.5 * (offsets / 3.0) ** 2)
-
-        def block_gaussian(j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            positions = np.rint(scale * j[:, None] + (scale - 1) / 2 + offsets).astype(int)
-            return positions, np.broadcast_to(weights / weights.sum(), positions.shape)
-
-        return block_gaussian
+        positions = np.rint(scale * j[:, None] + (scale - 1) / 2 + offsets).astype(int)
+        return positions, np.broadcast_to(weights / weights.sum(), positions.shape)
     if operation not in ("keys_down", "keys_up"):
         raise ValueError(f"unknown operation {operation!r}")
+    # As MATLAB's `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to one.
     step, widen = (float(scale), float(scale)) if operation == "keys_down" else (1 / scale, 1.0)
-
-    def keys(j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """MATLAB-style `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to one."""
-        centres = (j + 0.5) * step - 0.5
-        reach = math.ceil(2 * widen) + 1
-        positions = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 1)
-        distance = np.abs(centres[:, None] - positions) / widen
-        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-        weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-        return positions, weights / weights.sum(axis=1, keepdims=True)
-
-    return keys
+    centres = (j + 0.5) * step - 0.5
+    reach = math.ceil(2 * widen) + 1
+    positions = np.floor(centres).astype(int)[:, None] + np.arange(-reach, reach + 1)
+    distance = np.abs(centres[:, None] - positions) / widen
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return positions, weights / weights.sum(axis=1, keepdims=True)
 
 
 def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
