@@ -11,10 +11,10 @@ import torch
 import hsi_test
 from models import create_model
 from utility import adapt, training, weights
-from utility.adapt import divide, largest_rectangle
-from utility.cards import training_rectangles
+from utility.adapt import divide
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
+from utility.rectangles import largest_rectangle, training_rectangles
 
 
 def scene(path, size=75, bands=4, nodata=None):

@@ -16,7 +16,8 @@ from utility.lmdb_data import build_database
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
            for path in ROOT.rglob("*.py") if not {"tests", ".venv"} & set(path.relative_to(ROOT).parts)}
-TOOLS = {f"utility.{name}" for name in ("cubes.cube", "cubes.statistics", "errors", "files", "memory", "progress", "version")}
+TOOLS = {f"utility.{name}" for name in ("cubes.cube", "cubes.statistics", "errors", "files", "memory", "progress", "rectangles",
+                                        "version")}
 """What every stage of the way may call."""
 
 
@@ -41,7 +42,8 @@ def test_no_file_imports_itself_by_way_of_others_and_none_is_longer_than_600_lin
 
 def test_a_scene_goes_through_each_file_once_on_its_way_into_the_database(tmp_path):
     scipy.io.savemat(tmp_path / "a.mat", {"ref": np.random.default_rng(0).random((24, 20, 5)), "layout": "HWB"})
-    card = replace(generic_card(8), zooms=(1.0, 0.5), strides=(8, 8))
+    card = replace(generic_card(4), zooms=(1.0, 0.5), strides=(8, 8), size=(24, 20), test_region=(0, 0, 8, 8),
+                   validation_region=(16, 0, 8, 8))
     stack: list[str | None] = []
     entered: list[str] = []  # files in order of entry; calls down and back up, and several in a row, are one
 

@@ -19,11 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models import Network
 from utility import evaluation, inference
-from utility.cards import CARD_FOLDER, Card, Rectangle, training_rectangles
+from utility.cards import CARD_FOLDER, Card
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
 from utility.configuration import configure
 from utility.cubes.bands import select_bands
@@ -37,6 +35,7 @@ from utility.plan import prepare
 from utility.problem import Problem
 from utility.progress import duration, note, say, warn
 from utility.reading import Reading, open_as
+from utility.rectangles import Rectangle, largest_rectangle, training_rectangles
 from utility.report import write_report
 from utility.scenes import first_line, write_scene
 from utility.tables import format_table
@@ -79,25 +78,6 @@ def divide(height: int, width: int, scale: int) -> Division | None:
         return None
     top = height - h
     return Division((top, width - w, h, w), (top, 0, min(h, patch * 5 // 4), min(width - w, 2 * patch)), patch)
-
-
-def largest_rectangle(free: np.ndarray) -> Rectangle:
-    """The largest rectangle of True in (H, W): top, left, height, width. Of a large image to within 1/512 of its sides."""
-    step = max(1, max(free.shape) // 512)
-    h, w = (n // step for n in free.shape)
-    free = free[:h * step, :w * step].reshape(h, step, w, step).all((1, 3))
-    best, heights = (0, 0, 0, 0), np.zeros(w + 1, int)  # of the columns of True that end in a row; the last is a sentinel
-    for row, line in enumerate(free):
-        heights[:-1] = (heights[:-1] + 1) * line
-        rising: list[tuple[int, int]] = []  # (first column, height) of rectangles that are still open
-        for column, height in enumerate(heights):
-            start = column
-            while rising and rising[-1][1] >= height:
-                start, tall = rising.pop()
-                if tall * (column - start) > best[2] * best[3]:
-                    best = row - tall + 1, start, int(tall), column - start
-            rising.append((start, height))
-    return tuple(step * n for n in best)
 
 
 def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem, reading: Reading,

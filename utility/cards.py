@@ -20,9 +20,9 @@ from utility.cubes import containers
 from utility.cubes.layouts import LAYOUTS
 from utility.errors import UserError
 from utility.files import default_path, require_file
+from utility.rectangles import Rectangle, training_rectangles, without
 
 CARD_FOLDER = Path(__file__).resolve().parent.parent / "data"
-Rectangle = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 
 def _shown(value: Any) -> str:
@@ -140,28 +140,6 @@ def _text(path: Path) -> str:
 def generic_card(patch: int = 64) -> Card:
     """The card for scenes without a card: min-max over each scene, the whole scene trains, square patches side by side."""
     return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(patch,))
-
-
-def training_rectangles(size: tuple[int, int], *held: Rectangle) -> list[Rectangle]:
-    """Rectangles that cover a scene of `size` except the rectangles `held`; no two share a pixel.
-
-    Around one held rectangle they are up to four: above and below it as wide as the scene, beside it as high as it.
-    """
-    around = [(0, 0, *size)]
-    for rectangle in held:
-        around = [part for whole in around for part in without(whole, rectangle)]
-    return around
-
-
-def without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
-    """Up to four rectangles that cover `whole` except `held`; [whole] if the two do not overlap."""
-    (top, left, height, width), (first, start, h, w) = whole, held
-    first, start, last, end = max(top, first), max(left, start), min(top + height, first + h), min(left + width, start + w)
-    if first >= last or start >= end:
-        return [whole]
-    around = [(top, left, first - top, width), (last, left, top + height - last, width),
-              (first, left, last - first, start - left), (first, end, last - first, left + width - end)]
-    return [r for r in around if r[2] > 0 and r[3] > 0]
 
 
 def locate(card: Card, use: str) -> Path:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from utility.cards import Card, Rectangle, training_rectangles, without
+from utility.cards import Card
 from utility.cubes.cube import Scene
 from utility.cubes.values import content_hash, unit_range, value_range
 from utility.errors import UserError
+from utility.rectangles import Rectangle, training_rectangles, without
 
 
 @dataclass(frozen=True)

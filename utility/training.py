@@ -62,7 +62,6 @@ class Result:
     last: Path | None
     iteration: int
     psnr: float | None                 # dB
-    interpolation_psnr: float | None
     interrupted: bool
 
 
@@ -130,8 +129,7 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
             with suppress(UserError):  # a log that cannot be written must not hide what ended the run
                 run.say(text, warning)
         run.close()
-    interpolation = state.history[-1]["interpolation_psnr"] if state.history else None
-    return Result(run.path, best, last, state.iteration, state.psnr, interpolation, stop.requested)
+    return Result(run.path, best, last, state.iteration, state.psnr, stop.requested)
 
 
 def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) -> None:
