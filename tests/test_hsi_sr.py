@@ -39,13 +39,10 @@ def test_the_flags_of_the_released_scripts_are_understood():
     assert configure(hsi_sr.parse(long + rest)) == config
 
 
-def test_a_recipe_sets_what_no_flag_does():
+def test_a_recipe_sets_what_no_flag_does_and_several_scales_are_given_by_commas():
     assert configure(hsi_sr.parse(["--recipe", "fast"])).batch == 4
-    assert configure(hsi_sr.parse(["--recipe", "fast", "-b", "6"])).batch == 6
-
-
-def test_several_scales_are_given_by_commas():
-    assert configure(hsi_sr.parse(["--scale", "2,4,8"])).scales == (2, 4, 8)
+    config = configure(hsi_sr.parse(["--recipe", "fast", "-b", "6", "--scale", "2,4,8"]))
+    assert (config.batch, config.scales) == (6, (2, 4, 8))
 
 
 def test_resuming_without_a_path_goes_on_with_the_newest_run_and_names_it(tmp_path, capsys):

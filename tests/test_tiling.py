@@ -145,34 +145,23 @@ def test_a_gpu_too_small_for_any_tile_is_said_plainly(monkeypatch):
 
 
 def test_free_memory_is_that_of_the_machine_or_what_the_control_groups_leave(tmp_path):
-    def write(path, text):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    assert free_memory(tmp_path) == 4 << 30
-    write("proc/meminfo", "MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
-    assert free_memory(tmp_path) == 8_000_000 * 1024
-    write("sys/fs/cgroup/memory.max", "max\n")
-    write("sys/fs/cgroup/memory.current", "123\n")
-    assert free_memory(tmp_path) == 8_000_000 * 1024
-    write("sys/fs/cgroup/memory.max", "3000000000\n")
-    write("sys/fs/cgroup/memory.current", "1000000000\n")
-    assert free_memory(tmp_path) == 2_000_000_000
-    write("sys/fs/cgroup/memory.stat", "anon 600000000\ninactive_file 300000000\n")
-    assert free_memory(tmp_path) == 2_300_000_000
-    write("proc/self/cgroup", "0::/jobs.slice/job7\n")
-    write("sys/fs/cgroup/jobs.slice/memory.max", "1500000000\n")
-    write("sys/fs/cgroup/jobs.slice/memory.current", "600000000\n")
-    write("sys/fs/cgroup/jobs.slice/job7/memory.max", "max\n")
-    assert free_memory(tmp_path) == 900_000_000
-    write("proc/self/cgroup", "7:cpu,memory:/docker/abc\n3:pids:/x\n")
-    assert free_memory(tmp_path) == 2_300_000_000
-    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "5\n")
-    assert free_memory(tmp_path) == 2_300_000_000
-    write("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", "800000000\n")
-    write("sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes", "900000000\n")
-    assert free_memory(tmp_path) == 0
+    group, old = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+    for expected, files in (  # each time these files are added
+            (4 << 30, {}),
+            (8_000_000 * 1024, {"proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable: 8000000 kB"}),
+            (8_000_000 * 1024, {f"{group}/memory.max": "max", f"{group}/memory.current": "123"}),
+            (2_000_000_000, {f"{group}/memory.max": "3000000000", f"{group}/memory.current": "1000000000"}),
+            (2_300_000_000, {f"{group}/memory.stat": "anon 600000000\ninactive_file 300000000"}),
+            (900_000_000, {"proc/self/cgroup": "0::/jobs.slice/job7", f"{group}/jobs.slice/memory.max": "1500000000",
+                           f"{group}/jobs.slice/memory.current": "600000000", f"{group}/jobs.slice/job7/memory.max": "max"}),
+            (2_300_000_000, {"proc/self/cgroup": "7:cpu,memory:/docker/abc\n3:pids:/x"}),
+            (2_300_000_000, {f"{old}/memory.limit_in_bytes": "9223372036854771712", f"{old}/memory.usage_in_bytes": "5"}),
+            (0, {f"{old}/docker/abc/memory.limit_in_bytes": "800000000",
+                 f"{old}/docker/abc/memory.usage_in_bytes": "900000000"})):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{text}\n")
+        assert free_memory(tmp_path) == expected
 
 
 def test_auto_takes_the_whole_scene_where_it_fits_and_a_tile_where_it_does_not(monkeypatch):
