@@ -87,6 +87,22 @@ def test_a_scene_comes_back_from_every_container_whole_and_by_blocks(tmp_path: P
     np.testing.assert_array_equal(np.asarray(lazy.cube), cube)
 
 
+@pytest.mark.parametrize(("stored", "mapped"), [("as it is", True), ("chunked", False), ("with 24 bits", False)])
+def test_an_array_of_hdf5_is_mapped_where_the_file_holds_it_as_memory_does(tmp_path: Path, stored: str, mapped: bool) -> None:
+    cube, kind = -np.arange(5 * 24 * 18, dtype=np.int32).reshape(5, 24, 18), h5py.h5t.STD_I32LE.copy()
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if stored == "with 24 bits":
+        kind.set_precision(24)  # of four bytes, so that the sign is not where numpy looks for it
+    if stored == "chunked":
+        plan.set_chunk((1, 24, 18))
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        h5py.h5d.create(file.id, b"cube", kind, h5py.h5s.create_simple(cube.shape), plan)
+        file["cube"][...] = cube
+    scene = open_scene(tmp_path / "a.h5", layout="BHW")
+    assert isinstance(scene.cube, np.memmap) == mapped
+    np.testing.assert_array_equal(np.asarray(scene.cube), cube)
+
+
 @pytest.mark.parametrize(("kind", "layout"), [("mat5", "pixels"), ("mat5", "pixels.T"), ("mat7.3", "pixels.T"),
                                               ("hdf5", "pixels"), ("npz", "pixels.T")])
 def test_bands_by_pixels_are_written_as_such(tmp_path: Path, kind: str, layout: str) -> None:

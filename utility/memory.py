@@ -22,7 +22,9 @@ def free_memory(root: str | Path = "/") -> int:
     `root` is where /proc and /sys are.
     """
     root = Path(root)
-    free = [int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo") if line.startswith("MemAvailable:")]
+    machine = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo")
+               if line.startswith(("MemTotal:", "MemAvailable:"))}
+    free = [machine["MemAvailable"]] if "MemAvailable" in machine else []
     top = root / "sys/fs/cgroup"
     v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -33,11 +35,17 @@ def free_memory(root: str | Path = "/") -> int:
         parts = [part for part in path.split("/") if part and ".." not in part] if names is v1 or not controllers else []
         groups += [(start.joinpath(*parts[:n]), names) for n in range(1, len(parts) + 1)]
     for folder, (most, used, cached) in groups:
-        limit, usage = (next(iter(_lines(folder / name)), "") for name in (most, used))
-        if limit.isdecimal() and usage.isdecimal():  # no limit is "max", or a number that no machine reaches
+        limit = _number(folder / most)  # no limit is "max", or a number that no machine reaches
+        if limit is not None and limit < machine.get("MemTotal", limit + 1) and (usage := _number(folder / used)) is not None:
             files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
-            free.append(max(int(limit) - int(usage) + files, 0))  # the cache of files is given back when it is needed
+            free.append(max(limit - usage + files, 0))  # the cache of files is given back when it is needed
     return min(free, default=4 << 30)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None where the file holds something else or cannot be read."""
+    text = next(iter(_lines(path)), "")
+    return int(text) if text.isdecimal() else None
 
 
 def _lines(path: Path) -> list[str]:

@@ -34,8 +34,8 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
                bands: int | None = None, size: tuple[int, int] | None = None) -> Scene:
     """Open a scene and leave its cube on disk: ``scene.cube[b0:b1, r0:r1, c0:c1]`` reads that block.
 
-    The cube is a memory map (ENVI, .npy) or a LazyCube (HDF5, v7.3, rasters); MATLAB v5 and .npz are loaded. Arguments and
-    errors are those of `read_scene`.
+    The cube is a memory map (ENVI, .npy, HDF5 and v7.3 without chunks) or a LazyCube (with chunks, rasters); MATLAB v5 and
+    .npz are loaded. Arguments and errors are those of `read_scene`.
     """
     path = Path(path)
     layout = None if layout is None else spelled(layout)

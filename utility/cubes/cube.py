@@ -193,8 +193,8 @@ def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Ite
 
 def load(cube: Any) -> np.ndarray:
     """The cube in memory, C-contiguous, in native byte order; such an array is returned as it is."""
-    if type(cube) is np.ndarray and cube.flags.c_contiguous and cube.dtype.isnative:
-        return cube
+    if isinstance(cube, np.ndarray) and cube.flags.c_contiguous and cube.dtype.isnative:
+        return cube if type(cube) is np.ndarray else np.array(cube)  # a memory map in one move
     whole = np.empty(cube.shape, native(cube.dtype))
     for index in blocks(cube, target=4 << 20 if isinstance(cube, np.ndarray) else BLOCK):
         whole[index] = cube[index]

@@ -120,7 +120,7 @@ def open_envi(path: Path, key: str | None) -> Stored:
                         f"{dtype.itemsize} bytes{f' after {offset}' if offset else ''}), but its data file {data.name} "
                         f"has {size}; correct the header, or copy the data again.")
     layout = INTERLEAVES[interleave]
-    array = np.memmap(data, dtype, "r", offset, stored_shape(layout, (bands, rows, columns)))
+    array = np.memmap(str(data), dtype, "r", offset, stored_shape(layout, (bands, rows, columns)))
     centres, names = listed("wavelength", float), listed("band names", str)
     nodata = number("data ignore value", convert=float) if "data ignore value" in fields else None
     crs, transform = _georeference(data)
@@ -138,11 +138,14 @@ def open_envi(path: Path, key: str | None) -> Stored:
 def _fields(header: Path) -> dict[str, Any]:
     content = header.read_bytes()
     try:
-        with quiet(), tempfile.NamedTemporaryFile(suffix=".hdr") as copy:
+        with quiet():
+            if content.isascii():
+                return envi.read_envi_header(str(header))
             # spectral reads in the locale's encoding alone; the fields are ASCII, and descriptions come in any code page
-            copy.write(content.decode("ascii", "replace").encode("ascii", "replace"))
-            copy.flush()
-            return envi.read_envi_header(copy.name)
+            with tempfile.NamedTemporaryFile(suffix=".hdr") as copy:
+                copy.write(content.decode("ascii", "replace").encode("ascii", "replace"))
+                copy.flush()
+                return envi.read_envi_header(copy.name)
     except (envi.EnviException, OSError, UnicodeError) as error:
         raise UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); correct or copy it "
                         "again.") from error

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
         beside |= {name: dataset.attrs[name] for name in ("nodata",) if name in dataset.attrs}
         with open(path, "rb") as raw:
             matlab = raw.read(10) == b"MATLAB 7.3" or _matlab_class(dataset) is not None
-        return Stored(_lazy(dataset), format="mat7.3" if matlab else "hdf5", key=key,
+        return Stored(_on_disk(dataset, path), format="mat7.3" if matlab else "hdf5", key=key,
                       layout=stated_layout(dataset.attrs.get("layout")), mirrored=matlab,
                       planes=[d.shape for n, d in arrays.items() if d.ndim == 2 and n != key], **facts_in(beside))
     except BaseException:
@@ -71,7 +72,12 @@ def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
         raise UserError(f"{path} is damaged: a chunk of '{dataset.name}' is empty; copy it again.")
 
 
-def _lazy(dataset: h5py.Dataset) -> LazyCube:
+def _on_disk(dataset: h5py.Dataset, path: Path) -> np.memmap | LazyCube:
+    start = dataset.id.get_offset()  # None where the values lie in chunks
+    same = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
+    if start is not None and same and start + dataset.nbytes <= os.path.getsize(path):  # half the time of HDF5
+        return np.memmap(str(path), dataset.dtype, "r", start, dataset.shape)
+
     def read(*index: slice) -> np.ndarray:
         try:
             return dataset[index]

@@ -18,7 +18,7 @@ from utility.memory import require_memory
 
 
 def open_npy(path: Path, key: str | None) -> Stored:
-    return Stored(np.load(path, mmap_mode="r", allow_pickle=False), format="npy")
+    return Stored(np.load(str(path), mmap_mode="r", allow_pickle=False), format="npy")
 
 
 @contextmanager
