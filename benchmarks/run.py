@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(f"{key:<14} {value}" for key, value in machine.items() if value is not None), flush=True)
     if machine["load_at_start"] > 1:
         print("note: other programs keep this machine busy, so do not trust the times", file=sys.stderr)
-    possible = {"waiting": gpu, "psnr": options.checkpoint}
+    possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only, "sampler": options.only}
     sections = {name: section for name, section in SECTIONS.items()
                 if name in (options.only or SECTIONS) and possible.get(name, True)}
     if options.against:

@@ -4,8 +4,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import math
+import os
+import subprocess
+import sys
 import tempfile
+import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -24,11 +30,13 @@ from benchmarks.measure import (
     Rows,
     Setup,
     Variant,
+    as_rows,
     compare,
     compare_variants,
     in_fresh_process,
     inference,
     random_cubes,
+    take_turns,
     text,
     variants,
 )
@@ -41,7 +49,7 @@ from utility.devices import autocast
 from utility.evaluation import Reading, read_images
 from utility.indexes import evaluate
 from utility.lmdb_dataset import LMDBDataset, writing_database
-from utility.loader import training_loader
+from utility.loader import Turns, training_loader
 from utility.tiling import super_resolve_cube
 from utility.training import train
 
@@ -58,6 +66,7 @@ SIZES: dict[str, Any] = {
     "degradation": (16, 31, 64, 64),
     "scene": (31, 512, 512), "tiles": (256, 128),
     "accuracy": (1, 31, 32, 32),
+    "processes": (4, 31, 64, 64),
     "database": 1024,  # rows and columns of a scene of 31 bands
 }
 GPU_SIZES = SIZES | {"inference": ((31, 512, 512), (31, 256, 256), (200, 128, 128)), "training": (16, 31, 64, 64),
@@ -65,7 +74,8 @@ GPU_SIZES = SIZES | {"inference": ((31, 512, 512), (31, 256, 256), (200, 128, 12
 QUICK_SIZES = {
     "inference": ((4, 16, 16), (4, 24, 24)), "memory": 1, "training": (2, 4, 16, 16), "pooling": (1, 6, 4, 8, 8),
     "bands": [(2, 16, 16), (4, 16, 16)], "pixels": [(4, 16, 16), (4, 32, 32)], "degradation": (2, 4, 16, 16),
-    "scene": (4, 48, 48), "tiles": (32,), "accuracy": (1, 4, 16, 16), "database": 128,
+    "scene": (4, 48, 48), "tiles": (32,), "accuracy": (1, 4, 16, 16), "processes": (4, 4, 16, 16),
+    "database": 128,
 }
 
 
@@ -202,6 +212,32 @@ def time_waiting(setup: Setup) -> Rows:
     return [{"work": "3 epochs of 64 steps", "patches/s": float(last["patches_per_s"]), "GPU waits": float(last["data_wait"])}]
 
 
+def time_processes(setup: Setup) -> Rows:
+    """A training step shared by two processes of one thread each, against one: launches in turns, the median step of each."""
+    def launch(count: int) -> float:
+        words = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "benchmarks/steps.py", setup.arch,
+                 *map(str, setup.sizes["processes"])]
+        done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                              stdout=subprocess.PIPE, check=True)
+        return float(np.median(json.loads(done.stdout)))
+
+    samples = take_turns(setup, {"one process": partial(launch, 1), "two processes": partial(launch, 2)})
+    return as_rows(samples, "one process", "work", size=text(setup.sizes["processes"]))
+
+
+def time_sampler(setup: Setup) -> Rows:
+    """Time of the processor, and memory, of the first batch of a pass over so many patches."""
+    rows = []
+    for patches in (10**5, 10**7, 10**9):
+        tracemalloc.start()
+        begin = time.process_time()
+        next(iter(Turns([patches], 16, seed=2021)))
+        rows.append({"work": f"{patches:,} patches", "time": time.process_time() - begin,
+                     "peak": tracemalloc.get_traced_memory()[1]})
+        tracemalloc.stop()
+    return rows
+
+
 # Accuracy -------------------------------------------------------------------------------------------------------------
 
 def measure_accuracy(setup: Setup) -> Rows:
@@ -291,6 +327,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Setup], Rows]]] = {
     "degradation": ("Degradation of a batch, as a share of its forward pass", time_degradation),
     "data": ("Loader, an epoch of a warm database; cutting that database", time_data),
     "waiting": ("A short training", time_waiting),
+    "processes": ("A training step by several processes of one thread each", time_processes),
+    "sampler": ("The first batch of a pass", time_sampler),
     "accuracy": ("Relative error against the loop in float64", measure_accuracy),
     "psnr": ("PSNR (dB) of a trained network", measure_psnr),
     "profile": ("Largest costs of the fast network, own time", profile),

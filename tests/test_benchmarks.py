@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import measure, run
+from benchmarks import measure, run, steps
 from benchmarks.measure import Setup, Variant, as_rows, compare, compare_variants, in_fresh_process, random_cubes, variants
 from benchmarks.sections import SECTIONS
 from models import create_model
@@ -103,7 +103,7 @@ def test_a_quick_run_measures_every_section_and_saves_rows_machine_and_figure(tm
     np.save(tmp_path / "scene.npy", np.random.default_rng(0).random((3, 16, 16), dtype=np.float32))
     save_checkpoint(tmp_path / "net.pth", {"net": create_model("biqrnn_4_2").state_dict(), "arch": "biqrnn_4_2", "scale": 2,
                                            "degradation": "bicubic"})
-    names = [name for name in SECTIONS if name != "memory"]  # which starts many processes
+    names = [name for name in SECTIONS if name not in ("memory", "processes")]  # which start many processes
     assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--out", str(tmp_path), "--images",
                      str(tmp_path / "scene.npy"), "--checkpoint", str(tmp_path / "net.pth"), "--only", *names]) == 0
     found = json.loads((tmp_path / "results_cpu_quick_partial.json").read_text())
@@ -119,6 +119,11 @@ def test_a_quick_run_measures_every_section_and_saves_rows_machine_and_figure(tm
     assert rows["accuracy"]["fast"]["output"] < 1e-5 and rows["accuracy"]["fast"]["gradients"] < 1e-5
     assert abs(rows["psnr"]["fast"]["change"]) < 1e-3
     assert (tmp_path / "benchmark_cpu_quick_partial.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_process_of_several_times_its_steps(capsys):
+    steps.main("biqrnn_1_1", 2, 3, 8, 8)
+    assert len(seconds := json.loads(capsys.readouterr().out)) == 5 and min(seconds) > 0
 
 
 def test_a_section_that_fails_is_named_and_the_rest_is_measured(tmp_path, monkeypatch, capsys):
