@@ -1,6 +1,7 @@
 """Training: what it learns, from which patches and weights, and what it refuses."""
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -20,6 +21,7 @@ from utility import training
 from utility.configuration import LOSSES, RECIPES, configure
 from utility.errors import UserError
 from utility.indexes import evaluate
+from utility.losses import band_loss
 from utility.plan import prepare
 from utility.training import seconds_per_step, train
 
@@ -111,6 +113,37 @@ def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(data,
     train(config(data, run_dir="r", recipe=recipe))
     assert contents("r/best.pth")["epoch"] == best and contents("r/last.pth")["epoch"] == 3
     assert contents("r/last.pth")["best_psnr"] == rows[best - 1]["psnr"]
+
+
+def pair(seed=0):
+    truth = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return truth + 0.1 * torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64), truth
+
+
+def test_the_band_loss_computes_its_formula():
+    out, truth = pair()
+    bands = [math.log(float((out[n, b] - truth[n, b]).square().mean() / truth[n, b].var(correction=0)) + 1e-4)
+             for n in range(2) for b in range(4)]
+    angles = [math.log(float(torch.arccos(torch.cosine_similarity(out[n], truth[n], dim=0)).mean()) + 1e-3) for n in range(2)]
+    assert abs(float(band_loss(out, truth)) - sum(bands) / 8 - 0.3 * sum(angles) / 2) < 0.02
+
+
+def test_the_band_loss_weighs_a_dark_band_as_much_as_a_bright_one():
+    out, truth = pair()
+    losses = []
+    for band in (0, 1):
+        worse, gain = out.clone(), torch.ones(1, 4, 1, 1, dtype=torch.float64)
+        gain[:, 0] = 0.05
+        worse[:, band] += 0.5 * truth[:, band].std()
+        losses.append(float(band_loss(worse * gain, truth * gain) - band_loss(out * gain, truth * gain)))
+    assert 0.5 < losses[0] / losses[1] < 1.5
+
+
+def test_the_band_loss_s_gradient_is_finite_where_the_result_is_exact_or_dark():
+    for truth in (torch.rand(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)):
+        out = truth.clone().requires_grad_()
+        band_loss(out, truth).backward()
+        assert out.grad.isfinite().all()
 
 
 # --- the problem -----------------------------------------------------------------------------------------------------
