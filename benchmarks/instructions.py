@@ -3,9 +3,9 @@
     python benchmarks/instructions.py                         f-pooling in both directions, this checkout
     python benchmarks/instructions.py --against ../before     and another checkout beside it
 
-A number is that of the machine instructions (SASS) in the loop that writes, divided by the bands that one turn of it computes;
-a thread has one lane. `special` are those of the special-function unit, a
-quarter as many a clock or fewer.
+A number is that of the machine instructions (SASS) in the loop that writes, divided by the bands that one turn of it computes
+and by the lanes of a thread (two in half precision). `special` are those of the special-function unit, a quarter as many a
+clock or fewer.
 """
 from __future__ import annotations
 
@@ -23,31 +23,38 @@ CASES = [(way, dtype) for way in ("forward", "backward") for dtype in ("fp32", "
 POINTERS = ("gates", "written", "read", "carry")
 
 
-def count(root: Path) -> list[str]:
-    """A line for each kernel, dtype and target: instructions, special ones, loads and stores."""
-    sys.path.insert(0, str(root))
+def compiled(way: str, dtype: str, target: int, bands: int = BANDS):
+    """The kernel of f-pooling in both directions, `way` forward or backward, compiled for compute capability `target`, with
+    the number of lanes that a thread has. A turn of its loop computes `bands` bands."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from models.pooling import gpu
 
+    kernel = {"forward": gpu._forward, "backward": gpu._backward}[way]
+    lanes = 2 if dtype != "fp32" and "PAIR" in kernel.arg_names else 1
+    fixed = {"KIND": 0, "BOTH": True, "SKIP": way == "backward", "WIDE": False, "U": bands, "BLOCK": 128 * lanes,
+             "NARROW": True, "FAST": 2 if dtype == "bf16" else 1, "PAIR": lanes == 2}
+    fixed = {name: fixed[name] for name in kernel.arg_names if name in fixed}
+    types = {name: f"*{'fp32' if name == 'carry' else dtype}" if name in POINTERS else
+             "constexpr" if name in fixed else "i32" for name in kernel.arg_names}
+    source = ASTSource(kernel, types, {(kernel.arg_names.index(name),): value for name, value in fixed.items()})
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options), lanes
+
+
+def count(root: Path) -> list[str]:
+    """A line for each kernel, dtype and target: instructions, special ones, loads and stores."""
+    sys.path.insert(0, str(root))
     lines = []
     for way, dtype in CASES:
-        kernel = {"forward": gpu._forward, "backward": gpu._backward}[way]
-        fixed = {"KIND": 0, "BOTH": True, "SKIP": way == "backward", "WIDE": False, "U": BANDS, "BLOCK": 128, "NARROW": True,
-                 "FAST": 2 if dtype == "bf16" else 1}
-        fixed = {name: fixed[name] for name in kernel.arg_names if name in fixed}
-        types = {name: f"*{'fp32' if name == 'carry' else dtype}" if name in POINTERS else
-                 "constexpr" if name in fixed else "i32" for name in kernel.arg_names}
-        source = ASTSource(kernel, types, {(kernel.arg_names.index(name),): value for name, value in fixed.items()})
         for target in TARGETS:
-            options = {"num_warps": 4, "enable_fp_fusion": True}
-            made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+            made, lanes = compiled(way, dtype, target)
             body = loop_that_writes(disassemble(made.asm["cubin"]))
             counts = (len(body), sum("MUFU" in line for line in body), sum("LDG" in line for line in body),
                       sum("STG" in line for line in body))
-            lines.append("  ".join([f"{way:<8}  {dtype}  sm_{target}", *(f"{n / BANDS:7.2f}" for n in counts)]))
+            lines.append("  ".join([f"{way:<8}  {dtype}  sm_{target}", *(f"{n / BANDS / lanes:7.2f}" for n in counts)]))
     return lines
 
 

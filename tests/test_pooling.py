@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks import instructions
 from models import pooling
 from models.pooling import BACKENDS, available_backends, cpu, gate_count, loop, pool, pool_into
 
@@ -502,6 +504,81 @@ TRITON_CASES = itertools.cycle([
 def test_triton_agrees_with_the_loop(kind, direction, case):
     shape, dtype, layout = case
     agree("triton", kind, direction, shape, dtype, layout, with_skip=shape[2] % 2 == 1, device=TRITON_DEVICE)
+
+
+def one_word_lanes(monkeypatch, always: bool | None = None) -> list[bool]:
+    """Notes of each launch whether a thread takes two lanes; with `always` False none does."""
+    from models.pooling import gpu
+    taken, pairs = [], gpu._pairs
+    monkeypatch.setattr(gpu, "_pairs", lambda *given: taken.append(pairs(*given) if always is None else always) or taken[-1])
+    return taken
+
+
+TWO_LANES = itertools.cycle([((1, 2, 5, 1, 3), torch.bfloat16, "channels_last"),
+                             ((2, 3, 2, 1, 2), torch.float16, "contiguous")])
+
+
+@needs_triton
+@pytest.mark.parametrize(("kind", "direction", "case"), [(*pair, next(TWO_LANES)) for pair in
+                                                         itertools.product(KINDS, DIRECTIONS)])
+def test_triton_with_two_lanes_a_thread_computes_what_it_does_with_one(monkeypatch, kind, direction, case):
+    """Both, and the loop, in chunks of two bands: with several chunks and with one."""
+    from models.pooling import gpu
+    for chunks in (gpu._FORWARD_CHUNK, gpu._BACKWARD_CHUNK):
+        monkeypatch.setitem(chunks, kind, 2)
+    monkeypatch.setattr(gpu, "_ONE_WAY_CHUNK", 2)
+    shape, dtype, layout = case
+    gates = laid_out(randn(shape[0], shape[1] * gate_count(kind, direction == "both"), *shape[2:]).to(dtype), layout)
+    skip, grad = (laid_out(randn(*shape, seed=k).to(dtype), layout) for k in (1, 2))
+    exact, gates = gates.double().requires_grad_(), gates.to(TRITON_DEVICE).requires_grad_()
+    out = loop.pool(exact, kind, direction, skip.double())
+    expected = out.detach(), *torch.autograd.grad(out, exact, grad.double())
+    found = []
+    for always in (None, False):
+        with monkeypatch.context() as patch:
+            taken = one_word_lanes(patch, always)
+            out = pool(gates, kind, direction, skip.to(TRITON_DEVICE), "triton")
+            found.append((out.detach(), *torch.autograd.grad(out, gates, grad.to(TRITON_DEVICE))))
+        assert taken == 2 * [always is None]
+    for two, one, loops in zip(*found, expected, strict=True):
+        assert torch.equal(two, one) and error(two, loops) <= TOLERANCE[dtype]
+
+
+@needs_triton
+@pytest.mark.parametrize("case", ["even", "odd channels", "odd plane", "odd band", "float32", "float32 skip", "unaligned gates",
+                                  "unaligned skip", "unaligned gradient"])
+def test_triton_takes_two_lanes_a_thread_only_where_they_are_one_aligned_word(monkeypatch, case):
+    def placed(x: Tensor, shifted: bool) -> Tensor:
+        memory = torch.zeros(2 * x.numel(), dtype=x.dtype, device=TRITON_DEVICE)[int(shifted):]
+        return memory.as_strided(x.shape, x.stride(), memory.storage_offset()).copy_(x)
+
+    layout = "contiguous" if "plane" in case else "channels_last"
+    dtype = torch.float32 if case == "float32" else torch.bfloat16
+    shape = (1, 3 if case == "odd channels" else 2, 2, 1, 3)
+    gates, skip, grad = (laid_out(randn(1, n * shape[1], *shape[2:], seed=n).to(dtype), layout) for n in (3, 1, 1))
+    if case == "odd band":  # the gates are channels of wider rows
+        gates = laid_out(torch.cat([gates, gates[:, :1]], dim=1), layout)[:, :6]
+    skip = skip.float() if case == "float32 skip" else skip
+    gates, skip, grad = (placed(x, case == f"unaligned {name}") for x, name in
+                         ((gates, "gates"), (skip, "skip"), (grad.to(skip.dtype), "gradient")))
+    taken = one_word_lanes(monkeypatch)
+    gates.requires_grad_()
+    out = pool(gates, "f", "both", skip, "triton")
+    exact = gates.detach().double().cpu().requires_grad_()
+    expected = loop.pool(exact, "f", "both", skip.double().cpu())
+    (expected_grad,) = torch.autograd.grad(expected, exact, grad.double().cpu())
+    assert error(out, expected.detach()) <= TOLERANCE[dtype]
+    assert error(torch.autograd.grad(out, gates, grad)[0], expected_grad) <= TOLERANCE[dtype]
+    assert taken == {"even": [True, True], "unaligned skip": [False, True], "unaligned gradient": [True, False]}.get(
+        case, [False, False])
+
+
+@pytest.mark.skipif(NO_TRITON or os.environ.get("TRITON_INTERPRET") == "1", reason="no triton, or none that compiles")
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_two_lanes_of_a_thread_are_read_and_written_as_one_word(way):
+    made, lanes = instructions.compiled(way, "bf16", 80, bands=2)
+    accesses = set(re.findall(r"(?:ld|st)\.global\.[\w.]+", made.asm["ptx"]))
+    assert lanes == 2 and accesses == {"ld.global.b32", "st.global.b32", "ld.global.v2.b32", "st.global.v2.b32"}
 
 
 @needs_triton

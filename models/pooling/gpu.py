@@ -1,7 +1,9 @@
 """Pooling on a CUDA GPU: Triton kernels; the formulas stand in `loop.py`.
 
 One thread owns one lane (an output channel of a pixel) and walks its bands serially with a float32 state; neighbouring
-threads own neighbouring lanes along the innermost axis of the gates, so every access is coalesced in any memory format.
+threads own neighbouring lanes along the innermost axis of the gates, so every access is coalesced in any memory format. In
+half precision a thread owns two neighbouring lanes where these lie in one aligned word of 32 bits in every tensor (`_pairs`):
+one load or store serves both.
 
 Bands are walked in chunks of U, unrolled: all loads of a chunk are independent and in flight together, and its activated
 gates stay in registers. One direction needs a single pass. With both, the first pass goes up through all chunks but the
@@ -75,14 +77,23 @@ def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chu
     lanes = batch * channels * height * width
     borders = (chunks - 1) * (1 + (both and kernel is _backward)) if notes else 0
     carry = torch.empty((max(borders, 1), lanes if borders else 1), dtype=torch.float32, device=gates.device)
-    block = 128 if gates.is_cuda else min(triton.next_power_of_2(lanes), 4096)
+    pair = _pairs(given, sizes, steps, channels)
+    block = 128 << pair if gates.is_cuda else min(triton.next_power_of_2(lanes), 4096)
     guard = torch.cuda.device(gates.device) if gates.is_cuda else contextlib.nullcontext()
     with guard:
         kernel[(triton.cdiv(lanes, block),)](
             *places, carry, channels * strides[0][1], channels * strides[1][1], lanes, *sizes[:3], bands, chunks,
             KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None, WIDE=lanes + block >= 2**31,
-            NARROW=chunk * max(abs(stride[2]) for stride in strides) < 2**31, FAST=_precision(gates), U=chunk, BLOCK=block,
-            num_warps=4, enable_fp_fusion=True)
+            NARROW=chunk * max(abs(stride[2]) for stride in strides) < 2**31, FAST=_precision(gates), PAIR=pair, U=chunk,
+            BLOCK=block, num_warps=4, enable_fp_fusion=True)
+
+
+def _pairs(tensors: list[Tensor], sizes: list[int], steps: list[list[int]], channels: int) -> bool:
+    """Whether lanes 2k and 2k + 1 are one aligned word of 32 bits in every tensor, at every band and gate."""
+    return sizes[0] % 2 == 0 and all(
+        t.element_size() == 2 and t.data_ptr() % 4 == 0 and step[0] == 1
+        and not any(stride % 2 for stride in (*step[1:], t.stride(2), channels * t.stride(1)))
+        for t, step in zip(tensors, steps, strict=True))
 
 
 def _precision(gates: Tensor) -> int:
@@ -149,12 +160,22 @@ def _step(u: tl.constexpr, stride, NARROW: tl.constexpr):
 
 
 @triton.jit
-def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr):
+def _at(start, offset, PAIR: tl.constexpr):
+    """Their sum. With PAIR it says that two lanes are one aligned access: the compiler loses what is not said at the sum."""
+    place = start + offset
+    if PAIR:
+        place = tl.max_contiguous(tl.multiple_of(place, start.dtype.element_ty.primitive_bitwidth // 4), 2)
+    return place
+
+
+@triton.jit
+def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr,
+          PAIR: tl.constexpr):
     """U bands from t on, as a tuple: raw (0), tanh (1) or sigmoid (2)."""
     rows = ()
-    start += tl.cast(t, tl.int64) * stride
+    start = _at(start, tl.cast(t, tl.int64) * stride, PAIR)
     for u in tl.static_range(U):
-        x = tl.load(start + _step(u, stride, NARROW), mask=t + u < limit, other=0.0).to(tl.float32)
+        x = tl.load(_at(start, _step(u, stride, NARROW), PAIR), mask=t + u < limit, other=0.0).to(tl.float32)
         if ACT == 1:
             x = _tanh(x, FAST)
         if ACT == 2:
@@ -181,12 +202,14 @@ def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
 def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
              read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
-             NARROW: tl.constexpr, FAST: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
+             NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
     limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
+    if PAIR:
+        limit = tl.max_constancy(limit, 2)
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
     written += _place(lane, D0, D1, D2, ws0, ws1, ws2, ws3, w_first)
     if SKIP:
@@ -198,15 +221,15 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
 
     if BOTH:
         for k in range(chunks - 1):
-            z = _rows(gates, g_band, k * U, limit, U, 1, NARROW, FAST)
-            f = _rows(gates + gate, g_band, k * U, limit, U, 2, NARROW, FAST)
+            z = _rows(gates, g_band, k * U, limit, U, 1, NARROW, FAST, PAIR)
+            f = _rows(gates + gate, g_band, k * U, limit, U, 2, NARROW, FAST, PAIR)
             i = f
             if KIND == 2:
-                i = _rows(gates + 5 * gate, g_band, k * U, limit, U, 2, NARROW, FAST)
+                i = _rows(gates + 5 * gate, g_band, k * U, limit, U, 2, NARROW, FAST, PAIR)
             x = _inputs(f, i, z, KIND, U)
             for u in tl.static_range(U):
                 h = f[u] * h + x[u]
-            tl.store(carry + tl.cast(k, tl.int64) * lanes, h, mask=limit > 0)
+            tl.store(_at(carry, tl.cast(k, tl.int64) * lanes, PAIR), h, mask=limit > 0)
         tl.debug_barrier()
 
     g = tl.zeros((BLOCK,), tl.float32)
@@ -214,19 +237,19 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
         k = step
         if BOTH:
             k = chunks - 1 - step
-            h = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
+            h = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR), mask=tl.minimum(limit, k) > 0, other=0.0)
         t = k * U
-        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
-        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST, PAIR)
+        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         i = f
         o = f
         if KIND >= 1:
-            o = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            o = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         x = _inputs(f, i, z, KIND, U)
         if SKIP:
-            s = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
+            s = _rows(read, r_band, t, limit, U, 0, NARROW, FAST, PAIR)
         y = ()
         for u in tl.static_range(U):
             h = f[u] * h + x[u]
@@ -237,13 +260,13 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
                 total += s[u]
             y = y + (total,)
         if BOTH:
-            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             if KIND >= 1:
-                o = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+                o = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             if KIND == 2:
-                i = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+                i = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             x = _inputs(f, i, z, KIND, U)
-        to = written + tl.cast(t, tl.int64) * w_band
+        to = _at(written, tl.cast(t, tl.int64) * w_band, PAIR)
         for v in tl.static_range(U - 1, -1, -1):
             total = y[v]
             if BOTH:
@@ -252,19 +275,21 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
                     total += o[v] * g
                 else:
                     total += g
-            tl.store(to + _step(v, w_band, NARROW), total, mask=t + v < limit)
+            tl.store(_at(to, _step(v, w_band, NARROW), PAIR), total, mask=t + v < limit)
 
 
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
 def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
               read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
               KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
-              NARROW: tl.constexpr, FAST: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
+              NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
     limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
+    if PAIR:
+        limit = tl.max_constancy(limit, 2)
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
     written += _place(lane, D0, D1, D2, ws0, ws1, ws2, ws3, w_first)
     read += _place(lane, D0, D1, D2, rs0, rs1, rs2, rs3, r_first)
@@ -279,26 +304,26 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
     r2 = zero
     for k in range(chunks - 1):
         t = k * U
-        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
-        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST, PAIR)
+        f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         i = f
         if KIND == 2:
-            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            i = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         x = _inputs(f, i, z, KIND, U)
         for u in tl.static_range(U):
             c1 = f[u] * c1 + x[u]
-        tl.store(carry + tl.cast(k, tl.int64) * lanes, c1, mask=limit > 0)
+        tl.store(_at(carry, tl.cast(k, tl.int64) * lanes, PAIR), c1, mask=limit > 0)
         if BOTH:
-            d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
-            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST, PAIR)
+            f = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             if KIND >= 1:
-                i = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+                i = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             for u in tl.static_range(U):
                 if KIND >= 1:
                     r2 = f[u] * (d[u] * i[u] + r2)
                 else:
                     r2 = f[u] * (d[u] + r2)
-            tl.store(carry + (tl.cast(chunks, tl.int64) - 1 + k) * lanes, r2, mask=limit > 0)
+            tl.store(_at(carry, (tl.cast(chunks, tl.int64) - 1 + k) * lanes, PAIR), r2, mask=limit > 0)
     tl.debug_barrier()
 
     c2 = zero
@@ -306,30 +331,31 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
     for step in range(chunks):
         k = chunks - 1 - step
         t = k * U
-        c1 = tl.load(carry + (tl.cast(k, tl.int64) - 1) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
-        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST)
-        d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST)
-        f1 = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST)
+        c1 = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR), mask=tl.minimum(limit, k) > 0, other=0.0)
+        z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST, PAIR)
+        d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST, PAIR)
+        f1 = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         o1 = f1
         i1 = f1
         if KIND >= 1:
-            o1 = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            o1 = _rows(gates + (1 + n) * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         if KIND == 2:
-            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            i1 = _rows(gates + (1 + 2 * n) * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
         x = _inputs(f1, i1, z, KIND, U)
         before = ()
         for u in tl.static_range(U):
             before = before + (c1,)
             c1 = f1[u] * c1 + x[u]
         if BOTH:
-            f2 = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+            f2 = _rows(gates + 2 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             o2 = f2
             i2 = f2
             if KIND >= 1:
-                o2 = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST)
+                o2 = _rows(gates + 4 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
             if KIND == 2:
-                i2 = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST)
-            r2 = tl.load(carry + (tl.cast(chunks + k, tl.int64) - 2) * lanes, mask=tl.minimum(limit, k) > 0, other=0.0)
+                i2 = _rows(gates + 6 * gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
+            note = _at(carry, (tl.cast(chunks + k, tl.int64) - 2) * lanes, PAIR)
+            r2 = tl.load(note, mask=tl.minimum(limit, k) > 0, other=0.0)
             arriving = ()
             for u in tl.static_range(U):
                 e2 = d[u] + r2
@@ -337,15 +363,15 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
                     e2 = d[u] * o2[u] + r2
                 arriving = arriving + (e2,)
                 r2 = f2[u] * e2
-        first = written + tl.cast(t, tl.int64) * w_band
+        first = _at(written, tl.cast(t, tl.int64) * w_band, PAIR)
         for v in tl.static_range(U - 1, -1, -1):
             valid = t + v < limit
-            to = first + _step(v, w_band, NARROW)
-            into_z, r1 = _gradients(to + w_gate, n * w_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
-                                    True, KIND)
+            to = _at(first, _step(v, w_band, NARROW), PAIR)
+            into_z, r1 = _gradients(_at(to, w_gate, PAIR), n * w_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
+                                    True, KIND, PAIR)
             if BOTH:
-                more, _r = _gradients(to + 2 * w_gate, n * w_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
-                                      arriving[v], False, KIND)
+                more, _r = _gradients(_at(to, 2 * w_gate, PAIR), n * w_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
+                                      arriving[v], False, KIND, PAIR)
                 into_z += more
                 if KIND == 2:
                     c2 = f2[v] * c2 + i2[v] * z[v]
@@ -355,7 +381,7 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
 
 
 @triton.jit
-def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr, KIND: tl.constexpr):
+def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr, KIND: tl.constexpr, PAIR: tl.constexpr):
     """Writes the gradients of one band's raw F (at `to`), O and I (`next_kind` further each) of one direction.
 
     With ADD, `e` is what reaches c_t from later bands, and the output's gradient is added; else it is all of it.
@@ -366,14 +392,14 @@ def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr
             now = f * before + i * z
         else:
             now = f * before + (1.0 - f) * z
-        tl.store(to + next_kind, d * now * o * (1.0 - o), mask=valid)
+        tl.store(_at(to, next_kind, PAIR), d * now * o * (1.0 - o), mask=valid)
         d = d * o
     if ADD:
         e = e + d
     if KIND == 2:
         into_z = e * i
         tl.store(to, e * before * f * (1.0 - f), mask=valid)
-        tl.store(to + 2 * next_kind, e * z * i * (1.0 - i), mask=valid)
+        tl.store(_at(to, 2 * next_kind, PAIR), e * z * i * (1.0 - i), mask=valid)
     else:
         into_z = e * (1.0 - f)
         tl.store(to, (before - z) * f * into_z, mask=valid)
