@@ -506,7 +506,7 @@ def test_triton_agrees_with_the_loop(kind, direction, case):
     agree("triton", kind, direction, shape, dtype, layout, with_skip=shape[2] % 2 == 1, device=TRITON_DEVICE)
 
 
-def one_word_lanes(monkeypatch, always: bool | None = None) -> list[bool]:
+def noted_pairs(monkeypatch, always: bool | None = None) -> list[bool]:
     """Notes of each launch whether a thread takes two lanes; with `always` False none does."""
     from models.pooling import gpu
     taken, pairs = [], gpu._pairs
@@ -536,7 +536,7 @@ def test_triton_with_two_lanes_a_thread_computes_what_it_does_with_one(monkeypat
     found = []
     for always in (None, False):
         with monkeypatch.context() as patch:
-            taken = one_word_lanes(patch, always)
+            taken = noted_pairs(patch, always)
             out = pool(gates, kind, direction, skip.to(TRITON_DEVICE), "triton")
             found.append((out.detach(), *torch.autograd.grad(out, gates, grad.to(TRITON_DEVICE))))
         assert taken == 2 * [always is None]
@@ -561,7 +561,7 @@ def test_triton_takes_two_lanes_a_thread_only_where_they_are_one_aligned_word(mo
     skip = skip.float() if case == "float32 skip" else skip
     gates, skip, grad = (placed(x, case == f"unaligned {name}") for x, name in
                          ((gates, "gates"), (skip, "skip"), (grad.to(skip.dtype), "gradient")))
-    taken = one_word_lanes(monkeypatch)
+    taken = noted_pairs(monkeypatch)
     gates.requires_grad_()
     out = pool(gates, "f", "both", skip, "triton")
     exact = gates.detach().double().cpu().requires_grad_()
@@ -573,7 +573,18 @@ def test_triton_takes_two_lanes_a_thread_only_where_they_are_one_aligned_word(mo
         case, [False, False])
 
 
-@pytest.mark.skipif(NO_TRITON or os.environ.get("TRITON_INTERPRET") == "1", reason="no triton, or none that compiles")
+@needs_triton
+@pytest.mark.parametrize("width", [2, 3])
+def test_triton_writes_windows_of_any_width_and_nothing_else(monkeypatch, width):
+    taken = noted_pairs(monkeypatch)
+    gates = randn(1, 3, 2, 2, 4).bfloat16()
+    big = torch.full((1, 1, 2, 2, 4), 7.0, dtype=torch.bfloat16, device=TRITON_DEVICE)
+    pool_into(big[..., :width], gates.to(TRITON_DEVICE)[..., :width], "f", "both", backend="triton")
+    assert error(big[..., :width], loop.pool(gates.double(), "f", "both")[..., :width]) <= TOLERANCE[torch.bfloat16]
+    assert (big[..., width:] == 7).all() and taken == [width == 2]
+
+
+@pytest.mark.skipif(NO_TRITON or os.environ.get("TRITON_INTERPRET") == "1", reason="no triton, or its interpreter")
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_two_lanes_of_a_thread_are_read_and_written_as_one_word(way):
     made, lanes = instructions.compiled(way, "bf16", 80, bands=2)
