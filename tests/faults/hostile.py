@@ -104,7 +104,7 @@ def wrong_tag(path: Path) -> str:
     data = bytearray(path.read_bytes())
     data[data.index(bytes([4, 0, 0, 0]) + CUBE.nbytes.to_bytes(4, "little"))] = 200
     path.write_bytes(data)
-    return "truncated or damaged"
+    return "a part of type 200"
 
 
 def object_array(path: Path) -> str:
