@@ -155,6 +155,21 @@ def test_every_tensor_of_a_training_step_is_channels_last():
                     "double_backward": 2}
 
 
+@pytest.mark.parametrize("name", ["biqrnn_2_5", "lowgrid_4_2"])
+def test_to_recompute_activations_nothing_asks_for_the_state_of_a_generator(monkeypatch, name):
+    """A GPU's state comes to the host, so every unit would wait for the GPU."""
+    asked = []
+    for module, call in ((torch, "get_rng_state"), (torch.utils.checkpoint, "get_device_states")):
+        monkeypatch.setattr(module, call, lambda *given, real=getattr(module, call): asked.append(real) or real(*given))
+    net, x = create_model(name, checkpoint=True), torch.rand(1, 1, 3, 16, 16)
+    with Calls() as calls:
+        out = net(*net.inputs(x, x[..., ::2, ::2]))
+        before = len(calls.made)
+        out.sum().backward()
+    assert Counter(name for name, *_ in calls.made[before:])["aten.convolution"], "no unit is computed again"
+    assert not asked
+
+
 def test_steps_by_a_graph_are_the_steps_without_one():
     """The graph is stood in for by what it is to its user: inputs copied into memory of its own, one output for all calls."""
     replays = []

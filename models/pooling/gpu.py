@@ -35,8 +35,9 @@ from models.pooling.cpu import lane_axes
 from models.pooling.loop import gate_count
 
 _KINDS = {"f": 0, "fo": 1, "ifo": 2}
-# Bands per chunk: as many as fit the 255 registers of a thread. Compiled for compute capability 9.0 nothing spills, but
-# for f-pooling forward in half precision or with a skip: 70 to 150 bytes a thread, against a second pass over the gates.
+# Bands per chunk: as many as fit the 255 registers of a thread; a shorter one would read gates twice. Compiled for compute
+# capability 9.0, a thread with one lane spills up to 150 bytes (f-pooling forward in half precision or with a skip); with two
+# lanes and bfloat16, f-pooling spills 32 bytes forward, 376 with a skip, 128 backward; fo-pooling 392 backward.
 _FORWARD_CHUNK = {"f": 32, "fo": 16, "ifo": 16}
 _BACKWARD_CHUNK = {"f": 16, "fo": 16, "ifo": 8}
 _ONE_WAY_CHUNK = 8
