@@ -160,7 +160,8 @@ def test_to_recompute_activations_nothing_asks_for_the_state_of_a_generator(monk
     """A GPU's state comes to the host, so every unit would wait for the GPU."""
     asked = []
     for module, call in ((torch, "get_rng_state"), (torch.utils.checkpoint, "get_device_states")):
-        monkeypatch.setattr(module, call, lambda *given, real=getattr(module, call): asked.append(real) or real(*given))
+        real = getattr(module, call)
+        monkeypatch.setattr(module, call, lambda *given, real=real: asked.append(real) or real(*given))
     net, x = create_model(name, checkpoint=True), torch.rand(1, 1, 3, 16, 16)
     with Calls() as calls:
         out = net(*net.inputs(x, x[..., ::2, ::2]))
