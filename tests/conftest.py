@@ -1,5 +1,6 @@
 """Every test runs in a folder of its own, where default paths lie, also in the processes that it starts. Figures are small."""
 import os
+import signal
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ from made import make_database
 from utility import figures, runs
 
 os.environ["BI3DQRNN_HOME"] = "."
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 
 
 @pytest.fixture(autouse=True)
