@@ -36,7 +36,7 @@ from utility.cubes.layouts import LAYOUTS
 from utility.degradation import KINDS, SCALES
 from utility.devices import AMP, ask_deterministic, choose_device, device_name
 from utility.errors import Arguments, UserError, run_script, whole_numbers
-from utility.files import default_path, keep_out_of, shown
+from utility.files import default_path, keep_out_of, locked, shown
 from utility.indexes import PRESETS
 from utility.info import describe_file
 from utility.problem import METHODS, state_problem
@@ -105,9 +105,10 @@ def work(options: argparse.Namespace) -> int | None:
         writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
         if options.adapt:
             folder = Path(options.out or f"{target.with_suffix('')}_adapted")
-            done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading, writing, folder=folder,
-                               minutes=options.minutes, facts=facts, progress=not options.quiet, computing={
-                                   name: getattr(options, name) for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")})
+            with locked(folder):
+                done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading, writing, folder=folder,
+                                   minutes=options.minutes, facts=facts, progress=not options.quiet, computing={
+                                       name: getattr(options, name) for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")})
             say_result(done, target, folder)
             return None
 

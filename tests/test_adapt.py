@@ -14,6 +14,7 @@ from utility import adapt, training, weights
 from utility.adapt import divide
 from utility.checkpoints import save_checkpoint
 from utility.errors import UserError
+from utility.files import locked
 from utility.rectangles import largest_rectangle, training_rectangles
 
 
@@ -62,6 +63,12 @@ def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_inter
         run()
     assert not Path("high.tif").exists()
     monkeypatch.setattr(training, "train_step", real)
+    with locked(Path("high_adapted")), pytest.raises(UserError, match="written by another process"):
+        run()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(adapt, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        run()
+    assert Path("high.tif").exists()
     state = run()
     assert state["steps"] > 3 and "resumed from" in Path("high_adapted/training/log.txt").read_text()
     assert state["delivered"] == max(state["psnr"], key=state["psnr"].get)

@@ -87,7 +87,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
 
     Args:
         net, info: given weights, on the device that shall compute, and what their checkpoint says.
-        folder: the results folder. One that an interrupted call with the same scene and weights left is gone on with.
+        folder: the results folder, locked. One that an interrupted call with the same scene, weights and target left is
+            gone on with.
         minutes: for training, tests and result, as estimated before the training. The training gets what the others
             leave, a tenth at least.
         facts: for the report, "Command" and "Computed on" among them.
@@ -98,15 +99,23 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         KeyboardInterrupt: the training was interrupted; the folder keeps its state.
     """
     begin = time.monotonic()
-    inference.check_target(source, target, writing)
+    begun, output = _unfinished(folder), str(target.resolve())
+    inference.check_target(source, target, replace(  # an interrupted call may have written its output
+        writing, overwrite=writing.overwrite or begun.get("asked", {}).get("output") == output))
     keep_out_of(folder, info.path, source, target)
     whole = open_as(source, reading, in_memory=False, keep_bad=True)
     scene = _part(whole, reading.keep_range)
     bands, height, width = scene.cube.shape
     division = divide(height, width, problem.scale)
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
-             "scale": problem.scale, "degradation": problem.degradation}
-    steps = _open(folder, asked, writing.overwrite)
+             "scale": problem.scale, "degradation": problem.degradation, "output": output}
+    steps = begun.get("steps")
+    if begun.get("asked") != asked:
+        steps = None
+        refuse_existing(folder, writing.overwrite)
+        refuse_foreign(folder, MARKS)
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / MARKS[0], {"asked": asked})
     card = Card(name="", folder=CARD_FOLDER, title=source.name, patch=division.patch if division else 1, strides=(1,),
                 bands=bands, size=(height, width), test_region=division and division.test,
                 validation_region=division and division.validation)
@@ -182,20 +191,13 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
     return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True, wavelengths=scene.wavelengths)
 
 
-def _open(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> int | None:
-    """Make the folder, or go on with one that the same scene and weights left unfinished: its steps, if it was trained."""
-    state = folder / MARKS[0]
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """What an interrupted call left in its folder: what it was asked for, and its steps where the training ended."""
     try:
-        begun = json.loads(state.read_text(encoding="utf-8"))
+        begun = json.loads((folder / MARKS[0]).read_text(encoding="utf-8"))
+        return {} if "delivered" in begun else begun
     except (OSError, ValueError):
-        begun = {}
-    if begun.get("asked") != asked or "delivered" in begun:
-        refuse_existing(folder, overwrite)
-        refuse_foreign(folder, MARKS)
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(state, {"asked": asked})
-        return None
-    return begun.get("steps")
+        return {}
 
 
 def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float, rest: float,

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models import Network, create_model, matching_models
@@ -200,7 +200,7 @@ def export(source: str | Path, target: str | Path) -> None:
     metadata = {name: json.dumps(value) for name, value in facts.items()}
     metadata["sha256"] = checksum(weights, metadata)
     with replacing(target, overwrite=False) as temporary:
-        save_file(weights, temporary, metadata)
+        temporary.write_bytes(save(weights, metadata))
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:

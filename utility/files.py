@@ -208,11 +208,18 @@ def lock(file: int, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the name `path` alone, by a hidden file beside it. Raises UserError where another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(f".{path.name}.lock")
+    """Hold the name `path` alone, by a hidden file beside it.
+
+    Raises:
+        UserError: another process holds it, or the file cannot be made.
+    """
+    name = path.parent / f".{path.name}.lock"
     while True:
-        file = os.open(name, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(name, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise write_failure(path, error) from error
         try:
             lock(file, path)
             if not name.exists() or not os.path.samestat(os.fstat(file), name.stat()):
