@@ -31,7 +31,7 @@ part() {  # part NAME SECONDS COMMAND...: its output goes to NAME.txt
 
 part machine 60 sh -c 'nvidia-smi; nvidia-smi topo -m; "$0" -m torch.utils.collect_env; git log -1 --oneline' "$python"
 part tests 240 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py tests/test_models.py \
-    tests/test_tiling.py tests/test_overlap.py tests/test_layouts.py tests/test_loader.py
+    tests/test_pooling_gpu.py tests/test_tiling.py tests/test_overlap.py tests/test_layouts.py tests/test_loader.py
 part gradients 120 "$python" benchmarks/run.py --only accuracy --out "$out"
 part benchmark 300 "$python" benchmarks/run.py --repeats 5 --only inference training memory pooling profile --out "$out"
 part database 120 sh -c '"$0" data/make_samples.py && "$0" utility/lmdb_data.py --out "$1/sample.lmdb" --force' "$python" "$out"
