@@ -1,9 +1,13 @@
 #!/bin/sh
-# The first ten minutes on a GPU: tests, gradients against float64, the benchmark, a profiled epoch, scaling over processes.
+# The first ten minutes on a GPU: tests, gradients against float64, the benchmark, a profiled epoch, file to file with and
+# without the reading thread, scaling over processes.
 #
 #     sh benchmarks/gpu.sh [FOLDER]        writes FOLDER.tar.gz (default: gpu_report.tar.gz), the one file to send back
+#     sh benchmarks/gpu.sh quick [FOLDER]  two minutes at most: tests of the kernels, gradients, the benchmark of a training step
 #
 # A part that fails costs no other part. PYTHON names the interpreter (default: .venv/bin/python where it is there).
+quick=
+[ "$1" != quick ] || { quick=yes && shift; }
 out=${1:-gpu_report}
 case $out in /*) ;; *) out=$PWD/$out ;; esac
 cd "$(dirname "$0")/.." || exit 1
@@ -29,7 +33,19 @@ part() {  # part NAME SECONDS COMMAND...: its output goes to NAME.txt
     echo "$name: exit $code after $(($(date +%s) - began)) s" | tee -a "$out/summary.txt"
 }
 
-part machine 60 sh -c 'nvidia-smi; nvidia-smi topo -m; "$0" -m torch.utils.collect_env; git log -1 --oneline' "$python"
+part machine 20 sh -c 'nvidia-smi; nvidia-smi topo -m; "$0" -m torch.utils.collect_env; git log -1 --oneline' "$python"
+pack() {
+    rm -rf "$out"/sample.lmdb "$out"/run_*/*.pth "$out"/*.npy
+    tar -czf "$out.tar.gz" -C "$(dirname "$out")" "$(basename "$out")" && echo "send back $out.tar.gz"
+}
+
+if [ "$quick" ]; then
+    part tests 50 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py -k "triton or gpu"
+    part gradients 25 "$python" benchmarks/run.py --only accuracy --out "$out"
+    part benchmark 25 "$python" benchmarks/run.py --repeats 3 --only training --out "$out"
+    pack
+    exit
+fi
 part tests 240 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py tests/test_models.py \
     tests/test_pooling_gpu.py tests/test_tiling.py tests/test_overlap.py tests/test_layouts.py tests/test_loader.py
 part gradients 120 "$python" benchmarks/run.py --only accuracy --out "$out"
@@ -52,6 +68,33 @@ for amp in ("bf16", "off"):
         train(config)
     print(recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=30, max_name_column_width=80))
 EOF
+part overlap 120 "$python" - "$out" <<'EOF'
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from models import create_model
+from utility import overlap, tiling
+
+side = 2048
+low, high = (Path(sys.argv[1]) / name for name in ("low.npy", "high.npy"))
+np.save(low, np.random.default_rng(0).random((31, side // 4, side // 4), dtype=np.float32))
+net = create_model("biqrnn_16_5").eval().to("cuda")
+for thread in (True, True, False):  # the first one warms up
+    tiling.Ahead = lambda read, thread, wanted=thread: overlap.Ahead(read, wanted)
+    began = time.perf_counter()
+    written = np.lib.format.open_memmap(high, "w+", np.float32, (31, side, side))
+
+    def sink(top, left, block):
+        written[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+
+    start = tiling.interpolated(np.load(low, mmap_mode="r"), 4, "gaussian", 0.0, 1.0)
+    tiling.super_resolve(net, start, written.shape, sink, tile=side // 4 + 32, amp="bf16")
+    written.flush()
+    print(f"{'with' if thread else 'without'} a reading thread: {time.perf_counter() - began:.2f} s")
+EOF
 part layouts 10 cat "${XDG_CACHE_HOME:-$HOME/.cache}/bi3dqrnn/layouts.json"  # seconds of each unit, contiguous and channels-last
 count=1
 while [ "$count" -le "$gpus" ] && [ "$gpus" -gt 1 ]; do
@@ -60,5 +103,4 @@ while [ "$count" -le "$gpus" ] && [ "$gpus" -gt 1 ]; do
     count=$((count * 2))
 done
 
-rm -rf "$out"/sample.lmdb "$out"/run_*/*.pth
-tar -czf "$out.tar.gz" -C "$(dirname "$out")" "$(basename "$out")" && echo "send back $out.tar.gz"
+pack

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +251,20 @@ def test_without_a_gpu_the_script_for_one_says_so_and_writes_nothing(tmp_path):
                           capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "finds no GPU on this machine, so nothing was measured" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("form", "parts"), [
+    (["quick"], "machine tests gradients benchmark"),
+    ([], "machine tests gradients benchmark database epoch overlap layouts processes_1 processes_2")])
+def test_the_script_for_a_gpu_runs_its_parts_and_packs_what_they_say(tmp_path, form, parts):
+    """With a Python that says it has two GPUs, and fails at the benchmark."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\ncase $* in *'import torch;'*) echo 2.6.0 2;; *--repeats*) exit 3;; *) echo did $*;; esac\n")
+    python.chmod(0o755)
+    done = subprocess.run(["sh", Path(__file__).parents[1] / "benchmarks/gpu.sh", *form, tmp_path / "report"],
+                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=100)
+    said = (tmp_path / "report/summary.txt").read_text().splitlines()
+    assert done.returncode == 0 and [line.partition(":")[0] for line in said] == parts.split()
+    assert said[3].startswith("benchmark: exit 3") and said[1].startswith("tests: exit 0")
+    with tarfile.open(tmp_path / "report.tar.gz") as packed:
+        assert {f"report/{name}.txt" for name in ["summary", *parts.split()]} <= set(packed.getnames())
