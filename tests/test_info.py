@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+import scipy.io
 import torch
 
 import hsi_test
@@ -35,6 +36,7 @@ def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
     first, *rest = lines(capsys, "low.tif", "--scale", 4)
     said = {line[:12].strip(): line[12:] for line in rest}
     assert first == "read as: 5 bands, 20 x 30" and said["axes"] == "stored B x H x W, by the format"
+    assert said["file"].startswith("low.tif, GeoTIFF, ")
     assert said["values"] == "uint16, 1 .. 899" and "60 of 600 pixels (10.0%)" in said["no-data"]
     assert said["bad bands"] == "3 constant (7)" and said["wavelengths"].startswith("400 .. 450 nm, 10 nm apart")
     assert said["place"] == "EPSG:32633, in metre; pixels 30 x 30, corner at 500000, 5100000"
@@ -61,3 +63,14 @@ def test_a_cost_grows_with_the_pixels_and_is_measured():
     net = create_model("biqrnn_2_1")
     small, large = info.cost(net, (3, 16, 16), 4), info.cost(net, (3, 160, 160), 4)
     assert 0 < small.seconds < large.seconds and large.memory == 100 * small.memory
+
+
+def test_of_an_unclear_file_it_says_what_is_known_and_what_is_unclear(tmp_path, capsys):
+    rng, path = np.random.default_rng(0), tmp_path / "a.mat"
+    scipy.io.savemat(path, {"a": rng.random((12, 13, 14)), "wavelengths": np.arange(400.0, 900.0, 50)})
+    said = "\n".join(lines(capsys, path))
+    assert "a.mat, MATLAB v5" in said and "a: 12 x 13 x 14, float64" in said and "10 wavelengths, 400 .. 850 nm" in said
+    assert "unclear" in said and "which axis holds the bands is not clear" in said
+    scipy.io.savemat(path, {"a": rng.random((12, 13, 14)), "b": rng.random((12, 13, 15))})
+    said = "\n".join(lines(capsys, path))
+    assert "MATLAB v5" in said and "several arrays that may be the cube: a (12 x 13 x 14), b (12 x 13 x 15)" in said

@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class Unclear(UserError):
+    """A file holds several things that may be meant, and the user has to say which."""
+
+
 class Arguments(argparse.ArgumentParser):
     """A parser that says what is wrong in one sentence, without the usage in front."""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ from rasterio.errors import CRSError
 from models import Network
 from utility import weights
 from utility.checkpoints import model_from_checkpoint
-from utility.cubes import containers
+from utility.cubes import containers, rasters
 from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pixels
-from utility.cubes.cube import Scene
+from utility.cubes.companions import times
+from utility.cubes.cube import Scene, Stored
 from utility.cubes.statistics import band_statistics
 from utility.degradation import SCALES
+from utility.errors import Unclear
 from utility.progress import duration
 from utility.reading import Reading
 from utility.scenes import first_line, open_scene
@@ -57,7 +60,7 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,
                   arch: str | None = None, given: str | None = None, device: torch.device | str = "cpu",
                   **execution: Any) -> Iterator[str]:
-    """Lines about a scene in a file, the first of them `first_line`.
+    """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is known, and what is unclear.
 
     Args:
         scale, kind, arch: what weights shall be for; None is any.
@@ -66,14 +69,22 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         execution: fields of `models.Execution`.
 
     Raises:
-        UserError: the file cannot be read, or its layout is not clear.
+        UserError: the file cannot be read.
     """
-    scene = open_scene(path, reading.key, reading.layout, size=reading.size)
+    try:
+        scene = open_scene(path, reading.key, reading.layout, size=reading.size)
+    except Unclear as error:
+        yield f"{'file':12}{_file(path)}"
+        with suppress(Unclear):
+            stored = containers.open_stored(path, reading.key)[0]
+            yield f"{'array':12}{stored.key or 'the only one'}: {times(stored.array.shape)}, {stored.array.dtype}"
+            yield f"{'beside it':12}{_beside(stored)}"
+        yield f"{'unclear':12}{error}"
+        return
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)
-    size = sum(file.stat().st_size for file in containers.files_of(path))
-    facts = {"file": f"{path}, {containers.named(scene.format).title}, {_size(size)}", "axes": _axes(scene),
+    facts = {"file": _file(path), "axes": _axes(scene),
              **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene)}
     for name, value in facts.items():
         yield f"{name:12}{value}"
@@ -118,6 +129,20 @@ def _values(scene: Scene) -> dict[str, str]:
             in_words([band for band in bad if not band.fillable or band.pixels > missing], range(len(scene.cube))),
             f"marked as bad in the header: {', '.join(map(str, marked))}" if marked else ""))) or "none",
     }
+
+
+def _file(path: Path) -> str:
+    size = sum(file.stat().st_size for file in containers.files_of(path))
+    with open(path, "rb") as file:
+        driver = rasters.driver_of(file.read(16))
+    return f"{path}, {rasters.TITLES.get(driver) or containers.sniff(path).title}, {_size(size)}"
+
+
+def _beside(stored: Stored) -> str:
+    """What stands beside an array whose axes are not clear."""
+    found = [f"{len(nm)} wavelengths, {nm.min():g} .. {nm.max():g} nm" for nm in stored.vectors]
+    found += [f"{times(shape)} values" for shape in stored.planes]
+    return "; ".join([*found, "no no-data value" if stored.nodata is None else f"the no-data value {stored.nodata:g}"])
 
 
 def _wavelengths(scene: Scene) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utility.cubes.cube import Scene, Target
-from utility.errors import UserError
+from utility.errors import Unclear, UserError
 
 ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
@@ -44,7 +44,7 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
         raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x pixels, was expected, "
                         f"and it holds {listing or others or 'no numeric array'}.")
     if len(cubes) > 1:
-        raise UserError(f"{path} holds several arrays that may be the cube: {listing}; choose one with --key KEY.")
+        raise Unclear(f"{path} holds several arrays that may be the cube: {listing}; choose one with --key KEY.")
     return cubes[0]
 
 

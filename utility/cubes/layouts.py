@@ -9,7 +9,7 @@ import numpy as np
 
 from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, LazyCube, Shape, Stored, Target, native, slowest_of
-from utility.errors import UserError
+from utility.errors import Unclear, UserError
 
 LAYOUTS = [*("".join(p) for p in permutations("BHW")), "pixels", "pixels.T"]
 """The axes of a stored array in the order in which Python shows them (MATLAB shows the axes of a v7.3 file in reverse).
@@ -70,7 +70,7 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
     if axis is None:
         common = [name[::-1] if mirrored else name for name in ("HWB", "BHW", "HBW")]
         choices = ", ".join(f"{n} ({shape[n.index('B')]} bands)" for n in common)
-        raise UserError(f"{where} is {times(shape)}, and which axis holds the bands is not clear; say so with --layout: "
+        raise Unclear(f"{where} is {times(shape)}, and which axis holds the bands is not clear; say so with --layout: "
                         f"{choices}.")
     name = ("BHW", "HBW", "HWB")[axis]
     return name[::-1] if mirrored else name, reason
@@ -110,7 +110,7 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size:
     if layout and not layout.startswith("pixels"):
         raise UserError(f"{where} is {times(shape)}, where layout {layout} expects 3 axes; use pixels and the size.")
     if size is None:
-        raise UserError(f"{where} is a 2-D array of {times(shape)}, and no image size (nRow, nCol) stands beside it; "
+        raise Unclear(f"{where} is a 2-D array of {times(shape)}, and no image size (nRow, nCol) stands beside it; "
                         f"give it with --size ROWS COLUMNS, or in Python read_scene(.., layout='pixels', size=(H, W)).")
     names = ["pixels.T", "pixels"] if mirrored else ["pixels", "pixels.T"]
     if layout:  # MATLAB shows the axes of a v7.3 file in reverse, and so may whoever named the layout

@@ -32,6 +32,9 @@ DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
 """First bytes of a file -> the only driver that may open the file. Others follow what the file says to other files and to the
 network (VRT, WMS, ...)."""
 
+TITLES = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000"}
+"""The format of each driver, in words."""
+
 LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
 """Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for inputs of other containers."""
 
