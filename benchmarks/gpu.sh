@@ -40,7 +40,7 @@ pack() {
 }
 
 if [ "$quick" ]; then
-    part tests 50 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py -k "triton or gpu"
+    part tests 50 "$python" -m pytest tests/test_pooling_gpu.py tests/test_upsampling.py tests/test_gpu.py
     part gradients 25 "$python" benchmarks/run.py --only accuracy --out "$out"
     part benchmark 25 "$python" benchmarks/run.py --repeats 3 --only training --out "$out"
     pack
