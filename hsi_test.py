@@ -264,10 +264,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.input, = options.input
         if options.out and Path(options.input).is_dir():
             raise UserError("--out names one report, and --input is a folder; give --report, which names one for each cube.")
-    if options.method in (None, "network") and not options.resumePath and not options.info:
-        options.resumePath = shipped_weights(options)
-    options.method = options.method or ("network" if options.resumePath else None)
-    if options.adapt and (options.input or options.data or options.dataset or options.method != "network"):
+    if options.adapt and (options.input or options.data or options.dataset or options.method not in (None, "network")):
         raise UserError("--adapt fine-tunes a network on a cube without ground truth; leave --input, --data, --dataset and "
                         "--method out.")
     if options.adapt and not 0 < options.minutes < 1e6:
@@ -276,9 +273,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--input (or --adapt) and --output go together; give both.")
     if options.input and (options.data or options.dataset):
         raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
-    if options.method != "network" and (options.backproject or options.self_ensemble or options.bandwise):
-        raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, and there is no network; "
-                        "leave them out.")
     for name in ("bandwise", "pixels", "noise", "compare"):
         if options.output and getattr(options, name):
             raise UserError(f"--{name} is for tests against ground truth; leave it out with --output.")
@@ -293,6 +287,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--threads is {options.threads}, and 1024 threads at most were expected.")
     if options.gpu_ids is not None:
         options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
+    if options.method in (None, "network") and not options.resumePath and not options.info:
+        options.resumePath = shipped_weights(options)
+    options.method = options.method or ("network" if options.resumePath else None)
+    if options.method != "network" and (options.backproject or options.self_ensemble or options.bandwise):
+        raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, and there is no network; "
+                        "leave them out.")
     return options
 
 

@@ -334,6 +334,12 @@ def test_options_that_contradict_each_other_are_refused():
         refused(*arguments, *(["--out", "out"] if "--data" in arguments else []), words=words)
 
 
+def test_options_are_refused_before_a_note_says_which_weights_are_taken(capsys):
+    with pytest.raises(UserError, match="--border is -1"):
+        hsi_test.main(["--border", "-1", "--arch", "biqrnn", "--scale", "4"])
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("arguments", [["--tile", "big"], ["--gpu-ids", "all"], ["--scale", "5"], ["--pixels", "3;4"],
                                        ["--no-such-option"]])
 def test_a_misspelt_option_shows_what_was_expected(arguments, capsys):
