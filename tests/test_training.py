@@ -231,6 +231,14 @@ def test_weights_share_the_steps_of_several_databases(data, tmp_path, monkeypatc
         config(data, weights=(1, 3))
 
 
+def test_cudnn_tries_all_its_algorithms_in_training(data, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark_limit", 10)
+    validating(monkeypatch, {})
+    train(config(data, iterations=1, arch="biqrnn_1_1"))
+    assert torch.backends.cudnn.benchmark and torch.backends.cudnn.benchmark_limit == 0
+
+
 def test_the_plan_follows_its_options(data):
     plan = prepare(config(data, val_batches=1, checkpoint_activations=True))
     assert len(plan.sources[0].validation) == 3 and plan.net.execution.checkpoint
