@@ -325,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         study = read_study(name)
         if options.budget != 1:
-            study["name"] += f"_x{options.budget:g}"
+            study["name"] += f"_budget-{options.budget:g}"
         if options.budget != 1 or results != HERE / "results":
             study.get("errors", {}).pop("figure", None)
         todo = [training for training in trainings(study, options.budget, options.seeds, options.quick)

@@ -238,10 +238,10 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
     ax = page.axes(0)
     low, high = np.nanpercentile(truth, (1, 99))
     _show(ax, truth, cmap="gray", norm=Normalize(low, max(high, low + 1e-12)))
-    ax.set_title(f"Ground truth, {where}")
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
     errors = {label: np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255 for label, cube in methods.items()}
     titles = [f"{label}: mean {np.nanmean(error):.2f} / 255" for label, error in errors.items()]
+    ax.set_title(f"Ground truth, {where}", size=_fitting(titles, page.width))
     for k, (error, title) in enumerate(zip(errors.values(), titles, strict=True), start=1):
         ax = page.axes(k)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
