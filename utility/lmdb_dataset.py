@@ -70,8 +70,10 @@ class LMDBDataset(Dataset):
             held[2].close()
             del _environments[self.path]
         self._identity = _identity(data)
-        with _readable(path):
+        try:
             count, validation = self._open(path, data)
+        except lmdb.Error as error:
+            raise _damaged(path, error) from error
         self._first = count - validation if split == "validation" else 0
         self._count = {None: count, "train": count - validation, "validation": validation}[split]
 
@@ -84,6 +86,7 @@ class LMDBDataset(Dataset):
         self.datum = stored is None
         self.meta: dict[str, Any] = self._published_meta() if stored is None else _checked_meta(stored, path)
         self.shape: tuple[int, int, int] = tuple(self.meta["shape"])
+        self._dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
         count = self.meta["count"]
         validation = self.meta["validation"] or default_validation(count)
         records = environment.stat()["entries"] - (stored is not None)
@@ -99,8 +102,10 @@ class LMDBDataset(Dataset):
             index += self._count
         if not 0 <= index < self._count:
             raise IndexError(f"patch {index} of {self._count}")
-        with _readable(self.path):
+        try:
             return self._read(self._first + index)
+        except lmdb.Error as error:
+            raise _damaged(self.path, error) from error
 
     def _read(self, number: int) -> np.ndarray:
         key = f"{number:08d}"
@@ -110,14 +115,13 @@ class LMDBDataset(Dataset):
                 raise UserError(f"{self.path} has no record {key}; build or copy it again.")
             if self.datum:
                 return self._decoded(key, record)
-            dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
-            expected = math.prod(self.shape) * dtype.itemsize
+            expected = math.prod(self.shape) * self._dtype.itemsize
             if len(record) != expected:
                 raise UserError(
-                    f"{self.path}: the record {key} has {len(record)} bytes, and a patch of {self.shape} {dtype.name} "
+                    f"{self.path}: the record {key} has {len(record)} bytes, and a patch of {self.shape} {self._dtype.name} "
                     f"has {expected}; build or copy the database again."
                 )
-            return np.frombuffer(record, dtype).astype(np.float32).reshape(self.shape)
+            return np.frombuffer(record, self._dtype).astype(np.float32).reshape(self.shape)
 
     def _decoded(self, key: str, record: memoryview) -> np.ndarray:
         try:
@@ -172,13 +176,9 @@ def _identity(data: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-@contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
-    """Raise UserError, one sentence, for LMDB's errors on damaged pages."""
-    try:
-        yield
-    except lmdb.Error as error:
-        raise UserError(f"{path} is damaged ({str(error).rpartition(': ')[2]}); build or copy it again.") from error
+def _damaged(path: str | Path, error: lmdb.Error) -> UserError:
+    """One sentence for LMDB's errors on damaged pages."""
+    return UserError(f"{path} is damaged ({str(error).rpartition(': ')[2]}); build or copy it again.")
 
 
 def default_validation(count: int) -> int:
