@@ -23,18 +23,18 @@ from dataclasses import asdict
 from typing import Any
 
 from models import name_forms
-from models.pooling import BACKENDS
-from utility import distributed
-from utility.augment import MODES
-from utility.configuration import LOSSES, RECIPES, configure
+from models.layers.pooling import BACKENDS
+from utility.datasets.augment import MODES
 from utility.degradation import DEFAULT_KIND, KINDS, STARTS
-from utility.devices import AMP, choose_device
-from utility.errors import Arguments, UserError, run_script, whole_numbers
-from utility.files import shown
-from utility.plan import prepare
-from utility.progress import heeds_quiet, say
-from utility.runs import after_restart, newest_checkpoint
-from utility.training import expected_time, train
+from utility.system import distributed
+from utility.system.devices import AMP, choose_device
+from utility.system.errors import Arguments, UserError, run_script, whole_numbers
+from utility.system.files import shown
+from utility.system.progress import heeds_quiet, say
+from utility.training.configuration import LOSSES, RECIPES, configure
+from utility.training.loop import expected_time, train
+from utility.training.plan import prepare
+from utility.training.runs import after_restart, newest_checkpoint
 
 
 @heeds_quiet

@@ -28,21 +28,24 @@ from pathlib import Path
 
 import torch
 
-from models.pooling import BACKENDS
-from utility import adapt, distributed, evaluation, inference, weights
-from utility.batches import apply_to_folder
+from models.layers.pooling import BACKENDS
+from utility import adapt, weights
 from utility.checkpoints import check_problem, export, model_from_checkpoint
-from utility.cubes.layouts import LAYOUTS
+from utility.cubes.axes import LAYOUTS
 from utility.degradation import KINDS, SCALES
-from utility.devices import AMP, ask_deterministic, choose_device, device_name
-from utility.errors import Arguments, UserError, run_script, whole_numbers
-from utility.files import default_path, keep_out_of, locked, shown
 from utility.indexes import PRESETS
-from utility.info import describe_file
-from utility.problem import METHODS, state_problem
-from utility.progress import heeds_quiet, note, say, warn
 from utility.reading import Reading
-from utility.tables import format_table
+from utility.report.tables import format_table
+from utility.superres import cube_file as inference
+from utility.superres.folder import apply_to_folder
+from utility.superres.info import describe_file
+from utility.superres.problem import METHODS, state_problem
+from utility.system import distributed
+from utility.system.devices import AMP, ask_deterministic, choose_device, device_name
+from utility.system.errors import Arguments, UserError, run_script, whole_numbers
+from utility.system.files import default_path, keep_out_of, locked, shown
+from utility.system.progress import heeds_quiet, note, say, warn
+from utility.testing import evaluation
 
 
 @heeds_quiet

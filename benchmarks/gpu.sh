@@ -57,8 +57,8 @@ from pathlib import Path
 
 import torch
 
-from utility.configuration import configure
-from utility.training import train
+from utility.training.configuration import configure
+from utility.training.loop import train
 
 out = Path(sys.argv[1])
 for amp in ("bf16", "off"):
@@ -76,7 +76,8 @@ from pathlib import Path
 import numpy as np
 
 from models import create_model
-from utility import overlap, tiling
+from utility.superres import overlap
+from utility.superres import tiling
 
 side = 2048
 low, high = (Path(sys.argv[1]) / name for name in ("low.npy", "high.npy"))

@@ -30,7 +30,7 @@ def compiled(way: str, dtype: str, target: int, bands: int = BANDS):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from models.pooling import gpu
+    from models.layers.pooling import gpu
 
     kernel = {"forward": gpu._forward, "backward": gpu._backward}[way]
     lanes = 2 if dtype != "fp32" and "PAIR" in kernel.arg_names else 1

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import Execution, Network, blocks, create_model, units
-from models.pooling import gate_count
-from utility.configuration import TrainingConfig
-from utility.devices import autocast
-from utility.state import State
-from utility.training import train_step
+from models import Execution, Network, create_model
+from models.layers import row_blocks as blocks
+from models.layers import units
+from models.layers.pooling import gate_count
+from utility.system.devices import autocast
+from utility.training.configuration import TrainingConfig
+from utility.training.loop import train_step
+from utility.training.state import State
 
 SHORTEST = 0.02  # seconds: a sample of a shorter call is the mean of several calls in a row
 Shape = tuple[int, ...]
@@ -100,7 +102,7 @@ def inference(variant: Variant, arch: str, device: torch.device) -> Callable[[Te
 
 
 def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], None]:
-    """(N, B, h, w) on the device -> one step of `utility.training`: degrade x4, forward, MSE, backward, Adam."""
+    """(N, B, h, w) on the device -> one step of `utility.training.loop`: degrade x4, forward, MSE, backward, Adam."""
     config = TrainingConfig(arch=arch, amp=variant.amp, tf32=variant.tf32, compile=variant.compiled)
     state = State(config, variant.network(arch), device, total=1)
     net = torch.compile(state.net) if variant.compiled else state.net

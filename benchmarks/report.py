@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Rows
-from utility.figures import BACKPROJECTION, INTERPOLATION, NETWORK, STYLE, WIDTH, saved
+from utility.report.figures import BACKPROJECTION, INTERPOLATION, NETWORK, STYLE, WIDTH, saved
 
 COLOURS = {"released": INTERPOLATION, "fast": NETWORK, "fast bf16": BACKPROJECTION}
 

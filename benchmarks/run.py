@@ -31,11 +31,11 @@ import torch  # noqa: E402
 from benchmarks.measure import Setup, compare_checkouts  # noqa: E402
 from benchmarks.report import draw, size, table  # noqa: E402
 from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES  # noqa: E402
-from models.pooling import cpu  # noqa: E402
-from utility.devices import device_name  # noqa: E402
-from utility.environment import describe_environment  # noqa: E402
-from utility.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.files import shown, write_json  # noqa: E402
+from models.layers.pooling import cpu  # noqa: E402
+from utility.system.devices import device_name  # noqa: E402
+from utility.system.environment import describe_environment  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import shown, write_json  # noqa: E402
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -40,18 +40,18 @@ from benchmarks.measure import (
     text,
     variants,
 )
-from models.pooling import pool
-from utility.cards import list_scenes
+from models.layers.pooling import pool
 from utility.checkpoints import model_from_checkpoint
-from utility.configuration import TrainingConfig
+from utility.datasets.cards import list_scenes
 from utility.degradation import KINDS, crop_to_multiple, degrade, downsample
-from utility.devices import autocast
-from utility.evaluation import Reading, read_images
 from utility.indexes import evaluate
 from utility.lmdb_dataset import LMDBDataset, writing_database
-from utility.loader import Turns, training_loader
-from utility.tiling import super_resolve_cube
-from utility.training import train
+from utility.superres.tiling import super_resolve_cube
+from utility.system.devices import autocast
+from utility.testing.evaluation import Reading, read_images
+from utility.training.configuration import TrainingConfig
+from utility.training.loader import Turns, training_loader
+from utility.training.loop import train
 
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parent.parent
 
@@ -173,7 +173,8 @@ def time_tiles(setup: Setup) -> Rows:
 
 CUT = """
 import time; from dataclasses import replace
-from benchmarks.measure import resident; from utility.cards import load_card; from utility.lmdb_data import build_database
+from benchmarks.measure import resident
+from utility.datasets.cards import load_card; from utility.lmdb_data import build_database
 card = replace(load_card("icvl"), key=None, layout="BHW", size=None, crop=(task["side"], task["side"]))
 begin = time.perf_counter()
 meta = build_database(task["out"], [task["source"]], card, quiet=True)

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from models import create_model
-from utility import distributed
-from utility.configuration import TrainingConfig
-from utility.state import State
-from utility.training import train_step
+from utility.system import distributed
+from utility.training.configuration import TrainingConfig
+from utility.training.loop import train_step
+from utility.training.state import State
 
 
 def main(arch: str, *shape: int) -> None:

@@ -25,9 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utility.degradation import downsample
-from utility.errors import Arguments, UserError, run_script
-from utility.files import default_path, replacing
 from utility.scenes import Scene, write_scene
+from utility.system.errors import Arguments, UserError, run_script
+from utility.system.files import default_path, replacing
 
 OVERSAMPLING = 3
 MARKS = ("natural", "remote")  # a folder that holds one of these was made here

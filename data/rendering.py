@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.make_samples import NATURAL_BANDS, blackbody, ground_materials, noise_texture, reflectances, transmittance
 from data.painting import Picture, paint_ground, paint_things
 from utility.cubes.cube import writing
-from utility.files import replacing
-from utility.progress import track
+from utility.system.files import replacing
+from utility.system.progress import track
 
 KINDS = ("natural", "overhead")
 # Where the atmosphere is opaque, in nm: publishers leave these bands out.

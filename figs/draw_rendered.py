@@ -29,9 +29,9 @@ from data.rendering import KINDS, render_scene  # noqa: E402
 from utility.cubes.bands import clean  # noqa: E402
 from utility.cubes.values import unit_range  # noqa: E402
 from utility.degradation import crop_to_multiple, downsample, start_image  # noqa: E402
-from utility.errors import run_script  # noqa: E402
-from utility.figures import composite  # noqa: E402
+from utility.report.figures import composite  # noqa: E402
 from utility.scenes import read_scene  # noqa: E402
+from utility.system.errors import run_script  # noqa: E402
 
 COLUMNS = ("gradient", "tails", "neighbours", "smallest", "spectra", "darkest", "lost x4", "after bp")
 BANDS = {"natural": 31, "overhead": 128}

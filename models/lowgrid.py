@@ -3,10 +3,11 @@
     start image -> pixel unshuffle -> head -> body: x + unit(x), n times -> tail -> end -> pixel shuffle -> + start image
                    |  (x - mean) / deviation of the band                            |  times the deviation of the band
 
-A unit is a convolution giving the three gates of bidirectional f-pooling, then pooling along bands (`models.pooling`). The
-pooling joins the bands, so the body's kernels are 1x3x3: at equal training time they measured better than 3x3x3. All but the
-last step runs on the low-resolution grid, with 1/s^2 of the voxels. SSPSR (Jiang et al., IEEE TCI 2020) and MCNet (Li et
-al., Remote Sensing 2020) compute there too; the sub-pixel end is that of Shi et al. (CVPR 2016).
+A unit is a convolution giving the three gates of bidirectional f-pooling, then pooling along bands
+(`models.layers.pooling`). The pooling joins the bands, so the body's kernels are 1x3x3: at equal
+training time they measured better than 3x3x3. All but the last step runs on the low-resolution
+grid, with 1/s^2 of the voxels. SSPSR (Jiang et al., IEEE TCI 2020) and MCNet (Li et al., Remote
+Sensing 2020) compute there too; the sub-pixel end is that of Shi et al. (CVPR 2016).
 
 Mean and deviation are those of each band over the whole scene. The network is then the same for any gain and offset of a
 band: without them nearly dark bands, beside water absorption, get a residual as large as bright ones.
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.layers.pooling import pool
 from models.network import Network, band_moments
-from models.pooling import pool
 from models.registry import Shapes, register
 
 SCALES = (2, 4, 8)

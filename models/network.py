@@ -17,11 +17,11 @@ class Execution:
     """How a network is computed; none of this changes what it computes, and a network ignores what does not concern it.
 
     Attributes:
-        pooling: `auto`, `loop`, `cpu` or `triton`; see `models.pooling`.
+        pooling: `auto`, `loop`, `cpu` or `triton`; see `models.layers.pooling`.
         channels_last: convolutions see channels-last tensors; None: as `measured_last` says.
-        measured_last: what `models.layouts` has found to be faster on this GPU; on a processor channels-last is.
+        measured_last: what `models.layers.memory_format` has found to be faster on this GPU; on a processor channels-last is.
         deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
-        own_upsampling: the upsampling is that of `models.upsampling`, not torch's.
+        own_upsampling: the upsampling is that of `models.layers.upsampling`, not torch's.
         block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
             image, None as many as fit a processor's cache, or a quarter of a GPU's free memory.
         checkpoint: recompute activations in the backward pass instead of keeping them.
@@ -137,7 +137,7 @@ class Network(nn.Module):
         return {}
 
     def units(self) -> list[nn.Module]:
-        """The parts that may compute in either memory format, called as unit(x, skip, how); see `models.layouts`."""
+        """Called as unit(x, skip, how), the parts for either memory format; see `models.layers.memory_format`."""
         return []
 
     def last_layer(self) -> list[nn.Parameter]:

@@ -9,7 +9,7 @@ Encoder layers 1 and 3 halve rows and columns and double the channels; their mir
 halve the channels.
 
 The same weights run in two ways, which give the same numbers. With gradients, unit by unit over the whole image
-(`QRNN3D.forward`). Without, each unit in blocks of rows (`models.blocks`), on a whole scene or on a tile.
+(`QRNN3D.forward`). Without, each unit in blocks of rows (`models.layers.row_blocks`), on a whole scene or on a tile.
 """
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.blocks import margins_of, run_unit
+from models.layers.pooling import gate_count
+from models.layers.row_blocks import margins_of, run_unit
+from models.layers.units import Conv, Deconv, Unit, UpsampleConv
 from models.network import Network, Window
-from models.pooling import gate_count
 from models.registry import Shapes, register
-from models.units import Conv, Deconv, Unit, UpsampleConv
 
 STRIDED_LAYERS = (1, 3)  # encoder layers of spatial stride 2, where they exist
 

@@ -36,14 +36,14 @@ import hsi_test  # noqa: E402
 from data.rendering import render_scenes  # noqa: E402
 from studies.tables import write_tables  # noqa: E402
 from utility import lmdb_data, weights  # noqa: E402
-from utility.cards import load_card, locate  # noqa: E402
 from utility.checkpoints import load_checkpoint, model_from_checkpoint  # noqa: E402
-from utility.configuration import TrainingConfig, configure  # noqa: E402
 from utility.cubes.containers import is_scene  # noqa: E402
-from utility.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.files import default_path, write_json  # noqa: E402
-from utility.plan import Plan, prepare  # noqa: E402
-from utility.training import train, train_step  # noqa: E402
+from utility.datasets.cards import load_card, locate  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import default_path, write_json  # noqa: E402
+from utility.training.configuration import TrainingConfig, configure  # noqa: E402
+from utility.training.loop import train, train_step  # noqa: E402
+from utility.training.plan import Plan, prepare  # noqa: E402
 
 HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made import make_database
 
-from utility import figures, runs
+from utility.report import figures
+from utility.training import runs
 
 os.environ["BI3DQRNN_HOME"] = "."
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it

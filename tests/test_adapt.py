@@ -10,12 +10,13 @@ import torch
 
 import hsi_test
 from models import create_model
-from utility import adapt, training, weights
+from utility import adapt, weights
 from utility.adapt import divide
 from utility.checkpoints import save_checkpoint
-from utility.errors import UserError
-from utility.files import locked
-from utility.rectangles import largest_rectangle, training_rectangles
+from utility.datasets.rectangles import largest_rectangle, training_rectangles
+from utility.system.errors import UserError
+from utility.system.files import locked
+from utility.training import loop as training
 
 
 def scene(path, size=75, bands=4, nodata=None):

@@ -14,8 +14,8 @@ import hsi_sr
 import hsi_test
 from models import Network, create_model, list_models, name_forms
 from utility.degradation import downsample, upsample
-from utility.errors import UserError
-from utility.tiling import super_resolve_cube
+from utility.superres.tiling import super_resolve_cube
+from utility.system.errors import UserError
 
 EVERY = ["toy", "toy_low_3", "vdsr", "fcnn3d", "scaled_biqrnn_2_2", "biqrnn_2_2"]
 

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 import hsi_test
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from benchmarks.measure import Setup, Variant, as_rows, compare, compare_variant
 from benchmarks.sections import SECTIONS
 from models import create_model
 from utility.checkpoints import save_checkpoint
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parent.parent
 

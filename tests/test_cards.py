@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utility.cards import generic_card, list_cards, load_card, locate, split
 from utility.cubes.cube import Scene
-from utility.errors import UserError
-from utility.parts import divide, parts
-from utility.patches import count_patches
-from utility.rectangles import training_rectangles
+from utility.datasets.cards import generic_card, list_cards, load_card, locate, split
+from utility.datasets.patches import count_patches
+from utility.datasets.rectangles import training_rectangles
+from utility.datasets.regions import divide, parts
+from utility.system.errors import UserError
 
 FACTS = {  # key, bands, size, patch, strides, zooms
     "icvl": ("rad", 31, (1392, 1300), 64, (64, 32, 32), (1.0, 0.5, 0.25)),

@@ -12,7 +12,7 @@ from limits import room_for
 
 from models import create_model
 from utility.checkpoints import export, load_checkpoint, model_from_checkpoint, save_checkpoint
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 
 def released(name: str = "biqrnn_4_2", prefix: str = "") -> dict:

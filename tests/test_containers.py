@@ -13,12 +13,13 @@ import spectral.io.envi as envi
 from limits import room_for
 from rasterio.transform import from_origin
 
-from utility.cubes import containers, matlab
+from utility.cubes import containers
 from utility.cubes import cube as cubes
 from utility.cubes.bands import clean
 from utility.cubes.cube import LazyCube, Scene
-from utility.errors import UserError
+from utility.cubes.formats import matlab
 from utility.scenes import create_scene, open_scene, read_scene, scaled, write_scene
+from utility.system.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -450,7 +451,7 @@ def test_a_failed_header_takes_its_data_with_it(tmp_path: Path, monkeypatch: pyt
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr("utility.files.os.replace", fail)
+    monkeypatch.setattr("utility.system.files.os.replace", fail)
     with pytest.raises(UserError, match="disk is full"):
         write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a"))
     assert not list(tmp_path.iterdir())

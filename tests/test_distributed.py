@@ -23,8 +23,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 import hsi_sr
 import hsi_test
 from models import create_model
-from utility import distributed, errors, training
-from utility.loader import DeviceBatches
+from utility.system import distributed, errors
+from utility.training import loop as training
+from utility.training.loader import DeviceBatches
 
 TINY = ["-a", "biqrnn_1_1", "--recipe", "fast", "--warmup", "2", "--scale", "2", "-b", "4", "--no-log", "--no-cuda", "--quiet"]
 
@@ -136,7 +137,7 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
     """One that does may abort the process when Python ends; this one starts afresh, without the imports made above."""
     (tmp_path / "script.py").write_text(
         "import os, sys, torch\n"
-        "from utility.distributed import highest, joined\n"
+        "from utility.system.distributed import highest, joined\n"
         "child = os.fork()\n"
         "os.environ['RANK'] = '0' if child else '1'\n"
         "with joined():\n"

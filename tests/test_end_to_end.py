@@ -16,9 +16,9 @@ import hsi_sr
 import hsi_test
 from data.make_samples import make_samples
 from utility import lmdb_data
-from utility.cards import load_card
-from utility.devices import ask_deterministic
+from utility.datasets.cards import load_card
 from utility.lmdb_dataset import LMDBDataset
+from utility.system.devices import ask_deterministic
 
 
 def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection():

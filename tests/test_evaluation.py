@@ -10,21 +10,21 @@ import scipy.io
 import torch
 from made import network, smooth
 
-from utility import evaluation
-from utility.cards import generic_card, load_card
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.values import unit_range
+from utility.datasets.cards import generic_card, load_card
+from utility.datasets.regions import sources_of
 from utility.degradation import add_noise, backproject, degrade, downsample, upsample
-from utility.errors import UserError
-from utility.evaluation import Outputs, read_images
 from utility.indexes import COUNTS, METRICS, evaluate
 from utility.lmdb_data import build_database
-from utility.parts import sources_of
-from utility.problem import Problem
 from utility.reading import Reading
+from utility.report.tables import format_table, mean_of
 from utility.scenes import read_scene, scaled, write_scene
-from utility.tables import format_table, mean_of
-from utility.tiling import super_resolve_cube
+from utility.superres.problem import Problem
+from utility.superres.tiling import super_resolve_cube
+from utility.system.errors import UserError
+from utility.testing import evaluation
+from utility.testing.evaluation import Outputs, read_images
 
 INFO = CheckpointInfo(path=Path("best.pth"), arch="biqrnn_2_2", options={}, unsaid=None, scales=(4,), degradation="gaussian",
                       bands=4, epoch=1, iteration=2, psnr=30.0)

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from utility import figures
-from utility.errors import UserError
-from utility.figures import (
+from utility.indexes import band_psnr, evaluate, sam_map
+from utility.report import figures
+from utility.report.figures import (
     BACKPROJECTION,
     INTERPOLATION,
     NETWORK,
@@ -26,7 +26,7 @@ from utility.figures import (
     spectra_figure,
     training_curve_figure,
 )
-from utility.indexes import band_psnr, evaluate, sam_map
+from utility.system.errors import UserError
 
 VISIBLE = np.linspace(400, 700, 31)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from limits import room_for
 
-from utility import files
-from utility.errors import UserError
-from utility.files import default_path, replacing, write_json
+from utility.system import files
+from utility.system.errors import UserError
+from utility.system.files import default_path, replacing, write_json
 
 
 def make_folder(path: Path, **contents: str) -> Path:
@@ -185,7 +185,7 @@ def python(code: str, **how) -> subprocess.CompletedProcess:
 
 def killed_in(code: str) -> None:
     """Run code in a process that kills itself where the code says die()."""
-    assert python(f"import os\nfrom utility.files import *\ndef die(): os.kill(os.getpid(), 9)\n{code}").returncode
+    assert python(f"import os\nfrom utility.system.files import *\ndef die(): os.kill(os.getpid(), 9)\n{code}").returncode
 
 
 def test_the_next_run_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
@@ -230,8 +230,8 @@ def test_one_name_is_written_by_one_process_at_a_time(tmp_path):
 def test_sigterm_ends_a_script_like_ctrl_c(tmp_path):
     code = """
 import os, signal
-from utility.errors import run_script
-from utility.files import default_path, replacing
+from utility.system.errors import run_script
+from utility.system.files import default_path, replacing
 def main():
     with replacing('data') as t:
         t.mkdir()
@@ -256,13 +256,13 @@ def test_a_signal_while_something_is_removed_waits_for_the_end_of_it(tmp_path, m
 
 @pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])
 def test_too_little_memory_is_one_sentence(error):
-    done = python(f"from utility.errors import run_script\ndef main(): raise {error}\nrun_script(main)")
+    done = python(f"from utility.system.errors import run_script\ndef main(): raise {error}\nrun_script(main)")
     assert done.returncode == 2 and done.stderr.startswith("error: The memory is not enough") and done.stderr.count("\n") == 1
 
 
 def test_a_pipe_that_is_closed_early_ends_a_script_quietly():
     read, write = os.pipe()
     os.close(read)
-    done = python("from utility.errors import run_script\nrun_script(lambda: print('a line'))", stdout=write)
+    done = python("from utility.system.errors import run_script\nrun_script(lambda: print('a line'))", stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

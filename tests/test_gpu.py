@@ -15,14 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import roofline
-from models import blocks, create_model, pooling, upsampling
+from models import create_model
+from models.layers import pooling, upsampling
+from models.layers import row_blocks as blocks
 from utility.checkpoints import load_checkpoint
-from utility.configuration import TrainingConfig
-from utility.errors import UserError
-from utility.graphs import Graphed
-from utility.loader import stopped_at_the_end
-from utility.state import State
-from utility.training import train, train_step
+from utility.system.errors import UserError
+from utility.training.configuration import TrainingConfig
+from utility.training.graphs import Graphed
+from utility.training.loader import stopped_at_the_end
+from utility.training.loop import train, train_step
+from utility.training.state import State
 
 
 class Calls(TorchDispatchMode):
@@ -207,7 +209,7 @@ def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tm
     on_gpu = State(config, create_model("biqrnn_2_1"), torch.device("meta"), total=4)
     for group in on_gpu.optimizer.param_groups:
         group |= {"fused": True, "capturable": True}
-    monkeypatch.setattr("utility.state.load_checkpoint", lambda path, device: load_checkpoint(path))
+    monkeypatch.setattr("utility.training.state.load_checkpoint", lambda path, device: load_checkpoint(path))
     on_gpu.resume(tmp_path / "r.pth")
     assert {kept["step"].device.type for kept in on_gpu.optimizer.state.values()} == {"meta"}
     assert all(group["fused"] and group["capturable"] for group in on_gpu.optimizer.param_groups)

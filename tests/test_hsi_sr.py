@@ -14,8 +14,8 @@ import torch
 from typed import ROOT, typed
 
 import hsi_sr
-from utility.configuration import configure
-from utility.errors import UserError
+from utility.system.errors import UserError
+from utility.training.configuration import configure
 
 
 def test_without_a_flag_it_is_the_released_recipe():

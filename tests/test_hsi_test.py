@@ -21,8 +21,8 @@ from typed import ROOT, typed
 import hsi_test
 from utility import weights
 from utility.checkpoints import save_checkpoint
-from utility.errors import UserError
 from utility.scenes import read_scene
+from utility.system.errors import UserError
 
 
 def contents(net, **more):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from utility.errors import UserError
 from utility.indexes import METRICS, PRESETS, Comparison, Metric, band_psnr, dark_bands, evaluate, sam_map
-from utility.tables import result_table
+from utility.report.tables import result_table
+from utility.system.errors import UserError
 
 
 def pair(bands: int = 3, height: int = 20, width: int = 27, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

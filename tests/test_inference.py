@@ -10,16 +10,16 @@ from made import network
 from spectral.io import envi
 
 from models import create_model
-from utility import inference
 from utility.cubes import cube as cubes
 from utility.cubes.cube import CubeWriter, LazyCube, Scene
 from utility.degradation import backproject, downsample, start_image, upsample
-from utility.errors import UserError
 from utility.indexes import band_psnr, sam_map
-from utility.inference import Writing, apply_to_file
-from utility.problem import Problem
 from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
+from utility.superres import cube_file as inference
+from utility.superres.cube_file import Writing, apply_to_file
+from utility.superres.problem import Problem
+from utility.system.errors import UserError
 
 WAVELENGTHS = [450.5, 550.25, 650.0, 750.0, 850.0]
 X4 = Problem(4, "gaussian")

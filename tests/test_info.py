@@ -8,10 +8,11 @@ import torch
 
 import hsi_test
 from models import create_model
-from utility import info, weights
+from utility import weights
 from utility.checkpoints import save_checkpoint
 from utility.cubes.cube import Scene
 from utility.scenes import write_scene
+from utility.superres import info
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from models import create_model
-from models.layouts import choose_layout
-from models.pooling.cpu import cache_folder, library
+from models.layers.memory_format import choose_layout
+from models.layers.pooling.cpu import cache_folder, library
 from tests.test_models import filled
-from utility import tiling, training
-from utility.configuration import TrainingConfig
-from utility.state import State
+from utility.superres import tiling
+from utility.training import loop as training
+from utility.training.configuration import TrainingConfig
+from utility.training.state import State
 
 
 @pytest.fixture(autouse=True)

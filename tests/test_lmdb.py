@@ -21,14 +21,14 @@ from typed import typed
 
 import utility.lmdb_data as script
 from data import make_samples
-from utility.cards import generic_card
 from utility.cubes.values import unit_range
-from utility.datum import decode_datum
-from utility.errors import UserError
+from utility.datasets.cards import generic_card
+from utility.datasets.datum import decode_datum
+from utility.datasets.patches import extract_patches
 from utility.lmdb_data import build_database, main
 from utility.lmdb_dataset import LMDBDataset, writing_database
-from utility.patches import extract_patches
 from utility.scenes import read_scene, write_scene
+from utility.system.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CARD = generic_card(8)

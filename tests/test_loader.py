@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from utility.errors import UserError
-from utility.loader import DeviceBatches, Shuffled, Turns, stopped_at_the_end, training_loader, validation_loader
+from utility.system.errors import UserError
+from utility.training.loader import DeviceBatches, Shuffled, Turns, stopped_at_the_end, training_loader, validation_loader
 
 CPU = torch.device("cpu")
 

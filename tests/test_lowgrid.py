@@ -7,9 +7,9 @@ import torch
 from made import filled
 
 from models import create_model, list_models, matching_models
-from models.pooling.loop import pool as reference_pool
+from models.layers.pooling.loop import pool as reference_pool
 from utility.degradation import downsample, upsample
-from utility.tiling import super_resolve_cube
+from utility.superres.tiling import super_resolve_cube
 
 
 def given(scale, bands=5, side=32, dtype=torch.float32):

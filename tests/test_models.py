@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from made import filled
 
 from models import Execution, create_model, list_models
-from models.blocks import voxels_in
+from models.layers.row_blocks import voxels_in
 
 PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
 GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder

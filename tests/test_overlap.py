@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from models import blocks, create_model
+from models import create_model
+from models.layers import row_blocks as blocks
 from tests.test_tiling import network, scene
-from utility import overlap, tiling
 from utility.degradation import downsample
-from utility.errors import UserError
-from utility.loader import DeviceBatches
-from utility.memory import out_of_memory
-from utility.tiling import Consistency, auto_tile, super_resolve
+from utility.superres import overlap, tiling
+from utility.superres.tiling import Consistency, auto_tile, super_resolve
+from utility.system.errors import UserError
+from utility.system.memory import out_of_memory
+from utility.training.loader import DeviceBatches
 
 SHAPE = (2, 70, 100)
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utility.cards import generic_card, list_scenes
 from utility.cubes import containers
+from utility.cubes.axes import as_cube, stored_shape
 from utility.cubes.containers import Container, register
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target
-from utility.cubes.layouts import as_cube, stored_shape
-from utility.errors import UserError
-from utility.evaluation import Reading, read_images
-from utility.files import replacing
+from utility.datasets.cards import generic_card, list_scenes
 from utility.lmdb_data import build_database
 from utility.scenes import read_scene, write_scene
+from utility.system.errors import UserError
+from utility.system.files import replacing
+from utility.testing.evaluation import Reading, read_images
 
 MAGIC = b"TOY CUBE"
 

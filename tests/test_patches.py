@@ -9,8 +9,8 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utility.augment import MODES, augment, dihedral
-from utility.patches import bake, count_patches, extract_patches, zoomed
+from utility.datasets.augment import MODES, augment, dihedral
+from utility.datasets.patches import bake, count_patches, extract_patches, zoomed
 
 SQUARE = np.random.default_rng(0).random((3, 4, 4), dtype=np.float32)
 OBLONG = np.random.default_rng(0).random((3, 4, 6), dtype=np.float32)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import pooling
-from models.pooling import BACKENDS, available_backends, cpu, gate_count, loop, pool, pool_into
+from models.layers import pooling
+from models.layers.pooling import BACKENDS, available_backends, cpu, gate_count, loop, pool, pool_into
 
 KINDS = ("f", "fo", "ifo")
 DIRECTIONS = ("forward", "backward", "both")
@@ -272,7 +272,7 @@ def test_the_module_may_be_imported_twice():
 def test_where_triton_cannot_compile_auto_takes_torch_and_warns_once(monkeypatch):
     """A CUDA tensor reaches the operator as `auto`; here a CPU tensor does."""
     pooling._triton_compiles.cache_clear()
-    monkeypatch.setitem(sys.modules, "models.pooling.gpu", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "models.layers.pooling.gpu", None)  # importing it fails
     gates = randn(1, 6, 5, 3, 4).float().requires_grad_()
     with pytest.warns(UserWarning, match="Triton cannot compile the pooling here") as said:
         found = [torch.ops.bi3dqrnn.pool(gates, None, "f", "both", "auto") for _ in range(2)]
@@ -366,7 +366,7 @@ def test_forcing_triton_where_it_cannot_run_says_so(monkeypatch):
     if not NO_TRITON:
         with pytest.raises(RuntimeError, match="takes CUDA tensors, these are on cpu"):
             pool(gates, "f", "both", backend="triton")
-    monkeypatch.setattr("models.pooling._HAS_TRITON", False)
+    monkeypatch.setattr("models.layers.pooling._HAS_TRITON", False)
     with pytest.raises(RuntimeError, match="needs the package triton"):
         pool(gates, "f", "both", backend="triton")
     assert available_backends() == ("loop", "cpu") == BACKENDS[:2]

@@ -30,7 +30,7 @@ from test_pooling import (
 from torch import Tensor
 
 from benchmarks import instructions
-from models.pooling import available_backends, cpu, gate_count, loop, pool, pool_into
+from models.layers.pooling import available_backends, cpu, gate_count, loop, pool, pool_into
 
 
 def errors_of_torch_version(kind: str, dtype: torch.dtype) -> list[float]:
@@ -83,7 +83,7 @@ def test_triton_agrees_with_the_loop(kind, direction, case):
 
 def noted_pairs(monkeypatch, always: bool | None = None) -> list[bool]:
     """Notes of each launch whether a thread takes two lanes; with `always` False none does."""
-    from models.pooling import gpu
+    from models.layers.pooling import gpu
     taken, pairs = [], gpu._pairs
     monkeypatch.setattr(gpu, "_pairs", lambda *given: taken.append(pairs(*given) if always is None else always) or taken[-1])
     return taken
@@ -98,7 +98,7 @@ TWO_LANES = itertools.cycle([((1, 2, 5, 1, 3), torch.bfloat16, "channels_last"),
                                                          itertools.product(KINDS, DIRECTIONS)])
 def test_triton_with_two_lanes_a_thread_computes_what_it_does_with_one(monkeypatch, kind, direction, case):
     """Both, and the loop, in chunks of two bands: with several chunks and with one."""
-    from models.pooling import gpu
+    from models.layers.pooling import gpu
     for chunks in (gpu._FORWARD_CHUNK, gpu._BACKWARD_CHUNK):
         monkeypatch.setitem(chunks, kind, 2)
     monkeypatch.setattr(gpu, "_ONE_WAY_CHUNK", 2)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from utility import progress
-from utility.progress import duration, track
+from utility.system import progress
+from utility.system.progress import duration, track
 
 
 @pytest.fixture

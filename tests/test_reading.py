@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utility.cards import load_card
-from utility.errors import UserError
+from utility.datasets.cards import load_card
 from utility.lmdb_data import build_database
 from utility.reading import Reading, open_as
 from utility.scenes import read_scene
+from utility.system.errors import UserError
 
 
 def card_of(folder: Path, text: str = ""):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from made import scored
 
-from utility.errors import UserError
-from utility.figures import band_psnr_figure
-from utility.report import machine_facts, write_report
+from utility.report.figures import band_psnr_figure
+from utility.report.page import machine_facts, write_report
+from utility.system.errors import UserError
 
 VOID = {"meta", "img", "br", "link"}
 METHODS = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "net"}

@@ -15,12 +15,12 @@ from made import make_database
 from trained import Killed, after_step, config, contents, history, interrupt_at, killed_at, tags
 
 from models import create_model
-from utility import training
-from utility.configuration import configure
-from utility.errors import UserError
-from utility.runs import RunFolder
-from utility.state import State
-from utility.training import train
+from utility.system.errors import UserError
+from utility.training import loop as training
+from utility.training.configuration import configure
+from utility.training.loop import train
+from utility.training.runs import RunFolder
+from utility.training.state import State
 
 
 def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):

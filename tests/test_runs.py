@@ -13,10 +13,10 @@ from made import make_database
 from trained import config, contents, history, validating
 
 from models import create_model
-from utility.configuration import configure
-from utility.errors import UserError
-from utility.runs import Board, Losses, RunFolder
-from utility.training import train
+from utility.system.errors import UserError
+from utility.training.configuration import configure
+from utility.training.loop import train
+from utility.training.runs import Board, Losses, RunFolder
 
 
 def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
@@ -66,7 +66,7 @@ def test_tensorboard_gets_the_same_by_the_documented_class_alone(tmp_path, monke
         run.close()
         found.append([(event.step, value.tag, value.simple_value, value.image.encoded_image_string)
                       for event in events(tmp_path / part) for value in event.summary.value])
-        monkeypatch.setattr("utility.runs.EventsWriter", None)
+        monkeypatch.setattr("utility.training.runs.EventsWriter", None)
     assert found[0] == found[1] and len(found[0]) == 2
 
 
@@ -118,7 +118,7 @@ def test_a_network_far_below_its_start_image_is_warned_of_at_every_epoch(data, m
 @pytest.mark.parametrize("start", ["interpolation", "backprojection"])
 def test_a_training_whose_best_is_not_above_back_projection_says_so_everywhere(data, monkeypatch, capsys, start):
     drawn = []
-    monkeypatch.setattr("utility.runs.training_curve_figure", lambda *_, note="", **__: drawn.append(note))
+    monkeypatch.setattr("utility.training.runs.training_curve_figure", lambda *_, note="", **__: drawn.append(note))
     validating(monkeypatch, {"gain": 0.7, "backprojection_gain": -4.3})
     train(config(data, run_dir="r", start=start, quiet=True))
     words = "is 0.70 dB above the interpolation and 4.30 dB below back-projection on the validation patches"

@@ -11,12 +11,12 @@ import scipy.io
 import torch
 from typed import typed
 
-from utility.cards import load_card
 from utility.cubes.bands import find_bad_bands
+from utility.datasets.cards import load_card
+from utility.datasets.regions import parts
 from utility.degradation import degrade, downsample
-from utility.errors import UserError
-from utility.parts import parts
 from utility.scenes import read_scene
+from utility.system.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data"))
 import make_samples as maker

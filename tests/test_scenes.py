@@ -9,13 +9,13 @@ import pytest
 import rasterio
 import scipy.io
 
-from utility.cards import list_scenes
 from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
 from utility.cubes.statistics import band_statistics
 from utility.cubes.values import from_unit_range, unit_range, value_range
-from utility.errors import UserError
+from utility.datasets.cards import list_scenes
 from utility.scenes import bounds_distance, describe, open_scene, read_scene, scaled, write_scene
+from utility.system.errors import UserError
 
 
 def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:

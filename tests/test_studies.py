@@ -9,7 +9,7 @@ import pytest
 
 from studies import run
 from utility import weights
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 STUDIES = sorted(path.stem for path in run.HERE.glob("*.toml"))
 
@@ -33,7 +33,7 @@ def work(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_small_form_of_each_study_runs_and_is_drawn(study, work, monkeypatch):
     monkeypatch.chdir(work)
-    monkeypatch.setattr("utility.runs.training_curve_figure", lambda *_, **__: None)  # slow, and of no study
+    monkeypatch.setattr("utility.training.runs.training_curve_figure", lambda *_, **__: None)  # slow, and of no study
     run.main([study, "--quick", "--scenes", "real", "--out", "out"])
     results = sorted(Path("out/results", study).glob("*.json"))
     todo = list(run.trainings(run.read_study(study), quick=True))

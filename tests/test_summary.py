@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from utility import summary
-from utility.errors import UserError
 from utility.indexes import METRICS
+from utility.system.errors import UserError
 
 
 def results(folder: Path, network: float, scale: int = 4, names: tuple[str, ...] = ("feathers",), card: str | None = None,

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from made import scored
 
-from utility.errors import UserError
 from utility.indexes import COUNTS, METRICS, Comparison
-from utility.tables import (
+from utility.report.tables import (
     Bold,
     band_header,
     band_rows,
@@ -23,6 +22,7 @@ from utility.tables import (
     result_table,
     write_csv,
 )
+from utility.system.errors import UserError
 
 METHODS = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "biqrnn_16_5"}
 

@@ -17,13 +17,13 @@ from trained import after_step, config, contents, first_validation, history, val
 
 from models import create_model
 from models.lowgrid import LowGrid
-from utility import training
-from utility.configuration import LOSSES, RECIPES, configure
-from utility.errors import UserError
 from utility.indexes import evaluate
-from utility.losses import band_loss
-from utility.plan import prepare
-from utility.training import seconds_per_step, train
+from utility.system.errors import UserError
+from utility.training import loop as training
+from utility.training.configuration import LOSSES, RECIPES, configure
+from utility.training.loop import seconds_per_step, train
+from utility.training.losses import band_loss
+from utility.training.plan import prepare
 
 # --- what it learns --------------------------------------------------------------------------------------------------
 

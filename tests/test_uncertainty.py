@@ -10,12 +10,12 @@ import torch
 from test_inference import apply, cube, envi_cube, geotiff, network
 
 from utility.degradation import upsample
-from utility.errors import UserError
-from utility.inference import Writing, apply_to_file
-from utility.problem import Problem
 from utility.reading import Reading
-from utility.tiling import super_resolve, window_of
-from utility.uncertainty import Halo, Spread
+from utility.superres.cube_file import Writing, apply_to_file
+from utility.superres.problem import Problem
+from utility.superres.tiling import super_resolve, window_of
+from utility.superres.uncertainty import Halo, Spread
+from utility.system.errors import UserError
 
 
 def by_hand(low, high, scale):

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.layers.pooling import available_backends, cpu
+from models.layers.upsampling import double, double_part
 from models.network import Window
-from models.pooling import available_backends, cpu
-from models.upsampling import double, double_part
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,7 +122,7 @@ def test_the_operators_keep_what_they_register():
 @pytest.mark.parametrize(("dtype", "layout"), [(torch.float32, "channels_last"), (torch.float32, "contiguous"),
                                                (torch.bfloat16, "channels_last"), (torch.float16, "sliced")])
 def test_triton_doubles_as_torch_does_and_gives_its_gradient(dtype, layout):
-    from models import upsampling_gpu
+    from models.layers import upsampling_gpu
     x = image(2, 3, 2, 3, 4, dtype=dtype, layout=layout).to(DEVICE)
     wide = x.double().requires_grad_()
     expected = F.interpolate(wide, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
@@ -137,6 +137,6 @@ def test_triton_doubles_as_torch_does_and_gives_its_gradient(dtype, layout):
 
 @needs_triton
 def test_triton_doubles_windows(monkeypatch):
-    monkeypatch.setattr("models.upsampling.triton_runs", lambda x: True)
+    monkeypatch.setattr("models.layers.upsampling.triton_runs", lambda x: True)
     x = image(1, 3, 2, 6, 7, dtype=torch.float32)
     windows_agree(x.to(DEVICE), exact(x), torch.float32)

@@ -15,7 +15,7 @@ import hsi_test
 from models import create_model
 from utility import weights
 from utility.checkpoints import load_checkpoint, model_from_checkpoint
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 SHIPPED = weights.shipped()
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from comparing import events
 
-from utility import training
-from utility.configuration import TrainingConfig, configure
-from utility.loader import validation_loader
+from utility.training import loop as training
+from utility.training.configuration import TrainingConfig, configure
+from utility.training.loader import validation_loader
 
 
 def config(data: str, **changes) -> TrainingConfig:

@@ -20,26 +20,27 @@ from pathlib import Path
 from typing import Any
 
 from models import Network
-from utility import evaluation, inference
-from utility.cards import CARD_FOLDER, Card
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
-from utility.configuration import configure
 from utility.cubes.bands import select_bands
 from utility.cubes.cube import Scene
 from utility.cubes.values import content_hash, unit_range, value_range
-from utility.files import keep_out_of, refuse_existing, refuse_foreign, write_json
-from utility.info import cost
+from utility.datasets.cards import CARD_FOLDER, Card
+from utility.datasets.patches import count_patches
+from utility.datasets.rectangles import Rectangle, largest_rectangle, training_rectangles
 from utility.lmdb_data import build_database
-from utility.patches import count_patches
-from utility.plan import prepare
-from utility.problem import Problem
-from utility.progress import duration, note, say, warn
 from utility.reading import Reading, open_as
-from utility.rectangles import Rectangle, largest_rectangle, training_rectangles
-from utility.report import write_report
+from utility.report.page import write_report
+from utility.report.tables import format_table
 from utility.scenes import first_line, write_scene
-from utility.tables import format_table
-from utility.training import seconds_per_step, train
+from utility.superres import cube_file as inference
+from utility.superres.info import cost
+from utility.superres.problem import Problem
+from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, write_json
+from utility.system.progress import duration, note, say, warn
+from utility.testing import evaluation
+from utility.training.configuration import configure
+from utility.training.loop import seconds_per_step, train
+from utility.training.plan import prepare
 from utility.weights import sha256
 
 MARKS = ("adapt.json",)

@@ -13,7 +13,7 @@
 
 `reference` is what the method's released code computes (old scikit-image took a data range of 2 for floats); `sspsr` is the
 metrics script of SSPSR (Jiang et al., IEEE TCI 2020), which the field copies most. A number means something only with its
-preset, unit and border; the tables of `utility.tables` have them.
+preset, unit and border; the tables of `utility.report.tables` have them.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 PSNR_CAP = 100.0  # dB; an identical band has no finite PSNR, and a mean over bands needs one
 DARK = 0.01  # of the cube's mean: a band below it is left out of ERGAS, and named

@@ -24,20 +24,20 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from utility.cards import CARD_FOLDER, Card, generic_card, list_scenes, load_card, locate, split  # noqa: E402
-from utility.configuration import configure  # noqa: E402
+from utility.cubes.axes import LAYOUTS  # noqa: E402
 from utility.cubes.cube import Scene  # noqa: E402
-from utility.cubes.layouts import LAYOUTS  # noqa: E402
-from utility.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.files import default_path, refuse_existing, replacing, shown, write_failure  # noqa: E402
+from utility.datasets.cards import CARD_FOLDER, Card, generic_card, list_scenes, load_card, locate, split  # noqa: E402
+from utility.datasets.patches import bake, extract_patches  # noqa: E402
+from utility.datasets.regions import Part, divide  # noqa: E402
 from utility.lmdb_dataset import DTYPES, DatabaseWriter, writing_database  # noqa: E402
-from utility.parts import Part, divide  # noqa: E402
-from utility.patches import bake, extract_patches  # noqa: E402
-from utility.plan import prepare  # noqa: E402
-from utility.progress import Bar, duration, heeds_quiet, note, say, track, warn  # noqa: E402
 from utility.reading import Reading, open_as  # noqa: E402
 from utility.scenes import first_line, write_scene  # noqa: E402
-from utility.training import seconds_per_step  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import default_path, refuse_existing, replacing, shown, write_failure  # noqa: E402
+from utility.system.progress import Bar, duration, heeds_quiet, note, say, track, warn  # noqa: E402
+from utility.training.configuration import configure  # noqa: E402
+from utility.training.loop import seconds_per_step  # noqa: E402
+from utility.training.plan import prepare  # noqa: E402
 
 MB = 1_000_000
 STEPS, WINDOW = 1000, 16

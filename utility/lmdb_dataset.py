@@ -2,7 +2,7 @@
 
 A database of this project: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape,
 count, validation, sources); the last `validation` patches are for validation. The reader also takes the databases published
-with this family of networks, which hold `Datum` records (`utility.datum`) and no ``__meta__``.
+with this family of networks, which hold `Datum` records (`utility.datasets.datum`) and no ``__meta__``.
 
     with writing_database("data/lmdb/mine.lmdb") as writer:
         writer.write(patches)                                   # (n, B, h, w), as often as needed
@@ -25,10 +25,10 @@ import lmdb
 import numpy as np
 from torch.utils.data import Dataset
 
-from utility.datum import decode_datum
-from utility.errors import UserError
-from utility.files import locked, refuse_existing, replacing, sweep
-from utility.lmdb_pages import check_pages
+from utility.datasets.datum import decode_datum
+from utility.datasets.lmdb_pages import check_pages
+from utility.system.errors import UserError
+from utility.system.files import locked, refuse_existing, replacing, sweep
 from utility.version import project_version
 
 META_KEY = b"__meta__"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utility.cards import Card
 from utility.cubes.bands import clean
 from utility.cubes.cube import Scene
-from utility.errors import UserError
-from utility.progress import note
+from utility.datasets.cards import Card
 from utility.scenes import open_scene, read_scene
+from utility.system.errors import UserError
+from utility.system.progress import note
 
 FEWEST = 4
 """Rows and columns of a scene at least: with fewer, every pixel is an edge."""

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
-from utility.cubes import containers, envi
+from utility.cubes import containers
+from utility.cubes.axes import readable, resolve, spelled
 from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
-from utility.cubes.layouts import readable, resolve, spelled
+from utility.cubes.formats import envi
 from utility.cubes.statistics import marker_of
 from utility.degradation import DEFAULT_KIND, grid
-from utility.errors import UserError
-from utility.memory import require_memory
+from utility.system.errors import UserError
+from utility.system.memory import require_memory
 
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,

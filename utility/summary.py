@@ -23,10 +23,10 @@ if str(ROOT) not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from utility.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.files import shown  # noqa: E402
 from utility.indexes import METRICS  # noqa: E402
-from utility.tables import Bold, latex, markdown, write_csv, write_text  # noqa: E402
+from utility.report.tables import Bold, latex, markdown, write_csv, write_text  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import shown  # noqa: E402
 
 Runs = dict[tuple[str, str, str], list[Mapping[str, Any]]]  # (data set, problem, method) -> the mean indexes of each run
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from models import Network
-from utility.cards import load_card
 from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
+from utility.datasets.cards import load_card
 from utility.degradation import downsample, start_image
-from utility.errors import Arguments, UserError, run_script
-from utility.files import refuse_existing, replacing, shown
 from utility.lmdb_dataset import LMDBDataset
+from utility.system.errors import Arguments, UserError, run_script
+from utility.system.files import refuse_existing, replacing, shown
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 LICENCE = "Apache-2.0"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utility.errors import UserError, run_script
+from utility.system.errors import UserError, run_script
 
 
 @dataclass

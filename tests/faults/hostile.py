@@ -19,8 +19,8 @@ import torch
 from harness import Tally, ended, fork, outcome_of, said
 
 from models import create_model
-from utility.cards import load_card, split
 from utility.checkpoints import model_from_checkpoint
+from utility.datasets.cards import load_card, split
 from utility.lmdb_dataset import LMDBDataset
 from utility.scenes import read_scene
 

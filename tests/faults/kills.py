@@ -22,17 +22,18 @@ from harness import Tally, Watch, ended, fork, killed_after, said
 
 import hsi_sr
 import hsi_test
-from utility import runs, training
-from utility.cards import generic_card
 from utility.checkpoints import load_checkpoint
 from utility.cubes.cube import CubeWriter, Scene
-from utility.errors import UserError
-from utility.files import replacing, sweep
+from utility.datasets.cards import generic_card
 from utility.lmdb_data import build_database
 from utility.lmdb_dataset import DatabaseWriter, LMDBDataset, writing_database
-from utility.runs import SPEEDS, Board, RunFolder
 from utility.scenes import read_scene, write_scene
-from utility.state import State
+from utility.system.errors import UserError
+from utility.system.files import replacing, sweep
+from utility.training import loop as training
+from utility.training import runs
+from utility.training.runs import SPEEDS, Board, RunFolder
+from utility.training.state import State
 
 SUFFIXES = (".mat", ".h5", ".npy", ".npz", ".hdr", ".tif")
 TRAIN = ["-a", "biqrnn_1_1", "--data", "data.lmdb", "-b", "3", "-n", "3", "--save-minutes", "1e-4", "--run-dir", "run", "--ri",

@@ -18,9 +18,9 @@ import torch
 from harness import Tally, ended, fork, outcome_of, said
 
 from models import create_model
-from utility.cards import CARD_FOLDER, load_card
 from utility.checkpoints import checksum, export, model_from_checkpoint, save_checkpoint
 from utility.cubes.cube import Scene
+from utility.datasets.cards import CARD_FOLDER, load_card
 from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.scenes import read_scene, write_scene
 

@@ -12,7 +12,7 @@ import scipy.ndimage
 
 from utility.cubes.cube import LazyCube, Scene, blocks, native, scratch, slowest_of
 from utility.cubes.statistics import band_statistics, marker_of
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 
 @dataclass(frozen=True)

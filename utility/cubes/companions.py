@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utility.cubes.cube import Scene, Target
-from utility.errors import Unclear, UserError
+from utility.system.errors import Unclear, UserError
 
 ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")

@@ -13,11 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from utility.cubes import envi, hdf5, matlab, numpy_files, rasters
+from utility.cubes.axes import reversed_layout
 from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, damaged
-from utility.cubes.layouts import reversed_layout
-from utility.errors import UserError
-from utility.files import require_file
+from utility.cubes.formats import envi, hdf5, matlab, numpy_files, rasters
+from utility.system.errors import UserError
+from utility.system.files import require_file
 
 PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP"}
 """First bytes of files whose three colours are no spectrum."""

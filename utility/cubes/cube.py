@@ -13,9 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from utility.errors import UserError
-from utility.files import write_failure
-from utility.memory import require_memory
+from utility.system.errors import UserError
+from utility.system.files import write_failure
+from utility.system.memory import require_memory
 
 BLOCK = 32 << 20
 """Bytes moved at a time: a few blocks fit in any machine's memory."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from utility.cubes.cube import Scene, blocks
 from utility.cubes.statistics import band_statistics, limits_of
-from utility.errors import UserError
+from utility.system.errors import UserError
 
 
 def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""What networks are made of: pooling along bands, units, upsampling, memory formats."""

@@ -1,0 +1,150 @@
+"""MATLAB v5 files (.mat); v7.3 files are HDF5."""
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import scipy.io
+
+from utility.cubes.axes import as_cube, stored_shape
+from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
+from utility.cubes.cube import CubeWriter, Stored, Target, writing
+from utility.system.files import replacing
+from utility.system.memory import require_memory
+
+LIMIT = 2**31 - 1
+"""Bytes above which a .mat is written as v7.3: a v5 variable's size is a signed 32-bit number in many readers."""
+
+CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single", 8: "int8", 9: "uint8",
+           10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64", 15: "uint64", 16: "function", 17: "opaque"}
+NUMERIC = range(6, 16)
+TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8", 16: "u1", 17: "u2"}
+MATRIX, COMPRESSED = 14, 15
+CHUNK = 1 << 20
+
+
+class _Element:
+    """One top-level element of the file: its data, inflated where compressed, never more than the element has.
+
+    scipy's own reader takes sizes and types from the file unchecked, and a damaged file crashes it.
+    """
+
+    def __init__(self, file: BinaryIO, position: int, order: str) -> None:
+        self.file, self.order, self.padding, self.inflated = file, order, 0, None
+        file.seek(position)
+        self.left = 8
+        kind, self.left = self._tag()
+        self.end = position + 8 + self.left
+        if kind not in (MATRIX, COMPRESSED) or self.end > os.fstat(file.fileno()).st_size:
+            raise ValueError(f"an element of type {kind} and {self.left} bytes at byte {position}")
+        if kind == COMPRESSED:
+            self.inflated = zlib.decompressobj()
+            kind, _ = self._tag()
+            if kind != MATRIX:
+                raise ValueError(f"a compressed element of type {kind} at byte {position}")
+
+    def header(self) -> tuple[str, str, tuple[int, ...], bool]:
+        """Name, class, shape and whether the array is complex."""
+        flags = int(self.part(64).view(f"{self.order}u4")[0])
+        kind = CLASSES.get(flags & 0xFF, "unknown") if not flags & 0x200 else "logical"
+        shape = tuple(map(int, self.part(256).view(f"{self.order}i4"))) if kind != "opaque" else ()
+        if min(shape, default=0) < 0:
+            raise ValueError(f"an array of {shape}")
+        return self.part(256).tobytes().decode("latin-1"), kind, shape, bool(flags & 0x800)
+
+    def part(self, most: int | None = None) -> np.ndarray:
+        """The next part, in its own type; a part of more than `most` bytes is damage."""
+        self._take(self.padding)
+        kind, size = self._tag()
+        short = kind >> 16  # a part of at most four bytes may stand in its tag
+        kind, size = (kind & 0xFFFF, short) if short else (kind, size)
+        if kind not in TYPES or (short > 4) or (most is not None and size > most):
+            raise ValueError(f"a part of type {kind} and {size} bytes")
+        self.padding = 0 if short else -size % 8
+        data = self._last[4:4 + size] if short else self._take(size)
+        return data.view(f"{self.order}{TYPES[kind]}")
+
+    def finish(self) -> None:
+        """Read to the end of a compressed element, which checks the checksum."""
+        while self.inflated and self._piece(CHUNK):
+            pass
+        if self.inflated and not self.inflated.eof:
+            raise ValueError("a compressed element ends early")
+
+    def _tag(self) -> tuple[int, int]:
+        self._last = self._take(8)
+        first, second = self._last.view(f"{self.order}u4")
+        return int(first), int(second)
+
+    def _take(self, size: int) -> np.ndarray:
+        most = self.left if self.inflated is None else 1032 * (self.left + CHUNK)  # deflate packs no denser
+        if size > most:
+            raise ValueError(f"a part of {size} bytes in an element of {self.left}")
+        require_memory(size, self.file.name)
+        data, at = np.empty(size, np.uint8), 0
+        while at < size:
+            piece = self._piece(min(size - at, CHUNK))
+            if not piece:
+                raise ValueError("an element ends early")
+            data[at:at + len(piece)] = np.frombuffer(piece, np.uint8)
+            at += len(piece)
+        return data
+
+    def _piece(self, most: int) -> bytes:
+        while True:
+            packed = self.inflated.unconsumed_tail if self.inflated else b""
+            if not packed:
+                packed = self.file.read(min(self.left, most, CHUNK >> 4 if self.inflated else CHUNK))
+                self.left -= len(packed)
+            piece = self.inflated.decompress(packed, most) if self.inflated else packed
+            if piece or not packed:
+                return piece
+
+
+def open_mat5(path: Path, key: str | None) -> Stored:
+    with open(path, "rb") as file:
+        file.seek(126)
+        order = {b"IM": "<", b"MI": ">"}[file.read(2)]
+        found, position, size = {}, 128, os.fstat(file.fileno()).st_size
+        while position + 8 <= size:
+            element = _Element(file, position, order)
+            name, kind, shape, _ = element.header()
+            if name:
+                found[name] = kind, shape, position
+            position = element.end
+
+        def read(name: str) -> np.ndarray:
+            element = _Element(file, found[name][2], order)
+            _, _, shape, is_complex = element.header()
+            if is_complex:  # refused for its type
+                return np.broadcast_to(np.complex64(0), shape)
+            array = element.part().reshape(shape, order="F")
+            element.finish()
+            return array
+
+        shapes = {name: shape for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
+        small = [name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
+        beside: dict[str, Any] = {name: read(name) for name in small if name.lower() in NAMES}
+        if found.get("layout", ("",))[0] == "char":
+            beside["layout"] = "".join(map(chr, read("layout").ravel()[:16]))
+        arrays = {name: shape for name, shape in shapes.items() if name not in small}
+        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items())
+        key = choose_key(path, arrays, key, find_size(beside), others)
+        return Stored(read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
+                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1], **facts_in(beside))
+
+
+@contextmanager
+def create_mat5(target: Target) -> Iterator[CubeWriter]:
+    with replacing(target.path, target.overwrite) as temporary:
+        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype, order="F")  # as MATLAB lays it
+        yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
+        with writing(target.path, scipy.io.matlab.MatWriteError):
+            scipy.io.savemat(temporary, {matlab_name(target.like): array, "layout": target.layout, **companions(target)},
+                             appendmat=False)

@@ -1,0 +1,72 @@
+"""NumPy's own files: .npy, one array and nothing else, and .npz, arrays by name."""
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from utility.cubes.axes import as_cube, stored_shape
+from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
+from utility.cubes.cube import CubeWriter, Stored, Target, reserve, writing
+from utility.system.files import replacing
+from utility.system.memory import require_memory
+
+
+def open_npy(path: Path, key: str | None) -> Stored:
+    return Stored(np.load(str(path), mmap_mode="r", allow_pickle=False), format="npy")
+
+
+@contextmanager
+def create_npy(target: Target) -> Iterator[CubeWriter]:
+    with replacing(target.path, target.overwrite) as temporary:
+        with writing(target.path):
+            array = np.lib.format.open_memmap(temporary, "w+", target.dtype, stored_shape(target.layout, target.shape))
+            reserve(temporary)
+        yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
+        with writing(target.path):
+            array.flush()
+        del array
+
+
+def is_npz(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
+
+
+def open_npz(path: Path, key: str | None) -> Stored:
+    shapes, sizes, small = {}, {}, []
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as packed:  # the header alone: a cube is large
+                    file = io.BytesIO(packed.read(SMALL))
+                    old = np.lib.format.read_magic(file) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read(file)
+                if dtype.kind in "iufc" and len(shape) in (2, 3) and math.prod(shape) != max(shape):
+                    shapes[member[:-4]] = shape
+                    sizes[member[:-4]] = math.prod(shape) * dtype.itemsize
+                elif dtype.kind in "iufU" and math.prod(shape) * dtype.itemsize <= 8 * SMALL and member[:-4].lower() in NAMES:
+                    small.append(member[:-4])
+    with np.load(path, allow_pickle=False) as archive:
+        beside = {name: archive[name] for name in small}
+        key = choose_key(path, shapes, key, find_size(beside))
+        require_memory(sizes[key], path)
+        return Stored(archive[key], format="npz", key=key, layout=stated_layout(beside.pop("layout", None)),
+                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key], **facts_in(beside))
+
+
+@contextmanager
+def create_npz(target: Target) -> Iterator[CubeWriter]:
+    with replacing(target.path, target.overwrite) as temporary:
+        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype)
+        yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
+        with writing(target.path):
+            np.savez(temporary, **{matlab_name(target.like): array, "layout": np.array(target.layout)}, **companions(target))

@@ -1,0 +1,68 @@
+"""Cutting a scene into training patches: sliding windows over the scene and over smaller copies of it."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from utility.datasets.augment import dihedral
+from utility.degradation import zoom_matrix
+
+
+def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float]) -> Iterator[np.ndarray]:
+    """Patches of `cube` at each zoom, a row of windows at a time.
+
+    Args:
+        cube: (B, H, W) float32.
+        patch: side of a patch in pixels.
+        strides: step between the windows, one for each zoom.
+        zooms: spatial scales; a copy in which no patch fits gives none.
+
+    Yields: arrays (n, B, patch, patch), C order, of the cube's type: zoom by zoom, top to bottom, left to right.
+    """
+    height, width = cube.shape[1:]
+    for zoom, stride in zip(zooms, strides, strict=True):
+        # As scipy.ndimage.zoom rounds; known before the copy is made.
+        if min(round(height * zoom), round(width * zoom)) < patch:
+            continue
+        windows = sliding_window_view(zoomed(cube, zoom), (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
+        for row in range(windows.shape[1]):
+            yield np.ascontiguousarray(windows[:, row].swapaxes(0, 1))
+
+
+def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float]) -> int:
+    """How many patches `extract_patches` gives for a scene of `size` (height, width)."""
+    return sum(math.prod(max(0, (round(n * zoom) - patch) // stride + 1) for n in size)
+               for zoom, stride in zip(zooms, strides, strict=True))
+
+
+def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:
+    """(B, H, W) as (B, round(H zoom), round(W zoom)): `scipy.ndimage.zoom(cube, (1, zoom, zoom), order=3)`.
+
+    The cubic spline is linear and separable, so each band is two matrix products; in float32 they are within 1e-5 of
+    the library for values in [0, 1].
+    """
+    if zoom == 1:
+        return cube
+    rows, columns = (zoom_matrix(n, round(n * zoom)).astype(cube.dtype) for n in cube.shape[1:])
+    return np.stack([rows @ band @ columns.T for band in cube])
+
+
+def bake(patches: np.ndarray, copies: int, seed: int, first: int) -> np.ndarray:
+    """`copies` variants of each patch, the first being the patch itself and no two the same rotation and flip.
+
+    Args:
+        patches: (n, B, p, p), square.
+        copies: 1 to 8.
+        seed, first: the draw for patch i of these depends on `seed` and `first` + i only.
+
+    Returns: (n * copies, B, p, p), the variants of a patch side by side.
+    """
+    baked = np.empty((len(patches), copies, *patches.shape[1:]), patches.dtype)
+    for i, patch in enumerate(patches):
+        others = 1 + np.random.default_rng((seed, first + i)).permutation(7)
+        for copy, variant in enumerate([0, *others[: copies - 1]]):
+            baked[i, copy] = dihedral(patch, int(variant) & 3, int(variant) >= 4)
+    return baked.reshape(-1, *patches.shape[1:])

@@ -1,0 +1,50 @@
+"""Super-resolving every scene of a folder into another folder; the same command again goes on where it stopped."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from utility.cubes.containers import files_of, result_suffix
+from utility.datasets.cards import list_scenes
+from utility.system.errors import UserError
+from utility.system.files import shown
+from utility.system.progress import say, track, warn
+
+
+def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: Path, ending: str, *, force: bool = False,
+                    quiet: bool = False) -> int:
+    """Call `apply(scene, result)` for each scene directly in `source`; returns how many scenes failed.
+
+    A result has the name of its scene with `ending`, and the format of its scene where that can be written. A result that is
+    newer than its scene is left as it is. A scene that fails does not stop the others; failures are listed at the end.
+
+    Raises:
+        UserError: there is no scene, or `target` is a file or the folder `source`.
+    """
+    if target.exists() and (not target.is_dir() or target.samefile(source)):
+        raise UserError(f"{target} is {'the folder of the scenes' if target.is_dir() else 'a file'}, and {source} is a folder, "
+                        "whose results need a folder of their own; choose another --output.")
+    scenes = list_scenes(source)
+    results = [target / f"{scene.stem}{ending}{result_suffix(scene)}" for scene in scenes]
+    for scene, result in zip(scenes, results, strict=True):
+        if results.count(result) > 1:
+            raise UserError(f"{scene} and another scene in {source} would both become {result.name}; rename one of them.")
+    skipped, failed = 0, []
+    for scene, result in track(list(zip(scenes, results, strict=True)), source.name, unit="scene", quiet=quiet):
+        if not force and result.exists() and _newest(result) >= _newest(scene):
+            skipped += 1
+            continue
+        try:
+            apply(scene, result)
+        except UserError as error:
+            failed.append(str(error))
+            warn(str(error), "failed")
+    say(f"{len(scenes)} scenes: {len(scenes) - skipped - len(failed)} made, {skipped} already there (newer than their scene; "
+        f"--force makes them again), {len(failed)} failed; results in {shown(target)}/")
+    for error in failed:
+        warn(error, "failed")
+    return len(failed)
+
+
+def _newest(scene: Path) -> float:
+    return max(file.stat().st_mtime for file in files_of(scene))

@@ -1,0 +1,168 @@
+"""What a file holds, how it is read, and what it would cost to super-resolve it here."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from models import Network
+from utility import weights
+from utility.checkpoints import model_from_checkpoint
+from utility.cubes import containers
+from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pixels
+from utility.cubes.companions import times
+from utility.cubes.cube import Scene, Stored
+from utility.cubes.formats import rasters
+from utility.cubes.statistics import band_statistics
+from utility.degradation import SCALES
+from utility.reading import Reading
+from utility.scenes import first_line, open_scene
+from utility.superres.tiling import auto_tile, super_resolve_cube
+from utility.system.errors import Unclear
+from utility.system.progress import duration
+
+PIECE = 64
+"""Rows and columns of the result in the piece that is timed."""
+
+
+class Cost(NamedTuple):
+    """Of super-resolving a cube."""
+
+    seconds: float
+    memory: float | None  # bytes of the network's activations; None: the network does not say
+
+
+def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
+    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece of it that is timed."""
+    bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
+    side = -(-PIECE // net.step(scale)) * net.step(scale)
+    rng = np.random.default_rng(0)
+    for count in (2, bands):  # what the first call prepares is not timed
+        low, start = (rng.random((count, n, n), np.float32) for n in (side // scale, side))
+        begin = time.perf_counter()
+        super_resolve_cube(net, start, low, tile=0)
+    per_pixel = (time.perf_counter() - begin) / side ** 2
+    if net.radius is None:
+        return Cost(per_pixel * height * width, None)
+    tile, halo = auto_tile(net, (bands, height, width), scale), 2 * net.halo(scale)
+    again = ((tile + halo) / tile) ** 2 if tile else 1.0  # halos are computed more than once
+    return Cost(per_pixel * height * width * again,
+                net.bytes_per_pixel(bands, scale) * ((tile + halo) ** 2 if tile else height * width))
+
+
+def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,
+                  arch: str | None = None, given: str | None = None, device: torch.device | str = "cpu",
+                  **execution: Any) -> Iterator[str]:
+    """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is known, and what is unclear.
+
+    Args:
+        scale, kind, arch: what weights shall be for; None is any.
+        given: a checkpoint, which takes the place of the shipped weights.
+        device: which shall compute.
+        execution: fields of `models.Execution`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        scene = open_scene(path, reading.key, reading.layout, size=reading.size)
+    except Unclear as error:
+        yield f"{'file':12}{_file(path)}"
+        with suppress(Unclear):
+            stored = containers.open_stored(path, reading.key)[0]
+            yield f"{'array':12}{stored.key or 'the only one'}: {times(stored.array.shape)}, {stored.array.dtype}"
+            yield f"{'beside it':12}{_beside(stored)}"
+        yield f"{'unclear':12}{error}"
+        return
+    if reading.nodata is not None:
+        scene = replace(scene, nodata=reading.nodata)
+    yield first_line(scene)
+    facts = {"file": _file(path), "axes": _axes(scene),
+             **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene)}
+    for name, value in facts.items():
+        yield f"{name:12}{value}"
+    bands, height, width = scene.cube.shape
+    itemsize = scene.cube.dtype.itemsize
+    for factor in (scale,) if scale else SCALES:
+        made = f"result {height * factor} x {width * factor}, {_size(bands * height * width * factor ** 2 * itemsize)}"
+        found = None if given else weights.choose(arch, factor, kind)
+        if not (found or given):
+            yield f"{f'x{factor}':12}{made}; no shipped weights fit, --method backprojection needs none"
+            continue
+        net, info = model_from_checkpoint(given or found.path, arch, **execution)
+        if given and factor not in (info.scales or SCALES):
+            continue
+        spent = cost(net.to(device), scene.cube.shape, factor)
+        memory = "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory"
+        yield f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about {duration(spent.seconds)}, {memory}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _axes(scene: Scene) -> str:
+    stored = {"pixels": "bands x pixels", "pixels.T": "pixels x bands"}.get(scene.layout, " x ".join(scene.layout))
+    return f"key '{scene.key}', " * bool(scene.key) + f"stored {stored}, by {scene.layout_by}"
+
+
+def _values(scene: Scene) -> dict[str, str]:
+    """Type and range, pixels without data, bad bands."""
+    statistics = band_statistics(scene.cube, scene.nodata)
+    low, high = np.nanmin(statistics.low), np.nanmax(statistics.high)
+    bad = find_bad_bands(scene.cube, scene.nodata)
+    marked = marked_bad(scene, {band.index for band in bad if not band.fillable})
+    missing = int(missing_pixels(scene, bad).sum()) if any(band.fillable for band in bad) else 0
+    pixels = scene.cube.shape[1] * scene.cube.shape[2]
+    return {
+        "values": f"{scene.cube.dtype}, {low:g} .. {high:g}",
+        "no-data": ("no value is declared" if scene.nodata is None else f"the value {scene.nodata:g}")
+        + f"; {missing} of {pixels} pixels ({missing / pixels:.1%}) are missing in all bands",
+        "bad bands": ", ".join(filter(None, (
+            in_words([band for band in bad if not band.fillable or band.pixels > missing], range(len(scene.cube))),
+            f"marked as bad in the header: {', '.join(map(str, marked))}" if marked else ""))) or "none",
+    }
+
+
+def _file(path: Path) -> str:
+    size = sum(file.stat().st_size for file in containers.files_of(path))
+    with open(path, "rb") as file:
+        driver = rasters.driver_of(file.read(16))
+    return f"{path}, {rasters.TITLES.get(driver) or containers.sniff(path).title}, {_size(size)}"
+
+
+def _beside(stored: Stored) -> str:
+    """What stands beside an array whose axes are not clear."""
+    found = [f"{len(nm)} wavelengths, {nm.min():g} .. {nm.max():g} nm" for nm in stored.vectors]
+    found += [f"{times(shape)} values" for shape in stored.planes]
+    return "; ".join([*found, "no no-data value" if stored.nodata is None else f"the no-data value {stored.nodata:g}"])
+
+
+def _wavelengths(scene: Scene) -> str:
+    if scene.wavelengths is None:
+        return "not known"
+    nm = np.sort(np.asarray(scene.wavelengths, float))
+    steps = np.diff(nm)
+    return f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; {steps.min():.3g} to {steps.max():.3g})"
+
+
+def _place(scene: Scene) -> str:
+    if scene.transform is None:
+        return "no georeference"
+    a, b, c, d, e, f = scene.transform
+    try:
+        name = "no CRS"
+        if scene.crs:
+            crs = CRS.from_wkt(scene.crs)
+            name = f"{crs.to_string() if crs.to_epsg() else scene.crs.partition('[')[2].split(',')[0]}, in {crs.linear_units}"
+    except CRSError:
+        name = "a CRS that GDAL does not know"
+    return f"{name}; pixels {np.hypot(a, d):g} x {np.hypot(b, e):g}, corner at {c:.10g}, {f:.10g}"

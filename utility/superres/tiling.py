@@ -1,0 +1,364 @@
+"""Super-resolving a scene in bounded memory, tile by tile, with the whole scene's result.
+
+A tile is computed from its own pixels and a halo as wide as the network's receptive field (`Network.halo`), so nothing is
+blended and there is no seam. Bands are never tiled: a network sees the whole spectrum. Sources and sinks are read and written
+a window at a time, so neither need fit in memory.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import Network, Window
+from models.layers.memory_format import choose_layout
+from models.layers.row_blocks import free_on_gpu
+from utility.cubes.cube import scratch
+from utility.degradation import KINDS, axis_rows, full_precision
+from utility.superres.overlap import Ahead, on_its_way, overlaps, pinned
+from utility.system import distributed
+from utility.system.devices import AMP, autocast
+from utility.system.errors import UserError
+from utility.system.memory import free_memory, out_of_memory
+from utility.system.progress import track
+
+SMALLEST_TILE = 32
+
+Source = Callable[[int, int, int, int], np.ndarray]
+"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]."""
+Sink = Callable[[int, int, np.ndarray], None]
+"""(top, left, float32 (B, rows, columns)): takes one finished block."""
+
+
+def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *, tile: int | str = "auto",
+                       amp: str = "off", self_ensemble: bool = False, progress: bool = False,
+                       together: bool = False) -> np.ndarray:
+    """Super-resolve a cube in memory; see `super_resolve`.
+
+    Args:
+        start: float32 (B, H, W) in [0, 1], the start image.
+        low: float32 (B, H/s, W/s), the true low-resolution cube, for a network that takes it.
+
+    Returns: float32 (B, H, W).
+    """
+    out = np.empty(start.shape, dtype=np.float32)
+
+    def sink(top: int, left: int, block: np.ndarray) -> None:
+        out[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+
+    super_resolve(net, window_of(start), start.shape, sink, low=None if low is None else window_of(low),
+                  scale=1 if low is None else start.shape[1] // low.shape[1],
+                  tile=tile, amp=amp, self_ensemble=self_ensemble, progress=progress, together=together)
+    return out
+
+
+def window_of(cube: np.ndarray) -> Source:
+    """A cube in memory as a source."""
+    return lambda top, bottom, left, right: cube[:, top:bottom, left:right]
+
+
+@torch.no_grad()
+def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
+                  scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
+                  spread: Callable[[int, int, np.ndarray], None] | None = None, again: Consistency | None = None,
+                  progress: bool = False, together: bool = False) -> None:
+    """Super-resolve a scene of any size.
+
+    The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
+    While a GPU computes a tile, the host reads the next one and hands on the one before.
+
+    Args:
+        net: on the device that shall compute.
+        start: reads windows of the start image.
+        shape: (B, H, W) of the start image.
+        sink: takes the result, every pixel once, in row-major order of the tiles; it must not keep the array.
+        low: reads windows of the true low-resolution cube, (B, H/s, W/s), for a network that takes it.
+        scale: the factor s between the two.
+        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is the whole scene at once;
+            `auto` the largest that free memory allows. On a GPU that runs out of memory, tiles are quartered. A network of
+            unknown receptive field gets the whole scene at once, whatever is asked for.
+        amp: `off`, `bf16` or `fp16`.
+        self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
+        spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
+        again: takes the result too; a GPU degrades its tiles itself.
+        progress: show a bar, or lines (see `progress.track`).
+        together: every process calls this for the same scene, computes some of its tiles, and its sink takes all of them.
+
+    Raises:
+        UserError: a tile smaller than 32, or what must be computed at once does not fit in the GPU's memory.
+    """
+    bands, height, width = shape
+    step = net.step(scale)
+    padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
+    tile = auto_tile(net, shape, scale, amp) if tile == "auto" else tile
+    part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
+    if parts > 1:  # the smallest that a process can take, and one for each process
+        tile = min(-distributed.highest(-(tile or height + width)), max(SMALLEST_TILE, math.isqrt(height * width // parts)))
+    if tile and tile < SMALLEST_TILE:
+        raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
+                        f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
+    size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
+    given = _Given(net, start, low if net.takes_low else None, shape, scale)
+    if overlaps(given.device):
+        given.choose_layout(amp)
+    queue = _split(padded, size)[::-1]
+    overlap, done = overlaps(given.device), 0
+    begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
+    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", quiet=not progress,
+                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]")
+
+    def started(window: Window, following: Window | None) -> list[Any]:
+        """The result in a window, the spread and the consistency's part; each as `on_its_way` gives it."""
+        cut = ..., slice(height - window.top), slice(width - window.left)
+        found = [x[cut] for x in _one_tile(net, given, window, read(window, following), amp, self_ensemble)]
+        if again and overlap:
+            found.append(again.degraded(window.top, window.left, found[0]))
+        return [on_its_way(x) for x in found]
+
+    with bar, Ahead(given.inside, thread=overlap) as read:
+        while queue:
+            windows = [queue.pop() for _ in range(min(parts, len(queue)))]
+            own, following = (next(iter(some), None) for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
+            result, reason = [], ""
+            try:
+                if own:
+                    result = started(own, following)
+                if parts > 1:
+                    result = [arrived() for arrived in result]
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                result, reason = None, str(error).splitlines()[0]
+            results = distributed.gathered([result]) if parts > 1 else [result]
+            if None in results:  # outside `except`: the traceback still holds GPU tensors
+                torch.cuda.empty_cache()
+                rows, columns = max(window.size for window in windows)
+                size = -(-max(rows, columns) // (2 * step)) * step
+                if size < SMALLEST_TILE or net.radius is None:
+                    raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does not fit in the GPU's memory, "
+                                    f"and cannot be made smaller ({reason}); run with --no-cuda.")
+                queue = [tile for whole in queue + windows[::-1] for tile in _split(whole, size)[::-1]]
+                continue
+            begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
+            while len(begun) > (overlap and parts == 1 and bool(queue)):  # a GPU's last tile is handed on beside the next
+                window, result = begun.pop(0)
+                block, *others = result if parts > 1 else [arrived() for arrived in result]
+                if again:
+                    again.add(window.top, window.left, block, others.pop() if overlap else None)
+                sink(window.top, window.left, block)
+                if spread:
+                    spread(window.top, window.left, others[0])
+                done += 1
+                bar.set_postfix_str(f"tile {done}/{done + len(begun) + len(queue)}")
+                bar.update(block.size / 1e6)
+
+
+def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: str = "off") -> int:
+    """The largest tile, a multiple of 32, whose activations take at most half of the free memory; 0 where the scene fits, or
+    where the network's receptive field is unknown. A unit's gates, and pieces of its input, get a quarter of what is left
+    (see `models.layers.row_blocks`)."""
+    if net.radius is None:
+        return 0
+    device = next(net.parameters()).device
+    free = free_on_gpu(device) if device.type == "cuda" else free_memory()
+    side = int((free / 2 / net.bytes_per_pixel(shape[0], scale, value=2 if AMP[amp] else 4)) ** 0.5)
+    if shape[1] * shape[2] <= side * side:
+        return 0
+    return max((side - 2 * net.halo(scale)) // 32 * 32, SMALLEST_TILE)
+
+
+def in_unit_range(cube: np.ndarray, low: float, high: float) -> Source:
+    """A cube (B, h, w) of raw values, which may lie on disk, as a source; `low` and `high` become 0 and 1."""
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        block = np.asarray(cube[:, top:bottom, left:right], dtype=np.float64)
+        return ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
+
+    return source
+
+
+def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: float) -> Source:
+    """A low-resolution cube on the high-resolution grid, a window at a time.
+
+    Args:
+        cube: (B, h, w) raw values, sliced when a window is read, so it may lie on disk.
+        scale, kind: how it is brought up, as in `utility.degradation.upsample`.
+        low, high: the raw values that become 0 and 1.
+
+    Returns: a source of shape (B, h * scale, w * scale).
+    """
+    _, height, width = cube.shape
+    read, up = in_unit_range(cube, low, high), KINDS[kind].up
+
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        row, rows = axis_rows(up, height, scale, top, bottom)
+        column, columns = axis_rows(up, width, scale, left, right)
+        block = read(row, row + rows.shape[1], column, column + columns.shape[1])
+        return rows.astype(np.float32) @ block @ columns.T.astype(np.float32)
+
+    return source
+
+
+class Consistency:
+    """How well a super-resolved scene explains the low-resolution one: it is degraded again as it is written.
+
+    The degradation is linear, so every block adds its own part to the low-resolution cube.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], scale: int, kind: str, folder: Path | None = None) -> None:
+        """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in `folder`."""
+        self.shape, self.scale, self.kind = shape, scale, kind
+        self.low = scratch((shape[0], shape[1] // scale, shape[2] // scale), np.float32, folder)
+
+    def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
+        """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was called; every pixel is to be
+        given once."""
+        part = self.degraded(top, left, block) if part is None else part
+        row, column = (self._first(first) for first in (top, left))
+        self.low[:, row:row + part.shape[1], column:column + part.shape[2]] += part
+
+    def degraded(self, top: int, left: int, block: np.ndarray | Tensor) -> Any:
+        """What a block adds to the low-resolution cube: an array, or a tensor on the device of the block."""
+        rows, columns = (self._columns(n, first, count)
+                         for n, first, count in zip(self.shape[1:], (top, left), block.shape[1:], strict=True))
+        if isinstance(block, np.ndarray):
+            return rows @ block @ columns.T
+        rows, columns = (pinned(torch.from_numpy(matrix)).to(block.device, non_blocking=True) for matrix in (rows, columns))
+        with full_precision(block.device):
+            return rows @ block @ columns.T
+
+    def result(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """The super-resolved scene degraded again, or a part of it: float32 (B, rows, columns)."""
+        low = self.low[:, rows, columns]
+        if not KINDS[self.kind].bands:
+            return low
+        _, matrix = axis_rows(KINDS[self.kind].bands, self.shape[0], self.scale, 0, self.shape[0])
+        return np.einsum("cb,bhw->chw", matrix.astype(np.float32), low, optimize=True)
+
+    @property
+    def _reach(self) -> int:
+        """Further than the taps of any kind, the spline's response included."""
+        return 8 + 36 * self.scale
+
+    def _first(self, first: int) -> int:
+        """The first row that a block reaches which begins at row `first`; the same for columns."""
+        return max((first - self._reach) // self.scale, 0)
+
+    def _columns(self, n: int, first: int, count: int) -> np.ndarray:
+        """Columns first .. first + count of the way down along an axis of n samples, from the first row that they reach."""
+        row = self._first(first)
+        last = min(-(-(first + count + self._reach) // self.scale), n // self.scale)
+        start, matrix = axis_rows(KINDS[self.kind].down, n, self.scale, row, last)
+        whole = np.zeros((last - row, count), dtype=np.float32)
+        low, high = max(first, start), min(first + count, start + matrix.shape[1])
+        whole[:, low - first:high - first] = matrix[:, low - start:high - start]
+        return whole
+
+
+def _split(window: Window, size: int) -> list[Window]:
+    """Tiles of at most size x size, in row-major order."""
+    return [Window(top, min(top + size, window.bottom), left, min(left + size, window.right), window.height, window.width)
+            for top in range(window.top, window.bottom, size) for left in range(window.left, window.right, size)]
+
+
+class _Given:
+    """The inputs of a network in any window of the padded scene.
+
+    Raises:
+        ValueError: the network takes the low-resolution cube, and there is none.
+    """
+
+    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int) -> None:
+        if net.takes_low and low is None:
+            raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
+        self.net, self.shape, self.scale = net, shape, scale
+        self.start, self.low = start, low
+        self.device = next(net.parameters()).device
+        self.statistics = self._statistics() if net.takes_statistics else None
+
+    def choose_layout(self, amp: str) -> None:
+        """See `models.layers.memory_format`; by an image of about 128 x 128 pixels."""
+        side = -(-128 // self.net.step(self.scale)) * self.net.step(self.scale)
+        x, low = (torch.full((1, 1, self.shape[0], n, n), 0.5, device=self.device) for n in (side, side // self.scale))
+        with autocast(self.device, amp):
+            choose_layout(self.net, *self.net.inputs(x, low, self.statistics))
+
+    def around(self, window: Window) -> Window:
+        """What the result in a window depends on."""
+        halo = self.net.halo(self.scale)
+        return window if halo is None else window.grown(halo)
+
+    def inside(self, window: Window) -> list[Tensor]:
+        """What the result in a window takes, on the host: (1, 1, B, rows, columns) of the start image, and of the
+        low-resolution cube where the network takes it."""
+        have = self.around(window)
+        images = [self._read(self.start, have, self.shape[1:])]
+        if self.low:
+            images.append(self._read(self.low, have.scaled(1, self.scale), [n // self.scale for n in self.shape[1:]]))
+        return images
+
+    def _read(self, source: Source, have: Window, size: tuple[int, int]) -> Tensor:
+        bottom, right = min(have.bottom, size[0]), min(have.right, size[1])
+        cube = source(have.top, bottom, have.left, right)
+        cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
+        x = torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None]
+        return pinned(x) if overlaps(self.device) else x
+
+    def _statistics(self) -> Tensor:
+        """The network's statistics of the whole scene, from rows of at most 2^22 voxels at a time."""
+        height, width = (n // self.scale for n in self.shape[1:])
+        rows, total = max(1, 2**22 // (self.shape[0] * width)), 0
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            part = self._read(self.low, Window(top, bottom, 0, width, height, width), (height, width)).to(self.device)
+            total = total + self.net.statistics(part) * ((bottom - top) / height)
+        return total
+
+
+def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor], amp: str,
+              self_ensemble: bool) -> list[Tensor]:
+    """From the inputs of a window of the padded scene, the result there, float32 (B, rows, columns), and the spread of a
+    self-ensemble."""
+    have = given.around(window)
+    images = [image.to(given.device, non_blocking=True) for image in images]
+
+    def compute(images: list[Tensor], *turn: bool) -> Tensor:
+        inputs = net.inputs(*images, *[None] * (2 - len(images)), given.statistics)
+        return net.in_window(_turned(window, *turn), _turned(have, *turn), *inputs)[0, 0].float()
+
+    with autocast(given.device, amp):
+        if not self_ensemble:
+            return [compute(images, False, False, False)]
+        mean = squares = 0  # Welford, 1962: deviations are far smaller than values
+        for count, turn in enumerate(product((False, True), repeat=3), 1):
+            result = _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
+            error = result - mean
+            mean = mean + error / count
+            squares = squares + error * (result - mean)
+    return [mean, (squares.clamp(min=0) / 8).sqrt().mean(0)]
+
+
+def _turn(x: Tensor, transposed: bool, flip_rows: bool, flip_columns: bool) -> Tensor:
+    axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_columns)) if flip]
+    x = x.flip(axes) if axes else x
+    return x.mT if transposed else x
+
+
+def _turn_back(x: Tensor, transposed: bool, flip_rows: bool, flip_columns: bool) -> Tensor:
+    x = x.mT if transposed else x
+    axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_columns)) if flip]
+    return x.flip(axes) if axes else x
+
+
+def _turned(w: Window, transposed: bool, flip_rows: bool, flip_columns: bool) -> Window:
+    """Where a window lies when the whole scene is turned."""
+    top, bottom = (w.height - w.bottom, w.height - w.top) if flip_rows else (w.top, w.bottom)
+    left, right = (w.width - w.right, w.width - w.left) if flip_columns else (w.left, w.right)
+    if transposed:
+        return Window(left, right, top, bottom, w.width, w.height)
+    return Window(top, bottom, left, right, w.height, w.width)

@@ -1,0 +1,50 @@
+"""What a result depends on beside its configuration: the versions, the commit, the command and the machine."""
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+from utility.system.devices import device_name
+from utility.system.distributed import launcher, size
+from utility.version import project_version
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What a run depends on beside its configuration."""
+    return {
+        "version": project_version(),
+        "commit": _commit(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "processes": size(),
+        "launcher": launcher(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with `+` when files differ from it; None outside of a git checkout."""
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+                                   cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

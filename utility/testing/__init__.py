@@ -1,0 +1,1 @@
+"""Networks measured on scenes whose truth is known."""

@@ -1,0 +1,387 @@
+"""Testing methods against ground truth: degrade, super-resolve, compare, and leave files that people can open."""
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import Network
+from utility.checkpoints import CheckpointInfo
+from utility.cubes.containers import suffix_of
+from utility.cubes.cube import Scene
+from utility.cubes.values import from_unit_range, unit_range, value_range
+from utility.datasets.cards import Card, generic_card, list_cards, list_scenes, load_card, locate, split
+from utility.datasets.regions import parts, sources_of
+from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
+from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.reading import Reading, open_as
+from utility.report.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
+from utility.report.page import write_report
+from utility.report.tables import (
+    band_header,
+    band_rows,
+    describe,
+    latex,
+    mean_of,
+    result_rows,
+    result_table,
+    write_csv,
+    write_text,
+)
+from utility.scenes import first_line, read_scene, write_scene
+from utility.superres.problem import METHODS, UNTRAINED, Problem
+from utility.superres.provenance import provenance, weights_hash
+from utility.superres.tiling import super_resolve_cube
+from utility.system import distributed
+from utility.system.errors import UserError
+from utility.system.files import default_path, replacing, write_json
+from utility.system.memory import out_of_memory
+from utility.system.progress import note, say, track
+
+
+@dataclass
+class TestImage:
+    """A ground-truth cube in [0, 1] and its scene."""
+
+    __test__ = False  # pytest takes the name for a test's
+
+    name: str
+    cube: np.ndarray  # float32 (B, H, W)
+    scene: Scene
+    low: float = 0.0   # the values in the cubes that are written which are 0 and 1 here
+    high: float = 1.0
+    rgb: tuple[int, int, int] | None = None
+    source: dict[str, Any] = field(default_factory=dict)  # where it came from and how it was scaled, for metrics.json
+    number: int = 0    # of its file in the test
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write beside the metrics."""
+
+    cubes: bool = True
+    figures: bool = True
+    report: bool = False
+    latex: bool = False
+    error_band: int | None = None
+    pixels: tuple[tuple[int, int], ...] = ()  # (row, column), of whose spectra there is a figure
+    facts: dict[str, Any] = field(default_factory=dict)  # for the report
+
+
+def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
+    """The card, if there is one, and the scene files; notes on stderr say which listed scenes are missing.
+
+    Without `data`, the card's scenes are taken, or the test cubes that the database builder cut from them.
+
+    Raises:
+        UserError: a card or a path does not exist.
+    """
+    if data and len(data) == 1 and not dataset and not Path(data[0]).exists() and data[0] in list_cards():
+        data, dataset = None, data[0]
+    if data and not dataset:
+        return None, list_scenes(data)
+    card = load_card(dataset or "sample")
+    written = default_path(f"data/test/{card.name}")
+    whole = default_path(card.test_source or card.source)
+    if not data and written.is_dir() and not whole.exists():  # utility/lmdb_data.py cut the test part
+        card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
+        data = [str(written)]
+    files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
+    for text in notes if not distributed.rank() else ():
+        note(text)
+    return card, files
+
+
+def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *, together: bool = True,
+                progress: bool = False) -> Iterator[TestImage]:
+    """Read the test images in scene files: whole scenes, or the test parts that a card defines.
+
+    Args:
+        together: each process reads all files; False: each reads files of its own, see `run`.
+        progress: say how many of several files are done.
+
+    Raises:
+        UserError: a file cannot be read or used; see `scenes` and `cards`.
+    """
+    quiet = not progress or len(paths) == 1 or distributed.rank() > 0
+    for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene", leave=False, quiet=quiet):
+        scene = open_as(path, reading, card)
+        # A card counts the bands of the whole scene.
+        rgb = card.rgb if card and "source_bands" not in scene.metadata else None
+        for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
+            whole = part.cube.shape == scene.cube.shape
+            source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
+                      "high": part.high,
+                      "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
+            placed = scene if whole else _unplaced(scene)
+            yield TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number)
+
+
+def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
+    """(number, file) of each file that this process reads; one process reads all files of one name and numbers their images."""
+    names = list(dict.fromkeys(path.stem for path in paths))
+    shared = not together and distributed.size() > 1
+    for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [None]:
+        yield from ((number, path) for number, path in enumerate(paths) if name in (None, path.stem))
+
+
+def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
+        outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
+        progress: bool = True, overwrite: bool = False, together: bool = True) -> dict[str, Any]:
+    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
+
+    Interpolation and back-projection are tested always, the network where there is one, and cubes that other programs made.
+
+    Args:
+        net: on the device that shall compute; None tests without a network.
+        info: what the network's checkpoint says.
+        out: the folder. The folder appears when all of it is written.
+        facts: put into metrics.json as they are (`command`, `device`).
+        compare: {method: folder of its cubes}. A cube has the name of its image, or NAME_xSCALE, and its values.
+        overwrite: replace an earlier results folder of that name, when the new one is whole.
+        together: of several processes, each gets all images and computes some of their tiles; False: each gets images of
+            its own. The first process writes.
+
+    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, `methods`, `warnings`, ...
+
+    Raises:
+        UserError: the folder exists (or is no results folder), an image cannot be used, or there is none.
+    """
+    compare = dict(compare or {})
+    methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
+    silent = together and distributed.rank() > 0
+    test = _Test(net, problem, dataclasses.replace(outputs, cubes=False, figures=False, report=False) if silent else outputs,
+                 compare, methods, progress and not distributed.rank(), info.trained_on if info else (), together)
+    with _results_folder(out, overwrite) as folder:
+        for image in images:
+            test.add(image, folder)
+        if not together:
+            test.found = sorted(distributed.gathered(test.found), key=lambda found: found[0])
+        rows = test.rows
+        if not rows:
+            raise UserError("There is no image to test on; give scenes with --data.")
+        about = {"arch": info.arch, "checkpoint": str(info.path), "weights_sha256": weights_hash(net),
+                 "epoch": info.epoch, "iteration": info.iteration,
+                 "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
+                 } if info else {"arch": None, "checkpoint": None}
+        results = {
+            **about, **(facts or {}), **{key: value for key, value in dataclasses.asdict(problem).items() if key != "method"},
+            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()}, "methods": methods,
+            "images": rows, "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
+        }
+        results["warnings"] = _warnings(results)
+        if distributed.rank():
+            return results
+        write_json(folder / "metrics.json", results)
+        write_csv(folder / "metrics.csv", result_rows(results, methods))
+        bands = chain.from_iterable(bands for *_, bands in test.found)
+        write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *bands])
+        if outputs.latex:
+            write_text(folder / "metrics.tex", latex(*result_table(rows, methods, problem.preset),
+                                                     describe(problem.preset, problem.scale, problem.border, rows, methods)))
+        if outputs.report:
+            figures = [(f"{row['name']}: {kind}", folder / name) for row in rows for kind, name in row["figures"].items()]
+            title = f"{info.arch if info else ' and '.join(UNTRAINED.values())}, x{problem.scale}, {problem.degradation}"
+            facts = {**outputs.facts, **{f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}}
+            write_report(folder / "report.html", title, facts, rows, methods, figures, problem.preset, problem.scale,
+                         problem.border)
+    return results
+
+
+@contextmanager
+def _results_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """The folder that becomes `out` when the block ends; the first process makes it, and all write their cubes in it."""
+    if distributed.rank():
+        yield Path(distributed.of_first(""))
+        return
+    with replacing(out, overwrite, marks=("metrics.json",)) as folder:
+        folder.mkdir()
+        yield Path(distributed.of_first(str(folder)))
+
+
+@dataclass
+class _Test:
+    """The settings of a test, which all images share, and the rows of metrics.json so far."""
+
+    net: Network | None
+    problem: Problem
+    outputs: Outputs
+    compare: dict[str, Path]
+    methods: dict[str, str]
+    progress: bool
+    trained_on: Sequence[Mapping[str, Any]] | None  # what the network's checkpoint says of its training
+    together: bool = True
+    found: list[tuple[int, dict[str, Any], list[list[Any]]]] = field(default_factory=list)
+    # Of each image: the number of its file, its row of metrics.json, and its rows of metrics_bands.csv.
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for _, row, _ in self.found]
+
+    def add(self, image: TestImage, folder: Path) -> None:
+        """Test on one image: its row of metrics.json, its cube and its figures."""
+        problem, scale = self.problem, self.problem.scale
+        if self.progress:
+            say(f"{image.name} {first_line(image)}")
+        gt = crop_to_multiple(image.cube, scale)
+        if 0 in gt.shape:
+            raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
+                            f"scale factor {scale}; use a larger scene.")
+        name = _free_name(image.name, {row["name"] for row in self.rows})
+        row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
+               "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border,
+               "trained_on": None if self.trained_on is None else
+               sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
+        low, cubes = self._untrained(gt, image.name)
+        try:
+            row["dark_bands"] = dark_bands(gt, problem.border)
+            found = {key: self._compared(cube, gt) for key, cube in cubes.items()}
+            row |= {key: comparison.indexes() for key, comparison in found.items()}
+        except UserError as error:
+            raise UserError(f"{image.scene} cannot be compared. {error}") from error
+        if self.net:
+            started = time.perf_counter()
+            cubes["network"] = self._super_resolved(cubes[problem.start], low)
+            row["seconds"] = round(time.perf_counter() - started, 3)
+        for method, source in self.compare.items():
+            if method in row or method in METHODS:
+                raise UserError(f"A method of --compare is called {method}, which means something else in metrics.json; give "
+                                "it another name.")
+            cubes[method] = _read_cube(source, image, gt.shape, scale)
+        found |= {key: self._compared(cubes[key], gt) for key in cubes if key not in found}
+        row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
+        bands = band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
+                          image.scene.wavelengths)
+        row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
+        if self.outputs.cubes and self.net:
+            path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
+            raw = from_unit_range(cubes["network"], image.low, image.high, np.float32, on_overflow="clip")
+            metadata = image.scene.metadata | provenance(self.net, problem, image.scene, ", degraded for a test,")
+            write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None, metadata=metadata))
+            row["cube"] = str(path.relative_to(folder))
+        if self.outputs.figures or self.outputs.report:
+            row["figures"] = self._figures(image, gt, cubes, row, folder)
+        self.found.append((image.number, row, bands))
+
+    def _compared(self, cube: np.ndarray, gt: np.ndarray) -> Comparison:
+        return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border)
+
+    def _untrained(self, gt: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The low-resolution cube, and {method: cube on the grid of `gt`}."""
+        scale, kind = self.problem.scale, self.problem.degradation
+
+        def compute(x: Tensor) -> tuple[Tensor, ...]:
+            low = add_noise(downsample(x, scale, kind), self.problem.noise, self.problem.seed, name)
+            return low, upsample(low, scale, kind), backproject(low, scale, kind)
+
+        low, *cubes = self._computed(compute, gt)
+        return low, dict(zip(UNTRAINED, cubes, strict=True))
+
+    def _super_resolved(self, start: np.ndarray, low: np.ndarray) -> np.ndarray:
+        problem = self.problem
+        parts = [slice(b, b + 1) for b in range(len(low))] if problem.bandwise else [slice(None)]
+        sr = np.concatenate([super_resolve_cube(self.net, start[part], low[part], tile=problem.tile, amp=problem.amp,
+                                                self_ensemble=problem.self_ensemble, together=self.together,
+                                                progress=self.progress and not problem.bandwise) for part in parts])
+        if problem.backproject:
+            sr, = self._computed(lambda y, x: (backproject(y, problem.scale, problem.degradation, problem.backproject, x),),
+                                 low, sr)
+        return sr
+
+    def _computed(self, compute: Callable[..., tuple[Tensor, ...]], *cubes: np.ndarray) -> list[np.ndarray]:
+        """Run `compute` on the network's device, or on the processor when the GPU has too little memory."""
+        given = [torch.from_numpy(np.ascontiguousarray(cube)) for cube in cubes]
+        device = next(self.net.parameters()).device if self.net else torch.device("cpu")
+        try:
+            return [cube.cpu().numpy() for cube in compute(*(cube.to(device) for cube in given))]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # outside `except`: the traceback still holds GPU tensors
+        return [cube.numpy() for cube in compute(*given)]
+
+    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],
+                 folder: Path) -> dict[str, str]:
+        """Draw the requested figures; returns {content: file name}."""
+        name, outputs, problem = row["name"], self.outputs, self.problem
+        wavelengths, made = image.scene.wavelengths, {}
+        labels = {key: self.methods[key].capitalize() if key in METHODS else key for key in cubes} | {"network": "Network"}
+        shown = {labels[key]: cube for key, cube in cubes.items()}
+        below = [UNTRAINED[key] for key in row["above_network"]]
+
+        def path(kind: str, words: str) -> Path:
+            made[words] = f"{name}{kind}.png"
+            return folder / made[words]
+
+        comparison_figure(path("", "ground truth, methods and errors"), gt, shown, wavelengths=wavelengths, rgb=image.rgb,
+                          metrics={labels[key]: row[key] for key in cubes}, name=name, scale=problem.scale,
+                          preset=problem.preset, border=problem.border, pixels=outputs.pixels or None,
+                          note=f"network below {' and '.join(below)}" if below else "")
+        if outputs.pixels:
+            spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **shown}, outputs.pixels,
+                           wavelengths, name)
+        if outputs.error_band is not None or outputs.report:
+            band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
+            error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown, band, wavelengths, name)
+        if outputs.report:
+            band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in shown.items()},
+                             wavelengths, name)
+            map_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in shown.items()},
+                       "spectral angle to the ground truth", "Spectral angle (degrees)", "°", name)
+        return made
+
+
+def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scale: int) -> np.ndarray:
+    """The cube that another program made of an image, in [0, 1]; of the size of the image or of `shape`."""
+    names = (image.name, f"{image.name}_x{scale}")
+    found = [path for path in list_scenes([folder]) if path.stem in names]
+    if len(found) != 1:
+        raise UserError(f"{folder} holds {len(found) or 'no'} cubes named {' or '.join(names)}, and one is needed; name the "
+                        "cubes after the images of the test.")
+    cube = read_scene(found[0], bands=shape[0]).cube
+    if cube.shape not in (shape, image.cube.shape):
+        raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image {image.name} is "
+                        f"{' x '.join(map(str, shape))}; give a cube of the same bands and size.")
+    if image.high - image.low > 4 and np.abs(cube).max() < 2:
+        raise UserError(f"{found[0]} holds values up to {np.abs(cube).max():.3g}, and the image {image.name} has values from "
+                        f"{image.low:g} to {image.high:g}; give the cube in the values of the image.")
+    return unit_range(cube, image.low, image.high)[0][:, :shape[1], :shape[2]]
+
+
+def _warnings(results: dict[str, Any]) -> list[str]:
+    """Sentences on a test with training pixels, a network below another method, and dark rows."""
+    rows, mean = results["images"], results["mean"]
+    warnings = [f"the network was trained on pixels of {row['name']} ({', '.join(row['trained_on'])}): its numbers there say "
+                "nothing about other scenes" for row in rows if row["trained_on"]]
+    for key, label in UNTRAINED.items():
+        count = sum(key in row["above_network"] for row in rows)
+        if count:
+            warnings.append(f"the network is below the {label} on {count} of {len(rows)} images (mean PSNR "
+                            f"{mean['network']['psnr']:.2f} dB against {mean[key]['psnr']:.2f} dB)")
+    notes = (dark_note(row["height"], row["width"], results["scale"], results["degradation"]) for row in rows)
+    return warnings + list(dict.fromkeys(filter(None, notes)))
+
+
+def _unplaced(scene: Scene) -> Scene:
+    """The scene without its place on the ground, because a part of a scene lies elsewhere."""
+    header = {k: v for k, v in scene.metadata.get("header", {}).items() if k != "map info"}
+    metadata = {**scene.metadata, "header": header} if "header" in scene.metadata else scene.metadata
+    return dataclasses.replace(scene, crs=None, transform=None, metadata=metadata)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """A free name: `name`, with a number if another image has it, shortened so that file endings fit."""
+    name = name.encode()[:180].decode(errors="ignore")
+    count, free = 2, name
+    while free in taken:
+        free, count = f"{name}_{count}", count + 1
+    return free

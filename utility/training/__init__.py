@@ -1,0 +1,1 @@
+"""Networks trained: configuration, plan, loader, losses, the loop, what a run folder holds."""

@@ -1,0 +1,174 @@
+"""The configuration of a training: its fields, what a recipe sets, and what a run keeps of the checkpoint it starts from."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+
+from utility.checkpoints import describe_checkpoint, load_checkpoint
+from utility.datasets.augment import MODES
+from utility.degradation import DEFAULT_KIND, STARTS, check
+from utility.system.devices import AMP
+from utility.system.errors import UserError
+from utility.system.files import default_path
+from utility.training.losses import band_loss
+
+# What a recipe sets where the configuration does not. On an airborne scene of 100 x 100 x 189, 2e-4 of `finetune` measured
+# below the weights that it began with, and 5e-5 above.
+RECIPES: dict[str, dict[str, Any]] = {
+    "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0, "start": "interpolation",
+                 "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
+    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30, "start": "backprojection",
+             "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
+    "finetune": {"batch": 4, "lr": 5e-5, "min_lr": 0.0, "last_lr": 0.2, "warmup": 50, "start": "backprojection",
+                 "epochs": None, "iterations": 1000, "epoch_steps": 25, "patience": 10},
+}
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
+
+
+@dataclass
+class TrainingConfig:
+    """The whole configuration of a run. The recipe or the machine sets the fields that are None."""
+
+    # the network
+    arch: str = "biqrnn_16_5"
+    options: dict[str, Any] = field(default_factory=dict)  # of the network; see `Network.options`
+    freeze: tuple[str, ...] = ()            # top-level parts of the network that keep their weights
+    resume: str | None = None               # checkpoint to go on from: weights, optimizer, schedule, position
+    init: str | None = None                 # checkpoint of which the weights alone are taken
+    # the problem
+    scales: tuple[int, ...] = (4,)
+    scale_order: str = "turn"               # with several scales: in turn, or at random
+    degradation: str = DEFAULT_KIND
+    noise: float = 0.0                      # standard deviation, of the low-resolution cube
+    start: str | None = None                # the image that the network gets and adds its residual to
+    # the data
+    data: tuple[str, ...] = field(default_factory=lambda: (str(default_path("data/lmdb/sample.lmdb")),))
+    weights: tuple[float, ...] | None = None  # share of the steps that each database gets; None: by its patches
+    augment: str = "spatial"
+    crop: int | None = None                 # side of the square of the patches that the network sees; None: all
+    band_window: int | None = None          # neighbouring bands of a patch that are taken; None: all
+    val_batches: int | None = None          # validate on this many batches of each database at most
+    threads: int | None = None              # loader processes; None: 0 on a CPU, else up to 4
+    # the recipe
+    recipe: str = "released"
+    batch: int | None = None                # patches of a step, in all processes together
+    accumulate: int = 1                     # a process computes its patches of a step in this many pieces: less memory
+    epochs: int | None = None
+    iterations: int | None = None           # steps; takes the place of `epochs`
+    epoch_steps: int | None = None          # an epoch is as many passes over the data as have this many steps
+    patience: int | None = None             # epochs without a better validation after which the run ends; 0: never
+    minutes: float | None = None            # wall time after which the run ends, as if all steps were made
+    lr: float | None = None
+    min_lr: float | None = None
+    last_lr: float | None = None            # of the last layer, as a share of lr (see `State`)
+    warmup: int | None = None               # steps (not in the released recipe)
+    wd: float = 0.0
+    clip: float = 0.0                       # largest norm of the gradient; 0: any
+    loss: str = "mse"
+    seed: int = 2021
+    # how it is computed
+    cuda: bool = True                       # where there is a GPU
+    gpu_ids: tuple[int, ...] | None = None  # None: GPU 0 if there is one; otherwise they must exist
+    pooling: str = "auto"
+    amp: str = "off"
+    tf32: bool = False
+    deterministic: bool = False
+    compile: bool = False
+    graph: bool = False                     # see `utility.training.graphs`; on a GPU alone
+    checkpoint_activations: bool = False
+    # the run folder
+    prefix: str | None = None
+    run_dir: str | None = None              # None: runs/<prefix or arch>_<time>
+    record_interval: int = 5                # epochs between kept checkpoints
+    save_minutes: float = 10.0              # last.pth is also saved inside an epoch, this often
+    tensorboard: bool = True
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in the fields of the recipe. Raises UserError: a value that no run can have."""
+        self.data = (self.data,) if isinstance(self.data, str) else self.data
+        for name in ("scales", "data", "freeze", "weights", "gpu_ids"):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, tuple(value))
+        for name, choices in (("recipe", RECIPES), ("loss", LOSSES), ("amp", AMP), ("augment", MODES),
+                              ("start", (*STARTS, None)), ("scale_order", ("turn", "random"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(filter(None, choices))}.")
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) is None and not (name == "iterations" and self.epochs is not None):
+                setattr(self, name, value)
+        for names, low, above in (
+            (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window",
+              "accumulate"), 1, False),
+            (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
+            (("lr", "last_lr", "weights", "save_minutes", "minutes"), 0, True),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                for number in value if isinstance(value, tuple) else () if value is None else (value,):
+                    if not (low < number < math.inf if above else low <= number < math.inf):
+                        raise UserError(f"{name} is {number}; give a number {'above' if above else 'of at least'} {low}.")
+        if (self.threads or 0) > 1024:
+            raise UserError(f"threads is {self.threads}; give 1024 loader processes at most.")
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise UserError(f"The scales are {list(self.scales)}; give one or several different ones, such as 2,4,8.")
+        for scale in self.scales:
+            try:
+                check(scale, self.degradation)
+            except ValueError as error:
+                raise UserError(f"A low-resolution cube cannot be made: {error}.") from error
+        if not self.data or len(set(self.data)) < len(self.data):
+            raise UserError(f"The databases are {', '.join(self.data) or 'none'}; give one or several different ones.")
+        if self.weights and len(self.weights) != len(self.data):
+            raise UserError(f"There are {len(self.weights)} weights for {len(self.data)} databases; give one for each.")
+        if self.graph and self.compile:
+            raise UserError("Both --graph and --compile were given, and each replaces the network of the step: choose.")
+        if self.resume and self.init:
+            raise UserError("Both --resume and --init were given; the first goes on with a run, the second starts one from "
+                            "another's weights: choose.")
+
+
+def configure(given: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration of a run, from the given fields.
+
+    A resumed run keeps its own configuration but for what is given, and goes on in its folder if the checkpoint is its last
+    one. A run that takes over weights keeps their network and problem but for what is given, and its recipe is `finetune`
+    unless another is given. Everything else is `TrainingConfig`'s default.
+
+    Raises:
+        UserError: a value, or a combination, that cannot be; a checkpoint that cannot be read.
+    """
+    source = given.get("resume") or given.get("init")
+    if not source:
+        return TrainingConfig(**given)
+    checkpoint = load_checkpoint(source)
+    info = describe_checkpoint(checkpoint, source, given.get("arch"), given.get("options"))
+    # A checkpoint without a start is of the time when there was one.
+    base: dict[str, Any] = {"arch": info.arch, "options": {} if info.unsaid else info.options,
+                            "start": checkpoint.get("start", STARTS[0]), "noise": checkpoint.get("noise", 0.0)}
+    if info.scales and info.degradation:
+        base |= {"scales": info.scales, "degradation": info.degradation}
+    if given.get("init"):
+        base["recipe"] = "finetune"
+    else:
+        known = {known.name for known in fields(TrainingConfig)}
+        base |= {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
+        base["init"] = None
+        if "epochs" in given:
+            base["iterations"] = None  # which would take their place
+        if "recipe" in base and given.get("recipe", base["recipe"]) != base["recipe"]:
+            raise UserError(f"{source} was trained by the recipe {base['recipe']}, and a resumed run keeps its recipe; "
+                            "take its weights alone with --init to begin another.")
+        folder = Path(source).parent
+        if Path(source).name in ("last.pth", "last.prev.pth") and (folder / "config.json").exists():
+            base["run_dir"] = str(folder)  # from an earlier checkpoint a new folder, so that nothing is overwritten
+    try:
+        return TrainingConfig(**{**base, **given})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source} has a configuration that cannot be used ({error}); take its weights alone with --init.") \
+            from error
