@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+HUNG = 3600
+"""Seconds after which a process waits for something that never comes, also on a slow machine."""
 
 
 @contextmanager
@@ -16,18 +18,3 @@ def room_for(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """TimeoutError where the block takes longer, such as one that waits for a pipe."""
-    def late(*_: object) -> None:
-        raise TimeoutError(f"not done within {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

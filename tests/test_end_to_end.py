@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 import torch
 from comparing import same
+from limits import HUNG
 from typed import ROOT, typed
 
 import hsi_sr
@@ -23,7 +24,7 @@ from utility.system.devices import ask_deterministic
 
 def test_the_three_scripts_work_in_order_and_the_network_beats_back_projection():
     make_samples("data/sample", train=3, test=1, side=96, remote=(16, 16))
-    subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py", "--quiet"], check=True, timeout=300)
+    subprocess.run([sys.executable, ROOT / "utility/lmdb_data.py", "--quiet"], check=True, timeout=HUNG)
     trained = typed("python hsi_sr.py -a lowgrid_8_2 --recipe fast -b 2 --iterations 160 --lr 5e-3 --last-lr 1 --loss band "
                     "--clip 1")
     command = next(line for line in trained.stdout.splitlines() if "hsi_test.py" in line)

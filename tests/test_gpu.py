@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from limits import HUNG
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -250,7 +251,7 @@ def test_a_torch_without_its_undocumented_calls_will_do(monkeypatch):
 def test_without_a_gpu_the_script_for_one_says_so_and_writes_nothing(tmp_path):
     script = Path(__file__).parents[1] / "benchmarks/gpu.sh"
     done = subprocess.run(["sh", script, tmp_path / "report"], env={**os.environ, "PYTHON": sys.executable},
-                          capture_output=True, text=True, timeout=100)
+                          capture_output=True, text=True, timeout=HUNG)
     assert done.returncode == 0 and "finds no GPU on this machine, so nothing was measured" in done.stdout
     assert not list(tmp_path.iterdir())
 
@@ -264,7 +265,7 @@ def test_the_script_for_a_gpu_runs_its_parts_and_packs_what_they_say(tmp_path, f
     python.write_text("#!/bin/sh\ncase $* in *'import torch;'*) echo 2.6.0 2;; *--repeats*) exit 3;; *) echo did $*;; esac\n")
     python.chmod(0o755)
     done = subprocess.run(["sh", Path(__file__).parents[1] / "benchmarks/gpu.sh", *form, tmp_path / "report"],
-                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=100)
+                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=HUNG)
     said = (tmp_path / "report/summary.txt").read_text().splitlines()
     assert done.returncode == 0 and [line.partition(":")[0] for line in said] == parts.split()
     assert said[3].startswith("benchmark: exit 3") and said[1].startswith("tests: exit 0")

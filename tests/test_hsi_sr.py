@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from limits import HUNG
 from typed import ROOT, typed
 
 import hsi_sr
@@ -74,11 +75,11 @@ def test_a_run_that_is_terminated_exits_130_and_what_it_prints_goes_on_with_it(d
     words = ["-a", "biqrnn_2_1", "--data", data, "-b", "4", "-n", "99999", "--no-log", "--threads", "1", "--run-dir", "run"]
     process = subprocess.Popen([sys.executable, str(ROOT / "hsi_sr.py"), *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HUNG
     while not (tmp_path / "run" / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGTERM)  # as a terminal, or `timeout`, does: the loader's workers get it too
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HUNG)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "the state is saved" in err
     assert "python hsi_test.py -r -rp run/best.pth" in out and (tmp_path / "run" / "best.pth").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from limits import HUNG
 from numpy.lib import NumpyVersion
 from test_pooling import (
     DIRECTIONS,
@@ -212,6 +213,6 @@ def test_the_triton_kernels_pass_under_its_interpreter():
     child = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "test_triton", str(here),
          str(here.with_name("test_upsampling.py"))],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=here.parents[1], capture_output=True, text=True, timeout=300)
+        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=here.parents[1], capture_output=True, text=True, timeout=HUNG)
     assert child.returncode == 0, child.stdout[-5000:] + child.stderr[-2000:]
     assert " passed" in child.stdout and " skipped" not in child.stdout
