@@ -5,12 +5,19 @@ own device. A matrix is the 1-D operation applied to the identity, edges include
 
 | kind        | blur                                                    | down                      | up                   |
 |-------------|---------------------------------------------------------|---------------------------|----------------------|
+| `mtf M[,M]` | Gaussian of a sensor's MTF, +-4 deviations, symmetric   | one sample a block        | Keys bicubic a=-0.5  |
+| `area`      | none                                                    | mean of each block        | Keys bicubic a=-0.5  |
 | `gaussian`  | Gaussian sigma 3, 8 taps about each block's centre      | one sample a block        | Keys bicubic a=-0.5  |
 | `bicubic`   | none                                                    | Keys bicubic widened by s | Keys bicubic a=-0.5  |
 | `spatial`   | Gaussian sigma 3, 7 taps, reflect, on rows and columns  | cubic-spline zoom 1/s     | cubic-spline zoom s  |
 | `reference` | the same on bands, rows and columns                     | the same                  | the same             |
 
-`gaussian` and `bicubic` work on the grid of a sensor: a low-resolution pixel covers a block of s x s pixels, so input
+`mtf` is a real sensor. M is its modulation transfer function at the Nyquist frequency of the low-resolution grid, for rows and
+for columns; instruments have .1 to .5. Its deviation is s sqrt(-2 ln M) / pi high-resolution pixels (the model of
+pansharpening: Aiazzi et al., Photogramm. Eng. Remote Sens. 72(5), 2006). The other kinds fix their width in another way, so
+each is one M at one scale factor (`Degradation.nyquist`): `gaussian` is .005 at x2, .27 at x4, .72 at x8.
+
+The first four work on the grid of a sensor: a low-resolution pixel covers a block of s x s pixels, so input
 and output have the same edges on the ground. The edges of the Keys kernels are symmetric, as those of MATLAB's `imresize`
 (Keys, IEEE TASSP 29(6), 1981).
 
@@ -42,8 +49,10 @@ from torch import Tensor
 
 SCALES = (2, 3, 4, 8)
 DEFAULT_KIND = "gaussian"
+SAFE_MTF = 0.6
+"""Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false edges."""
 STARTS = ("interpolation", "backprojection")
-"""What a network is given and adds its residual to; see `start_image`."""
+"""What a network is given and adds its residual to; see `Degradation.start`."""
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
 BLOCK = 128
@@ -64,6 +73,8 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "mtf": Kind(down=("mtf",), up=("keys_up",)),
+    "area": Kind(down=("area",), up=("keys_up",)),
     "gaussian": Kind(down=("block_gaussian",), up=("keys_up",)),
     "bicubic": Kind(down=("keys_down",), up=("keys_up",)),
     "spatial": Kind(down=("blur", "zoom_down"), up=("zoom_up",), block_grid=False),
@@ -71,109 +82,281 @@ KINDS: dict[str, Kind] = {
 }
 
 
+@dataclass(frozen=True)
+class Degradation:
+    """A linear, separable way down by a scale factor, D, and the way up, U. Cubes are (..., B, H, W), floating point.
+
+    Attributes:
+        scale: 2, 3, 4 or 8 (not 3 for `gaussian`, whose 8 taps need an even block).
+        kind: one of `KINDS`.
+        mtf: of the kind `mtf`, on rows and on columns: above 0 and below 1.
+
+    Raises:
+        ValueError: an unknown kind or scale, an MTF outside (0, 1), or a kind with an MTF that has none.
+
+    Example:
+        >>> Degradation(4, "mtf", (0.3, 0.3)).round(torch.rand(31, 64, 64)).shape
+        torch.Size([31, 64, 64])
+    """
+
+    scale: int
+    kind: str = DEFAULT_KIND
+    mtf: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown degradation {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.scale not in SCALES:
+            raise ValueError(f"unknown scale factor {self.scale}; choose one of {', '.join(map(str, SCALES))}")
+        if self.kind == "gaussian" and self.scale % 2:
+            raise ValueError(f"degradation 'gaussian' needs an even scale factor, not {self.scale}: "
+                             "its 8 taps centre on even blocks")
+        if (self.kind == "mtf") != (self.mtf is not None):
+            raise ValueError("degradation 'mtf' needs the sensor's MTF, such as 'mtf 0.3'" if self.mtf is None
+                             else f"degradation {self.kind!r} has a blur of its own, and takes no MTF")
+        if self.mtf is not None and not all(0 < m < 1 for m in self.mtf):
+            raise ValueError(f"an MTF of {', '.join(f'{m:g}' for m in self.mtf)} was asked for; "
+                             "give a number above 0 and below 1, such as 0.3")
+
+    @classmethod
+    @lru_cache(maxsize=256)
+    def of(cls, scale: int, name: str) -> Degradation:
+        """From a name as `name` gives it: a kind, or `mtf M`, or `mtf M,M` (rows, columns). Raises ValueError."""
+        kind, _, numbers = name.partition(" ")
+        if not numbers:
+            return cls(scale, kind)
+        return cls(scale, kind, parse_mtf(numbers))
+
+    @property
+    def name(self) -> str:
+        """The kind, with its MTF: what checkpoints and metrics.json hold."""
+        if self.mtf is None:
+            return self.kind
+        return f"{self.kind} {','.join(f'{m:g}' for m in dict.fromkeys(self.mtf))}"
+
+    @property
+    def block_grid(self) -> bool:
+        """Whether a low-resolution pixel covers a block of s x s; else the end samples' centres coincide."""
+        return KINDS[self.kind].block_grid
+
+    @property
+    def up_operations(self) -> Operations:
+        """On rows and on columns; see `axis_rows`."""
+        return KINDS[self.kind].up
+
+    @property
+    def down_operations(self) -> tuple[Operations, Operations]:
+        """On rows, and on columns; see `axis_rows`."""
+        down = KINDS[self.kind].down
+        if self.mtf is None:
+            return down, down
+        return (f"mtf {self.mtf[0]!r}",), (f"mtf {self.mtf[1]!r}",)
+
+    @property
+    def band_operations(self) -> Operations:
+        """On the band axis, before `down_operations`; see `axis_rows`."""
+        return KINDS[self.kind].bands
+
+    @property
+    def nyquist(self) -> tuple[float, float]:
+        """The MTF at the Nyquist frequency of the low-resolution grid, of rows and of columns: 0 to 1.
+
+        Of a spline kind it is that of the middle row of a long axis, since its grid has no blocks.
+        """
+        return self.mtf or tuple(_nyquist(operations, self.scale) for operations in self.down_operations)
+
+    def down(self, x: Tensor) -> Tensor:
+        """D x, the true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s).
+
+        Raises ValueError: H or W is not a multiple of the scale factor.
+        """
+        height, width = x.shape[-2:]
+        if height % self.scale or width % self.scale:
+            raise ValueError(f"a {height} x {width} image cannot be degraded by x{self.scale}: "
+                             f"crop it to multiples of {self.scale}")
+        return self._image(_along(x, self.band_operations, self.scale, -3), *self.down_operations)
+
+    def up(self, y: Tensor) -> Tensor:
+        """U y, the plain interpolation: (..., B, h, w) -> (..., B, h*s, w*s)."""
+        return self._image(y, self.up_operations, self.up_operations)
+
+    def round(self, x: Tensor) -> Tensor:
+        """U D x: low resolution and back. Raises as `down`."""
+        return self.up(self.down(x))
+
+    def round_trip(self, y: Tensor) -> Tensor:
+        """D U y, without the image between: (..., B, h, w) -> the same."""
+        y = _along(y, self.band_operations, self.scale, -3)
+        return self._image(y, *(self.up_operations + down for down in self.down_operations))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """D* y: <D x, y> = <x, D* y>. (..., B, h, w) -> (..., B, h*s, w*s)."""
+        for axis, operations in zip((-2, -1), self.down_operations, strict=True):
+            y = _along(y, operations, self.scale, axis, transposed_from=y.shape[axis] * self.scale)
+        return _along(y, self.band_operations, self.scale, -3, transposed_from=y.shape[-3])
+
+    def up_adjoint(self, x: Tensor) -> Tensor:
+        """U* x: <U y, x> = <y, U* x>. (..., B, H, W) -> (..., B, H/s, W/s)."""
+        for axis in (-2, -1):
+            x = _along(x, self.up_operations, self.scale, axis, transposed_from=x.shape[axis] // self.scale)
+        return x
+
+    def prefilter(self, low: Tensor, steps: int = STEPS) -> Tensor:
+        """The low-resolution cube z_N whose `up` is the back-projection of `low` from its interpolation.
+
+        Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the iteration stays on the
+        low grid, and any window of x_N is the same window of U z_N. From another image, x_N = x_0 + U z with z the
+        prefiltered y - D x_0 after N - 1 steps. `low` (..., B, h, w) -> the same.
+        """
+        z = low
+        for _ in range(steps):
+            z = z + (low - self.round_trip(z))
+        return z
+
+    def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None) -> Tensor:
+        """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k + U(y - D x_k), with no training.
+
+        Back-projection makes an image that agrees with its low-resolution cube. With noise, or a blur other than the
+        true one, it amplifies errors.
+
+        Args:
+            low: y, (..., B, h, w).
+            steps: N, 0 or more.
+            image: x_0, (..., B, h*s, w*s); None is U y.
+
+        Returns: x_N, (..., B, h*s, w*s).
+        """
+        if image is None:
+            return self.up(self.prefilter(low, steps))
+        if steps == 0:
+            return image
+        return image + self.up(self.prefilter(low - self.down(image), steps - 1))
+
+    def start(self, low: Tensor, start: str) -> Tensor:
+        """What a network is given, on the high-resolution grid: `low` (..., B, h, w) -> (..., B, h*s, w*s).
+
+        `start` is `interpolation`, the published way, or `backprojection`. Raises ValueError: another start.
+        """
+        if start not in STARTS:
+            raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
+        return self.up(low) if start == "interpolation" else self.backproject(low)
+
+    def grid(self, n: int) -> tuple[float, float]:
+        """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution pixels.
+
+        Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first one, measured from the
+            outer edge of the first low-resolution pixel. A block grid has (1/s, 0).
+        """
+        if self.block_grid or n == 1:
+            return 1 / self.scale, 0.0
+        size = (n - 1) / (n * self.scale - 1)
+        return size, 0.5 - size / 2
+
+    def is_dark(self, n: int) -> bool:
+        """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is left black."""
+        low = n // self.scale
+        return self.kind == "reference" and (_goes_dark(n, low) or _goes_dark(low, n))
+
+    def dark_note(self, height: int, width: int) -> str | None:
+        """A sentence on the black last row or column of an image of this size, with the nearest sizes free of it."""
+        dark = {name: n for name, n in (("row", height), ("column", width)) if self.is_dark(n)}
+        if not dark:
+            return None
+        near = []
+        for n in dict.fromkeys(dark.values()):
+            sizes = range(n - self.scale, 0, -self.scale), range(n + self.scale, 2 * n + 2, self.scale)
+            free = [next((str(m) for m in side if not self.is_dark(m)), "") for side in sizes]
+            near.append(f"{' or '.join(filter(None, free))} instead of {n}")
+        return (f"degradation {self.kind} at scale factor {self.scale} leaves the last {' and '.join(dark)} of "
+                f"{height} x {width} images black, as scipy's zoom does at this size; the nearest sizes without that "
+                f"are {', '.join(near)} pixels")
+
+    def _image(self, x: Tensor, rows: Operations, columns: Operations) -> Tensor:
+        return _along(_along(x, rows, self.scale, -2), columns, self.scale, -1)
+
+
+def parse_mtf(text: str) -> tuple[float, float]:
+    """`0.3`, or `0.3,0.25` (rows, columns), as two numbers. Raises ValueError: anything else."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"an MTF of {text!r} was asked for; give one number, or two for rows and columns, such as 0.3 or "
+                         "0.3,0.25")
+    return numbers[0], numbers[-1]
+
+
 def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
-    """Low resolution and back: the plain interpolation of the low-resolution cube, on the grid of `x`.
+    """`Degradation.round`: the plain interpolation of the low-resolution cube, on the grid of `x`.
 
     Args:
         x: (..., B, H, W), floating point, H and W multiples of `scale`.
-        scale: 2, 3, 4 or 8 (not 3 for `gaussian`, whose 8 taps need an even block).
-        kind: one of `KINDS`.
+        scale: 2, 3, 4 or 8.
+        kind: a name as `Degradation.of` reads it, such as `gaussian` or `mtf 0.3`.
 
-    Returns: the same shape, type and device as `x`.
-
-    Raises:
-        ValueError: an unknown kind or scale, or H or W is not a multiple of `scale`.
+    Returns: the same shape, type and device as `x`. Raises ValueError: as `Degradation` and `Degradation.down`.
 
     Example:
         >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "gaussian").shape
         torch.Size([2, 1, 31, 64, 64])
     """
-    return upsample(downsample(x, scale, kind), scale, kind)
+    return Degradation.of(scale, kind).round(x)
 
 
 def downsample(x: Tensor, scale: int, kind: str) -> Tensor:
-    """The true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s). Raises as `degrade`."""
-    chosen = check(scale, kind)
-    height, width = x.shape[-2:]
-    if height % scale or width % scale:
-        raise ValueError(f"a {height} x {width} image cannot be degraded by x{scale}: crop it to multiples of {scale}")
-    return _image(_along(x, chosen.bands, scale, -3), chosen.down, scale)
+    """`Degradation.down`: (..., B, H, W) -> (..., B, H/s, W/s). Raises as `degrade`."""
+    return Degradation.of(scale, kind).down(x)
 
 
 def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
-    """A low-resolution cube on the high-resolution grid: (..., B, h, w) -> (..., B, h*s, w*s). Raises as `degrade`."""
-    return _image(x, check(scale, kind).up, scale)
-
-
-def adjoint(y: Tensor, scale: int, kind: str) -> Tensor:
-    """The adjoint D* of `downsample`: <downsample(x), y> = <x, adjoint(y)>.
-
-    (..., B, h, w) -> (..., B, h*s, w*s). That of `degrade` is `adjoint(upsample_adjoint(x, ..), ..)`. Raises as `degrade`.
-    """
-    chosen = check(scale, kind)
-    for axis in (-1, -2):
-        y = _along(y, chosen.down, scale, axis, transposed_from=y.shape[axis] * scale)
-    return _along(y, chosen.bands, scale, -3, transposed_from=y.shape[-3])
-
-
-def upsample_adjoint(x: Tensor, scale: int, kind: str) -> Tensor:
-    """The adjoint U* of `upsample`: <upsample(y), x> = <y, upsample_adjoint(x)>. (..., B, H, W) -> (..., B, H/s, W/s)."""
-    chosen = check(scale, kind)
-    for axis in (-1, -2):
-        x = _along(x, chosen.up, scale, axis, transposed_from=x.shape[axis] // scale)
-    return x
+    """`Degradation.up`: (..., B, h, w) -> (..., B, h*s, w*s). Raises as `degrade`."""
+    return Degradation.of(scale, kind).up(x)
 
 
 def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS, image: Tensor | None = None) -> Tensor:
-    """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k + U(y - D x_k), with no training.
-
-    Back-projection makes an image that agrees with its low-resolution cube. With noise, or a blur other than that of
-    `kind`, it amplifies errors.
-
-    Args:
-        low: y, (..., B, h, w).
-        scale, kind: of D (`downsample`) and U (`upsample`).
-        steps: N, 0 or more.
-        image: x_0, (..., B, h*s, w*s); None is `upsample(low)`.
-
-    Returns: x_N, (..., B, h*s, w*s). Raises as `degrade`.
-    """
-    if image is None:
-        return upsample(prefilter(low, scale, kind, steps), scale, kind)
-    if steps == 0:
-        return image
-    return image + upsample(prefilter(low - downsample(image, scale, kind), scale, kind, steps - 1), scale, kind)
+    """`Degradation.backproject`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).backproject(low, steps, image)
 
 
 def prefilter(low: Tensor, scale: int, kind: str, steps: int = STEPS) -> Tensor:
-    """The low-resolution cube z_N whose `upsample` is the back-projection of `low` from its interpolation.
-
-    Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the iteration stays on the low
-    grid, and any window of x_N is the same window of `upsample(z_N)`. From another image, x_N = x_0 + U z with z the
-    prefiltered y - D x_0 after N - 1 steps.
-
-    Args and shapes: `low` (..., B, h, w) -> the same.
-    """
-    z = low
-    for _ in range(steps):
-        z = z + (low - round_trip(z, scale, kind))
-    return z
+    """`Degradation.prefilter`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).prefilter(low, steps)
 
 
 def round_trip(low: Tensor, scale: int, kind: str) -> Tensor:
-    """D U y, `downsample(upsample(low))` without the image between: (..., B, h, w) -> the same. Raises as `degrade`."""
-    chosen = check(scale, kind)
-    return _image(_along(low, chosen.bands, scale, -3), chosen.up + chosen.down, scale)
+    """`Degradation.round_trip`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).round_trip(low)
+
+
+def adjoint(y: Tensor, scale: int, kind: str) -> Tensor:
+    """`Degradation.adjoint`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).adjoint(y)
+
+
+def upsample_adjoint(x: Tensor, scale: int, kind: str) -> Tensor:
+    """`Degradation.up_adjoint`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).up_adjoint(x)
 
 
 def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
-    """What a network is given, on the high-resolution grid: `low` (..., B, h, w) -> (..., B, h*s, w*s).
+    """`Degradation.start`. Raises as `degrade`, or another start."""
+    return Degradation.of(scale, kind).start(low, start)
 
-    `start` is `interpolation`, the published way, or `backprojection`. Raises ValueError: as `degrade`, or another start.
-    """
-    if start not in STARTS:
-        raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
-    return upsample(low, scale, kind) if start == "interpolation" else backproject(low, scale, kind)
+
+def grid(n: int, scale: int, kind: str) -> tuple[float, float]:
+    """`Degradation.grid`."""
+    return Degradation.of(scale, kind).grid(n)
+
+
+def is_dark(n: int, scale: int, kind: str) -> bool:
+    """`Degradation.is_dark`."""
+    return Degradation.of(scale, kind).is_dark(n)
+
+
+def dark_note(height: int, width: int, scale: int, kind: str) -> str | None:
+    """`Degradation.dark_note`."""
+    return Degradation.of(scale, kind).dark_note(height, width)
 
 
 def add_noise(low: Cube, sigma: float, seed: int, *key: int | str, before: int = 0) -> Cube:
@@ -201,44 +384,13 @@ def crop_to_multiple(cube: Cube, multiple: int) -> Cube:
     return cube[..., : height - height % multiple, : width - width % multiple]
 
 
-def grid(n: int, scale: int, kind: str) -> tuple[float, float]:
-    """Where `upsample` puts its samples along an axis of n low-resolution pixels, in low-resolution pixels.
-
-    Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first one, measured from the outer
-        edge of the first low-resolution pixel. A block grid has (1/s, 0).
-    """
-    if KINDS[kind].block_grid or n == 1:
-        return 1 / scale, 0.0
-    size = (n - 1) / (n * scale - 1)
-    return size, 0.5 - size / 2
-
-
-def is_dark(n: int, scale: int, kind: str) -> bool:
-    """Whether `kind` leaves the last of n high-resolution samples, or of their n / s low-resolution ones, black."""
-    return "scipy_down" in check(scale, kind).down and (_goes_dark(n, n // scale) or _goes_dark(n // scale, n))
-
-
-def dark_note(height: int, width: int, scale: int, kind: str) -> str | None:
-    """A sentence on the black last row or column of an image of this size, with the nearest sizes free of it; else None."""
-    dark = {name: n for name, n in (("row", height), ("column", width)) if is_dark(n, scale, kind)}
-    if not dark:
-        return None
-    near = []
-    for n in dict.fromkeys(dark.values()):
-        sizes = (range(n - scale, 0, -scale), range(n + scale, 2 * n + 2, scale))
-        free = [next((str(m) for m in side if not is_dark(m, scale, kind)), "") for side in sizes]
-        near.append(f"{' or '.join(filter(None, free))} instead of {n}")
-    return (f"degradation {kind} at scale factor {scale} leaves the last {' and '.join(dark)} of {height} x {width} images "
-            f"black, as scipy's zoom does at this size; the nearest sizes without that are {', '.join(near)} pixels")
-
-
 @lru_cache(maxsize=256)
 def axis_matrix(operations: Operations, n: int, scale: int) -> np.ndarray:
     """1-D operations on n samples, one after the other, as a read-only float64 matrix (n_out, n).
 
     Args:
         operations: of `blur`, `zoom_down`, `zoom_up`, `scipy_down`, `scipy_up` (see `zoom_matrix`), `block_gaussian`,
-            `keys_down`, `keys_up`; none is the identity.
+            `mtf M`, `area`, `keys_down`, `keys_up`; none is the identity.
     """
     *before, last = operations or (None,)
     if before:
@@ -337,6 +489,11 @@ def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.nda
         weights = np.exp(-0.5 * (offsets / 3.0) ** 2)
         positions = np.rint(scale * j[:, None] + (scale - 1) / 2 + offsets).astype(int)
         return positions, np.broadcast_to(weights / weights.sum(), positions.shape)
+    if operation == "area":
+        positions = scale * j[:, None] + np.arange(scale)
+        return positions, np.full(positions.shape, 1 / scale)
+    if operation.startswith("mtf "):
+        return _gaussian_taps(float(operation[4:]), j, scale)
     if operation not in ("keys_down", "keys_up"):
         raise ValueError(f"unknown operation {operation!r}")
     # As MATLAB's `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to one.
@@ -351,6 +508,17 @@ def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.nda
     return positions, weights / weights.sum(axis=1, keepdims=True)
 
 
+def _gaussian_taps(mtf: float, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `_taps`: a Gaussian about the centre of each block, sampled over +-4 deviations, weights summing to one."""
+    sigma = scale * math.sqrt(-2 * math.log(mtf)) / math.pi
+    centre = (scale - 1) / 2
+    reach = max(4 * sigma, 0.5)  # of an even block the nearest samples are half a pixel off
+    offsets = np.arange(math.ceil(centre - reach), math.floor(centre + reach) + 1)
+    weights = np.exp(-0.5 * ((offsets - centre) / sigma) ** 2)
+    positions = scale * j[:, None] + offsets
+    return positions, np.broadcast_to(weights / weights.sum(), positions.shape)
+
+
 def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     """Rows of taps to a matrix; taps outside 0 .. n-1 fold back with the edge sample repeated (d c b a | a b c d)."""
     folded = np.mod(positions, 2 * n)
@@ -360,20 +528,17 @@ def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def check(scale: int, kind: str) -> Kind:
-    """The operations of a degradation. Raises ValueError: an unknown kind or scale, or two that do not go together."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown degradation {kind!r}; choose one of {', '.join(KINDS)}")
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale factor {scale}; choose one of {', '.join(map(str, SCALES))}")
-    if kind == "gaussian" and scale % 2:
-        raise ValueError(f"degradation 'gaussian' needs an even scale factor, not {scale}: its 8 taps centre on even blocks")
-    return KINDS[kind]
+def check(scale: int, kind: str) -> Degradation:
+    """The degradation of a name. Raises ValueError: an unknown kind or scale, or two that do not go together."""
+    return Degradation.of(scale, kind)
 
 
-def _image(x: Tensor, operations: Operations, scale: int) -> Tensor:
-    """1-D operations on the rows and on the columns of x."""
-    return _along(_along(x, operations, scale, -2), operations, scale, -1)
+@lru_cache(maxsize=256)
+def _nyquist(operations: Operations, scale: int) -> float:
+    """The modulus of the frequency response of a way down at half a cycle a low-resolution pixel."""
+    row = axis_matrix(operations, 32 * scale, scale)[16]
+    phase = np.exp(-1j * np.pi * np.arange(len(row)) / scale)
+    return float(abs(row @ phase))
 
 
 def _along(x: Tensor, operations: Operations, scale: int, axis: int, transposed_from: int | None = None) -> Tensor:

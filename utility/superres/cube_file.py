@@ -18,7 +18,7 @@ from utility.cubes.containers import named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.statistics import band_statistics, limits_of
 from utility.cubes.values import from_unit_range, value_range
-from utility.degradation import KINDS, STEPS, dark_note, grid, prefilter, round_trip
+from utility.degradation import STEPS, Degradation, dark_note, grid, prefilter, round_trip
 from utility.indexes import PSNR_CAP, sam_map
 from utility.reading import Reading, open_as
 from utility.report.figures import map_figure, no_truth_figure
@@ -140,7 +140,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         def on_low_grid(operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
             """An operation on (B, h, w), a few bands at a time, or all of them where the degradation mixes bands."""
             out = scratch(low.shape, np.float32, folder)
-            step = bands if KINDS[kind].bands else max(1, AT_ONCE // (4 * height * width))
+            step = bands if Degradation.of(scale, kind).band_operations else max(1, AT_ONCE // (4 * height * width))
             for start in range(0, bands, step):
                 part = slice(start, start + step)
                 out[part] = operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
@@ -355,7 +355,7 @@ def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
                         f"({_agreement(rows['interpolation'])})"
                         + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
     height, width = scene.cube.shape[1:]
-    if not KINDS[kind].block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
+    if not Degradation.of(scale, kind).block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
         size, edge = grid(width, scale, kind)
         warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the result are {size:.5f} of the "
                         f"input's, and its corner lies {edge:.2f} input pixels inside of the input's. Its transform says so; "

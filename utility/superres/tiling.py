@@ -20,7 +20,7 @@ from models import Network, Window
 from models.layers.memory_format import choose_layout
 from models.layers.row_blocks import free_on_gpu
 from utility.cubes.cube import scratch
-from utility.degradation import KINDS, axis_rows, full_precision
+from utility.degradation import Degradation, Operations, axis_rows, full_precision
 from utility.superres.overlap import Ahead, on_its_way, overlaps, pinned
 from utility.system import distributed
 from utility.system.devices import AMP, autocast
@@ -193,7 +193,7 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
     Returns: a source of shape (B, h * scale, w * scale).
     """
     _, height, width = cube.shape
-    read, up = in_unit_range(cube, low, high), KINDS[kind].up
+    read, up = in_unit_range(cube, low, high), Degradation.of(scale, kind).up_operations
 
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
@@ -212,7 +212,7 @@ class Consistency:
 
     def __init__(self, shape: tuple[int, int, int], scale: int, kind: str, folder: Path | None = None) -> None:
         """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in `folder`."""
-        self.shape, self.scale, self.kind = shape, scale, kind
+        self.shape, self.scale, self.degradation = shape, scale, Degradation.of(scale, kind)
         self.low = scratch((shape[0], shape[1] // scale, shape[2] // scale), np.float32, folder)
 
     def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
@@ -224,8 +224,8 @@ class Consistency:
 
     def degraded(self, top: int, left: int, block: np.ndarray | Tensor) -> Any:
         """What a block adds to the low-resolution cube: an array, or a tensor on the device of the block."""
-        rows, columns = (self._columns(n, first, count)
-                         for n, first, count in zip(self.shape[1:], (top, left), block.shape[1:], strict=True))
+        places = zip(self.degradation.down_operations, self.shape[1:], (top, left), block.shape[1:], strict=True)
+        rows, columns = (self._columns(*place) for place in places)
         if isinstance(block, np.ndarray):
             return rows @ block @ columns.T
         rows, columns = (pinned(torch.from_numpy(matrix)).to(block.device, non_blocking=True) for matrix in (rows, columns))
@@ -235,9 +235,9 @@ class Consistency:
     def result(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
         """The super-resolved scene degraded again, or a part of it: float32 (B, rows, columns)."""
         low = self.low[:, rows, columns]
-        if not KINDS[self.kind].bands:
+        if not (operations := self.degradation.band_operations):
             return low
-        _, matrix = axis_rows(KINDS[self.kind].bands, self.shape[0], self.scale, 0, self.shape[0])
+        _, matrix = axis_rows(operations, self.shape[0], self.scale, 0, self.shape[0])
         return np.einsum("cb,bhw->chw", matrix.astype(np.float32), low, optimize=True)
 
     @property
@@ -249,11 +249,11 @@ class Consistency:
         """The first row that a block reaches which begins at row `first`; the same for columns."""
         return max((first - self._reach) // self.scale, 0)
 
-    def _columns(self, n: int, first: int, count: int) -> np.ndarray:
-        """Columns first .. first + count of the way down along an axis of n samples, from the first row that they reach."""
+    def _columns(self, operations: Operations, n: int, first: int, count: int) -> np.ndarray:
+        """Columns first .. first + count of a way down along an axis of n samples, from the first row that they reach."""
         row = self._first(first)
         last = min(-(-(first + count + self._reach) // self.scale), n // self.scale)
-        start, matrix = axis_rows(KINDS[self.kind].down, n, self.scale, row, last)
+        start, matrix = axis_rows(operations, n, self.scale, row, last)
         whole = np.zeros((last - row, count), dtype=np.float32)
         low, high = max(first, start), min(first + count, start + matrix.shape[1])
         whole[:, low - first:high - first] = matrix[:, low - start:high - start]
