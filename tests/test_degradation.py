@@ -10,6 +10,8 @@ from utility.degradation import (
     KINDS,
     SCALES,
     STARTS,
+    Degradation,
+    _nearest_mtf,
     add_noise,
     adjoint,
     axis_matrix,
@@ -28,9 +30,12 @@ from utility.degradation import (
     zoom_matrix,
 )
 
-PROBLEMS = [(kind, scale) for kind in KINDS for scale in SCALES if (kind, scale) != ("gaussian", 3)]
-OPERATIONS = sorted({kind.down for kind in KINDS.values()} | {kind.up for kind in KINDS.values()}
-                    | {kind.up + kind.down for kind in KINDS.values()} | {("blur",), ("zoom_down",), ()})
+NAMES = ["mtf 0.3", "mtf 0.7,0.08", *(kind for kind in KINDS if kind != "mtf")]
+PROBLEMS = [(kind, scale) for kind in NAMES for scale in SCALES if (kind, scale) != ("gaussian", 3)]
+DOWN = {(operations, Degradation.of(4, name).up_operations) for name in NAMES
+        for operations in Degradation.of(4, name).down_operations}
+OPERATIONS = sorted({down for down, _ in DOWN} | {up for _, up in DOWN} | {up + down for down, up in DOWN}
+                    | {("blur",), ("zoom_down",), ()})
 # Keys' cubic, a = -0.5, at .25 .75 1.25 1.75:  1.5 d^3 - 2.5 d^2 + 1 inside, -.5 d^3 + 2.5 d^2 - 4 d + 2 outside
 NEAR, MIDDLE, FAR, LAST = 0.8671875, 0.2265625, -0.0703125, -0.0234375
 
@@ -170,7 +175,7 @@ def test_gaussian_weighs_eight_samples_about_the_centre_of_each_block(scale):
 def test_only_reference_mixes_bands():
     x = torch.zeros(9, 24, 24, dtype=torch.float64)
     x[4] = cube(24, 24)
-    for kind in KINDS:
+    for kind in NAMES:
         lit = downsample(x, 4, kind).abs().amax((1, 2)) > 0
         assert lit.tolist() == [abs(b - 4) <= 3 if kind == "reference" else b == 4 for b in range(9)]
 
@@ -210,7 +215,7 @@ def test_matrices_are_kept_and_cannot_be_changed():
         matrix[0, 0] = 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 def test_mixed_precision_does_not_touch_it(kind):
     x = cube(1, 4, 32, 32).float()
     plain = degrade(x, 2, kind)
@@ -218,16 +223,18 @@ def test_mixed_precision_does_not_touch_it(kind):
         assert torch.equal(degrade(x, 2, kind), plain)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 def test_long_axes_are_multiplied_a_block_at_a_time_to_the_same_result(kind):
     def whole(x, operations, axis):
         matrix = torch.from_numpy(axis_matrix(operations, x.shape[axis], 2).copy())
         return torch.movedim(torch.tensordot(matrix, x, ([1], [axis])), 0, axis)
 
-    x, chosen = cube(2, 16, 1280), KINDS[kind]
-    low = whole(whole(whole(x, chosen.bands, 0), chosen.down, 1), chosen.down, 2)
+    x, chosen = cube(2, 16, 1280), Degradation.of(2, kind)
+    rows, columns = chosen.down_operations
+    low = whole(whole(whole(x, chosen.band_operations, 0), rows, 1), columns, 2)
     assert torch.allclose(downsample(x, 2, kind), low, atol=1e-12)
-    assert torch.allclose(upsample(low, 2, kind), whole(whole(low, chosen.up, 1), chosen.up, 2), atol=1e-12)
+    up = chosen.up_operations
+    assert torch.allclose(upsample(low, 2, kind), whole(whole(low, up, 1), up, 2), atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
@@ -261,7 +268,7 @@ def test_back_projection_on_the_low_grid_is_the_definition(kind, scale):
     assert torch.equal(backproject(low, scale, kind), upsample(prefilter(low, scale, kind, 10), scale, kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NAMES)
 def test_back_projection_agrees_with_its_input_better_than_the_interpolation_does(kind):
     low = downsample(torch.nn.functional.avg_pool2d(cube(3, 132, 132), 5, 1, 0)[..., :128, :128], 4, kind)
     errors = [float((downsample(start_image(low, 4, kind, start), 4, kind) - low).square().mean()) for start in STARTS]
@@ -296,10 +303,10 @@ def test_the_grid_is_where_samples_of_a_straight_line_end_up(kind, scale):
     """A ramp in low-resolution pixels' coordinates, brought up, says where every sample lies."""
     n = 24
     size, origin = grid(n, scale, kind)
-    centres = axis_matrix(KINDS[kind].up, n, scale) @ (np.arange(n) + 0.5)
+    centres = axis_matrix(Degradation.of(scale, kind).up_operations, n, scale) @ (np.arange(n) + 0.5)
     inside = slice(4 * scale, -4 * scale)
     assert np.allclose(centres[inside], (origin + size * (np.arange(n * scale) + 0.5))[inside], atol=2e-3)
-    if KINDS[kind].block_grid:
+    if Degradation.of(scale, kind).block_grid:
         assert (size, origin) == (1 / scale, 0) == grid(1, scale, kind)
     else:
         assert origin + size / 2 == pytest.approx(0.5) and size * (n * scale - 1) == pytest.approx(n - 1)
@@ -320,10 +327,53 @@ def test_a_cube_is_cropped_at_its_lower_and_right_edges():
     ((3, 33, 32), 4, "spatial", "33 x 32 image cannot be degraded by x4: crop it"),
     ((3, 32, 30), 4, "bicubic", "crop it to multiples of 4"),
     ((3, 30, 30), 5, "bicubic", "unknown scale factor 5; choose one of 2, 3, 4, 8"),
-    ((3, 32, 32), 4, "blurry", "unknown degradation 'blurry'; choose one of gaussian, bicubic, spatial, reference"),
+    ((3, 32, 32), 4, "blurry", "unknown degradation 'blurry'; choose one of mtf, area, gaussian, bicubic, spatial, reference"),
     ((3, 30, 30), 3, "gaussian", "needs an even scale factor, not 3")])
 def test_what_cannot_be_degraded_is_refused(shape, scale, kind, words):
     with pytest.raises(ValueError, match=words):
         degrade(cube(*shape), scale, kind)
     with pytest.raises(ValueError, match="unknown operation 'sharpen'"):
         axis_matrix(("sharpen",), 8, 2)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_mtf_of_a_sensor_is_what_was_asked_for(scale):
+    """The frequency response at the Nyquist frequency of the low grid; a few samples of a narrow Gaussian differ a little."""
+    for m in (0.08, 0.15, 0.3, 0.5):
+        measured = response(f"mtf {m}", scale)
+        assert measured == pytest.approx(m, abs=0.002 if scale > 2 or m < 0.3 else 0.03)
+    rows, columns = Degradation.of(scale, "mtf 0.3,0.1").down_operations
+    assert axis_matrix(rows, 8 * scale, scale)[4].max() > axis_matrix(columns, 8 * scale, scale)[4].max()
+    assert response("area", scale) == pytest.approx(1 / (scale * np.sin(np.pi / (2 * scale))), abs=1e-9)
+
+
+def response(name, scale):
+    """The modulus of the Fourier transform of the taps of one low-resolution pixel."""
+    taps = axis_matrix(Degradation.of(scale, name).down_operations[0], 40 * scale, scale)[20]
+    return abs(np.sum(taps * np.exp(-2j * np.pi * np.arange(len(taps)) / (2 * scale))))
+
+
+def test_each_kind_states_its_mtf_at_a_scale_factor():
+    """A Gaussian finds itself, and the others what a fit by hand of their responses gives."""
+    assert Degradation.of(4, "mtf 0.3,0.1").nearest_mtf == (0.3, 0.1)
+    for operations, m in ((("mtf 0.3",), 0.3), (("mtf 0.1",), 0.1)):
+        assert _nearest_mtf(operations, 4) == pytest.approx(m, abs=0.002)
+    assert [round(Degradation(scale).nearest_mtf[0], 3) for scale in (2, 4, 8)] == [0.002, 0.222, 0.716]
+    assert [round(Degradation(scale, "bicubic").nearest_mtf[1], 2) for scale in (2, 4, 8)] == [0.58, 0.59, 0.59]
+    for name in NAMES:
+        assert Degradation.of(4, Degradation.of(4, name).name) == Degradation.of(4, name)
+
+
+def test_a_block_mean_is_the_mean_of_each_block():
+    x = cube(3, 24, 48)
+    assert torch.allclose(downsample(x, 3, "area"), torch.nn.functional.avg_pool2d(x, 3))
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("mtf", "needs the sensor's MTF, such as 'mtf 0.3'"),
+    ("mtf 0", "above 0 and below 1"), ("mtf 0.3,1", "above 0 and below 1"),
+    ("area 0.3", "has a blur of its own, and takes no MTF"), ("mtf sharp", "MTF of 'sharp' was asked for"),
+    ("mtf 0.1,0.2,0.3", "give one number, or two for rows and columns")])
+def test_an_mtf_that_cannot_be_is_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        Degradation.of(4, name)
