@@ -36,16 +36,19 @@ from utility.degradation import KINDS, SCALES
 from utility.indexes import PRESETS
 from utility.reading import Reading
 from utility.report.tables import format_table
-from utility.superres import cube_file as inference
+from utility.superres.cube_file import Applied
+from utility.superres.deliver import deliver
 from utility.superres.folder import apply_to_folder
 from utility.superres.info import describe_file
 from utility.superres.problem import METHODS, state_problem
+from utility.superres.written_values import Writing
 from utility.system import distributed
 from utility.system.devices import AMP, ask_deterministic, choose_device, device_name
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import default_path, keep_out_of, locked, shown
 from utility.system.progress import heeds_quiet, note, say, warn
 from utility.testing import evaluation
+from utility.testing.images import find_scenes, read_images
 
 
 @heeds_quiet
@@ -105,7 +108,7 @@ def work(options: argparse.Namespace) -> int | None:
     }
     if options.output:
         target = Path(options.output)
-        writing = inference.Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
+        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
         if options.adapt:
             folder = Path(options.out or f"{target.with_suffix('')}_adapted")
             with locked(folder):
@@ -115,9 +118,9 @@ def work(options: argparse.Namespace) -> int | None:
             say_result(done, target, folder)
             return None
 
-        def apply(source: Path, target: Path, writing: inference.Writing = writing) -> None:
+        def apply(source: Path, target: Path, writing: Writing = writing) -> None:
             folder = Path(options.out or f"{target.with_suffix('')}_report") if options.out or options.report else None
-            say_result(inference.apply(net, source, target, problem, reading, writing, folder=folder, facts=facts,
+            say_result(deliver(net, source, target, problem, reading, writing, folder=folder, facts=facts,
                                        progress=not options.quiet), target, folder)
 
         source = Path(options.input)
@@ -126,7 +129,7 @@ def work(options: argparse.Namespace) -> int | None:
         failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), source, target,
                                  f"_x{problem.scale}", force=options.force, quiet=options.quiet)
         return 1 if failed else 0
-    card, paths = evaluation.find_scenes(options.data, options.dataset)
+    card, paths = find_scenes(options.data, options.dataset)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")
     name = options.prefix or (info.arch if info else "untrained")
@@ -135,7 +138,7 @@ def work(options: argparse.Namespace) -> int | None:
     outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
                                  error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)
     together = len(paths) < distributed.size()  # then the processes share the tiles of each scene, else the scenes
-    images = evaluation.read_images(paths, reading, card, together=together, progress=not options.quiet)
+    images = read_images(paths, reading, card, together=together, progress=not options.quiet)
     results = evaluation.run(
         net, info, images, problem, out, outputs=outputs,
         facts={"command": facts["Command"], "device": facts["Computed on"]}, compare=options.compare,
@@ -150,7 +153,7 @@ def work(options: argparse.Namespace) -> int | None:
     say(f"results in {shown(out)}/")
 
 
-def say_result(done: inference.Applied, target: Path, folder: Path | None) -> None:
+def say_result(done: Applied, target: Path, folder: Path | None) -> None:
     """What a reader must know of a result without ground truth."""
     summary = done.summary
     for text in summary["warnings"]:

@@ -46,9 +46,10 @@ from utility.datasets.cards import list_scenes
 from utility.degradation import KINDS, crop_to_multiple, degrade, downsample
 from utility.indexes import evaluate
 from utility.lmdb_dataset import LMDBDataset, writing_database
+from utility.reading import Reading
 from utility.superres.tiling import super_resolve_cube
 from utility.system.devices import autocast
-from utility.testing.evaluation import Reading, read_images
+from utility.testing.images import read_images
 from utility.training.configuration import TrainingConfig
 from utility.training.loader import Turns, training_loader
 from utility.training.loop import train

@@ -18,7 +18,8 @@ from utility.cubes import cube as cubes
 from utility.cubes.bands import clean
 from utility.cubes.cube import LazyCube, Scene
 from utility.cubes.formats import matlab
-from utility.scenes import create_scene, open_scene, read_scene, scaled, write_scene
+from utility.scenes import create_scene, open_scene, read_scene, write_scene
+from utility.superres.place import scaled
 from utility.system.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -19,12 +19,14 @@ from utility.indexes import COUNTS, METRICS, evaluate
 from utility.lmdb_data import build_database
 from utility.reading import Reading
 from utility.report.tables import format_table, mean_of
-from utility.scenes import read_scene, scaled, write_scene
+from utility.scenes import read_scene, write_scene
+from utility.superres.place import scaled
 from utility.superres.problem import Problem
 from utility.superres.tiling import super_resolve_cube
 from utility.system.errors import UserError
 from utility.testing import evaluation
-from utility.testing.evaluation import Outputs, read_images
+from utility.testing.evaluation import Outputs
+from utility.testing.images import read_images
 
 INFO = CheckpointInfo(path=Path("best.pth"), arch="biqrnn_2_2", options={}, unsaid=None, scales=(4,), degradation="gaussian",
                       bands=4, epoch=1, iteration=2, psnr=30.0)

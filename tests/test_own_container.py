@@ -14,10 +14,11 @@ from utility.cubes.containers import Container, register
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target
 from utility.datasets.cards import generic_card, list_scenes
 from utility.lmdb_data import build_database
+from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
 from utility.system.errors import UserError
 from utility.system.files import replacing
-from utility.testing.evaluation import Reading, read_images
+from utility.testing.images import read_images
 
 MAGIC = b"TOY CUBE"
 

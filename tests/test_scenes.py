@@ -14,7 +14,8 @@ from utility.cubes.cube import LazyCube, Scene
 from utility.cubes.statistics import band_statistics
 from utility.cubes.values import from_unit_range, unit_range, value_range
 from utility.datasets.cards import list_scenes
-from utility.scenes import bounds_distance, describe, open_scene, read_scene, scaled, write_scene
+from utility.scenes import describe, open_scene, read_scene, write_scene
+from utility.superres.place import bounds_distance, scaled
 from utility.system.errors import UserError
 
 

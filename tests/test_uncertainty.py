@@ -11,10 +11,11 @@ from test_inference import apply, cube, envi_cube, geotiff, network
 
 from utility.degradation import upsample
 from utility.reading import Reading
-from utility.superres.cube_file import Writing, apply_to_file
+from utility.superres.cube_file import apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.tiling import super_resolve, window_of
 from utility.superres.uncertainty import Halo, Spread
+from utility.superres.written_values import Writing
 from utility.system.errors import UserError
 
 

@@ -32,12 +32,15 @@ from utility.reading import Reading, open_as
 from utility.report.page import write_report
 from utility.report.tables import format_table
 from utility.scenes import first_line, write_scene
-from utility.superres import cube_file as inference
+from utility.superres.cube_file import Applied, check_target
+from utility.superres.deliver import deliver
 from utility.superres.info import cost
 from utility.superres.problem import Problem
+from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, write_json
 from utility.system.progress import duration, note, say, warn
 from utility.testing import evaluation
+from utility.testing.images import read_images
 from utility.training.configuration import configure
 from utility.training.loop import seconds_per_step, train
 from utility.training.plan import prepare
@@ -82,8 +85,8 @@ def divide(height: int, width: int, scale: int) -> Division | None:
 
 
 def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem, reading: Reading,
-          writing: inference.Writing, *, folder: Path, minutes: float, facts: Mapping[str, Any],
-          computing: Mapping[str, Any] | None = None, progress: bool = True) -> inference.Applied:
+          writing: Writing, *, folder: Path, minutes: float, facts: Mapping[str, Any],
+          computing: Mapping[str, Any] | None = None, progress: bool = True) -> Applied:
     """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to `target`.
 
     Args:
@@ -101,7 +104,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     """
     begin = time.monotonic()
     begun, output = _unfinished(folder), str(target.resolve())
-    inference.check_target(source, target, replace(  # an interrupted call may have written its output
+    check_target(source, target, replace(  # an interrupted call may have written its output
         writing, overwrite=writing.overwrite or begun.get("asked", {}).get("output") == output))
     keep_out_of(folder, info.path, source, target)
     whole = open_as(source, reading, in_memory=False, keep_bad=True)
@@ -126,7 +129,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     def test(net: Network, info: CheckpointInfo, name: str, **more: Any) -> dict[str, Any]:
         final = bool(more) or not division
         outputs = evaluation.Outputs(cubes=not final, figures=final)
-        return evaluation.run(net, info, evaluation.read_images([part], Reading(), card), problem, folder / name,
+        return evaluation.run(net, info, read_images([part], Reading(), card), problem, folder / name,
                               outputs=outputs, overwrite=True, progress=False,
                               facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
 
@@ -156,7 +159,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     net, info = {"unadapted": (net, info), "network": chosen, "backprojection": (None, None)}[best]
     applied = problem if net else replace(problem, method="backprojection", backproject=0, self_ensemble=False)
     facts = {**facts, "Network": info and info.arch, "Checkpoint": info and str(info.path)}
-    done = inference.apply(net, source, target, applied, reading, replace(writing, overwrite=True),
+    done = deliver(net, source, target, applied, reading, replace(writing, overwrite=True),
                            folder=folder / "result", facts=facts, progress=progress)
     state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr, "division": division and asdict(division),
              "steps": steps, "best_step": chosen[1].iteration if division else None,

@@ -30,9 +30,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models import Network, create_model, matching_models
+from utility.system.environment import project_version
 from utility.system.errors import UserError
 from utility.system.files import replacing, require_file
-from utility.version import project_version
 
 # numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
 _NUMBERS = [

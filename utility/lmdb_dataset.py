@@ -27,9 +27,9 @@ from torch.utils.data import Dataset
 
 from utility.datasets.datum import decode_datum
 from utility.datasets.lmdb_pages import check_pages
+from utility.system.environment import project_version
 from utility.system.errors import UserError
 from utility.system.files import locked, refuse_existing, replacing, sweep
-from utility.version import project_version
 
 META_KEY = b"__meta__"
 VERSION = 1

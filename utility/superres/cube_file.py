@@ -16,20 +16,20 @@ from models import Network
 from utility.cubes.bands import select_bands
 from utility.cubes.containers import named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
-from utility.cubes.statistics import band_statistics, limits_of
-from utility.cubes.values import from_unit_range, value_range
-from utility.degradation import STEPS, Degradation, dark_note, grid, prefilter, round_trip
+from utility.cubes.values import value_range
+from utility.degradation import Degradation, prefilter, round_trip
 from utility.indexes import PSNR_CAP, sam_map
 from utility.reading import Reading, open_as
-from utility.report.figures import map_figure, no_truth_figure
-from utility.report.page import write_report
-from utility.scenes import bounds_distance, create_scene, describe, first_line, open_scene, scaled
+from utility.scenes import create_scene, describe, first_line, open_scene
+from utility.superres.place import bounds_distance, scaled
 from utility.superres.problem import UNTRAINED, Problem
 from utility.superres.provenance import provenance, weights_hash
-from utility.superres.tiling import Consistency, Source, interpolated, super_resolve, window_of
-from utility.superres.uncertainty import Halo, Spread, far_out, in_words
+from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
+from utility.superres.tiling import Consistency, interpolated, super_resolve, window_of
+from utility.superres.uncertainty import Halo, Spread
+from utility.superres.written_values import Values, Writing, dtype_of, values_of_bad_bands
 from utility.system.errors import UserError
-from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
+from utility.system.files import refuse_existing
 from utility.system.progress import note, say
 
 AT_ONCE = 2 << 20
@@ -40,21 +40,6 @@ PREVIEW = 512
 
 UNTRAINED_TILE = 512
 """Side of a tile where no network computes."""
-
-REPORT_MARKS = ("summary.json",)
-"""What is in every report folder, by which an earlier one is known."""
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How the result is written; the defaults are the input's own."""
-
-    dtype: str | None = None        # a NumPy type's name
-    on_overflow: str = "clip"       # or "refuse": values that the type cannot hold
-    unit_range: bool = False        # in [0, 1] as float32, instead of the input's values
-    overwrite: bool = False
-    cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
-
 
 @dataclass
 class Applied:
@@ -87,7 +72,7 @@ def check_target(source: Path, target: Path, writing: Writing) -> None:
     if lost := shared_file(target, source):
         raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
     writers_of(target)
-    _dtype(writing, np.dtype(np.float32))
+    dtype_of(writing, np.dtype(np.float32))
 
 
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
@@ -117,15 +102,15 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     bands, height, width = scene.cube.shape
     shape = (bands, height * scale, width * scale)
     view = _preview(height, width, scale)
-    values = _Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (first, last), scale, view)
+    values = Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (first, last), scale, view)
     like = scaled(whole, whole.cube, scale, kind)
     like = replace(like, nodata=None if values.nodata is None else scene.nodata,
                    normalised=scene.normalised or writing.unit_range,
                    metadata={**like.metadata, **provenance(net, problem, scene), "cog": writing.cog})
-    bad_words = _bad_in_words(whole, bad)
+    bad_words = bad_in_words(whole, bad)
     if bad:
         note(f"{whole}: {bad_words}; --fill-nodata fills single pixels, --drop-bad-bands leaves the bands out")
-    bad_values = _bad_values(whole, bad, problem, values, first, last) if bad else None
+    bad_values = values_of_bad_bands(whole, bad, problem, values, first, last) if bad else None
     with (spread or nullcontext(),
           create_scene(target, like, (len(whole.cube), *shape[1:]), values.dtype, writing.overwrite) as writer):
         if spread:
@@ -201,108 +186,12 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     if scene.transform and target.suffix.lower() in (*named("raster").suffixes, *named("envi").suffixes):
         distance, unit = bounds_distance(scene, open_scene(target)) or (None, "")
         summary["bounds_differ_by"] = distance if distance is None else f"{distance:.3f} {unit}"
-    summary |= {"agreement": _in_words(summary), "uncertainty": in_words(summary), "warnings": _warnings(summary, scene)}
+    summary |= {"agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
+                "warnings": warnings_of(summary, scene)}
     top, bottom, left, right = (v // scale for v in view)
     cubes = {key: read(*view) for key, read in sources.items()} | {problem.method: values.preview}
     shown = np.array(spread.values[0, view[0]:view[1], view[2]:view[3]]) if spread else None
     return Applied(summary, scene, np.array(low[:, top:bottom, left:right]), cubes, shown)
-
-
-def apply(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing, *,
-          folder: Path | None, facts: Mapping[str, Any], progress: bool = True) -> Applied:
-    """`apply_to_file`, what came of it in words, and where a `folder` is named a report in it. Raises UserError likewise."""
-    if folder:
-        refuse_existing(folder, writing.overwrite)
-        refuse_foreign(folder, REPORT_MARKS)
-        keep_out_of(folder, *(facts.get("Checkpoint"), source, target))
-    done = apply_to_file(net, source, target, problem, reading, writing, progress)
-    if folder:
-        with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
-            partial.mkdir()
-            write_json(partial / "summary.json", {**done.summary, "command": facts["Command"], "arch": facts["Network"],
-                                                  "checkpoint": facts["Checkpoint"]})
-            labels = {**UNTRAINED, "network": "network"}
-            agreement, uncertainty = done.summary["agreement"], done.summary["uncertainty"]
-            figures = [("input and results (the middle of the scene)", partial / "figure.png")]
-            if done.spread is not None:
-                figures.append((f"standard deviation over the 8 results of the self-ensemble, mean over bands: "
-                                f"{done.summary['spread']['mean']:.3g} over the whole scene, here its middle",
-                                partial / "spread.png"))
-                map_figure(partial / "spread.png", {"Mean over bands": done.spread}, "spread of a self-ensemble",
-                           "Standard deviation", name=target.name)
-            no_truth_figure(partial / "figure.png", done.low, {labels[key].capitalize(): cube for key, cube in
-                                                               done.cubes.items()}, wavelengths=done.scene.wavelengths,
-                            name=target.name, scale=problem.scale, note=done.title)
-            write_report(partial / "report.html", f"{target.name}: {facts['Network'] or labels[problem.method]}, "
-                         f"x{problem.scale}", {**facts, "Input": done.summary["read_as"],
-                                               "Bad bands": done.summary["bad_bands"],
-                                               "Warning": " ".join(done.summary["warnings"]) or None},
-                         figures=figures, scale=problem.scale,
-                         lead=f"{agreement[0].upper()}{agreement[1:]}. {uncertainty[0].upper()}{uncertainty[1:]}.")
-    return done
-
-
-def _bad_in_words(whole: Scene, bad: list[int]) -> str | None:
-    """Which bands are bad and what becomes of them; None where none is."""
-    numbers = [str(whole.metadata.get("source_bands", range(len(whole.cube)))[b]) for b in bad]
-    listed = ", ".join(numbers[:20]) + ", ..." * (len(numbers) > 20)
-    return (f"{len(bad)} bad band{'s' * (len(bad) > 1)} ({listed}, counted from 0), enlarged by interpolation in space, "
-            "without the network; a constant band stays constant") if bad else None
-
-
-def _bad_values(whole: Scene, bad: list[int], problem: Problem, values: _Values, low: float, high: float) -> Source:
-    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is."""
-    cube = select_bands(whole, bad).cube
-    statistics = band_statistics(cube, whole.nodata)
-    flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)
-    constant = (np.where(dead, low, statistics.low) - low) / (high - low)
-    constant = from_unit_range(constant, *values.ends, values.dtype, "clip")
-    constant[dead] = values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0
-    read = interpolated(cube, problem.scale, problem.degradation, low, high)
-
-    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        block = read(top, bottom, left, right)
-        block[flat] = 0
-        raw = from_unit_range(block, *values.ends, values.dtype, "clip")
-        raw[flat] = constant[flat, None, None]
-        return values.masked(raw, top, left)
-
-    return source
-
-
-class _Values:
-    """The values of a result as its file holds them: scaled back, rounded, clipped, with the no-data pixels of the input."""
-
-    def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float], scale: int,
-                 view: tuple[int, int, int, int]) -> None:
-        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left, right."""
-        self.dtype = _dtype(writing, scene.cube.dtype)
-        self.nodata = _nodata(scene, self.dtype)
-        self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
-        self.missing = scene.metadata.get("missing")
-        self.clipped = 0
-        self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
-
-    def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
-        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
-        _copy_part(self.preview, self.view, block, top, left)
-        outside = _overflowing(block, *self.ends, self.dtype)
-        if outside and self.refuse:
-            raise UserError(f"{outside} values of the result do not fit {self.dtype}, so {self.target} is not written; give "
-                            "--dtype float32, or leave --on-overflow refuse out to have them clipped.")
-        self.clipped += outside
-        values = from_unit_range(block, *self.ends, self.dtype, "clip")
-        if self.nodata is not None:
-            values[values == self.nodata] = _beside(self.nodata, self.ends[1])
-        return self.masked(values, top, left)
-
-    def masked(self, values: np.ndarray, top: int, left: int) -> np.ndarray:
-        """`values`, changed in place: no-data where the input is missing in all bands."""
-        if self.nodata is not None and self.missing is not None:
-            rows, columns = (np.arange(first, first + n) // self.scale
-                             for first, n in zip((top, left), values.shape[1:], strict=True))
-            values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
-        return values
 
 
 def _tiles(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
@@ -329,104 +218,8 @@ def _agreements(again: Mapping[str, np.ndarray], low: np.ndarray) -> dict[str, d
                   "sam": angles[key] / counts[key] if counts[key] else None} for key in again}
 
 
-def _in_words(summary: Mapping[str, Any]) -> str:
-    """How well the result and the untrained methods, degraded again, agree with the input."""
-    rows, method = summary["consistency"], summary["method"]
-    names = {**UNTRAINED, "backprojection": "back-projection, which is made to agree"}
-    words = [f"{name}: {_agreement(rows[key])}" for key, name in names.items() if key != method]
-    if "network_before" in rows:
-        words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
-    return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}). This is agreement "
-            "with the input, not accuracy")
-
-
-def _agreement(row: Mapping[str, float | None]) -> str:
-    return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
-
-
-def _warnings(summary: Mapping[str, Any], scene: Scene) -> list[str]:
-    """Sentences about what a user must not miss: a network that agrees less than the interpolation, values far out, a grid
-    of its own, dark rows."""
-    rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
-    warnings = []
-    # Back-projection agrees by construction, better than good networks do: its figure stands beside, and warns of nothing.
-    if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:
-        warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) than the interpolation does "
-                        f"({_agreement(rows['interpolation'])})"
-                        + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
-    height, width = scene.cube.shape[1:]
-    if not Degradation.of(scale, kind).block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
-        size, edge = grid(width, scale, kind)
-        warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the result are {size:.5f} of the "
-                        f"input's, and its corner lies {edge:.2f} input pixels inside of the input's. Its transform says so; "
-                        "--degradation gaussian or bicubic keeps edges and corner")
-    return [*warnings, *far_out(summary), *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
-
-
-def _dtype(writing: Writing, own: np.dtype) -> np.dtype:
-    """The type of the result; `own` is the input's."""
-    if writing.unit_range:
-        return np.dtype(np.float32)
-    if writing.dtype is None:
-        return np.dtype(own).newbyteorder("=")
-    try:
-        dtype = np.dtype(writing.dtype)
-    except (TypeError, ValueError, SyntaxError):  # numpy parses lists of fields too
-        dtype = None
-    if dtype is None or dtype.kind not in "iuf":
-        raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give uint8, int16, uint16, int32, "
-                        "float32 or float64.")
-    return dtype
-
-
-def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
-    """The scene's no-data value as the result holds it; None where there is none, or the scene itself cannot hold it."""
-    if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
-        return None
-    if not _holds(dtype, scene.nodata):
-        raise UserError(f"{scene.path} has the no-data value {scene.nodata:g}, which {dtype} cannot hold; give --dtype float32 "
-                        "or another type that does.")
-    return dtype.type(scene.nodata)
-
-
-def _holds(dtype: np.dtype, value: float) -> bool:
-    limits = limits_of(dtype)
-    inside = limits.min <= value <= limits.max
-    return inside and float(value).is_integer() if dtype.kind in "iu" else inside or not math.isfinite(value)
-
-
-def _beside(nodata: np.generic, high: float) -> np.generic:
-    """What a valid value becomes that happens to be the no-data value: the next one towards the valid values."""
-    down = nodata >= high
-    if nodata.dtype.kind in "iu":
-        return nodata - nodata.dtype.type(1) if down else nodata + nodata.dtype.type(1)
-    return np.nextafter(nodata, nodata.dtype.type(-np.inf if down else np.inf))
-
-
-def _overflowing(block: np.ndarray, low: float, high: float, dtype: np.dtype) -> int:
-    """How many values of a block in [0, 1] do not fit `dtype` when they run from low to high."""
-    whole = dtype.kind in "iu"
-    limits = limits_of(dtype)
-
-    def outside(values: np.ndarray) -> int:
-        raw = values.astype(np.float64) * (high - low) + low
-        raw = np.rint(raw, out=raw) if whole else raw
-        return int(((raw < float(limits.min)) | (raw > float(limits.max))).sum())
-
-    return outside(block) if outside(np.array([block.min(), block.max()])) else 0
-
-
 def _preview(height: int, width: int, scale: int) -> tuple[int, int, int, int]:
     """top, bottom, left, right of the centre of the result, whole input pixels."""
     h, w = min(height, math.ceil(PREVIEW / scale)), min(width, math.ceil(PREVIEW / scale))
     top, left = (height - h) // 2, (width - w) // 2
     return top * scale, (top + h) * scale, left * scale, (left + w) * scale
-
-
-def _copy_part(view: np.ndarray, place: tuple[int, int, int, int], block: np.ndarray, top: int, left: int) -> None:
-    """Copy into `view`, which lies at `place`, what `block` at (top, left) shares with it."""
-    t, b = max(place[0], top), min(place[1], top + block.shape[1])
-    first, last = max(place[2], left), min(place[3], left + block.shape[2])
-    if t < b and first < last:
-        into = view[:, t - place[0]:b - place[0], first - place[2]:last - place[2]]
-        into[:] = block[:, t - top:b - top, first - left:last - left]

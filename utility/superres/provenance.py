@@ -8,7 +8,7 @@ from models import Network
 from utility.checkpoints import checksum
 from utility.cubes.cube import Scene
 from utility.superres.problem import UNTRAINED, Problem
-from utility.version import project_version
+from utility.system.environment import project_version
 
 
 def weights_hash(net: Network | None) -> str | None:

@@ -1,7 +1,6 @@
 """What is not certain in a result: halos, and the spread of the eight results of a self-ensemble."""
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from utility.cubes.containers import files_of
 from utility.cubes.cube import Scene, scratch
 from utility.degradation import grid
 from utility.scenes import write_scene
-from utility.superres.problem import UNTRAINED
 
 ROUNDING = 1e-6
 """Of values in [0, 1]: no halo lies this near to the range of its neighbours."""
@@ -63,33 +61,6 @@ class Halo:
     @property
     def far_share(self) -> float:
         return self.far / max(self.total, 1)
-
-
-def in_words(summary: Mapping[str, Any]) -> str:
-    """The shares of halos and the spread in a summary of `inference`."""
-    text = (f"{_shares(summary, 'halo')[0]} of its values lie outside the range of the 3 x 3 input pixels around them "
-            f"({_shares(summary, 'halo')[1]}): halos, or detail finer than these pixels")
-    if found := summary["spread"]:
-        text += (f"; the 8 results of the self-ensemble have a standard deviation of {found['mean']:.3g}, "
-                 f"{found['mean_of_range']:.2%} of the range of the values, as a map in {found['file']}")
-    return text
-
-
-def far_out(summary: Mapping[str, Any]) -> list[str]:
-    """A warning where a summary of `inference` counts many values far outside their band's range."""
-    if summary["far_out"][summary["method"]] <= MUCH:
-        return []
-    (own, rivals), kind = _shares(summary, "far_out"), summary["degradation"]
-    cure = (f". Where the input is sharper than {kind} x{summary['scale']} makes cubes, --degradation bicubic fits better"
-            if kind != "bicubic" else "")
-    return [f"{own} of the values lie outside the range of their band in the input by more than {FAR:.0%} of it ({rivals}), "
-            f"more than detail explains: they overshoot{cure}"]
-
-
-def _shares(summary: Mapping[str, Any], what: str) -> tuple[str, str]:
-    """The share of the result, and those of the untrained methods by name."""
-    share, method = summary[what], summary["method"]
-    return f"{share[method]:.1%}", ", ".join(f"{name}: {share[key]:.1%}" for key, name in UNTRAINED.items() if key != method)
 
 
 class Spread:

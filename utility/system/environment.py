@@ -5,7 +5,9 @@ import platform
 import shlex
 import subprocess
 import sys
+import tomllib
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import torch
 
 from utility.system.devices import device_name
 from utility.system.distributed import launcher, size
-from utility.version import project_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +49,9 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+@lru_cache(maxsize=1)
+def project_version() -> str:
+    """The version in pyproject.toml, such as "1.2.0"."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

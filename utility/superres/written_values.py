@@ -1,0 +1,144 @@
+"""The values of a result as its file holds them: their type, their limits, no-data, bad bands."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utility.cubes.bands import select_bands
+from utility.cubes.cube import Scene
+from utility.cubes.statistics import band_statistics, limits_of
+from utility.cubes.values import from_unit_range
+from utility.superres.problem import Problem
+from utility.superres.tiling import Source, interpolated
+from utility.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How the result is written; the defaults are the input's own."""
+
+    dtype: str | None = None        # a NumPy type's name
+    on_overflow: str = "clip"       # or "refuse": values that the type cannot hold
+    unit_range: bool = False        # in [0, 1] as float32, instead of the input's values
+    overwrite: bool = False
+    cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
+
+
+def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: Values, low: float, high: float) -> Source:
+    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is."""
+    cube = select_bands(whole, bad).cube
+    statistics = band_statistics(cube, whole.nodata)
+    flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)
+    constant = (np.where(dead, low, statistics.low) - low) / (high - low)
+    constant = from_unit_range(constant, *values.ends, values.dtype, "clip")
+    constant[dead] = values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0
+    read = interpolated(cube, problem.scale, problem.degradation, low, high)
+
+    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        block = read(top, bottom, left, right)
+        block[flat] = 0
+        raw = from_unit_range(block, *values.ends, values.dtype, "clip")
+        raw[flat] = constant[flat, None, None]
+        return values.masked(raw, top, left)
+
+    return source
+
+
+class Values:
+    """The values of a result as its file holds them: scaled back, rounded, clipped, with the no-data pixels of the input."""
+
+    def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float], scale: int,
+                 view: tuple[int, int, int, int]) -> None:
+        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left, right."""
+        self.dtype = dtype_of(writing, scene.cube.dtype)
+        self.nodata = _nodata(scene, self.dtype)
+        self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
+        self.missing = scene.metadata.get("missing")
+        self.clipped = 0
+        self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
+
+    def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
+        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
+        _copy_part(self.preview, self.view, block, top, left)
+        outside = _overflowing(block, *self.ends, self.dtype)
+        if outside and self.refuse:
+            raise UserError(f"{outside} values of the result do not fit {self.dtype}, so {self.target} is not written; give "
+                            "--dtype float32, or leave --on-overflow refuse out to have them clipped.")
+        self.clipped += outside
+        values = from_unit_range(block, *self.ends, self.dtype, "clip")
+        if self.nodata is not None:
+            values[values == self.nodata] = _beside(self.nodata, self.ends[1])
+        return self.masked(values, top, left)
+
+    def masked(self, values: np.ndarray, top: int, left: int) -> np.ndarray:
+        """`values`, changed in place: no-data where the input is missing in all bands."""
+        if self.nodata is not None and self.missing is not None:
+            rows, columns = (np.arange(first, first + n) // self.scale
+                             for first, n in zip((top, left), values.shape[1:], strict=True))
+            values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
+        return values
+
+
+def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:
+    """The type of the result; `own` is the input's."""
+    if writing.unit_range:
+        return np.dtype(np.float32)
+    if writing.dtype is None:
+        return np.dtype(own).newbyteorder("=")
+    try:
+        dtype = np.dtype(writing.dtype)
+    except (TypeError, ValueError, SyntaxError):  # numpy parses lists of fields too
+        dtype = None
+    if dtype is None or dtype.kind not in "iuf":
+        raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give uint8, int16, uint16, int32, "
+                        "float32 or float64.")
+    return dtype
+
+
+def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
+    """The scene's no-data value as the result holds it; None where there is none, or the scene itself cannot hold it."""
+    if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
+        return None
+    if not _holds(dtype, scene.nodata):
+        raise UserError(f"{scene.path} has the no-data value {scene.nodata:g}, which {dtype} cannot hold; give --dtype float32 "
+                        "or another type that does.")
+    return dtype.type(scene.nodata)
+
+
+def _holds(dtype: np.dtype, value: float) -> bool:
+    limits = limits_of(dtype)
+    inside = limits.min <= value <= limits.max
+    return inside and float(value).is_integer() if dtype.kind in "iu" else inside or not math.isfinite(value)
+
+
+def _beside(nodata: np.generic, high: float) -> np.generic:
+    """What a valid value becomes that happens to be the no-data value: the next one towards the valid values."""
+    down = nodata >= high
+    if nodata.dtype.kind in "iu":
+        return nodata - nodata.dtype.type(1) if down else nodata + nodata.dtype.type(1)
+    return np.nextafter(nodata, nodata.dtype.type(-np.inf if down else np.inf))
+
+
+def _overflowing(block: np.ndarray, low: float, high: float, dtype: np.dtype) -> int:
+    """How many values of a block in [0, 1] do not fit `dtype` when they run from low to high."""
+    whole = dtype.kind in "iu"
+    limits = limits_of(dtype)
+
+    def outside(values: np.ndarray) -> int:
+        raw = values.astype(np.float64) * (high - low) + low
+        raw = np.rint(raw, out=raw) if whole else raw
+        return int(((raw < float(limits.min)) | (raw > float(limits.max))).sum())
+
+    return outside(block) if outside(np.array([block.min(), block.max()])) else 0
+
+
+def _copy_part(view: np.ndarray, place: tuple[int, int, int, int], block: np.ndarray, top: int, left: int) -> None:
+    """Copy into `view`, which lies at `place`, what `block` at (top, left) shares with it."""
+    t, b = max(place[0], top), min(place[1], top + block.shape[1])
+    first, last = max(place[2], left), min(place[3], left + block.shape[2])
+    if t < b and first < last:
+        into = view[:, t - place[0]:b - place[0], first - place[2]:last - place[2]]
+        into[:] = block[:, t - top:b - top, first - left:last - left]
