@@ -22,25 +22,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from models import name_forms
-from models.layers.pooling import BACKENDS
 from utility.datasets.augment import MODES
-from utility.degradation import DEFAULT_KIND, KINDS, STARTS
+from utility.names import DEFAULT_KIND, DEGRADATIONS, LOSSES, POOLING, PRECISIONS, STARTS
 from utility.system import distributed
-from utility.system.devices import AMP, choose_device
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import shown
 from utility.system.progress import heeds_quiet, say
-from utility.training.configuration import LOSSES, RECIPES, configure
-from utility.training.loop import expected_time, train
-from utility.training.plan import prepare
-from utility.training.runs import after_restart, newest_checkpoint
+from utility.training.recipes import RECIPES
 
 
 @heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     dry_run = given.pop("dry_run", False)
+    from utility.system.devices import choose_device
+    from utility.training.configuration import configure
+    from utility.training.loop import expected_time, train
+    from utility.training.plan import prepare
+    from utility.training.runs import after_restart
+
     if given.get("cuda", True) and len(given.get("gpu_ids", ())) > 1 and not distributed.launched():
         choose_device(gpu_ids=[max(given["gpu_ids"])])
         return distributed.launch(len(given["gpu_ids"]), sys.argv[1:] if arguments is None else arguments)
@@ -60,13 +60,14 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = parser.add_argument_group("network and problem").add_argument
-    add("-a", "--arch", metavar="NAME", help=f"{name_forms()} (default: biqrnn_16_5, or the checkpoint's)")
+    add("-a", "--arch", metavar="NAME", help="such as biqrnn_16_5, lowgrid_32_8, vdsr; a name that is not known is answered "
+        "with all that are (default: biqrnn_16_5, or the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
         help="alternating networks add their input twice, as released")
     add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
-    add("--degradation", metavar="KIND", help=f"{', '.join(KINDS)} (default: {DEFAULT_KIND}, or the checkpoint's)")
+    add("--degradation", metavar="KIND", help=f"{', '.join(DEGRADATIONS)} (default: {DEFAULT_KIND}, or the checkpoint's)")
     add("--start", choices=STARTS, help="the image that the network gets and adds its residual to "
         "(default: the checkpoint's; else interpolation for the released recipe, backprojection for others)")
     add("--noise", type=float, metavar="SIGMA", help="standard deviation of white noise on the low-resolution cube, whose "
@@ -110,8 +111,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--no-cuda", dest="cuda", action="store_false", help="the processor, although there is a GPU")
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU; of several, each step is shared among them, a process "
         "for each (default: 0, if there is one)")
-    add("--pooling", choices=("auto", *BACKENDS), help="backend of the recurrence (default: auto)")
-    add("--amp", choices=AMP, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
+    add("--pooling", choices=("auto", *POOLING), help="backend of the recurrence (default: auto)")
+    add("--amp", choices=PRECISIONS, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3; the degradation never does")
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
@@ -135,6 +136,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if path and not resume:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")
     if resume and not path:
+        from utility.training.runs import newest_checkpoint
+
         path = str(newest_checkpoint(given.get("run_dir")))
         if not distributed.rank():
             say(f"goes on with {shown(path)}")

@@ -25,30 +25,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from models.layers.pooling import BACKENDS
-from utility import adapt, weights
-from utility.checkpoints import check_problem, export, model_from_checkpoint
+from utility import weights
 from utility.cubes.axes import LAYOUTS
-from utility.degradation import KINDS, SCALES
-from utility.indexes import PRESETS
-from utility.reading import Reading
-from utility.report.tables import format_table
-from utility.superres.cube_file import Applied
-from utility.superres.deliver import deliver
-from utility.superres.folder import apply_to_folder
-from utility.superres.info import describe_file
-from utility.superres.problem import METHODS, state_problem
-from utility.superres.written_values import Writing
+from utility.names import DEGRADATIONS, METHODS, POOLING, PRECISIONS, PRESETS, SCALES
 from utility.system import distributed
-from utility.system.devices import AMP, ask_deterministic, choose_device, device_name
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import default_path, keep_out_of, locked, shown
 from utility.system.progress import heeds_quiet, note, say, warn
-from utility.testing import evaluation
-from utility.testing.images import find_scenes, read_images
+
+if TYPE_CHECKING:
+    from utility.superres.cube_file import Applied
 
 
 @heeds_quiet
@@ -56,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
     alone = options.input or options.adapt or options.info or options.export
     if options.cuda and len(options.gpu_ids or ()) > 1 and not (distributed.launched() or alone):
+        from utility.system.devices import choose_device
+
         choose_device(gpu_ids=[max(options.gpu_ids)])
         return distributed.launch(len(options.gpu_ids), sys.argv[1:] if arguments is None else arguments)
     with distributed.joined(hours=24):  # the slowest scene is waited for
@@ -68,9 +58,25 @@ def work(options: argparse.Namespace) -> int | None:
     if options.export:
         if not options.resumePath:
             raise UserError("--export writes the weights of a checkpoint; name the checkpoint with -rp.")
+        from utility.checkpoints import export
+
         export(options.resumePath, options.export)
         say(f"weights in {shown(options.export)}")
         return None
+    import torch
+
+    from utility import adapt
+    from utility.checkpoints import check_problem, model_from_checkpoint
+    from utility.reading import Reading
+    from utility.report.tables import format_table
+    from utility.superres.deliver import deliver
+    from utility.superres.folder import apply_to_folder
+    from utility.superres.problem import state_problem
+    from utility.superres.written_values import Writing
+    from utility.system.devices import ask_deterministic, choose_device, device_name
+    from utility.testing import evaluation
+    from utility.testing.images import find_scenes, read_images
+
     if options.threads:
         torch.set_num_threads(options.threads)
     gpus = distributed.own_gpus(options.gpu_ids) if options.cuda else ()
@@ -81,6 +87,8 @@ def work(options: argparse.Namespace) -> int | None:
     reading = Reading(options.key, options.layout, options.size and tuple(options.size), options.bands, options.drop_bands,
                       options.drop_bad_bands, options.fill_nodata, options.keep_range, options.nodata)
     if options.info:
+        from utility.superres.info import describe_file
+
         for line in describe_file(Path(options.info), reading, options.scale, options.degradation, options.arch,
                                   options.resumePath, device, pooling=options.pooling):
             print(line, flush=True)
@@ -222,7 +230,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--info", metavar="FILE", help="say what a cube holds, how it is read, and what each scale factor would cost")
     add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument
     add("--scale", type=int, choices=SCALES, help="scale factor")
-    add("--degradation", choices=KINDS, metavar="KIND", help=f"how low resolution is made: {', '.join(KINDS)}")
+    add("--degradation", choices=DEGRADATIONS, metavar="KIND",
+        help=f"how low resolution is made: {', '.join(DEGRADATIONS)}")
     add("--method", choices=METHODS, help="what enlarges the cube of --input (default: network); a test shows the "
         "untrained methods always, and with interpolation or backprojection no network")
     add("--backproject", type=int, default=0, metavar="N", help="make the network's output agree with its input by N steps of "
@@ -249,8 +258,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU, -1 for none; several share the scenes, or the tiles "
         "of a scene, a process for each (default: 0, if there is one)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
-    add("--pooling", choices=("auto", *BACKENDS), default="auto", help="backend of the recurrence (default: auto)")
-    add("--amp", choices=AMP, default="off", help="mixed precision (default: off)")
+    add("--pooling", choices=("auto", *POOLING), default="auto", help="backend of the recurrence (default: auto)")
+    add("--amp", choices=PRECISIONS, default="off", help="mixed precision (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3")
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "

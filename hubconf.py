@@ -8,7 +8,7 @@ from models import create_model as _create_model
 from models import list_models as _list_models
 from utility import weights as _weights
 from utility.checkpoints import model_from_checkpoint as _model_from_checkpoint
-from utility.degradation import DEFAULT_KIND as _DEFAULT_KIND
+from utility.names import DEFAULT_KIND as _DEFAULT_KIND
 
 dependencies = ["numpy", "scipy", "torch", "tqdm"]
 

@@ -175,7 +175,7 @@ def time_tiles(setup: Setup) -> Rows:
 CUT = """
 import time; from dataclasses import replace
 from benchmarks.measure import resident
-from utility.datasets.cards import load_card; from utility.lmdb_data import build_database
+from utility.datasets.cards import load_card; from utility.datasets.building import build_database
 card = replace(load_card("icvl"), key=None, layout="BHW", size=None, crop=(task["side"], task["side"]))
 begin = time.perf_counter()
 meta = build_database(task["out"], [task["source"]], card, quiet=True)

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from utility.cubes.values import unit_range
 from utility.degradation import downsample, start_image
+from utility.names import UNTRAINED
 from utility.report.figures import STYLE, WIDTH, error_figure, method_colours, saved
 from utility.report.tables import latex, markdown, mean_of, write_csv, write_text
 from utility.scenes import read_scene
 from utility.summary import Runs, csv_rows, table
-from utility.superres.problem import UNTRAINED
 from utility.system.errors import UserError
 
 KEYS = ("psnr", "ssim", "sam", "ergas")

@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 import hsi_sr
 import hsi_test
 from models import create_model
-from utility.system import distributed, errors
+from utility.system import devices, distributed, errors
 from utility.training import loop as training
 from utility.training.loader import DeviceBatches
 
@@ -180,7 +180,7 @@ def test_a_failure_in_one_process_ends_all_and_is_said_once(databases):
 def test_a_script_starts_itself_as_a_process_for_each_gpu_and_ends_as_they_do(monkeypatch, status):
     Path("script.py").write_text("import os, sys\nopen('by_' + os.environ['RANK'], 'w').write(' '.join(sys.argv[1:-1]))\n"
                                  "sys.exit(int(sys.argv[-1]))\n")
-    monkeypatch.setattr(hsi_sr, "choose_device", lambda **_: None)  # as if there were GPUs
+    monkeypatch.setattr(devices, "choose_device", lambda **_: None)  # as if there were GPUs
     monkeypatch.setattr(sys, "argv", ["script.py", "--gpu-ids", "0,1", "--seed", str(status)])
     with keeping_handlers():
         assert hsi_sr.main() == status

@@ -12,11 +12,11 @@ from made import network, smooth
 
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.values import unit_range
+from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card, load_card
 from utility.datasets.regions import sources_of
 from utility.degradation import add_noise, backproject, degrade, downsample, upsample
 from utility.indexes import COUNTS, METRICS, evaluate
-from utility.lmdb_data import build_database
 from utility.reading import Reading
 from utility.report.tables import format_table, mean_of
 from utility.scenes import read_scene, write_scene

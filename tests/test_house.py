@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card
-from utility.lmdb_data import build_database
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -62,8 +62,8 @@ def test_a_scene_goes_through_each_file_once_on_its_way_into_the_database(tmp_pa
     finally:
         sys.setprofile(None)
     # The database opens first, because a name that is taken is refused before a scene is read.
-    way = ["lmdb_data", "datasets.cards", "lmdb_dataset", "reading", "scenes", "cubes.containers", "cubes.formats.matlab",
-           "cubes.companions", "cubes.axes", "cubes.bands", "datasets.regions", "cubes.values"]
+    way = ["datasets.building", "datasets.cards", "lmdb_dataset", "reading", "scenes", "cubes.containers",
+           "cubes.formats.matlab", "cubes.companions", "cubes.axes", "cubes.bands", "datasets.regions", "cubes.values"]
     assert [name.removeprefix("utility.") for name in entered[:len(way)]] == way
     # Then patches go into the database a row at a time.
     assert set(entered[len(way):]) == {"utility.datasets.patches", "utility.degradation", "utility.lmdb_dataset"}

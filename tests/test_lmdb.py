@@ -19,16 +19,18 @@ from limits import room_for
 from torch.utils.data import DataLoader
 from typed import typed
 
-import utility.lmdb_data as script
 from data import make_samples
 from utility.cubes.values import unit_range
+from utility.datasets import building
+from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card
 from utility.datasets.datum import decode_datum
 from utility.datasets.patches import extract_patches
-from utility.lmdb_data import build_database, main
+from utility.lmdb_data import main
 from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.scenes import read_scene, write_scene
 from utility.system.errors import UserError
+from utility.training import loop
 
 ROOT = Path(__file__).parent.parent
 CARD = generic_card(8)
@@ -190,7 +192,7 @@ def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         files.append(scene_file(tmp_path / folder, "field", side=32))
-    monkeypatch.setattr(script, "open_as", lambda *_: pytest.fail("a scene was read"))
+    monkeypatch.setattr(building, "open_as", lambda *_: pytest.fail("a scene was read"))
     with pytest.raises(UserError, match=r"one/field.npy and .*two/field.npy have the same name"):
         build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
     assert left_in(tmp_path) == ["one", "two"]
@@ -208,7 +210,7 @@ def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
             raise UserError(f"Writing {path} failed.") from OSError(errno.ENOSPC, "No space left on device")
         write_scene(path, scene)
 
-    monkeypatch.setattr(script, "write_scene", write)
+    monkeypatch.setattr(building, "write_scene", write)
     with pytest.raises(UserError, match=r"disk is full while writing \S*/test/b_test.mat"):
         build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", force=force, seed=1, quiet=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()} == before
@@ -272,7 +274,7 @@ def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, 
         raise KeyboardInterrupt
 
     before = everything(database)
-    monkeypatch.setattr(script, "extract_patches", interrupted)
+    monkeypatch.setattr(building, "extract_patches", interrupted)
     for out in (tmp_path / "new.lmdb", database):
         with pytest.raises(KeyboardInterrupt):
             build_database(out, scenes, CARD, force=True, quiet=True)
@@ -285,7 +287,7 @@ def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(
         os._exit(9)
 
     if (child := os.fork()) == 0:
-        monkeypatch.setattr(script, "extract_patches", killed)
+        monkeypatch.setattr(building, "extract_patches", killed)
         build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (tmp_path / "x.lmdb").exists()
@@ -321,7 +323,7 @@ def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(scenes,
 def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monkeypatch, capsys):
     small = make_samples.make_samples
     monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
-    monkeypatch.setattr(script, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
+    monkeypatch.setattr(loop, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
     main([])
     said = capsys.readouterr().out
     assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about 10 min here" in said

@@ -12,8 +12,8 @@ from utility.cubes import containers
 from utility.cubes.axes import as_cube, stored_shape
 from utility.cubes.containers import Container, register
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target
+from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card, list_scenes
-from utility.lmdb_data import build_database
 from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
 from utility.system.errors import UserError

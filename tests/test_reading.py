@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utility.datasets.building import build_database
 from utility.datasets.cards import load_card
-from utility.lmdb_data import build_database
 from utility.reading import Reading, open_as
 from utility.scenes import read_scene
 from utility.system.errors import UserError

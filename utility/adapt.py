@@ -24,10 +24,10 @@ from utility.checkpoints import CheckpointInfo, model_from_checkpoint
 from utility.cubes.bands import select_bands
 from utility.cubes.cube import Scene
 from utility.cubes.values import content_hash, unit_range, value_range
+from utility.datasets.building import build_database
 from utility.datasets.cards import CARD_FOLDER, Card
 from utility.datasets.patches import count_patches
 from utility.datasets.rectangles import Rectangle, largest_rectangle, training_rectangles
-from utility.lmdb_data import build_database
 from utility.reading import Reading, open_as
 from utility.report.page import write_report
 from utility.report.tables import format_table

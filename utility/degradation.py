@@ -48,12 +48,10 @@ from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-SCALES = (2, 3, 4, 8)
-DEFAULT_KIND = "gaussian"
+from utility.names import DEFAULT_KIND, SCALES, STARTS
+
 SAFE_MTF = 0.6
 """Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false edges."""
-STARTS = ("interpolation", "backprojection")
-"""What a network is given and adds its residual to; see `Degradation.start`."""
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
 BLOCK = 128

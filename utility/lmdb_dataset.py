@@ -27,13 +27,13 @@ from torch.utils.data import Dataset
 
 from utility.datasets.datum import decode_datum
 from utility.datasets.lmdb_pages import check_pages
+from utility.names import STORED
 from utility.system.environment import project_version
 from utility.system.errors import UserError
 from utility.system.files import locked, refuse_existing, replacing, sweep
 
 META_KEY = b"__meta__"
 VERSION = 1
-DTYPES = ("float32", "float16")
 
 # LMDB lets a process open a database once, and an environment must not cross a fork:
 # path -> (process, identity of the data file, environment).
@@ -192,7 +192,7 @@ def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = 
     """A writer for the database `path`, which appears when the block ends; after a failure nothing is left.
 
     Args:
-        dtype: of the stored values, one of `DTYPES`.
+        dtype: of the stored values, one of `STORED`.
         force: replace `path` if it is a database.
         map_size_mb: LMDB's map to begin with; the map doubles when it is full.
 
@@ -304,7 +304,7 @@ def _checked_meta(stored: bytes, path: str | Path) -> dict[str, Any]:
             sources = meta.get("sources", [])
             if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
                 raise ValueError("its sources are no list of tables")
-            if meta["dtype"] not in DTYPES:
+            if meta["dtype"] not in STORED:
                 raise ValueError(f"dtype {meta['dtype']}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: {META_KEY.decode()} cannot be used ({error!r}); build the database again.") from error

@@ -18,17 +18,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from models import Network
-from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
-from utility.datasets.cards import load_card
-from utility.degradation import downsample, start_image
-from utility.lmdb_dataset import LMDBDataset
 from utility.system.errors import Arguments, UserError, run_script
 from utility.system.files import refuse_existing, replacing, shown
+
+if TYPE_CHECKING:
+    from models import Network
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 LICENCE = "Apache-2.0"
@@ -107,6 +103,8 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
     Raises:
         UserError: the checkpoint was not made by this project, metrics of another checkpoint, or the files exist.
     """
+    from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
+
     path, card_path = FOLDER / f"{name}.pth", FOLDER / f"{name}.toml"
     for target in (path, card_path):
         refuse_existing(target, force)
@@ -126,14 +124,18 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
     return Shipped(path, card)
 
 
-@torch.no_grad()
 def probe(net: Network, scale: int, kind: str, start: str = "interpolation") -> float:
     """The mean change that a network makes to a fixed start image, (4, 32, 32): one number that tells weights apart."""
+    import torch
+
+    from utility.degradation import downsample, start_image
+
     b, i, j = torch.meshgrid(torch.arange(4.0), torch.arange(32.0), torch.arange(32.0), indexing="ij")
     cube = 0.5 + 0.2 * torch.sin(0.5 * i + b) * torch.cos(0.3 * j) + 0.1 * torch.sign(torch.sin(0.7 * i - 0.4 * j + b))
     low = downsample(cube, scale, kind)
     x = start_image(low, scale, kind, start)[None, None]
-    return float((net(*net.inputs(x, low[None, None])) - x).abs().mean())
+    with torch.no_grad():
+        return float((net(*net.inputs(x, low[None, None])) - x).abs().mean())
 
 
 def sha256(path: Path) -> str:
@@ -187,6 +189,9 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _building(path: str) -> str | None:
     """The command that builds a database of rendered scenes; None for another database, or one that is gone."""
+    from utility.datasets.cards import load_card
+    from utility.lmdb_dataset import LMDBDataset
+
     try:
         meta = LMDBDataset(path).meta
         card = load_card(meta["card"])

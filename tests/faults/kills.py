@@ -24,8 +24,8 @@ import hsi_sr
 import hsi_test
 from utility.checkpoints import load_checkpoint
 from utility.cubes.cube import CubeWriter, Scene
+from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card
-from utility.lmdb_data import build_database
 from utility.lmdb_dataset import DatabaseWriter, LMDBDataset, writing_database
 from utility.scenes import read_scene, write_scene
 from utility.system.errors import UserError

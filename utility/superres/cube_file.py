@@ -19,10 +19,11 @@ from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import value_range
 from utility.degradation import Degradation, prefilter, round_trip
 from utility.indexes import PSNR_CAP, sam_map
+from utility.names import UNTRAINED
 from utility.reading import Reading, open_as
 from utility.scenes import create_scene, describe, first_line, open_scene
 from utility.superres.place import bounds_distance, scaled
-from utility.superres.problem import UNTRAINED, Problem
+from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
 from utility.superres.tiling import Consistency, interpolated, super_resolve, window_of

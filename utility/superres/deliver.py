@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from models import Network
+from utility.names import UNTRAINED
 from utility.reading import Reading
 from utility.report.figures import map_figure, no_truth_figure
 from utility.report.page import write_report
 from utility.superres.cube_file import Applied, apply_to_file
-from utility.superres.problem import UNTRAINED, Problem
+from utility.superres.problem import Problem
 from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 

@@ -22,7 +22,7 @@ from utility.cubes.companions import times
 from utility.cubes.cube import Scene, Stored
 from utility.cubes.formats import rasters
 from utility.cubes.statistics import band_statistics
-from utility.degradation import SCALES
+from utility.names import SCALES
 from utility.reading import Reading
 from utility.scenes import first_line, open_scene
 from utility.superres.tiling import auto_tile, super_resolve_cube

@@ -11,7 +11,8 @@ from rasterio.crs import CRS
 from utility.cubes.cube import Scene
 from utility.cubes.formats import envi
 from utility.cubes.statistics import marker_of
-from utility.degradation import DEFAULT_KIND, grid
+from utility.degradation import grid
+from utility.names import DEFAULT_KIND
 
 
 def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from utility.checkpoints import CheckpointInfo
-from utility.degradation import DEFAULT_KIND, STARTS, check
+from utility.degradation import check
+from utility.names import DEFAULT_KIND, STARTS
 from utility.system.errors import UserError
 from utility.system.progress import note
-
-UNTRAINED = {"interpolation": "interpolation", "backprojection": "back-projection"}
-"""The methods that stand beside every network: {name in metrics.json: what a reader sees}."""
-METHODS = (*UNTRAINED, "network")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 from models import Network
 from utility.checkpoints import checksum
 from utility.cubes.cube import Scene
-from utility.superres.problem import UNTRAINED, Problem
+from utility.names import UNTRAINED
+from utility.superres.problem import Problem
 from utility.system.environment import project_version
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from utility.cubes.cube import Scene
 from utility.degradation import STEPS, Degradation, dark_note, grid
-from utility.superres.problem import UNTRAINED
+from utility.names import UNTRAINED
 from utility.superres.uncertainty import FAR, MUCH
 
 

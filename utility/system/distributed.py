@@ -14,13 +14,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from utility.system.errors import UserError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor
 
 T = TypeVar("T")
 _store: dist.Store | None = None
@@ -48,7 +48,8 @@ def rank() -> int:
 
 def size() -> int:
     """How many processes work as one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    dist = sys.modules.get("torch.distributed")  # not imported for the question: a single process never needs it
+    return dist.get_world_size() if dist and dist.is_available() and dist.is_initialized() else 1
 
 
 def processes_here() -> int:
@@ -66,6 +67,8 @@ def own_gpus(asked: Sequence[int] | None) -> Sequence[int] | None:
 
     Raises UserError: this machine has more processes than GPUs.
     """
+    import torch
+
     if size() == 1 or (asked is None and not torch.cuda.is_available()):
         return asked
     gpus = range(torch.cuda.device_count()) if asked is None else asked
@@ -91,6 +94,9 @@ def joined(hours: float = 0.5) -> Iterator[None]:
     if not launched() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
+    import torch
+    import torch.distributed as dist
+
     timeout = timedelta(hours=hours)
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=timeout))
@@ -127,6 +133,8 @@ def _end(error: BaseException) -> NoReturn:
 
 @contextmanager
 def _together() -> Iterator[None]:
+    import torch
+
     try:
         yield
     except torch.OutOfMemoryError:
@@ -140,6 +148,9 @@ def highest(value: int) -> int:
     """The highest value that any process has."""
     if size() == 1:
         return value
+    import torch
+    import torch.distributed as dist
+
     found = torch.tensor([value])
     with _together():
         dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -150,6 +161,8 @@ def gathered(items: list[T]) -> list[T]:
     """The items of all processes, those of the first process first."""
     if size() == 1:
         return items
+    import torch.distributed as dist
+
     lists: list[Any] = [None] * size()
     with _together():
         dist.all_gather_object(lists, items)
@@ -177,6 +190,9 @@ def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """
     if size() == 1:
         return loss
+    import torch
+    import torch.distributed as dist
+
     parameters = [p for p in parameters if p.grad is not None]
     flat = torch.cat([*(p.grad.flatten() for p in parameters), loss.reshape(1).to(parameters[0].grad.dtype)])
     with _together():

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from utility.system.errors import UserError
 
 
@@ -62,5 +60,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     Torch's "unable to find an engine" means that no algorithm of cuDNN got its workspace, or that cuDNN has none for the
     shapes.
     """
+    import torch
+
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in (
         "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine", "CUDA error: out of memory"))

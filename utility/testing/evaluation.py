@@ -22,6 +22,7 @@ from utility.datasets.cards import list_scenes
 from utility.datasets.regions import sources_of
 from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.names import METHODS, UNTRAINED
 from utility.report.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
 from utility.report.page import write_report
 from utility.report.tables import (
@@ -36,7 +37,7 @@ from utility.report.tables import (
     write_text,
 )
 from utility.scenes import first_line, read_scene, write_scene
-from utility.superres.problem import METHODS, UNTRAINED, Problem
+from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.tiling import super_resolve_cube
 from utility.system import distributed

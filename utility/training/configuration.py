@@ -11,22 +11,14 @@ import torch.nn.functional as F
 
 from utility.checkpoints import describe_checkpoint, load_checkpoint
 from utility.datasets.augment import MODES
-from utility.degradation import DEFAULT_KIND, STARTS, check
+from utility.degradation import check
+from utility.names import DEFAULT_KIND, STARTS
 from utility.system.devices import AMP
 from utility.system.errors import UserError
 from utility.system.files import default_path
 from utility.training.losses import band_loss
+from utility.training.recipes import RECIPES
 
-# What a recipe sets where the configuration does not. On an airborne scene of 100 x 100 x 189, 2e-4 of `finetune` measured
-# below the weights that it began with, and 5e-5 above.
-RECIPES: dict[str, dict[str, Any]] = {
-    "released": {"batch": 16, "lr": 1e-4, "min_lr": 5e-5, "last_lr": 1.0, "warmup": 0, "start": "interpolation",
-                 "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
-    "fast": {"batch": 4, "lr": 1e-3, "min_lr": 0.0, "last_lr": 0.005, "warmup": 30, "start": "backprojection",
-             "epochs": 50, "iterations": None, "epoch_steps": 1, "patience": 0},
-    "finetune": {"batch": 4, "lr": 5e-5, "min_lr": 0.0, "last_lr": 0.2, "warmup": 50, "start": "backprojection",
-                 "epochs": None, "iterations": 1000, "epoch_steps": 25, "patience": 10},
-}
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
 
 
