@@ -20,6 +20,7 @@ from utility.indexes import COUNTS, METRICS, evaluate
 from utility.reading import Reading
 from utility.report.tables import format_table, mean_of
 from utility.scenes import read_scene, write_scene
+from utility.superres import methods
 from utility.superres.place import scaled
 from utility.superres.problem import Problem
 from utility.superres.tiling import super_resolve_cube
@@ -138,20 +139,6 @@ def test_bandwise_gives_the_network_one_band_at_a_time(folder):
     assert abs(alone["psnr"] - together["psnr"]) > 1e-3
 
 
-def test_a_scene_too_large_to_be_degraded_on_the_gpu_is_degraded_on_the_processor(folder, monkeypatch):
-    expected, calls = run(folder), []
-
-    def scarce(x, scale, kind):
-        calls.append(x.device.type)
-        if len(calls) % 2:
-            raise torch.cuda.OutOfMemoryError("scripted")
-        return downsample(x, scale, kind)
-
-    monkeypatch.setattr(evaluation, "downsample", scarce)
-    found = run(folder, out="again")
-    assert len(calls) == 4 and found["mean"]["interpolation"] == expected["mean"]["interpolation"]
-
-
 # --------------------------------------------------------------------------------------------------- cubes of others
 
 def test_cubes_of_other_programs_get_rows_of_their_own(folder):
@@ -257,7 +244,7 @@ def leftovers(folder):
 
 
 def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monkeypatch):
-    before, calls, real = leftovers(folder), [], evaluation.super_resolve_cube
+    before, calls, real = leftovers(folder), [], methods.super_resolve
 
     def broken(*args, **more):
         calls.append(args)
@@ -265,7 +252,7 @@ def test_nothing_is_left_when_a_test_breaks_off_at_its_second_image(folder, monk
             raise RuntimeError
         return real(*args, **more)
 
-    monkeypatch.setattr(evaluation, "super_resolve_cube", broken)
+    monkeypatch.setattr(methods, "super_resolve", broken)
     with pytest.raises(RuntimeError):
         run(folder, outputs=Outputs())
     assert len(calls) == 2 and leftovers(folder) == before

@@ -16,7 +16,7 @@ from utility.degradation import backproject, downsample, start_image, upsample
 from utility.indexes import band_psnr, sam_map
 from utility.reading import Reading
 from utility.scenes import read_scene, write_scene
-from utility.superres import cube_file
+from utility.superres import cube_file, methods
 from utility.superres.cube_file import apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.written_values import Writing
@@ -212,8 +212,8 @@ def test_tiles_give_what_the_whole_scene_gives(tmp_path):
 @pytest.mark.parametrize(("kind", "method"), [("gaussian", "backprojection"), ("reference", "backprojection"),
                                               ("spatial", "interpolation")])
 def test_untrained_methods_write_what_they_compute_of_the_whole_scene(tmp_path, monkeypatch, kind, method):
-    monkeypatch.setattr(cube_file, "UNTRAINED_TILE", 32)
-    monkeypatch.setattr(cube_file, "AT_ONCE", 100)
+    monkeypatch.setattr(methods, "TILE", 32)
+    monkeypatch.setattr(methods, "AT_ONCE", 100)
     low = cube(dtype=np.float32, low=0, high=1)
     np.save(tmp_path / "low.npy", low)
     done = apply_to_file(None, tmp_path / "low.npy", tmp_path / "high.npy", Problem(4, kind, method=method),
@@ -228,7 +228,7 @@ def test_untrained_methods_write_what_they_compute_of_the_whole_scene(tmp_path, 
 
 @pytest.mark.parametrize("kind", ["gaussian", "reference"])
 def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(cube_file, "UNTRAINED_TILE", 40)
+    monkeypatch.setattr(methods, "TILE", 40)
     low = cube(dtype=np.float32, low=0, high=1)
     np.save(tmp_path / "low.npy", low)
     plain = apply(tmp_path / "low.npy", tmp_path / "plain.npy", Problem(4, kind, tile=0, start="backprojection"), layout="BHW")
@@ -330,7 +330,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     monkeypatch.setattr(cubes, "SCRATCH", 1 << 20)
     monkeypatch.setattr(cubes, "BLOCK", 1 << 20)
     monkeypatch.setattr(cube_file, "PREVIEW", 64)
-    monkeypatch.setattr(cube_file, "UNTRAINED_TILE", 128)
+    monkeypatch.setattr(methods, "TILE", 128)
     bands, height, width = shape = (4, 1000, 1100)
 
     def read(b, r, c):
@@ -424,7 +424,7 @@ def test_nothing_is_left_when_it_breaks_off_between_tiles(tmp_path, monkeypatch,
         raise failure
 
     np.save(tmp_path / "low.npy", cube())
-    monkeypatch.setattr(cube_file, "super_resolve", broken)
+    monkeypatch.setattr(methods, "super_resolve", broken)
     expected = UserError if isinstance(failure, OSError) else failure
     with pytest.raises(expected):
         apply(tmp_path / "low.npy", tmp_path / f"high{suffix}", layout="BHW")

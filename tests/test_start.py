@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HUNG
 
 from models.layers import pooling
 from utility import degradation, indexes, lmdb_dataset, names
@@ -34,7 +35,7 @@ except SystemExit as end:
     ("hsi_sr.py --loss square", 2), ("hsi_sr.py -rp run/last.pth", 2), ("utility/lmdb_data.py --augment 9", 2)])
 def test_help_and_refused_options_import_nothing_large(words, code):
     run = subprocess.run([sys.executable, "-c", WATCHED, json.dumps(words.split())], cwd=ROOT,
-                         capture_output=True, text=True, timeout=60)
+                         capture_output=True, text=True, timeout=HUNG)
     assert run.stderr, run
     found, modules = json.loads(run.stderr.splitlines()[-1])
     assert found == code

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models import Network
 from utility.checkpoints import CheckpointInfo
@@ -20,7 +19,7 @@ from utility.cubes.containers import suffix_of
 from utility.cubes.values import from_unit_range, unit_range
 from utility.datasets.cards import list_scenes
 from utility.datasets.regions import sources_of
-from utility.degradation import add_noise, backproject, crop_to_multiple, dark_note, downsample, upsample
+from utility.degradation import add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.names import METHODS, UNTRAINED
 from utility.report.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
@@ -37,13 +36,12 @@ from utility.report.tables import (
     write_text,
 )
 from utility.scenes import first_line, read_scene, write_scene
+from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
-from utility.superres.tiling import super_resolve_cube
 from utility.system import distributed
 from utility.system.errors import UserError
 from utility.system.files import replacing, write_json
-from utility.system.memory import out_of_memory
 from utility.system.progress import say
 from utility.testing.images import TestImage
 
@@ -168,7 +166,9 @@ class _Test:
                "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border,
                "trained_on": None if self.trained_on is None else
                sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
-        low, cubes = self._untrained(gt, image.name)
+        degraded = downsample(torch.from_numpy(np.ascontiguousarray(gt)), scale, problem.degradation).numpy()
+        made = methods(self.net, add_noise(degraded, problem.noise, problem.seed, image.name), problem)
+        cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
             row["dark_bands"] = dark_bands(gt, problem.border)
             found = {key: self._compared(cube, gt) for key, cube in cubes.items()}
@@ -177,7 +177,7 @@ class _Test:
             raise UserError(f"{image.scene} cannot be compared. {error}") from error
         if self.net:
             started = time.perf_counter()
-            cubes["network"] = self._super_resolved(cubes[problem.start], low)
+            cubes["network"] = made["network"].cube(progress=self.progress, together=self.together)
             row["seconds"] = round(time.perf_counter() - started, 3)
         for method, source in self.compare.items():
             if method in row or method in METHODS:
@@ -201,40 +201,6 @@ class _Test:
 
     def _compared(self, cube: np.ndarray, gt: np.ndarray) -> Comparison:
         return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border)
-
-    def _untrained(self, gt: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The low-resolution cube, and {method: cube on the grid of `gt`}."""
-        scale, kind = self.problem.scale, self.problem.degradation
-
-        def compute(x: Tensor) -> tuple[Tensor, ...]:
-            low = add_noise(downsample(x, scale, kind), self.problem.noise, self.problem.seed, name)
-            return low, upsample(low, scale, kind), backproject(low, scale, kind)
-
-        low, *cubes = self._computed(compute, gt)
-        return low, dict(zip(UNTRAINED, cubes, strict=True))
-
-    def _super_resolved(self, start: np.ndarray, low: np.ndarray) -> np.ndarray:
-        problem = self.problem
-        parts = [slice(b, b + 1) for b in range(len(low))] if problem.bandwise else [slice(None)]
-        sr = np.concatenate([super_resolve_cube(self.net, start[part], low[part], tile=problem.tile, amp=problem.amp,
-                                                self_ensemble=problem.self_ensemble, together=self.together,
-                                                progress=self.progress and not problem.bandwise) for part in parts])
-        if problem.backproject:
-            sr, = self._computed(lambda y, x: (backproject(y, problem.scale, problem.degradation, problem.backproject, x),),
-                                 low, sr)
-        return sr
-
-    def _computed(self, compute: Callable[..., tuple[Tensor, ...]], *cubes: np.ndarray) -> list[np.ndarray]:
-        """Run `compute` on the network's device, or on the processor when the GPU has too little memory."""
-        given = [torch.from_numpy(np.ascontiguousarray(cube)) for cube in cubes]
-        device = next(self.net.parameters()).device if self.net else torch.device("cpu")
-        try:
-            return [cube.cpu().numpy() for cube in compute(*(cube.to(device) for cube in given))]
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()  # outside `except`: the traceback still holds GPU tensors
-        return [cube.numpy() for cube in compute(*given)]
 
     def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],
                  folder: Path) -> dict[str, str]:

@@ -1,0 +1,167 @@
+"""The methods that enlarge a low-resolution cube y: interpolation, back-projection, a network.
+
+A test and a user's own cube are computed by the same objects, in memory or from disk to disk:
+
+    interpolation     x = U y
+    back-projection   x = U z             z = `Degradation.prefilter` of y
+    network           x = N(x_0, y)       x_0 is one of the two above; then, if back-projected, x + U e with
+                                          e the prefiltered y - D x
+
+y, z and e lie on the low-resolution grid, so any window of a product with U is computed alone.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import Network
+from utility.cubes.cube import scratch
+from utility.degradation import Degradation
+from utility.names import UNTRAINED
+from utility.superres.problem import Problem
+from utility.superres.tiling import Consistency, Sink, Source, interpolated, super_resolve, window_of
+
+TILE = 512
+"""Side of a tile where no network computes."""
+AT_ONCE = 2 << 20
+"""Bytes of a low-resolution cube that an operation takes at a time."""
+
+
+class Method:
+    """A method applied to one cube y, (B, h, w) float32 in [0, 1], which may lie on disk.
+
+    Args:
+        low: y.
+        problem: the scale factor, the degradation and, of a network, how it is computed.
+        folder: for the temporary files of large cubes.
+    """
+
+    def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
+        self.low, self.problem, self.folder = low, problem, folder
+        self.degradation = Degradation.of(problem.scale, problem.degradation)
+        self.shape = (low.shape[0], low.shape[1] * problem.scale, low.shape[2] * problem.scale)
+
+    def write(self, sink: Sink) -> None:
+        """Give the result x to `sink` in blocks (B, rows, columns), every pixel once."""
+        raise NotImplementedError
+
+    def cube(self, **how: object) -> np.ndarray:
+        """The result in memory, (B, H, W); arguments are those of `write`."""
+        out = np.empty(self.shape, np.float32)
+        self.write(into(out), **how)
+        return out
+
+    def upsampled(self, cube: np.ndarray) -> Source:
+        """U of a cube on the low-resolution grid, a window at a time."""
+        return interpolated(cube, self.problem.scale, self.problem.degradation, 0, 1)
+
+    def on_low_grid(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
+        """An operation on cubes like y, a few bands at a time, or all of them where the degradation mixes bands."""
+        bands, height, width = self.low.shape
+        out = scratch(self.low.shape, np.float32, self.folder)
+        step = bands if self.degradation.band_operations else max(1, AT_ONCE // (4 * height * width))
+        for first in range(0, bands, step):
+            part = slice(first, first + step)
+            out[part] = operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
+        return out
+
+
+class Untrained(Method):
+    """Interpolation or back-projection: `source` gives any window of the result."""
+
+    def __init__(self, key: str, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
+        super().__init__(low, problem, folder)
+        projected = key == "backprojection"
+        self._mean = self.on_low_grid(self.degradation.prefilter, low) if projected else low
+        self.source = self.upsampled(self._mean)
+
+    @cached_property
+    def again(self) -> np.ndarray:
+        """The result degraded again, (B, h, w)."""
+        return self.on_low_grid(self.degradation.round_trip, self._mean)
+
+    def write(self, sink: Sink) -> None:
+        for top, bottom, left, right in tiles(self.shape):
+            sink(top, left, self.source(top, bottom, left, right))
+
+
+class Networked(Method):
+    """A network's result, back-projected where the problem asks for it.
+
+    Attributes, after `write`:
+        again: the result degraded again, (B, h, w).
+        before: likewise, before its back-projection.
+    """
+
+    def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
+        """`start` reads windows of the start image; `net` is on the device that shall compute."""
+        super().__init__(low, problem, folder)
+        self.net, self.start = net, start
+        self.again = self.before = None
+
+    def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False, together: bool = False) -> None:
+        """As `Method.write`; `spread`, `progress` and `together` are those of `tiling.super_resolve`."""
+        problem = self.problem
+        consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
+        how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale, "self_ensemble": problem.self_ensemble,
+               "together": together}
+        if not (problem.backproject or problem.bandwise):
+            super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low), again=consistency,
+                          spread=spread, progress=progress, **how)
+            self.again = consistency.result()
+            return
+        whole = scratch(self.shape, np.float32, self.folder)
+        if problem.bandwise:
+            for band in range(self.shape[0]):
+                one = slice(band, band + 1)
+                super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]), into(whole[one]),
+                              low=window_of(self.low[one]), **how)
+            for top, bottom, left, right in tiles(self.shape):
+                consistency.add(top, left, whole[:, top:bottom, left:right])
+        else:
+            super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low), again=consistency,
+                          spread=spread, progress=progress, **how)
+        self.again = consistency.result()
+        correction = self._back_projected() if problem.backproject else None
+        for top, bottom, left, right in tiles(self.shape):
+            block = whole[:, top:bottom, left:right]
+            sink(top, left, block if correction is None else block + correction(top, bottom, left, right))
+
+    def _back_projected(self) -> Source:
+        """What back-projection adds to the result; `again` becomes that of the sum."""
+        steps, degradation, self.before = self.problem.backproject, self.degradation, self.again
+        error = self.on_low_grid(lambda y, again: degradation.prefilter(y - again, steps - 1), self.low, self.before)
+        self.again = self.on_low_grid(lambda again, e: again + degradation.round_trip(e), self.before, error)
+        return self.upsampled(error)
+
+
+def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None) -> dict[str, Method]:
+    """The untrained methods and, where there is one, the network, applied to a cube; see `Method`."""
+    made: dict[str, Method] = {key: Untrained(key, low, problem, folder) for key in UNTRAINED}
+    if net:
+        made["network"] = Networked(net, made[problem.start].source, low, problem, folder)
+    return made
+
+
+def tiles(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """top, bottom, left, right of tiles of a cube (B, H, W), in row-major order."""
+    for top in range(0, shape[1], TILE):
+        for left in range(0, shape[2], TILE):
+            yield top, min(top + TILE, shape[1]), left, min(left + TILE, shape[2])
+
+
+def into(cube: np.ndarray) -> Sink:
+    """A sink that keeps what it is given in a cube."""
+    def keep(top: int, left: int, block: np.ndarray) -> None:
+        cube[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+
+    return keep
+
+
+def _bands(source: Source, bands: slice) -> Source:
+    return lambda *window: source(*window)[bands]
