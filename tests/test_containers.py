@@ -329,15 +329,6 @@ def test_jpeg_2000_is_read_and_not_written(tmp_path: Path) -> None:
         write_scene(tmp_path / "b.jp2", scene)
 
 
-def test_bands_with_different_no_data_values_are_refused(tmp_path: Path) -> None:
-    with rasterio.open(tmp_path / "mixed.tif", "w", driver="GTiff", count=2, height=4, width=4, dtype="int16"):
-        pass
-    bands = "".join(f'<PAMRasterBand band="{b}"><NoDataValue>-{b}</NoDataValue></PAMRasterBand>' for b in (1, 2))
-    (tmp_path / "mixed.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
-    with pytest.raises(UserError, match=r"mixed\.tif declares different no-data values.*-1.*-2"):
-        read_scene(tmp_path / "mixed.tif")
-
-
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize(("kind", "name"), [w for w in WRITTEN if w[0] != "envi"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import scipy.io
+from rasterio.enums import ColorInterp
 
 from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
@@ -263,7 +264,7 @@ def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_ne
     cube[:, 0] = gone
     cube[2] = gone  # a dead band says nothing about pixels
     scene = clean(Scene(cube, "border", nodata=-1 if gone == -1 else None), drop_bad_bands=True)
-    assert scene.metadata["source_bands"] == [0, 1, 3] and scene.metadata["missing"].sum() == 6
+    assert scene.metadata["source_bands"] == [0, 1, 3] and scene.missing.sum() == 6
     np.testing.assert_array_equal(scene.cube[:, 0], cube[[0, 1, 3], 1])
     result = np.full((3, 12, 12), 5, "float32")
     again = scaled(scene, result, 2)
@@ -307,7 +308,7 @@ def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: py
     filled = clean(scene, fill_nodata=True)
     assert isinstance(filled.cube, np.memmap) and not isinstance(expected.cube, np.memmap)
     np.testing.assert_array_equal(filled.cube, expected.cube)
-    np.testing.assert_array_equal(filled.metadata["missing"], expected.metadata["missing"])
+    np.testing.assert_array_equal(filled.missing, expected.missing)
 
 
 def test_a_clean_scene_passes_unchanged() -> None:
@@ -416,3 +417,70 @@ def test_the_distance_between_two_scenes_bounds_is_in_metres(epsg, moved, expect
     high = Scene(np.zeros((2, 8, 12)), "high", crs=crs, transform=(1, 0, 10 + moved[0], 0, -1, 50 + moved[1]))
     assert bounds_distance(low, high) == (pytest.approx(expected[0], rel=1e-3), expected[1])
     assert bounds_distance(low, Scene(np.zeros((2, 4, 6)), "nowhere")) is None
+
+
+# ------------------------------------------------------------------------------------------------- pixels nobody measured
+
+def raster(path: Path, cube: np.ndarray, mask: np.ndarray | None = None, nodata: float | None = None,
+           alpha: bool = False) -> Path:
+    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1], width=cube.shape[2],
+                       dtype=cube.dtype.name, nodata=nodata, transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
+        if alpha:
+            file.colorinterp = [ColorInterp.undefined] * (len(cube) - 1) + [ColorInterp.alpha]
+        file.write(cube)
+        if mask is not None:
+            file.write_mask(~mask)
+    return path
+
+
+@pytest.mark.parametrize("how", ["mask", "alpha"])
+def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(tmp_path: Path, how: str) -> None:
+    cube = cube_of(4, 6, 8, "uint16") + 1
+    gone = np.zeros((6, 8), bool)
+    gone[:, 5:] = True
+    cube[:, gone] = 0
+    expected = clean(Scene(cube, "declared", nodata=0))
+    if how == "alpha":
+        band = np.where(gone, 0, 65535).astype(np.uint16)[None]
+        path = raster(tmp_path / "a.tif", np.concatenate([cube, band]), alpha=True)
+    else:
+        path = raster(tmp_path / "a.tif", cube, gone)
+    scene = clean(read_scene(path))
+    assert scene.cube.shape == (4, 6, 8), "an alpha band is no band"
+    np.testing.assert_array_equal(scene.missing, gone)
+    np.testing.assert_array_equal(scene.cube, expected.cube)
+    assert scene.nodata == 0, "a result can say again which pixels are missing"
+    np.testing.assert_array_equal(scaled(scene, scene.cube.repeat(2, 1).repeat(2, 2), 2).cube[:, :, 10:], 0)
+
+
+def test_a_fourth_band_that_gdal_calls_alpha_and_that_holds_values_is_a_band(tmp_path: Path) -> None:
+    cube = (np.random.default_rng(0).random((4, 12, 12)) * 255).astype(np.uint8)
+    scene = read_scene(raster(tmp_path / "rgbn.tif", cube))
+    np.testing.assert_array_equal(scene.cube, cube)
+    assert scene.missing is None
+
+
+def test_a_mask_beside_a_raster_that_is_no_tiff_is_not_opened(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", cube_of(4, 6, 8, "uint16"))
+    (tmp_path / "a.tif.msk").write_text('<VRTDataset rasterXSize="8" rasterYSize="6"></VRTDataset>')
+    assert read_scene(path).missing is None
+
+
+def test_every_band_has_its_own_no_data_value(tmp_path: Path) -> None:
+    cube = cube_of(3, 6, 8, "int16") + 1
+    cube[:, 2, 3] = -9999, -1, -9999
+    path = raster(tmp_path / "a.tif", cube)
+    bands = "".join(f'<PAMRasterBand band="{b}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>'
+                    for b, v in ((1, -9999), (2, -1), (3, -9999)))
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    scene = clean(read_scene(path))
+    assert scene.missing.sum() == 1 and scene.missing[2, 3]
+
+
+def test_a_value_that_was_made_up_in_one_band_is_remembered_and_those_of_all_bands_are_missing() -> None:
+    cube = cube_of(4, 6, 6, "float32")
+    cube[:, 0, 0] = cube[1, 3, 3] = np.nan
+    scene = clean(Scene(cube, "a"), fill_nodata=True)
+    assert scene.missing.sum() == 1 and scene.filled.sum() == 2 and scene.filled[3, 3] and np.isfinite(scene.cube).all()
+    kept = clean(Scene(cube, "a"), keep_bad=True)
+    assert kept.filled.sum() == 1 and kept.metadata["bad_bands"] == [1] and kept.metadata["bad_pixels"][1].sum() == 2

@@ -182,7 +182,7 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
     bad = set(whole.metadata.get("bad_bands", []))
     scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
     limits, (bands, height, width) = value_range(scene, keep_range), scene.cube.shape
-    missing = whole.metadata.get("missing")
+    missing = whole.filled
     top, left, h, w = 0, 0, height, width
     if missing is not None and min((found := largest_rectangle(~missing))[2:]) >= PATCH:
         top, left, h, w = found

@@ -4,8 +4,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from utility.cubes.bands import clean
 from utility.cubes.cube import Scene
 from utility.datasets.cards import Card
@@ -57,9 +55,14 @@ def open_as(path: Path, reading: Reading | None = None, card: Card | None = None
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
-    if gone := int(np.sum(scene.metadata.get("missing", 0))):
-        note(f"{path}: {gone} of {scene.cube.shape[1] * scene.cube.shape[2]} pixels are missing in all bands; their "
-              "nearest neighbours stand in for them, and they are missing in a result again")
+    count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
+        0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
+    if gone:
+        note(f"{path}: {gone} of {count} pixels are missing in all bands; they count in no number, and are missing in a "
+             "result again")
+    if made_up > gone:
+        note(f"{path}: {made_up - gone} of {count} pixels have values of their neighbours in a band at least; no number of a "
+             "test counts them")
     bands, *size = scene.cube.shape
     if min(size) < FEWEST:
         raise UserError(f"{path} is {size[0]} x {size[1]} pixels, and at least {FEWEST} x {FEWEST} are needed; use a larger "

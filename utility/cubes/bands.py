@@ -24,21 +24,25 @@ class BadBand:
     fillable: bool = False   # other pixels of the band are valid
 
 
-def find_bad_bands(cube: Any, nodata: float | None = None) -> list[BadBand]:
-    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel); indices from 0."""
+def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None) -> list[BadBand]:
+    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel); indices from 0.
+
+    `missing` (H, W) is True for pixels that count as no-data whatever their value.
+    """
     found = []
-    statistics = band_statistics(cube, nodata)
+    statistics = band_statistics(cube, nodata, missing)
+    value = "" if nodata is None else f" ({nodata:g})"
     pixels = cube.shape[1] * cube.shape[2]
     for band, (low, high) in enumerate(zip(statistics.low, statistics.high, strict=True)):
-        not_finite, missing = int(statistics.not_finite[band]), int(statistics.missing[band])
-        bad = not_finite + missing
+        not_finite, gone = int(statistics.not_finite[band]), int(statistics.missing[band])
+        bad = not_finite + gone
         if bad == pixels:
             found.append(BadBand(band, "dead (no valid pixel)", bad))
         elif low == high:
             found.append(BadBand(band, f"constant ({low:g})", bad))
         elif bad:
             reasons = [f"{n} {what} pixel{'s' * (n != 1)}" for n, what in
-                       ((not_finite, "NaN or infinite"), (missing, f"no-data ({nodata:g})" if missing else "")) if n]
+                       ((not_finite, "NaN or infinite"), (gone, f"no-data{value}")) if n]
             found.append(BadBand(band, " and ".join(reasons), bad, fillable=True))
     return found
 
@@ -120,16 +124,19 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     """The scene with the chosen bands, none of them bad, ready for a network.
 
     A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has invalid pixels: NaN, infinite or
-    no-data. Pixels that are invalid in every band that has valid pixels are missing, such as those outside a flight line.
-    They make no band bad: they get the values of their nearest valid pixel, are remembered as ``metadata["missing"]``, and
-    are no-data again in results; a scene without a no-data value gets NaN.
+    no-data. Pixels are missing that are invalid in every band that has valid pixels, such as those outside a flight line,
+    or that a mask of the file declares so. They make no band bad: they get the values of their nearest valid pixel, so that
+    a network can be given the cube, are remembered as `Facts.missing`, and are no-data again in results. `Facts.filled`
+    has these and all other pixels of which a value was made up: no number is to be computed from them. A scene without a
+    no-data value gets one, NaN or the lowest of its type.
 
     Args:
         scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels are filled.
         drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that are not filled.
         fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their band.
         bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from 0.
-        keep_bad: keep bad bands, filled where they can be; ``metadata["bad_bands"]`` holds their indices.
+        keep_bad: keep bad bands, filled where they can be; ``metadata["bad_bands"]`` holds their indices, and
+            ``metadata["bad_pixels"]`` {index: (H, W), True for invalid pixels} of those that were filled.
 
     Raises:
         UserError: a band is bad and not dropped, filled or kept (the message names it), or fewer than 2 bands remain.
@@ -142,7 +149,7 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
         raise UserError(f"{scene} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
                         "others.")
     scene = select_bands(scene, wanted)
-    bad = find_bad_bands(scene.cube, scene.nodata)
+    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing)
     marked = marked_bad(scene, {b.index for b in bad if not b.fillable})
     if not bad and not marked:
         return scene
@@ -185,7 +192,7 @@ def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
         block = scene.cube[index]
         living = [i for i, b in enumerate(range(*index[0].indices(len(scene.cube)))) if b not in dead]
         everywhere[index[1:]] &= _invalid(block[living], marker).all(axis=0)
-    return everywhere
+    return everywhere if scene.missing is None else everywhere | scene.missing
 
 
 def _invalid(values: np.ndarray, marker: Any) -> np.ndarray:
@@ -205,7 +212,11 @@ def in_words(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
 
 
 def _filled(scene: Scene, missing: np.ndarray) -> Scene:
-    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid pixel stay."""
+    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid pixel stay.
+
+    Args:
+        missing: (H, W), True for pixels that count as invalid in every band.
+    """
     if type(scene.cube) is np.ndarray:
         cube = scene.cube.copy(order="C")
     else:
@@ -213,12 +224,34 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
         for index in blocks(scene.cube):
             cube[index] = scene.cube[index]
     marker, before, nearest = marker_of(cube.dtype, scene.nodata), None, None
-    for band in cube:
-        invalid = _invalid(band, marker)
-        if invalid.any() and not invalid.all():
-            if before is None or not np.array_equal(invalid, before):  # a scene's border is the same in all its bands
-                before = invalid
-                nearest = scipy.ndimage.distance_transform_edt(invalid, return_distances=False, return_indices=True)
-            band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
-    nodata = np.nan if scene.nodata is None and missing.any() else scene.nodata
-    return dataclasses.replace(scene, cube=cube, nodata=nodata, metadata={**scene.metadata, "missing": missing})
+    bad, made_up, bad_pixels = set(scene.metadata.get("bad_bands", ())), missing.copy(), {}
+    for b, band in enumerate(cube):
+        invalid = _invalid(band, marker) | missing
+        if invalid.all() or not invalid.any():
+            continue
+        if before is None or not np.array_equal(invalid, before):  # a scene's border is the same in all its bands
+            before = invalid
+            nearest = _nearest(invalid)
+        band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
+        if b in bad:
+            bad_pixels[b] = invalid
+        else:
+            made_up |= invalid
+    nodata, real = scene.nodata, cube.dtype.kind == "f"
+    if (missing.any() or bad_pixels) and marker is None and not (real and nodata is not None):
+        nodata = np.nan if real else float(np.iinfo(cube.dtype).min)
+    metadata = {**scene.metadata, "bad_pixels": bad_pixels} if bad_pixels else scene.metadata
+    return dataclasses.replace(scene, cube=cube, nodata=nodata, missing=missing, filled=made_up, metadata=metadata)
+
+
+def fill(cube: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """A copy of (B, H, W) in which the pixels of `missing` (H, W), not all of them, have the values of their nearest others."""
+    nearest = _nearest(missing)
+    filled = np.array(cube)
+    filled[:, missing] = cube[:, nearest[0][missing], nearest[1][missing]]
+    return filled
+
+
+def _nearest(missing: np.ndarray) -> np.ndarray:
+    """(2, H, W): row and column of the nearest pixel that is False in `missing`."""
+    return scipy.ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)

@@ -36,6 +36,8 @@ class Facts:
     wavelengths: np.ndarray | None = None         # nm, (B,)
     band_names: list[str] | None = None
     nodata: float | None = None
+    missing: np.ndarray | None = None             # (H, W) bool, True where a mask or an alpha band says that nobody measured
+    filled: np.ndarray | None = None              # (H, W) bool, True where `bands.clean` made up a value, in a band at least
     normalised: bool = False                      # the values are in [0, 1] of a scene's range, and are not scaled again
     crs: str | None = None                        # WKT
     transform: tuple[float, ...] | None = None    # affine a..f: x = a column + b row + c, y = d column + e row + f

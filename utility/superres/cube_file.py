@@ -120,7 +120,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         consistency = _agreements(made, low)
         if spread:
             span = values.ends[1] - values.ends[0]
-            spread_summary = spread.write(like, span, scene.metadata.get("missing"), writing.overwrite)
+            spread_summary = spread.write(like, span, scene.missing, writing.overwrite)
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
         "degradation": problem.degradation, "method": problem.method, "start": problem.start if net else None,

@@ -116,15 +116,17 @@ def _axes(scene: Scene) -> str:
 
 def _values(scene: Scene) -> dict[str, str]:
     """Type and range, pixels without data, bad bands."""
-    statistics = band_statistics(scene.cube, scene.nodata)
+    statistics = band_statistics(scene.cube, scene.nodata, scene.missing)
     low, high = np.nanmin(statistics.low), np.nanmax(statistics.high)
-    bad = find_bad_bands(scene.cube, scene.nodata)
+    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing)
     marked = marked_bad(scene, {band.index for band in bad if not band.fillable})
     missing = int(missing_pixels(scene, bad).sum()) if any(band.fillable for band in bad) else 0
     pixels = scene.cube.shape[1] * scene.cube.shape[2]
+    declared = [] if scene.nodata is None else [f"the value {scene.nodata:g}"]
+    declared += [] if scene.missing is None else ["a mask or an alpha band"]
     return {
         "values": f"{scene.cube.dtype}, {low:g} .. {high:g}",
-        "no-data": ("no value is declared" if scene.nodata is None else f"the value {scene.nodata:g}")
+        "no-data": (" and ".join(declared) or "no value is declared")
         + f"; {missing} of {pixels} pixels ({missing / pixels:.1%}) are missing in all bands",
         "bad bands": ", ".join(filter(None, (
             in_words([band for band in bad if not band.fillable or band.pixels > missing], range(len(scene.cube))),

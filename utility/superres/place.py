@@ -19,14 +19,14 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this scale factor and kind.
 
     CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and size of the new pixels
-    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Pixels that `clean`
-    found missing in every band are no-data again where the scene has a no-data value and `cube` is in memory and of the
-    finer grid. `cube` itself is not changed.
+    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Missing pixels are
+    no-data again where the scene has a no-data value and `cube` is in memory and of the finer grid. `cube` itself is not
+    changed.
     """
     metadata = dict(scene.metadata)
-    missing = metadata.pop("missing", None)
-    metadata.pop("origin", None)
-    marker = None
+    for name in ("origin", "bad_pixels"):
+        metadata.pop(name, None)
+    marker, missing = None, scene.missing
     if type(cube) is np.ndarray and scene.nodata is not None:
         marker = np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f" else marker_of(cube.dtype, scene.nodata)
     finer = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
@@ -41,7 +41,7 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
         a, b, c, d, e, f = transform
         (width, left), (height, top) = across, down
         transform = (a * width, b * height, c + a * left + b * top, d * width, e * height, f + d * left + e * top)
-    return dataclasses.replace(scene, cube=cube, transform=transform, metadata=metadata)
+    return dataclasses.replace(scene, cube=cube, transform=transform, metadata=metadata, missing=None, filled=None)
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:

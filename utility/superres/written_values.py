@@ -28,7 +28,8 @@ class Writing:
 
 
 def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: Values, low: float, high: float) -> Source:
-    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is."""
+    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is, and so do pixels
+    that have no value."""
     cube = select_bands(whole, bad).cube
     statistics = band_statistics(cube, whole.nodata)
     flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)
@@ -36,13 +37,16 @@ def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: 
     constant = from_unit_range(constant, *values.ends, values.dtype, "clip")
     constant[dead] = values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0
     read = interpolated(cube, problem.scale, problem.degradation, low, high)
+    invalid_pixels = {bad.index(b): invalid for b, invalid in whole.metadata.get("bad_pixels", {}).items()}
 
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         block = read(top, bottom, left, right)
         block[flat] = 0
         raw = from_unit_range(block, *values.ends, values.dtype, "clip")
         raw[flat] = constant[flat, None, None]
-        return values.masked(raw, top, left)
+        for k, invalid in invalid_pixels.items():
+            values.masked(raw[k:k + 1], top, left, invalid)
+        return values.masked(raw, top, left, values.missing)
 
     return source
 
@@ -56,7 +60,7 @@ class Values:
         self.dtype = dtype_of(writing, scene.cube.dtype)
         self.nodata = _nodata(scene, self.dtype)
         self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
-        self.missing = scene.metadata.get("missing")
+        self.missing = scene.missing
         self.clipped = 0
         self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
 
@@ -71,14 +75,14 @@ class Values:
         values = from_unit_range(block, *self.ends, self.dtype, "clip")
         if self.nodata is not None:
             values[values == self.nodata] = _beside(self.nodata, self.ends[1])
-        return self.masked(values, top, left)
+        return self.masked(values, top, left, self.missing)
 
-    def masked(self, values: np.ndarray, top: int, left: int) -> np.ndarray:
-        """`values`, changed in place: no-data where the input is missing in all bands."""
-        if self.nodata is not None and self.missing is not None:
+    def masked(self, values: np.ndarray, top: int, left: int, missing: np.ndarray | None) -> np.ndarray:
+        """`values`, changed in place: no-data where `missing`, on the grid of the input, is True."""
+        if self.nodata is not None and missing is not None:
             rows, columns = (np.arange(first, first + n) // self.scale
                              for first, n in zip((top, left), values.shape[1:], strict=True))
-            values[:, self.missing[np.ix_(rows, columns)]] = self.nodata
+            values[:, missing[np.ix_(rows, columns)]] = self.nodata
         return values
 
 

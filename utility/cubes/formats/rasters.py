@@ -17,7 +17,7 @@ os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no
 
 import rasterio
 import rasterio.shutil
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -70,39 +70,69 @@ def is_scene(path: Path) -> bool:
 def open_raster(path: Path, key: str | None) -> Stored:
     with quiet():
         source = _opened(path)
-    if source.count < 2:
+    alpha, missing = _masked(source, path)
+    indexes = [i for i in source.indexes if i != alpha]
+    if len(indexes) < 2:
         inside = f" of its own and {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
-        raise UserError(f"{path} is a raster with {source.count} band{'s' * (source.count != 1)}{inside}, and a "
+        raise UserError(f"{path} is a raster with {len(indexes)} band{'s' * (len(indexes) != 1)}{inside}, and a "
                         f"hyperspectral cube needs at least 2 bands; give a raster of all bands.")
     if len(set(source.dtypes)) > 1:
         raise UserError(f"{path} has bands of different data types ({', '.join(sorted(set(source.dtypes)))}), where "
                         f"one was expected; convert it to one type.")
-    declared = {"nan" if math.isnan(v) else v for v in source.nodatavals if v is not None}
-    if len(declared) > 1:
-        raise UserError(f"{path} declares different no-data values in its bands ({', '.join(map(str, declared))}), "
-                        f"where one was expected; give all bands the same.")
+    declared = [source.nodatavals[i - 1] for i in indexes]
+    nodata = next((value for value in declared if value is not None), None)
+    own = {b: value for b, value in enumerate(declared) if value not in (None, nodata) and not math.isnan(value)}
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
         try:
-            return source.read(range(b.start + 1, b.stop + 1), window=_window(r, c))
+            block = source.read(indexes[b], window=_window(r, c))
         except (RasterioError, OSError) as error:
             raise damaged(path, error) from error
+        for band in own.keys() & range(b.start, b.stop):  # a scene has one no-data value
+            plane = block[band - b.start]
+            plane[plane == own[band]] = nodata
+        return block
 
     tile = math.prod(source.block_shapes[0]) * np.dtype(source.dtypes[0]).itemsize
     by_pixel = source.interleaving is not None and source.interleaving.value == "PIXEL"
     require_memory(tile * (source.count if by_pixel else 1), f"{path}, one tile of it,")
-    cube = LazyCube((source.count, source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
+    cube = LazyCube((len(indexes), source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
-    names = [text or "" for text in source.descriptions]
-    keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in source.indexes],
-            "imagery": [source.tags(i, ns="IMAGERY") for i in source.indexes],
-            "scales": list(source.scales), "offsets": list(source.offsets),
+    names = [source.descriptions[i - 1] or "" for i in indexes]
+    keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in indexes],
+            "imagery": [source.tags(i, ns="IMAGERY") for i in indexes],
+            "scales": [source.scales[i - 1] for i in indexes], "offsets": [source.offsets[i - 1] for i in indexes],
             "compression": source.compression and source.compression.value}
     return Stored(cube, format="raster", layout="BHW",
                   wavelengths=_wavelengths(keep["band_tags"], keep["imagery"], names),
-                  band_names=names if any(names) else None, nodata=next((v for v in source.nodatavals if v is not None), None),
+                  band_names=names if any(names) else None, nodata=nodata, missing=missing,
                   crs=source.crs.to_wkt() if source.crs else None,
                   transform=None if source.transform.is_identity else tuple(source.transform)[:6], metadata=keep)
+
+
+def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
+    """The number of the alpha band, and (H, W), True where the file's masks or that band say that nobody measured.
+
+    GDAL calls the fourth of four bands of bytes alpha, whatever it holds: a band is one whose values are but 0 and one other.
+    """
+    alpha = next((i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use == ColorInterp.alpha), None)
+    if alpha:
+        band = source.read(alpha)
+        if ((band != 0) & (band != band.max())).mean() > 0.01:
+            return None, None
+        return alpha, band == 0 if (band == 0).any() else None
+    sidecar = path.with_name(f"{path.name}.msk")
+    if sidecar.exists():
+        with open(sidecar, "rb") as file:
+            if driver_of(file.read(16)) != "GTiff":  # GDAL would open it, whatever it is and wherever it leads
+                return None, None
+    own = [i for i, flags in zip(source.indexes, source.mask_flag_enums, strict=True)
+           if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags)]
+    shared = any(MaskFlags.per_dataset in source.mask_flag_enums[i - 1] for i in own)
+    missing = np.zeros(source.shape, bool)
+    for i in own[:1] if shared else own:
+        missing |= source.read_masks(i) == 0
+    return None, missing if missing.any() else None
 
 
 def _window(rows: slice, columns: slice) -> Window:
