@@ -67,8 +67,8 @@ def work(options: argparse.Namespace) -> int | None:
 
     from utility import adapt
     from utility.checkpoints import check_problem, model_from_checkpoint
-    from utility.reading import Reading
     from utility.report.tables import format_table
+    from utility.scenes import Reading
     from utility.superres.deliver import deliver
     from utility.superres.folder import apply_to_folder
     from utility.superres.problem import state_problem

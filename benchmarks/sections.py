@@ -42,11 +42,10 @@ from benchmarks.measure import (
 )
 from models.layers.pooling import pool
 from utility.checkpoints import model_from_checkpoint
-from utility.datasets.cards import list_scenes
 from utility.degradation import KINDS, crop_to_multiple, degrade, downsample
 from utility.indexes import evaluate
 from utility.lmdb_dataset import LMDBDataset, writing_database
-from utility.reading import Reading
+from utility.scenes import Reading, list_scenes
 from utility.superres.tiling import super_resolve_cube
 from utility.system.devices import autocast
 from utility.testing.images import read_images

@@ -17,9 +17,8 @@ from utility.datasets.cards import generic_card, load_card
 from utility.datasets.regions import sources_of
 from utility.degradation import add_noise, backproject, degrade, downsample, upsample
 from utility.indexes import COUNTS, METRICS, evaluate
-from utility.reading import Reading
 from utility.report.tables import format_table, mean_of
-from utility.scenes import read_scene, write_scene
+from utility.scenes import Reading, read_scene, write_scene
 from utility.superres import methods
 from utility.superres.place import scaled
 from utility.superres.problem import Problem

@@ -14,8 +14,7 @@ from utility.cubes import cube as cubes
 from utility.cubes.cube import CubeWriter, LazyCube, Scene
 from utility.degradation import backproject, downsample, start_image, upsample
 from utility.indexes import band_psnr, sam_map
-from utility.reading import Reading
-from utility.scenes import read_scene, write_scene
+from utility.scenes import Reading, read_scene, write_scene
 from utility.superres import cube_file, methods
 from utility.superres.cube_file import apply_to_file
 from utility.superres.problem import Problem
@@ -343,7 +342,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     apply(tmp_path / "small.npy", tmp_path / "small.npz", Problem(2, "bicubic"), net)  # loads what is loaded once
     for name in ("small.npy", "small.npz"):
         (tmp_path / name).unlink()
-    monkeypatch.setattr("utility.reading.open_scene", lambda *a, **k: source)
+    monkeypatch.setattr("utility.scenes.open_scene", lambda *a, **k: source)
     tracemalloc.start()
     try:
         done = apply(tmp_path / "low.h5", tmp_path / f"high{suffix}", Problem(2, "bicubic", tile=128), net)

@@ -14,7 +14,6 @@ import lmdb
 import numpy as np
 import pytest
 import scipy.io
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from limits import room_for
 from torch.utils.data import DataLoader
 from typed import typed
@@ -24,11 +23,12 @@ from utility.cubes.values import unit_range
 from utility.datasets import building
 from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card
-from utility.datasets.datum import decode_datum
 from utility.datasets.patches import extract_patches
 from utility.lmdb_data import main
 from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.scenes import read_scene, write_scene
+from utility.system.datum import _message as message_class
+from utility.system.datum import decode_datum
 from utility.system.errors import UserError
 from utility.training import loop
 
@@ -449,28 +449,10 @@ def test_meta_that_cannot_be_used_is_refused(database, meta, message):
 PATCH = np.random.default_rng(0).random((3, 5, 4), dtype=np.float32)
 
 
-def datum_class(packed: bool):
-    """Caffe's Datum, compiled by protobuf itself."""
-    file = descriptor_pb2.FileDescriptorProto(name=f"datum_{packed}.proto", package=f"p{packed}".lower(), syntax="proto2")
-    message = file.message_type.add(name="Datum")
-    kind = descriptor_pb2.FieldDescriptorProto
-    for name, number, type_, label in [
-        ("channels", 1, kind.TYPE_INT32, 1), ("height", 2, kind.TYPE_INT32, 1), ("width", 3, kind.TYPE_INT32, 1),
-        ("data", 4, kind.TYPE_BYTES, 1), ("label", 5, kind.TYPE_INT32, 1), ("float_data", 6, kind.TYPE_FLOAT, 3),
-        ("encoded", 7, kind.TYPE_BOOL, 1),
-    ]:
-        field = message.field.add(name=name, number=number, type=type_, label=label)
-        if name == "float_data":
-            field.options.packed = packed
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.Datum"))
-
-
-def datum(patch: np.ndarray = PATCH, how: str = "unpacked", **fields) -> bytes:
+def datum(patch: np.ndarray = PATCH, how: str = "floats", **fields) -> bytes:
     channels, height, width = patch.shape
-    message = datum_class(how == "packed")(**{"channels": channels, "height": height, "width": width, "label": 300} | fields)
-    if how in ("packed", "unpacked"):
+    message = message_class()(**{"channels": channels, "height": height, "width": width} | fields)
+    if how == "floats":
         message.float_data.extend(patch.ravel().tolist())
     else:
         message.data = patch.astype("<f4").tobytes() if how == "raw floats" else np.rint(patch * 255).astype(np.uint8).tobytes()
@@ -484,7 +466,7 @@ def published(path: Path, records: list[bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("how", "tolerance"), [("unpacked", 0), ("packed", 0), ("raw floats", 0), ("bytes", 0.5 / 255 + 1e-6)])
+@pytest.mark.parametrize(("how", "tolerance"), [("floats", 0), ("raw floats", 0), ("bytes", 0.5 / 255 + 1e-6)])
 def test_a_datum_is_decoded_as_protobuf_wrote_it(how, tolerance):
     got = decode_datum(datum(how=how))
     assert got.shape == (3, 5, 4) and got.dtype == np.float32 and got.flags.writeable
@@ -505,16 +487,16 @@ def test_float_data_in_several_runs_among_other_fields_is_joined():
     ("record", "message"),
     [
         (b"", "size 0x0x0"),
-        (datum()[:-1], "past the end"),
+        (datum()[:-1], "damaged"),
         (datum()[:-5], "59 values"),
-        (datum(how="raw floats")[:-4], "past the end"),
+        (datum(how="raw floats")[:-4], "damaged"),
         (datum(width=5), "60 values"),
         (datum(how="bytes", height=6), "60 values"),
         (datum(encoded=True), "encoded"),
-        (b"\x08\x03\x80", "middle of a number"),
-        (b"\x0b", "wire type 3"),
-        (b"\x08\x01\x10\x01\x18\x01\x32\x03abc", "whole number"),
-        (b"\x08" + b"\xff" * 12, "middle of a number"),
+        (b"\x08\x03\x80", "damaged"),
+        (b"\x0b", "damaged"),
+        (b"\x08\x01\x10\x01\x18\x01\x32\x03abc", "damaged"),
+        (b"\x08" + b"\xff" * 12, "damaged"),
     ],
 )
 def test_a_malformed_datum_is_refused(record, message):
@@ -541,7 +523,7 @@ def test_a_database_in_a_single_file_is_read_too(tmp_path):
 def test_a_corrupt_datum_is_named_by_its_key(tmp_path):
     data = LMDBDataset(published(tmp_path / "old.lmdb", [datum(), datum()[:-1], datum(PATCH[:2])]))
     assert np.array_equal(data[0], PATCH)
-    with pytest.raises(UserError, match=r"old\.lmdb.*00000001.*past the end"):
+    with pytest.raises(UserError, match=r"old\.lmdb.*00000001.*damaged"):
         data[1]
     with pytest.raises(UserError, match=r"old\.lmdb.*00000002 is \(2, 5, 4\)"):
         data[2]

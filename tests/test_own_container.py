@@ -13,9 +13,8 @@ from utility.cubes.axes import as_cube, stored_shape
 from utility.cubes.containers import Container, register
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target
 from utility.datasets.building import build_database
-from utility.datasets.cards import generic_card, list_scenes
-from utility.reading import Reading
-from utility.scenes import read_scene, write_scene
+from utility.datasets.cards import generic_card
+from utility.scenes import Reading, list_scenes, read_scene, write_scene
 from utility.system.errors import UserError
 from utility.system.files import replacing
 from utility.testing.images import read_images

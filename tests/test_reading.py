@@ -8,8 +8,7 @@ import pytest
 
 from utility.datasets.building import build_database
 from utility.datasets.cards import load_card
-from utility.reading import Reading, open_as
-from utility.scenes import read_scene
+from utility.scenes import Reading, open_as, read_scene
 from utility.system.errors import UserError
 
 
@@ -30,7 +29,7 @@ def scene(tmp_path: Path) -> Path:
 
 def test_wavelengths_of_a_card_follow_the_bands_that_are_kept(tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\nwavelengths = [400, 500, 600, 700, 800]\n')
-    tested = open_as(scene, Reading(drop_bad_bands=True), card)
+    tested = open_as(scene, card.completed(Reading(drop_bad_bands=True)))
     built = build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True, quiet=True)
     assert tested.wavelengths.tolist() == built["wavelengths"] == [400, 500, 700, 800]
 
@@ -38,15 +37,15 @@ def test_wavelengths_of_a_card_follow_the_bands_that_are_kept(tmp_path: Path, sc
 def test_a_card_with_another_number_of_wavelengths_is_refused_by_all(tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\nwavelengths = [400, 500, 600, 700]\n')
     with pytest.raises(UserError, match=r"scene\.npz.*4 were expected"):
-        open_as(scene, Reading(drop_bad_bands=True), card)
+        open_as(scene, card.completed(Reading(drop_bad_bands=True)))
     with pytest.raises(UserError, match=r"scene\.npz.*4 were expected"):
         build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True, quiet=True)
 
 
 def test_options_go_before_the_card_and_the_card_before_the_file(tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\n')
-    assert open_as(scene, Reading(drop_bands="2"), card).cube.shape == (4, 16, 20)
-    assert open_as(scene, Reading(key="other", bands="0-1"), card).key == "other"
+    assert open_as(scene, card.completed(Reading(drop_bands="2"))).cube.shape == (4, 16, 20)
+    assert open_as(scene, card.completed(Reading(key="other", bands="0-1"))).key == "other"
     with pytest.raises(UserError, match="choose one with --key"):
         open_as(scene)
     assert open_as(scene, Reading(key="cube", fill_nodata=True, drop_bad_bands=True), in_memory=False).cube.shape[0] == 4
@@ -56,8 +55,8 @@ def test_the_size_of_a_card_is_for_pixels_and_an_option_goes_first(tmp_path: Pat
     cube = np.random.default_rng(0).random((3, 8, 6))
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(3, -1))
     card = card_of(tmp_path, 'layout = "pixels"\nsize = [8, 6]\n')
-    np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card=card).cube, cube)
-    assert open_as(tmp_path / "flat.npy", Reading(size=(6, 8)), card).cube.shape == (3, 6, 8)
+    np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card.completed(Reading())).cube, cube)
+    assert open_as(tmp_path / "flat.npy", card.completed(Reading(size=(6, 8)))).cube.shape == (3, 6, 8)
     np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", size=(8, 6)).cube, cube)
 
 

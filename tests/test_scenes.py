@@ -12,10 +12,8 @@ from rasterio.enums import ColorInterp
 
 from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
-from utility.cubes.statistics import band_statistics
-from utility.cubes.values import from_unit_range, unit_range, value_range
-from utility.datasets.cards import list_scenes
-from utility.scenes import describe, open_scene, read_scene, write_scene
+from utility.cubes.values import band_statistics, from_unit_range, unit_range, value_range
+from utility.scenes import describe, list_scenes, open_scene, read_scene, write_scene
 from utility.superres.place import bounds_distance, scaled
 from utility.system.errors import UserError
 

@@ -10,7 +10,7 @@ import torch
 from test_inference import apply, cube, envi_cube, geotiff, network
 
 from utility.degradation import upsample
-from utility.reading import Reading
+from utility.scenes import Reading
 from utility.superres.cube_file import apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.tiling import super_resolve, window_of

@@ -28,10 +28,9 @@ from utility.datasets.building import build_database
 from utility.datasets.cards import CARD_FOLDER, Card
 from utility.datasets.patches import count_patches
 from utility.datasets.rectangles import Rectangle, largest_rectangle, training_rectangles
-from utility.reading import Reading, open_as
 from utility.report.page import write_report
 from utility.report.tables import format_table
-from utility.scenes import first_line, write_scene
+from utility.scenes import Reading, first_line, open_as, write_scene
 from utility.superres.cube_file import Applied, check_target
 from utility.superres.deliver import deliver
 from utility.superres.info import cost

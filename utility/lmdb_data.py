@@ -146,7 +146,8 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     from utility.datasets.building import build_database
-    from utility.datasets.cards import list_scenes, split
+    from utility.datasets.cards import split
+    from utility.scenes import list_scenes
 
     card = _card(options)
     out = Path(options.out or default_path(f"data/lmdb/{card.name}.lmdb"))

@@ -2,7 +2,7 @@
 
 A database of this project: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape,
 count, validation, sources); the last `validation` patches are for validation. The reader also takes the databases published
-with this family of networks, which hold `Datum` records (`utility.datasets.datum`) and no ``__meta__``.
+with this family of networks, which hold `Datum` records (`utility.system.datum`) and no ``__meta__``.
 
     with writing_database("data/lmdb/mine.lmdb") as writer:
         writer.write(patches)                                   # (n, B, h, w), as often as needed
@@ -25,12 +25,12 @@ import lmdb
 import numpy as np
 from torch.utils.data import Dataset
 
-from utility.datasets.datum import decode_datum
-from utility.datasets.lmdb_pages import check_pages
 from utility.names import STORED
+from utility.system.datum import decode_datum
 from utility.system.environment import project_version
 from utility.system.errors import UserError
 from utility.system.files import locked, refuse_existing, replacing, sweep
+from utility.system.lmdb_pages import check_pages
 
 META_KEY = b"__meta__"
 VERSION = 1

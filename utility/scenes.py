@@ -12,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import numpy as np
 
 from utility.cubes import containers
 from utility.cubes.axes import readable, resolve, spelled
+from utility.cubes.bands import clean
 from utility.cubes.companions import times
 from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
 from utility.system.errors import UserError
 from utility.system.memory import require_memory
+from utility.system.progress import note
 
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
@@ -57,7 +60,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         raise UserError(f"{where} has {cube.shape[0]} bands, where {bands} were expected.")
     if cube.shape[0] < 2:
         raise UserError(f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
-    facts = {field.name: getattr(stored, field.name) for field in dataclasses.fields(Facts)}
+    facts = {fact.name: getattr(stored, fact.name) for fact in dataclasses.fields(Facts)}
     facts |= {"layout": layout, "layout_by": reason}
     if stored.wavelengths is None:
         facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == cube.shape[0]), None)
@@ -136,3 +139,84 @@ def write_scene(path: str | os.PathLike[str], scene: Scene, overwrite: bool = Fa
     with create_scene(path, scene, overwrite=overwrite) as writer:
         for index in writer.blocks():
             writer[index] = scene.cube[index]
+
+
+def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
+    """List scene files: each file as given, and from each folder the scenes directly in it, by name.
+
+    Raises:
+        UserError: a path does not exist, or a folder has no scene directly in it.
+    """
+    found: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            scenes = [p for p in inside if p.is_file() and containers.is_scene(p)]
+            if not scenes:
+                folders = [p.name for p in inside if p.is_dir()][:8]
+                hint = f"name one of its folders ({', '.join(folders)})" if folders else "name another folder"
+                raise UserError(f"{path} has no scene in it ({containers.known()}); {hint}.")
+            found += scenes
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} does not exist; give a scene or a folder of scenes.")
+    return list(dict.fromkeys(found))
+
+
+FEWEST = 4
+"""Rows and columns of a scene at least: with fewer, every pixel is an edge."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scene files are read; by default the file or the card says."""
+
+    key: str | None = None
+    layout: str | None = None
+    size: tuple[int, int] | None = None
+    bands: str | None = None
+    drop_bands: str | None = None
+    drop_bad_bands: bool = False
+    fill_nodata: bool = False
+    keep_range: bool = False
+    nodata: float | None = None  # where the file declares none, or a wrong one
+    expected: int | None = None  # bands in the file; another number is refused
+    wavelengths: np.ndarray | None = field(default=None, compare=False)  # nm, where the file has none
+
+
+def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True, keep_bad: bool = False) -> Scene:
+    """The scene in a file, with the bands that a network can take.
+
+    A note on stderr says how many pixels are missing in all bands.
+
+    Args:
+        in_memory: read the cube; else leave it on disk (see `open_scene`).
+        keep_bad: keep bad bands and list them (see `clean`).
+
+    Raises:
+        UserError: the file cannot be read, its number of bands is not the expected one, or bands are bad (see `clean`).
+    """
+    reading = reading or Reading()
+    opened = read_scene if in_memory else open_scene
+    scene = opened(path, reading.key, reading.layout, reading.expected, reading.size)
+    if scene.wavelengths is None:
+        scene.wavelengths = reading.wavelengths
+    if reading.nodata is not None:
+        scene = replace(scene, nodata=reading.nodata)
+    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
+    count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
+        0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
+    if gone:
+        note(f"{path}: {gone} of {count} pixels are missing in all bands; they count in no number, and are missing in a "
+             "result again")
+    if made_up > gone:
+        note(f"{path}: {made_up - gone} of {count} pixels have values of their neighbours in a band at least; no number of a "
+             "test counts them")
+    bands, *size = scene.cube.shape
+    if min(size) < FEWEST:
+        raise UserError(f"{path} is {size[0]} x {size[1]} pixels, and at least {FEWEST} x {FEWEST} are needed; use a larger "
+                        "scene.")
+    if bands == 3:
+        note(f"{path} has 3 bands, as a colour picture has; what is here is made for spectra of many bands")
+    return scene

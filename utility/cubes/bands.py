@@ -11,7 +11,7 @@ import numpy as np
 import scipy.ndimage
 
 from utility.cubes.cube import LazyCube, Scene, blocks, native, scratch, slowest_of
-from utility.cubes.statistics import band_statistics, marker_of
+from utility.cubes.values import band_statistics, marker_of
 from utility.system.errors import UserError
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from utility.cubes.cube import Scene
-from utility.datasets.cards import CARD_FOLDER, Card, list_scenes
+from utility.datasets.cards import CARD_FOLDER, Card
 from utility.datasets.patches import bake, extract_patches
 from utility.datasets.regions import Part, divide
 from utility.lmdb_dataset import DatabaseWriter, writing_database
-from utility.reading import Reading, open_as
-from utility.scenes import first_line, write_scene
+from utility.scenes import Reading, first_line, list_scenes, open_as, write_scene
 from utility.system.errors import UserError
 from utility.system.files import refuse_existing, replacing, write_failure
 from utility.system.progress import Bar, say, track, warn
@@ -57,7 +56,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                 raise UserError(f"{other} and {file} have the same name, and so would their test cubes in {test_out}; rename "
                                 "one of them, or build two databases.")
 
-    reading = Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata)
+    reading = card.completed(Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata))
     cut = partial(_cut, card=card, augment=augment, seed=seed)
     written: list[dict[str, Any]] = []
     held: list[tuple[dict[str, Any], list[Part]]] = []
@@ -70,7 +69,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         with closing(track(files, Path(out).stem, unit="scene", quiet=quiet)) as bar:
             for file in bar:
                 try:
-                    scene = open_as(file, reading, card)
+                    scene = open_as(file, reading)
                     found, source = divide(card, scene)
                     _check_bands(source, written, file)
                 except UserError as error:

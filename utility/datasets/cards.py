@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import reprlib
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 
-from utility.cubes import containers
 from utility.cubes.axes import LAYOUTS
 from utility.datasets.rectangles import Rectangle, training_rectangles, without
+from utility.scenes import Reading
 from utility.system.errors import UserError
 from utility.system.files import default_path, require_file
 
@@ -96,6 +95,12 @@ class Card:
     test_scenes: Annotated[str, TEXT] = ""                               # likewise, of test scenes
     validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()            # training scenes (stems) held out for validation
 
+    def completed(self, reading: Reading) -> Reading:
+        """How its scenes are read: as `reading` says, and where that says nothing as this card does."""
+        size = self.size if (self.layout or "").startswith("pixels") else None
+        return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
+                       size=reading.size or size, expected=self.bands, wavelengths=self.wavelengths)
+
 
 FIELDS = {name: hint.__metadata__[0] for name, hint in get_type_hints(Card, include_extras=True).items()
           if hasattr(hint, "__metadata__")}
@@ -165,29 +170,6 @@ def locate(card: Card, use: str) -> Path:
     raise UserError(f"The {use} scenes of {card.name} are not in {place or 'a place that its card names'}; {hint}get them "
                     f"({card.publisher.rstrip('.') or card.title}) and put them there, or name them with --source (to build) "
                     "or --data (to test).")
-
-
-def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """List scene files: each file as given, and from each folder the scenes directly in it, by name.
-
-    Raises:
-        UserError: a path does not exist, or a folder has no scene directly in it.
-    """
-    found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            scenes = [p for p in inside if p.is_file() and containers.is_scene(p)]
-            if not scenes:
-                folders = [p.name for p in inside if p.is_dir()][:8]
-                hint = f"name one of its folders ({', '.join(folders)})" if folders else "name another folder"
-                raise UserError(f"{path} has no scene in it ({containers.known()}); {hint}.")
-            found += scenes
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"{path} does not exist; give a scene or a folder of scenes.")
-    return list(dict.fromkeys(found))
 
 
 def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:

@@ -17,8 +17,7 @@ from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import value_range
 from utility.indexes import PSNR_CAP, sam_map
 from utility.names import UNTRAINED
-from utility.reading import Reading, open_as
-from utility.scenes import create_scene, describe, first_line, open_scene
+from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
 from utility.superres.methods import AT_ONCE, Method, methods
 from utility.superres.place import bounds_distance, scaled
 from utility.superres.problem import Problem

@@ -7,9 +7,9 @@ from typing import Any
 
 from models import Network
 from utility.names import UNTRAINED
-from utility.reading import Reading
 from utility.report.figures import map_figure, no_truth_figure
 from utility.report.page import write_report
+from utility.scenes import Reading
 from utility.superres.cube_file import Applied, apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.written_values import Writing

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from utility.cubes.containers import files_of, result_suffix
-from utility.datasets.cards import list_scenes
+from utility.scenes import list_scenes
 from utility.system.errors import UserError
 from utility.system.files import shown
 from utility.system.progress import say, track, warn

@@ -21,10 +21,9 @@ from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pi
 from utility.cubes.companions import times
 from utility.cubes.cube import Scene, Stored
 from utility.cubes.formats import rasters
-from utility.cubes.statistics import band_statistics
+from utility.cubes.values import band_statistics
 from utility.names import SCALES
-from utility.reading import Reading
-from utility.scenes import first_line, open_scene
+from utility.scenes import Reading, first_line, open_scene
 from utility.superres.tiling import auto_tile, super_resolve_cube
 from utility.system.errors import Unclear
 from utility.system.progress import duration

@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from utility.cubes.cube import Scene
 from utility.cubes.formats import envi
-from utility.cubes.statistics import marker_of
+from utility.cubes.values import marker_of
 from utility.degradation import grid
 from utility.names import DEFAULT_KIND
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from utility.cubes.bands import select_bands
 from utility.cubes.cube import Scene
-from utility.cubes.statistics import band_statistics, limits_of
-from utility.cubes.values import from_unit_range
+from utility.cubes.values import band_statistics, from_unit_range, limits_of
 from utility.superres.problem import Problem
 from utility.superres.tiling import Source, interpolated
 from utility.system.errors import UserError

@@ -17,7 +17,6 @@ from models import Network
 from utility.checkpoints import CheckpointInfo
 from utility.cubes.containers import suffix_of
 from utility.cubes.values import from_unit_range, unit_range
-from utility.datasets.cards import list_scenes
 from utility.datasets.regions import sources_of
 from utility.degradation import add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
@@ -35,7 +34,7 @@ from utility.report.tables import (
     write_csv,
     write_text,
 )
-from utility.scenes import first_line, read_scene, write_scene
+from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash

@@ -11,9 +11,9 @@ import numpy as np
 
 from utility.cubes.cube import Scene
 from utility.cubes.values import value_range
-from utility.datasets.cards import Card, generic_card, list_cards, list_scenes, load_card, locate, split
+from utility.datasets.cards import Card, generic_card, list_cards, load_card, locate, split
 from utility.datasets.regions import parts
-from utility.reading import Reading, open_as
+from utility.scenes import Reading, list_scenes, open_as
 from utility.system import distributed
 from utility.system.files import default_path
 from utility.system.progress import note, track
@@ -72,7 +72,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
     """
     quiet = not progress or len(paths) == 1 or distributed.rank() > 0
     for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene", leave=False, quiet=quiet):
-        scene = open_as(path, reading, card)
+        scene = open_as(path, card.completed(reading) if card else reading)
         # A card counts the bands of the whole scene.
         rgb = card.rgb if card and "source_bands" not in scene.metadata else None
         for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
