@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers.pooling import pool
-from models.network import Network, band_moments
+from models.layers.pooling import pool, pool_into
+from models.layers.row_blocks import rows_per_block
+from models.layers.row_stream import RowStream
+from models.layers.units import laid_out
+from models.network import Network, Window, band_moments
 from models.registry import Shapes, register
 
 SCALES = (2, 4, 8)
@@ -73,20 +76,44 @@ class LowGrid(Network):
 
         Returns: (N, 1, B, H, W).
         """
+        if not torch.is_grad_enabled() and self.execution.block_voxels != 0 and not torch.compiler.is_compiling():
+            whole = Window.whole(*x.shape[-2:])
+            return self.in_window(whole, whole, x, low, statistics)
         scale = x.shape[-1] // low.shape[-1]
-        mean, square = statistics[..., None, None].unbind(1)
-        deviation = (square - mean.square()).clamp_min(0).add(1e-10).sqrt().to(x.dtype)
-        mean = mean.to(x.dtype)
-        start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale).unflatten(1, (x.shape[2], -1)).transpose(1, 2)
-        level = (low / (mean + 1e-4)[:, None]).clamp(0, 4)  # says where zero is
-        h = torch.cat([start, level], dim=1)
-        h = h.contiguous(memory_format=self.execution.layout)
+        moments = _moments(statistics, x.dtype)
+        h = _standardised(x, low, moments, scale).contiguous(memory_format=self.execution.layout)
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
-        residual = self.end[str(scale)](torch.tanh(self.tail(h)))
-        residual = F.pixel_shuffle(residual.transpose(1, 2).flatten(1, 2), scale)
-        return x + (residual * deviation)[:, None]
+        return x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), moments, scale)
+
+    @torch.no_grad()
+    def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:
+        """As `Network.in_window`, in blocks of rows (see `models.layers.row_stream`)."""
+        x, low, statistics = inputs
+        scale, moments = x.shape[-1] // low.shape[-1], _moments(statistics, x.dtype)
+        half = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if half else x.dtype
+        out = wanted.cut(x, have).clone()
+        columns = slice(wanted.left - have.left, wanted.right - have.left)
+        with torch.autocast(x.device.type, enabled=False):
+            stream = _Stream(self, scale, dtype, above=have.top == 0)
+            voxels = x.shape[0] * low.shape[2] * low.shape[-1]
+            rows, count = rows_per_block(self.execution, x, stream.widest, voxels), low.shape[-2]
+            at = have.top // scale + (0 if have.top == 0 else self.radius)  # the row of the next residual
+            for first in range(0, count, rows):
+                last = min(first + rows, count)
+                h = _standardised(x[..., first * scale:last * scale, :], low[..., first:last, :], moments, scale)
+                residual = stream(h.to(dtype), below=last == count and have.bottom == have.height)
+                if residual is None:
+                    continue
+                top, at = at * scale, at + residual.shape[-2]
+                residual = _shuffled(residual.to(x.dtype), moments, scale)
+                begin, end = max(top, wanted.top), min(at * scale, wanted.bottom)
+                if begin < end:
+                    into = out[..., begin - wanted.top:end - wanted.top, :]
+                    into += residual[..., begin - top:end - top, columns]
+        return out
 
     def _run(self, unit: LowGridUnit, x: Tensor, skip: Tensor | None) -> Tensor:
         backend = self.execution.pooling
@@ -113,7 +140,57 @@ class LowGrid(Network):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * gain / weight[0].numel() ** 0.5)
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        return bands * (9 * value * self.width / scale**2 + 32)  # gates, two states, a workspace; a few cubes
+        # Start image and output, each once more while it is made; each layer keeps two rows, an eighth of an image.
+        return bands * (16 + (4 + self.width * value / 8) / scale**2)
+
+
+class _Stream:
+    """The network from its standardised input to its residual, block of rows by block of rows."""
+
+    def __init__(self, net: LowGrid, scale: int, dtype: torch.dtype, above: bool) -> None:
+        self.execution = net.execution
+
+        def rows_of(conv: nn.Conv3d) -> RowStream:
+            bias = None if conv.bias is None else conv.bias.to(dtype)
+            return RowStream(laid_out(conv.weight.to(dtype), net.execution.last), bias, above)
+
+        self.units = [rows_of(unit.conv) for unit in (net.head[str(scale)], *net.body)]
+        self.tail, self.end = rows_of(net.tail), rows_of(net.end[str(scale)])
+        self.widest = max((unit.weight for unit in self.units), key=lambda weight: weight.shape[:2].numel())
+
+    def __call__(self, h: Tensor, below: bool) -> Tensor | None:
+        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give nothing yet."""
+        h = laid_out(h, self.execution.last)
+        for unit in self.units:
+            gates, h = unit(h, below)
+            if gates is None:
+                return None
+            pooled = torch.empty((len(h), gates.shape[1] // 3, *h.shape[2:]), dtype=h.dtype, device=h.device,
+                                 memory_format=self.execution.layout)
+            pool_into(pooled, gates, "f", "both", None if unit is self.units[0] else h, self.execution.pooling)
+            h = pooled
+        h, _ = self.tail(h, below)
+        return None if h is None else self.end(torch.tanh(h), below)[0]
+
+
+def _moments(statistics: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each band, (N, B, 1, 1), from (N, 2, B)."""
+    mean, square = statistics[..., None, None].unbind(1)
+    return mean.to(dtype), (square - mean.square()).clamp_min(0).add(1e-10).sqrt().to(dtype)
+
+
+def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> Tensor:
+    """The network's input (N, s s + 1, B, h, w): the start image in deviations, and where zero is."""
+    mean, deviation = moments
+    start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale)
+    start = start.unflatten(1, (x.shape[2], -1)).transpose(1, 2)
+    return torch.cat([start, (low / (mean + 1e-4)[:, None]).clamp(0, 4)], dim=1)
+
+
+def _shuffled(residual: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> Tensor:
+    """(N, s s, B, h, w) in deviations -> (N, 1, B, h*s, w*s)."""
+    residual = F.pixel_shuffle(residual.transpose(1, 2).flatten(1, 2), scale)
+    return (residual * moments[1])[:, None]
 
 
 def _recognise(shapes: Shapes) -> Sequence[str]:

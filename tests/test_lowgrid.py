@@ -6,7 +6,8 @@ import pytest
 import torch
 from made import filled
 
-from models import create_model, list_models, matching_models
+from models import Window, create_model, list_models, matching_models
+from models.layers import row_blocks
 from models.layers.pooling.loop import pool as reference_pool
 from utility.degradation import downsample, upsample
 from utility.superres.tiling import super_resolve_cube
@@ -58,6 +59,43 @@ def test_a_constant_band_stays():
     assert (net(*net.inputs(x, low)) - x)[:, :, -1].abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("voxels", [1, 700, 10**6])
+def test_blocks_of_rows_give_the_whole_image_s_result_and_that_of_any_window(voxels):
+    net, (x, low) = filled("lowgrid_4_2"), given(4, side=80)
+    inputs = net.inputs(x, low)
+    expected = net(*inputs)  # with gradients, whole
+    net.set_execution(block_voxels=voxels)
+    with torch.no_grad():
+        assert (net(*inputs) - expected).abs().max() < 1e-5
+        for top, bottom, left, right in ((0, 8, 0, 88), (8, 40, 8, 40), (36, 80, 40, 88), (76, 80, 0, 4)):
+            wanted = Window(top, bottom, left, right, *x.shape[-2:])
+            have = wanted.grown(net.halo(4))
+            rows, columns = slice(have.top, have.bottom), slice(have.left, have.right)
+            low_rows, low_columns = (slice(s.start // 4, s.stop // 4) for s in (rows, columns))
+            found = net.in_window(wanted, have, x[..., rows, columns], low[..., low_rows, low_columns], inputs[2])
+            assert (found - expected[..., top:bottom, left:right]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("side", [20, 84])
+def test_no_image_is_convolved_by_the_kernel_for_a_batch_of_one_that_is_slow(monkeypatch, side):
+    """torch's conv3d leaves oneDNN where batch x channels x bands x rows is 20,480 or less, and the batch is one."""
+    if row_blocks._ONEDNN is None:
+        pytest.skip("this torch has no oneDNN to call")
+    net, (x, low) = filled("lowgrid_32_2"), given(4, bands=5, side=side)
+    taken = []
+    select = torch._C._select_conv_backend
+
+    def watched(x, weight, bias, stride, padding, dilation, transposed=False, output_padding=(0,), groups=1):
+        taken.append(select(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups).name)
+        return torch.convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda x, weight, bias=None, stride=1, padding=0: watched(
+        x, weight, bias, [stride] * 3 if isinstance(stride, int) else stride, padding, (1, 1, 1)))
+    with torch.no_grad():
+        net(*net.inputs(x, low))
+    assert not [name for name in taken if "Slow" in name]
+
+
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_tiles_give_the_whole_scene_s_result(scale):
     net = filled("lowgrid_4_2")
@@ -94,5 +132,5 @@ def test_it_needs_a_grid_of_blocks_and_is_not_listed_as_published():
 def test_the_memory_it_asks_for_falls_with_the_low_grid():
     net = create_model("lowgrid_32_8")
     x2, x4, x8 = (net.bytes_per_pixel(31, scale) for scale in (2, 4, 8))
-    cubes = 4 * 31 * 8
+    cubes = 4 * 31 * 4
     assert (x2 - cubes) / (x4 - cubes) == (x4 - cubes) / (x8 - cubes) == 4

@@ -57,7 +57,7 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     if unit.upsamples:
         height = out_height
     stride = unit.stride
-    rows = _rows_per_block(execution, x, weight, n * bands * out_width)
+    rows = rows_per_block(execution, x, weight, n * bands * out_width)
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
         first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, with one on each side
@@ -70,7 +70,7 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
         if (above or below) and not whole:
             piece = F.pad(piece, (0, 0, above, below))
-        gates = _convolve(laid_out(piece, execution.last), weight, bias, stride, int(whole))
+        gates = convolved(laid_out(piece, execution.last), weight, bias, stride, int(whole))
         if out is None:
             dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
@@ -80,16 +80,24 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     return out
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, rows: int) -> Tensor:
-    """A 3x3x3 convolution with padding (1, rows, 1)."""
-    if _ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() \
-            and not torch.is_autocast_enabled("cpu"):
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, rows: int = 1) -> Tensor:
+    """A convolution with a kernel (1 or 3, 3, 3), padded by `rows` above and below, and along bands and columns."""
+    padding = (weight.shape[2] // 2, rows, 1)
+    if takes_onednn(x):
         # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower than oneDNN's.
-        return _ONEDNN(x, weight, bias, (1, rows, 1), (1, stride, stride), (1, 1, 1), 1)
-    return F.conv3d(x, weight, bias, (1, stride, stride), (1, rows, 1))
+        return _ONEDNN(x, weight, bias, padding, (1, stride, stride), (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, (1, stride, stride), padding)
 
 
-def _rows_per_block(execution: Execution, x: Tensor, weight: Tensor, voxels_per_row: int) -> int:
+def takes_onednn(x: Tensor) -> bool:
+    """Whether oneDNN's convolution can be called by itself: by its size conv3d would take another one."""
+    return bool(_ONEDNN) and x.device.type == "cpu" and x.dtype == torch.float32 \
+        and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu") \
+        and not torch.is_grad_enabled()
+
+
+def rows_per_block(execution: Execution, x: Tensor, weight: Tensor, voxels_per_row: int) -> int:
+    """Rows that a unit of this convolution computes at once; see `Execution.block_voxels`."""
     voxels = execution.block_voxels
     if voxels is None:
         voxels = voxels_in(free_on_gpu(x.device), weight) if x.is_cuda else 2**15  # a block in a processor's cache
