@@ -47,7 +47,7 @@ if [ "$quick" ]; then
     exit
 fi
 part tests 240 "$python" -m pytest tests/test_pooling.py tests/test_upsampling.py tests/test_gpu.py tests/test_models.py \
-    tests/test_pooling_gpu.py tests/test_tiling.py tests/test_overlap.py tests/test_layouts.py tests/test_loader.py
+    tests/test_pooling_gpu.py tests/test_tiling.py tests/test_overlap.py tests/test_loader.py
 part gradients 120 "$python" benchmarks/run.py --only accuracy --out "$out"
 part benchmark 300 "$python" benchmarks/run.py --repeats 5 --only inference training memory pooling profile --out "$out"
 part database 120 sh -c '"$0" data/make_samples.py && "$0" utility/lmdb_data.py --out "$1/sample.lmdb" --force' "$python" "$out"
@@ -96,7 +96,6 @@ for thread in (True, True, False):  # the first one warms up
     written.flush()
     print(f"{'with' if thread else 'without'} a reading thread: {time.perf_counter() - began:.2f} s")
 EOF
-part layouts 10 cat "${XDG_CACHE_HOME:-$HOME/.cache}/bi3dqrnn/layouts.json"  # seconds of each unit, contiguous and channels-last
 count=1
 while [ "$count" -le "$gpus" ] && [ "$gpus" -gt 1 ]; do
     part "processes_$count" 180 "$python" -m torch.distributed.run --standalone --nproc-per-node="$count" hsi_sr.py \

@@ -81,7 +81,7 @@ class LowGrid(Network):
             return self.in_window(whole, whole, x, low, statistics)
         scale = x.shape[-1] // low.shape[-1]
         moments = _moments(statistics, x.dtype)
-        h = _standardised(x, low, moments, scale).contiguous(memory_format=self.execution.layout)
+        h = _standardised(x, low, moments, scale).contiguous(memory_format=self.execution.layout(x))
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
@@ -121,9 +121,6 @@ class LowGrid(Network):
             return checkpoint(unit, x, skip, backend, use_reentrant=False, preserve_rng_state=False)
         return unit(x, skip, backend)
 
-    def units(self) -> list[nn.Module]:
-        return [*self.head.values(), *self.body]
-
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.end.parameters())
 
@@ -152,7 +149,8 @@ class _Stream:
 
         def rows_of(conv: nn.Conv3d) -> RowStream:
             bias = None if conv.bias is None else conv.bias.to(dtype)
-            return RowStream(laid_out(conv.weight.to(dtype), net.execution.last), bias, above)
+            weight = conv.weight.to(dtype)
+            return RowStream(laid_out(weight, net.execution.last(weight)), bias, above)
 
         self.units = [rows_of(unit.conv) for unit in (net.head[str(scale)], *net.body)]
         self.tail, self.end = rows_of(net.tail), rows_of(net.end[str(scale)])
@@ -160,13 +158,13 @@ class _Stream:
 
     def __call__(self, h: Tensor, below: bool) -> Tensor | None:
         """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give nothing yet."""
-        h = laid_out(h, self.execution.last)
+        h = laid_out(h, self.execution.last(h))
         for unit in self.units:
             gates, h = unit(h, below)
             if gates is None:
                 return None
             pooled = torch.empty((len(h), gates.shape[1] // 3, *h.shape[2:]), dtype=h.dtype, device=h.device,
-                                 memory_format=self.execution.layout)
+                                 memory_format=self.execution.layout(h))
             pool_into(pooled, gates, "f", "both", None if unit is self.units[0] else h, self.execution.pooling)
             h = pooled
         h, _ = self.tail(h, below)

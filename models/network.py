@@ -18,8 +18,7 @@ class Execution:
 
     Attributes:
         pooling: `auto`, `loop`, `cpu` or `triton`; see `models.layers.pooling`.
-        channels_last: convolutions see channels-last tensors; None: as `measured_last` says.
-        measured_last: what `models.layers.memory_format` has found to be faster on this GPU; on a processor channels-last is.
+        channels_last: convolutions see channels-last tensors; None: where that is the fast format, see `last`.
         deconv_as_conv: transposed convolutions of stride 1 run as convolutions with flipped weights.
         own_upsampling: the upsampling is that of `models.layers.upsampling`, not torch's.
         block_voxels: gate voxels (bands x rows x columns) that a unit computes at once without gradients; 0 is the whole
@@ -29,21 +28,25 @@ class Execution:
 
     pooling: str = "auto"
     channels_last: bool | None = None
-    measured_last: bool = True
     deconv_as_conv: bool = True
     own_upsampling: bool = True
     block_voxels: int | None = None
     checkpoint: bool = False
 
-    @property
-    def last(self) -> bool:
-        """Whether convolutions see channels-last tensors."""
-        return self.measured_last if self.channels_last is None else self.channels_last
+    def last(self, x: Tensor) -> bool:
+        """Whether convolutions of x see channels-last tensors; by default as oneDNN and cuDNN have their fast kernels.
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """The memory format that convolutions see."""
-        return torch.channels_last_3d if self.last else torch.contiguous_format
+        A processor's are for channels-last. So are a GPU's in half precision and with TF32; in float32 without TF32
+        channels-last is a known slow path there.
+        """
+        if self.channels_last is not None or not x.is_cuda:
+            return self.channels_last is not False
+        half = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled("cuda")
+        return half or torch.backends.cudnn.allow_tf32
+
+    def layout(self, x: Tensor) -> torch.memory_format:
+        """The memory format in which convolutions see x."""
+        return torch.channels_last_3d if self.last(x) else torch.contiguous_format
 
     @classmethod
     def released(cls) -> Execution:
@@ -135,10 +138,6 @@ class Network(nn.Module):
     def options(self) -> dict[str, Any]:
         """The options that change what these weights compute; a checkpoint records them."""
         return {}
-
-    def units(self) -> list[nn.Module]:
-        """Called as unit(x, skip, how), the parts for either memory format; see `models.layers.memory_format`."""
-        return []
 
     def last_layer(self) -> list[nn.Parameter]:
         """The parameters of the layer that gives the output."""

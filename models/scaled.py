@@ -68,9 +68,6 @@ class Scaled(Network):
     def options(self) -> dict[str, Any]:
         return self.network.options
 
-    def units(self) -> list[nn.Module]:
-        return self.network.units()
-
     def last_layer(self) -> list[nn.Parameter]:
         return self.network.last_layer()
 

@@ -1,4 +1,6 @@
 """The network family: names, sizes, and what a network computes, against a plain restatement of its definition."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -198,6 +200,16 @@ def test_a_gpu_computes_as_many_voxels_at_once_as_a_quarter_of_its_free_memory_h
     assert voxels_in(80 << 30, weight) == (2**31 - 1) // 48  # of a tensor no kernel takes more values
     assert voxels_in(1 << 30, weight) == (1 << 28) // (96 * 4) == voxels_in(1 << 29, weight.half())
     assert voxels_in(0, weight) == 1
+
+
+@pytest.mark.parametrize(("dtype", "on_gpu", "tf32", "expected"), [
+    (torch.float32, False, False, True), (torch.float32, True, False, False), (torch.float32, True, True, True),
+    (torch.bfloat16, True, False, True)])
+def test_convolutions_see_the_memory_format_that_is_fast_there(monkeypatch, dtype, on_gpu, tf32, expected):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    x = SimpleNamespace(dtype=dtype, is_cuda=on_gpu)
+    assert Execution().last(x) == expected
+    assert Execution(channels_last=True).last(x) and not Execution(channels_last=False).last(x)
 
 
 def test_the_released_execution_is_the_slow_and_plain_one():

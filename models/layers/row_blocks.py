@@ -51,7 +51,7 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         out: where the output is written; it may be `skip`.
     """
     half = torch.is_autocast_enabled(x.device.type)  # which would cast the weights again for every block
-    weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype, execution.last)
+    weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype, execution.last(x))
     n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
@@ -70,11 +70,11 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
         if (above or below) and not whole:
             piece = F.pad(piece, (0, 0, above, below))
-        gates = convolved(laid_out(piece, execution.last), weight, bias, stride, int(whole))
+        gates = convolved(laid_out(piece, execution.last(x)), weight, bias, stride, int(whole))
         if out is None:
             dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
-                              memory_format=execution.layout)
+                              memory_format=execution.layout(x))
         pool_into(out[..., top:bottom, :], gates, unit.kind, unit.direction,
                   None if skip is None else skip[..., top:bottom, :], execution.pooling)
     return out

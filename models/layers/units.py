@@ -109,5 +109,5 @@ class Unit(nn.Module):
         if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
             return self.conv.deconv(x)
         weight, bias = self.parameters_of_conv
-        last = execution.last
+        last = execution.last(x)
         return F.conv3d(laid_out(x, True) if last else x, laid_out(weight, last), bias, (1, self.stride, self.stride), 1)

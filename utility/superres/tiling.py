@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from models import Network, Window
-from models.layers.memory_format import choose_layout
 from models.layers.row_blocks import free_on_gpu
 from utility.cubes.cube import scratch
 from utility.degradation import Degradation, Operations, axis_rows, full_precision
@@ -105,8 +104,6 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
     size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
     given = _Given(net, start, low if net.takes_low else None, shape, scale)
-    if overlaps(given.device):
-        given.choose_layout(amp)
     queue = _split(padded, size)[::-1]
     overlap, done = overlaps(given.device), 0
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
@@ -280,13 +277,6 @@ class _Given:
         self.start, self.low = start, low
         self.device = next(net.parameters()).device
         self.statistics = self._statistics() if net.takes_statistics else None
-
-    def choose_layout(self, amp: str) -> None:
-        """See `models.layers.memory_format`; by an image of about 128 x 128 pixels."""
-        side = -(-128 // self.net.step(self.scale)) * self.net.step(self.scale)
-        x, low = (torch.full((1, 1, self.shape[0], n, n), 0.5, device=self.device) for n in (side, side // self.scale))
-        with autocast(self.device, amp):
-            choose_layout(self.net, *self.net.inputs(x, low, self.statistics))
 
     def around(self, window: Window) -> Window:
         """What the result in a window depends on."""

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import Window
-from models.layers.memory_format import choose_layout
 from utility.datasets.cards import load_card
 from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
 from utility.indexes import PSNR_CAP
@@ -107,8 +106,6 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
     stop = Interruption(patient=distributed.launched(), quiet=distributed.rank() > 0)
     try:
         with stop:
-            if plan.device.type == "cuda":
-                _choose_layout(plan, state)
             _Loop(plan, state, run, stop).run_epochs()
     except KeyboardInterrupt:
         stop.requested = True
@@ -356,17 +353,6 @@ def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tens
     if config.crop and config.crop < min(gt.shape[-2:]):
         return _cropped(state, scale, gt, inputs)
     return gt, inputs
-
-
-def _choose_layout(plan: Plan, state: State) -> None:
-    """See `models.layers.memory_format`; by the shape of the first database's batches."""
-    config, (bands, *size) = plan.config, plan.sources[0].shape
-    count = -(-config.batch // (distributed.size() * config.accumulate))
-    gt = torch.full((count, min(bands, config.band_window or bands), *size), 0.5, device=plan.device)
-    _, inputs = _inputs(state, config.scales[0], crop_to_multiple(gt, state.multiple))
-    with autocast(plan.device, config.amp):
-        choose_layout(state.net, *inputs)
-    state.net.set_execution(measured_last=bool(distributed.of_first(state.net.execution.measured_last)))
 
 
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
