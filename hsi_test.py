@@ -67,6 +67,7 @@ def work(options: argparse.Namespace) -> int | None:
 
     from utility import adapt
     from utility.checkpoints import check_problem, model_from_checkpoint
+    from utility.cubes.products import product_of
     from utility.report.tables import format_table
     from utility.scenes import Reading
     from utility.superres.deliver import deliver
@@ -116,7 +117,8 @@ def work(options: argparse.Namespace) -> int | None:
     }
     if options.output:
         target = Path(options.output)
-        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog)
+        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog,
+                          options.ortho)
         if options.adapt:
             folder = Path(options.out or f"{target.with_suffix('')}_adapted")
             with locked(folder):
@@ -132,7 +134,7 @@ def work(options: argparse.Namespace) -> int | None:
                                        progress=not options.quiet), target, folder)
 
         source = Path(options.input)
-        if not source.is_dir():
+        if not source.is_dir() or (product_of(source) and target.suffix and not target.is_dir()):
             return apply(source, target)
         failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), source, target,
                                  f"_x{problem.scale}", force=options.force, quiet=options.quiet)
@@ -226,6 +228,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--on-overflow", choices=("clip", "refuse"), default="clip",
         help="what happens to values that an integer type cannot hold (default: %(default)s, and say how many)")
     add("--unit-range", action="store_true", help="write the result in [0, 1] as float32, not in the input's values")
+    add("--ortho", action="store_true",
+        help="put the result on the map grid of the lookup table (GLT) that comes with the cube, as EMIT's does")
     add("--cog", action="store_true", help="write a cloud-optimised GeoTIFF, with overviews")
     add("--info", metavar="FILE", help="say what a cube holds, how it is read, and what each scale factor would cost")
     add = parser.add_argument_group("problem (default: what the checkpoint was trained for)").add_argument

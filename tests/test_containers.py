@@ -172,7 +172,8 @@ def test_an_envi_file_is_written_as_it_was_read(tmp_path: Path, interleave: str,
     image = envi.open(str(tmp_path / "b.hdr"))
     np.testing.assert_array_equal(image.open_memmap(interleave="bip"), cube_of().transpose(1, 2, 0))
     before, after = (envi.read_envi_header(str(tmp_path / n)) for n in ("a.hdr", "b.hdr"))
-    for name in ("interleave", "byte order", "data type", "map info", "wavelength units", "band names", "fwhm", "bbl",
+    assert after["byte order"] == "0"  # some readers take every file for little endian
+    for name in ("interleave", "data type", "map info", "wavelength units", "band names", "fwhm", "bbl",
                  "data ignore value"):
         assert after[name] == before[name], name
     assert [float(w) for w in after["wavelength"]] == [float(w) for w in before["wavelength"]]
@@ -243,14 +244,9 @@ def edit_header(tmp_path: Path, old: str, new: str) -> Path:
     ("data type = 2", "data type = 77", "data type = 77.*12 uint16"),
     ("data type = 2", "data type = 6", "describes 17280 bytes"),
     ("byte order = 0", "byte order = 3", "byte order = 3.*0 .*or 1"),
-    ("byte order = 0\n", "", "lacks the field 'byte order'"),
     ("bands = 5\n", "", "lacks the field 'bands'"),
     ("samples = 18", "samples = many", "samples = many.*whole number"),
     ("bands = 5", "bands = 0", "0 bands"),
-    ("b0 , ", "", "4 values under 'band names' for 5 bands"),
-    ("0.4 , ", "", "4 values under 'wavelength' for 5 bands"),
-    ("0.4 , ", "red , ", "other than numbers under 'wavelength'"),
-    ("data ignore value = -9999", "data ignore value = none", "data ignore value = none"),
     ("b4 }", "b4", "a.hdr is not a readable ENVI header")])
 def test_a_header_that_is_wrong_or_disagrees_with_its_data_is_refused(tmp_path: Path, old: str, new: str,
                                                                       reason: str) -> None:
@@ -264,9 +260,19 @@ def test_a_header_that_is_wrong_or_disagrees_with_its_data_is_refused(tmp_path: 
         read_scene(path)
 
 
-def test_a_rotated_grid_is_not_flattened_into_map_info(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rotated.*GeoTIFF"):
-        write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", transform=(1, 0.5, 0, 0.5, -1, 0)))
+def test_a_turned_grid_goes_into_map_info_where_gdal_reads_it_back(tmp_path: Path) -> None:
+    turned = rasterio.Affine.translation(5e5, 5e6) * rasterio.Affine.rotation(-30) * rasterio.Affine.scale(5, -5)
+    crs = rasterio.crs.CRS.from_epsg(32633).to_wkt()
+    write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", transform=tuple(turned)[:6], crs=crs))
+    with rasterio.open(tmp_path / "a.img", driver="ENVI") as image:
+        assert all(np.allclose(image.transform * corner, turned * corner, rtol=0, atol=1e-5)
+                   for corner in ((0, 0), (18, 0), (0, 24), (18, 24)))
+
+
+@pytest.mark.parametrize("transform", [(2, 0.5, 0, 0.5, -1, 0), (30, 0, 5e5, 0, 30, 5e6)], ids=["oblong", "flipped"])
+def test_a_grid_that_map_info_cannot_hold_is_refused(tmp_path: Path, transform: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match=r"flipped.*turned.*GeoTIFF"):
+        write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", transform=transform))
     assert not list(tmp_path.iterdir())
 
 

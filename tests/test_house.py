@@ -21,7 +21,7 @@ ABOVE: dict[str, tuple[str, ...]] = {
     "utility/cubes": ("utility/system", "models"), "utility/scenes": ("utility/cubes", "utility/system"),
 }
 """What the rooms of the ground may import."""
-TOOLS = ("utility.system.", "utility.cubes.cube", "utility.datasets.rectangles")
+TOOLS = ("utility.system.", "utility.cubes.cube", "utility.cubes.product", "utility.datasets.rectangles")
 """What every stage of a scene's way may call."""
 
 
@@ -76,7 +76,8 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
         sys.setprofile(None)
     # The database opens first, because a name that is taken is refused before a scene is read.
     way = ["datasets.building", "scenes", "datasets.cards", "lmdb_dataset", "scenes", "cubes.containers",
-           "cubes.formats.matlab", "cubes.companions", "cubes.axes", "cubes.bands", "cubes.values", "datasets.regions",
+           "cubes.formats.matlab", "cubes.companions", "cubes.axes", "cubes.bands", "cubes.values", "cubes.fills",
+           "datasets.regions",
            "cubes.values"]
     assert [name.removeprefix("utility.") for name in entered[:len(way)]] == way
     # Then patches go into the database a row at a time.

@@ -273,8 +273,8 @@ def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_ne
 
 def test_bands_that_the_header_marks_are_bad_and_bad_bands_can_be_kept_and_named() -> None:
     scene = spoiled()
-    scene.metadata["header"]["bbl"] = ["1", "1", "0", "1", "0", "1", "1", "1"]
-    with pytest.raises(UserError, match="2 marked as bad in the header"):
+    scene.good = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
+    with pytest.raises(UserError, match="2 marked as bad in the file"):
         clean(scene)
     assert clean(scene, drop_bad_bands=True).metadata["source_bands"] == [0, 5, 7]
     kept = clean(scene, keep_bad=True)

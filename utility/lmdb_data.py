@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--size", type=_whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
                        help="size of the image, for a bands x pixels cube that does not say it")
     group.add_argument("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
+    group.add_argument("--nodata", type=float, metavar="VALUE", help="of pixels without data, where the file does not say it")
     group.add_argument("--fill-nodata", action="store_true", help="fill no-data pixels from their neighbours")
     group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used")
     group = parser.add_argument_group("how to cut (default: as the card says; without a card, 64x64 side by side)")
@@ -161,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     meta = build_database(
         out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
         val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
-        skip_bad=options.skip_bad, force=options.force, map_size_mb=options.map_size_mb, test_out=test_out, quiet=options.quiet)
+        skip_bad=options.skip_bad, force=options.force, nodata=options.nodata, map_size_mb=options.map_size_mb,
+        test_out=test_out, quiet=options.quiet)
     if options.quiet:  # the next line costs two steps of training
         return
     size = sum(file.stat().st_size for file in out.iterdir()) / MB

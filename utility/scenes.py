@@ -24,10 +24,11 @@ from utility.cubes import containers
 from utility.cubes.axes import readable, resolve, spelled
 from utility.cubes.bands import clean
 from utility.cubes.companions import times
-from utility.cubes.cube import CubeWriter, Facts, Scene, damaged, load, native
+from utility.cubes.cube import PER_BAND, CubeWriter, Facts, Scene, Stored, damaged, load, native
+from utility.cubes.products import product_of
 from utility.system.errors import UserError
 from utility.system.memory import require_memory
-from utility.system.progress import note
+from utility.system.progress import note, warn
 
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
@@ -60,11 +61,22 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         raise UserError(f"{where} has {cube.shape[0]} bands, where {bands} were expected.")
     if cube.shape[0] < 2:
         raise UserError(f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
+    if layout == stored.layout and stored.layout_by:
+        reason = stored.layout_by
+    return Scene(cube, path.stem, path, **_facts(stored, cube.shape) | {"layout": layout, "layout_by": reason})
+
+
+def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The facts beside a cube of `shape` (B, H, W); what is there for another number of bands or pixels is left out."""
     facts = {fact.name: getattr(stored, fact.name) for fact in dataclasses.fields(Facts)}
-    facts |= {"layout": layout, "layout_by": reason}
-    if stored.wavelengths is None:
-        facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == cube.shape[0]), None)
-    return Scene(cube, path.stem, path, **facts)
+    for name in PER_BAND:
+        if facts[name] is not None and len(facts[name]) != shape[0]:
+            facts[name] = None
+    if facts["wavelengths"] is None:
+        facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == shape[0]), None)
+    if facts["lonlat"] is not None and facts["lonlat"][0].shape != shape[1:]:
+        facts["lonlat"] = None
+    return facts
 
 
 def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
@@ -72,7 +84,8 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     """Read a scene into memory as it is stored: data type and values are the file's, in native byte order.
 
     Args:
-        path: MATLAB v5 or v7.3, HDF5, .npy, .npz, ENVI (header or data file), GeoTIFF or JPEG 2000.
+        path: MATLAB v5 or v7.3, HDF5, netCDF-4, .npy, .npz, ENVI (header or data file), GeoTIFF or JPEG 2000; or the
+            folder of a product.
         key: the array's name; needed where the file holds several arrays that may be the cube.
         layout: one of `layouts.LAYOUTS`; by default found from the array's shape.
         bands: the number of bands expected. It settles the layout; another number is refused.
@@ -120,7 +133,7 @@ def create_scene(path: str | os.PathLike[str], like: Scene, shape: tuple[int, in
                  dtype: Any = None, overwrite: bool = False) -> Iterator[CubeWriter]:
     """A writer for a cube of `shape` (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; the file appears when the context ends.
 
-    The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .h5/.hdf5, .npy, .npz, .hdr or
+    The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .nc, .h5/.hdf5, .npy, .npz, .hdr or
     the name of an ENVI data file, .tif. Key, layout, interleave, byte order and all metadata are those of `like`. Blocks go
     to disk as they come; for v5 .mat and .npz they are collected in memory.
 
@@ -142,26 +155,41 @@ def write_scene(path: str | os.PathLike[str], scene: Scene, overwrite: bool = Fa
 
 
 def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """List scene files: each file as given, and from each folder the scenes directly in it, by name.
+    """List scenes: each file as given; from each folder the scene that it is, else those directly in it, by name.
+
+    A scene in a folder is a file, or a folder of its own as some products are delivered. Where a folder has neither, the
+    scenes of the folders in it count.
 
     Raises:
-        UserError: a path does not exist, or a folder has no scene directly in it.
+        UserError: a path does not exist, or a folder has no scene in it.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            scenes = [p for p in inside if p.is_file() and containers.is_scene(p)]
+            scenes = _scenes_in(path)
             if not scenes:
-                folders = [p.name for p in inside if p.is_dir()][:8]
-                hint = f"name one of its folders ({', '.join(folders)})" if folders else "name another folder"
-                raise UserError(f"{path} has no scene in it ({containers.known()}); {hint}.")
+                folders = [inside.name for inside in sorted(path.iterdir()) if inside.is_dir()][:8]
+                also = f", nor have its folders ({', '.join(folders)})" if folders else ""
+                raise UserError(f"{path} has no scene in it ({containers.known()}){also}; name another folder.")
             found += scenes
         elif path.exists():
             found.append(path)
         else:
             raise UserError(f"{path} does not exist; give a scene or a folder of scenes.")
     return list(dict.fromkeys(found))
+
+
+def _scenes_in(folder: Path, depth: int = 3) -> list[Path]:
+    """The scenes of a folder, as `list_scenes` finds them, `depth` folders down at most."""
+    if found := product_of(folder):
+        return [found[1]]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    folders = [path for path in inside if path.is_dir()]
+    scenes = [path for path in inside if path.is_file() and containers.is_scene(path)]
+    scenes += [found[1] for path in folders if (found := product_of(path))]
+    if not scenes and depth:
+        scenes = [scene for path in folders for scene in _scenes_in(path, depth - 1)]
+    return sorted(scenes)
 
 
 FEWEST = 4
@@ -205,6 +233,11 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
+    for text in scene.notes:
+        note(f"{path}: {text}")
+    if fill := scene.metadata.get("likely_fill"):
+        warn(f"{path}: {fill.share:.1%} of the pixels are {fill.value:g}, far from all others, and the file "
+             f"does not say that they are missing; --nodata {fill.value:.10g} does")
     count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
         0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
     if gone:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from utility.cubes.cube import LazyCube, Scene, blocks, native, scratch, slowest_of
-from utility.cubes.values import band_statistics, marker_of
+from utility.cubes.cube import PER_BAND, LazyCube, Scene, blocks, native, scratch, slowest_of
+from utility.cubes.fills import likely_fill
+from utility.cubes.values import BandStatistics, band_statistics, marker_of
 from utility.system.errors import UserError
 
 
@@ -24,13 +25,15 @@ class BadBand:
     fillable: bool = False   # other pixels of the band are valid
 
 
-def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None) -> list[BadBand]:
+def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None,
+                   statistics: BandStatistics | None = None) -> list[BadBand]:
     """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel); indices from 0.
 
-    `missing` (H, W) is True for pixels that count as no-data whatever their value.
+    `missing` (H, W) is True for pixels that count as no-data whatever their value; `statistics` are those of the cube, for
+    a caller that has them.
     """
     found = []
-    statistics = band_statistics(cube, nodata, missing)
+    statistics = statistics or band_statistics(cube, nodata, missing)
     value = "" if nodata is None else f" ({nodata:g})"
     pixels = cube.shape[1] * cube.shape[2]
     for band, (low, high) in enumerate(zip(statistics.low, statistics.high, strict=True)):
@@ -93,10 +96,9 @@ def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
     metadata = _per_band(scene.metadata, bands, count)
     source = metadata.get("source_bands", range(count))
     metadata["source_bands"] = [source[b] for b in bands]
-    return dataclasses.replace(
-        scene, cube=cube, metadata=metadata,
-        wavelengths=None if scene.wavelengths is None else np.asarray(scene.wavelengths)[bands],
-        band_names=None if scene.band_names is None else [scene.band_names[b] for b in bands])
+    facts = {name: values if (values := getattr(scene, name)) is None else [values[b] for b in bands] if
+             isinstance(values, list) else np.asarray(values)[bands] for name in PER_BAND}
+    return dataclasses.replace(scene, cube=cube, metadata=metadata, **facts)
 
 
 NOT_PER_BAND = {"map info", "projection info", "coordinate system string", "geo points", "pixel size", "class names",
@@ -149,7 +151,10 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
         raise UserError(f"{scene} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
                         "others.")
     scene = select_bands(scene, wanted)
-    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing)
+    statistics = band_statistics(scene.cube, scene.nodata, scene.missing)
+    if scene.nodata is None and (fill := likely_fill(scene.cube, statistics)):
+        scene = dataclasses.replace(scene, metadata={**scene.metadata, "likely_fill": fill})
+    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing, statistics)
     marked = marked_bad(scene, {b.index for b in bad if not b.fillable})
     if not bad and not marked:
         return scene
@@ -157,7 +162,7 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     missing = missing_pixels(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
     refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
-    refused += [BadBand(i, "marked as bad in the header") for i in marked]
+    refused += [BadBand(i, "marked as bad in the file") for i in marked]
     refused.sort(key=lambda b: b.index)
     kept = sorted(set(range(len(wanted))) - {b.index for b in refused})
     flags = ["--drop-bad-bands to leave these bands out"] if len(kept) >= 2 else []
@@ -177,11 +182,9 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
 
 
 def marked_bad(scene: Scene, known: set[int]) -> list[int]:
-    """The bands that an ENVI header's `bbl` marks as bad with a 0, but for the known ones; indices from 0."""
-    listed = scene.metadata.get("header", {}).get("bbl", [])
-    if not isinstance(listed, list) or len(listed) != len(scene.cube):
-        return []
-    return [i for i, flag in enumerate(listed) if flag.strip() in ("0", "0.0") and i not in known]
+    """The bands that the file itself marks as bad, but for the known ones; indices from 0."""
+    good = scene.good if scene.good is not None else ()
+    return [i for i, fine in enumerate(good) if not fine and i not in known]
 
 
 def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:

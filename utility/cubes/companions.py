@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +15,78 @@ from utility.system.errors import Unclear, UserError
 
 ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
-NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, "layout", "nodata", "normalised", "origin"}
+VECTORS = ("fwhm", "band_good", "band_gain", "band_offset", "geotransform")
+"""Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of a map grid."""
+TEXTS = ("crs_wkt", "band_names", "units")
+"""Facts that are text; band names stand one a line."""
+NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised", "origin"}
 """Of the arrays that are read beside the cube, in lower case."""
+COMPANION = re.compile(
+    r"(^|_)(qual(ity)?|masks?|flags?|qa|qc|unc|uncert\w*|err(or)?s?|std(ev)?|sigma|sat(uration)?|cloud\w*|class\w*|rgb|"
+    r"quicklook|ql|pan|lat|lon|latitude|longitude|elev\w*|glt\w*|noise|label\w*|lbl|weights?)(_|$)")
+"""In the name of an array, in lower case: the array is about the cube, and is none itself."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
 
 
 def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
-               size: tuple[int, int] | None = None, others: str = "") -> str:
+               size: tuple[int, int] | None = None, others: str = "", companions: Collection[str] = ()) -> str:
     """The key of the cube among numeric arrays: the key that was asked for, else the only candidate.
 
     A 3-D array is preferred to 2-D arrays (ground-truth maps, endmembers). Without a 3-D array, a 2-D array is a candidate
-    unless it is a vector; where the image's size is known, a candidate has that many pixels.
+    unless it is a vector; where the image's size is known, a candidate has that many pixels. Arrays about the cube (masks,
+    uncertainties, a picture of three colours) are candidates where there is nothing else.
+
+    Args:
+        key: the whole name, or its last parts where one array alone ends with them.
+        companions: names of arrays that are about the cube, besides those whose name says so.
     """
-    listing = ", ".join(f"{name} ({times(shape)})" for name, shape in shapes.items())
-    if key is not None:
-        if key in shapes:
-            return key
-        near = difflib.get_close_matches(key, shapes, 1, 0.4)
-        hint = f" (nearest: {near[0]})" if near else ""
-        raise UserError(f"{path} has no array '{key}'{hint}; it holds {listing or 'no numeric array'}; choose one of these "
-                        "with --key.")
     cubes = [name for name, shape in shapes.items() if len(shape) == 3 and min(shape) > 0]
     if not cubes:
         cubes = [name for name, shape in shapes.items() if len(shape) == 2 and min(shape) > 1]
         if size:
             cubes = [name for name in cubes if math.prod(size) in shapes[name]] or cubes
+    about = {name for name in cubes if name in companions or COMPANION.search(name.rpartition("/")[2].lower())}
+    cubes = [name for name in cubes if name not in about] or cubes
+    cubes = [name for name in cubes if len(shapes[name]) < 3 or min(shapes[name]) != 3] or cubes
+    if key is not None:
+        return _asked(path, shapes, cubes, key)
     if not cubes:
+        listing = ", ".join(filter(None, (_listed(shapes, list(shapes)), others)))
         raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x pixels, was expected, "
-                        f"and it holds {listing or others or 'no numeric array'}.")
+                        f"and it holds {listing or 'no numeric array'}.")
     if len(cubes) > 1:
-        raise Unclear(f"{path} holds several arrays that may be the cube: {listing}; choose one with --key KEY.")
+        raise Unclear(f"{path} holds several arrays that may be the cube: {_listed(shapes, cubes)}; choose one with --key KEY.")
     return cubes[0]
+
+
+def _asked(path: Path, shapes: dict[str, tuple[int, ...]], cubes: list[str], key: str) -> str:
+    """The array that a user names by its whole name or by its last parts."""
+    ending = [name for name in shapes if name == key] or [name for name in shapes if f"/{name}".endswith(f"/{key}")]
+    ending = [name for name in ending if name in cubes] or ending if len(ending) > 1 else ending
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise Unclear(f"{path} holds several arrays '{key}': {_listed(shapes, ending)}; name one of these with --key.")
+    near = difflib.get_close_matches(key, [*shapes, *short_names(shapes).values()], 1, 0.4)
+    hint = f" (nearest: {near[0]})" if near else ""
+    raise UserError(f"{path} has no array '{key}'{hint}; it holds {_listed(shapes, cubes) or 'no numeric array'}; choose one "
+                    "of these with --key.")
+
+
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """For each name of an array the shortest run of its last parts that no other name ends with."""
+    found = {}
+    for name in names:
+        parts = name.split("/")
+        runs = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        found[name] = next((run for run in runs if sum(f"/{other}".endswith(f"/{run}") for other in names) == 1), name)
+    return found
+
+
+def _listed(shapes: dict[str, tuple[int, ...]], chosen: list[str]) -> str:
+    short = short_names(shapes)
+    return ", ".join(f"{short[name]} ({times(shapes[name])})" for name in chosen)
 
 
 def times(shape: tuple[int, ...]) -> str:
@@ -60,7 +101,7 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its provenance."""
+    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its place, bands and provenance."""
     like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
@@ -72,13 +113,40 @@ def companions(target: Target) -> dict[str, Any]:
         beside["normalised"] = 1.0
     if origin := like.metadata.get("origin"):
         beside["origin"] = np.array([*origin["region"], *bytes.fromhex(origin["sha256"])], np.float64)
-    return beside
+    vectors = {"fwhm": like.fwhm, "band_good": like.good, "band_gain": like.gain, "band_offset": like.offset}
+    if like.transform is not None:
+        a, b, c, d, e, f = like.transform
+        vectors["geotransform"] = (c, a, b, f, d, e)
+    if like.lonlat is not None and not target.layout.startswith("pixels"):
+        vectors |= {"longitude": like.lonlat[0], "latitude": like.lonlat[1]}
+    beside |= {name: np.asarray(value, np.float64) for name, value in vectors.items() if value is not None}
+    texts = {"crs_wkt": like.crs, "band_names": "\n".join(like.band_names or ())[:SMALL], "units": like.units}
+    return beside | {name: text for name, text in texts.items() if text}
 
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
-    """The facts about a cube in the small arrays beside it, as fields of a `Stored`."""
-    return {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
-            "size": find_size(beside), "vectors": wavelength_vectors(beside), "metadata": _origin(beside.get("origin"))}
+    """The facts about a cube in the small arrays and texts beside it, as fields of a `Stored`."""
+    vectors = wavelength_vectors(beside)
+    facts = {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
+             "size": find_size(beside), "vectors": vectors, "metadata": _origin(beside.get("origin"))}
+    given = {name: np.asarray(beside[name], np.float64).ravel() for name in VECTORS
+             if name in beside and np.asarray(beside[name]).dtype.kind in "biuf"}
+    texts = {name: _text(beside[name]) for name in TEXTS if name in beside}
+    facts |= {field: given.get(name) for field, name in (("fwhm", "fwhm"), ("gain", "band_gain"), ("offset", "band_offset"))}
+    facts["good"] = given["band_good"] != 0 if "band_good" in given else None
+    if given.get("geotransform", np.empty(0)).size == 6:
+        left, a, b, top, d, e = map(float, given["geotransform"])
+        facts["transform"] = (a, b, left, d, e, top)
+    return facts | {"crs": texts.get("crs_wkt") or None, "units": texts.get("units", ""),
+                    "band_names": texts["band_names"].split("\n") if texts.get("band_names") else None}
+
+
+def _text(value: Any) -> str:
+    """Text as h5py, NumPy and MATLAB give it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    value = value if isinstance(value, str) else np.asarray(value).flat[0] if np.size(value) else ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
 def _origin(value: Any) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from utility.cubes.axes import reversed_layout
 from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, damaged
-from utility.cubes.formats import envi, hdf5, matlab, numpy_files, rasters
+from utility.cubes.formats import envi, hdf5, header, matlab, netcdf, numpy_files, rasters
+from utility.cubes.products import belongs, product_of
 from utility.system.errors import UserError
 from utility.system.files import require_file
 
@@ -23,6 +25,15 @@ PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "
 """First bytes of files whose three colours are no spectrum."""
 
 NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
+
+
+CAMERA = ("ground control points", "RPCs")
+FACTS: dict[str, Callable[[Scene], Any]] = {
+    "wavelengths": lambda like: like.wavelengths, "band names": lambda like: like.band_names,
+    "the no-data value": lambda like: like.nodata, "CRS and transform": lambda like: like.transform,
+    "gain and offset": lambda like: like.gain, "longitudes and latitudes": lambda like: like.lonlat,
+    CAMERA[0]: lambda like: like.metadata.get("gcps"), CAMERA[1]: lambda like: like.metadata.get("rpcs")}
+"""What a scene knows beside its values, in words."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Container:
     suits: Callable[[Scene, int], bool] = lambda like, size: True      # scene and bytes -> may be written?
     is_scene: Callable[[Path], bool] = lambda path: True               # is a file in a folder a scene of its own?
     files: Callable[[Path], Iterable[Path]] = lambda path: ()          # other files that reading or writing may involve
+    lacks: tuple[str, ...] = CAMERA                                    # of FACTS: what its files have no room for
 
 
 TABLE = [
@@ -49,18 +61,19 @@ TABLE = [
               suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT),
     Container("mat7.3", "MATLAB v7.3", (".mat",), lambda path, head: head.startswith(b"MATLAB 7.3"),
               hdf5.open_hdf5, hdf5.create_hdf5, NUMBERS, mirrored=True, usual_layout="HWB"),
+    Container("netcdf", "netCDF", (".nc",), hdf5.is_netcdf_file, hdf5.open_hdf5, netcdf.create_netcdf),
     Container("hdf5", "HDF5", (".h5", ".hdf5"), lambda path, head: h5py.is_hdf5(path), hdf5.open_hdf5, hdf5.create_hdf5),
     Container("npy", ".npy", (".npy",), lambda path, head: head.startswith(b"\x93NUMPY"),
-              numpy_files.open_npy, numpy_files.create_npy),
+              numpy_files.open_npy, numpy_files.create_npy, lacks=tuple(FACTS)),
     Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
               numpy_files.open_npz, numpy_files.create_npz),
     Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
-              lambda path, head: head.startswith(b"ENVI") or (not rasters.driver_of(head) and bool(envi.header_of(path))),
-              envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True,
-              is_scene=lambda path: not envi.header_of(path), files=envi.files_of),
+              lambda path, head: header.is_header(path) or (not rasters.driver_of(head) and bool(header.header_of(path))),
+              envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True, is_scene=envi.is_scene,
+              files=envi.files_of),
     Container("raster", "GeoTIFF or JPEG 2000", (".tif", ".tiff"), lambda path, head: rasters.driver_of(head) is not None,
               rasters.open_raster, rasters.create_raster, NUMBERS, fixed_axes=True,
-              is_scene=rasters.is_scene),
+              is_scene=rasters.is_scene, lacks=()),
 ]
 
 
@@ -96,6 +109,8 @@ def is_scene(path: Path) -> bool:
 
     A file that is named like a scene and cannot be read is one, unless it belongs to another: nothing is left out silently.
     """
+    if belongs(path):
+        return False
     container = _readable(path)
     if container:
         return container.is_scene(path)
@@ -112,6 +127,9 @@ def _readable(path: Path) -> Container | None:
 
 def result_suffix(path: Path) -> str:
     """The suffix of a result in the container of the scene in `path`; the suffix of `path` if the scene cannot be read."""
+    found = product_of(path)
+    if found and found[0].suffix:
+        return found[0].suffix
     container = _readable(path)
     return container.suffixes[0] if container else path.suffix
 
@@ -120,11 +138,21 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
     """Open a file by the reader of its container; returns the stored array with its facts, and the container.
 
     Raises:
-        UserError: the file is missing, a folder, empty, of no known container or damaged, or the key is unknown or
-            ambiguous.
+        UserError: the file is missing, a folder of no product, empty, of no known container or damaged, or the key is
+            unknown or ambiguous.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
+    if found := product_of(path):
+        product, scene = found
+        try:
+            stored = product.open(scene, key)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise damaged(scene, error) from error
+        stored.product = product.title
+        return stored, named(stored.format)
     if path.is_dir():
         raise UserError(f"{path} is a folder, where the file of a scene was expected; name one file in it.")
     require_file(path)
@@ -168,9 +196,21 @@ def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
     return container.create(Target(path, like, shape, dtype, layout, overwrite))
 
 
+def left_out(path: Path, like: Scene) -> str | None:
+    """What the file `path` will not hold of a scene, and which suffix does; None where it holds everything."""
+    container = writers_of(path)[0]
+    lost = [name for name in container.lacks if FACTS[name](like) is not None]
+    if not lost:
+        return None
+    other = named("raster").suffixes[0] if {*CAMERA} & {*lost} else named("npz").suffixes[0]
+    return f"{path} cannot hold {', '.join(lost)}: they are gone from the result; {other} keeps them"
+
+
 def files_of(path: Path) -> list[Path]:
     """The existing files that a read or a write of the scene `path` involves."""
     found = {path}
+    if product := product_of(path):
+        found |= set(product[0].files(product[1]))
     with suppress(OSError, ValueError):  # the reader refuses what cannot be read
         by_content = sniff(path) if path.is_file() else None
         for container in TABLE:

@@ -33,7 +33,14 @@ class Facts:
     key: str | None = None                        # name of the array in its file
     layout: str | None = None                     # one of `layouts.LAYOUTS`; None: the file does not say
     layout_by: str = ""                           # what decided it
+    product: str = ""                             # of an agency or a laboratory, in words; see `products`
     wavelengths: np.ndarray | None = None         # nm, (B,)
+    wavelengths_by: str = ""                      # where they stand
+    fwhm: np.ndarray | None = None                # nm, (B,)
+    good: np.ndarray | None = None                # (B,) bool, False where the file marks a band as bad
+    gain: np.ndarray | None = None                # (B,) of the physical value, gain x value + offset
+    offset: np.ndarray | None = None              # (B,)
+    units: str = ""                               # of the physical value
     band_names: list[str] | None = None
     nodata: float | None = None
     missing: np.ndarray | None = None             # (H, W) bool, True where a mask or an alpha band says that nobody measured
@@ -41,7 +48,13 @@ class Facts:
     normalised: bool = False                      # the values are in [0, 1] of a scene's range, and are not scaled again
     crs: str | None = None                        # WKT
     transform: tuple[float, ...] | None = None    # affine a..f: x = a column + b row + c, y = d column + e row + f
+    lonlat: tuple[np.ndarray, np.ndarray] | None = None  # degrees, (H, W), of pixel centres on a sensor's own grid
+    notes: list[str] = field(default_factory=list)       # what a user should know of how the file was understood
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
+"""The facts that have a value for each band."""
 
 
 @dataclass

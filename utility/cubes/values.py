@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,14 @@ def _limits(cube: Any, place: Scene | str) -> tuple[float, float]:
     if not high > low:
         raise UserError(f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
     return low, high
+
+
+def without_gain(scene: Scene) -> Scene:
+    """The scene for values that are no longer those of its file: without gain, offset and units."""
+    header = {name: value for name, value in scene.metadata.get("header", {}).items()
+              if name not in ("data gain values", "data offset values", "reflectance scale factor")}
+    metadata = scene.metadata | ({"header": header} if "header" in scene.metadata else {})
+    return replace(scene, gain=None, offset=None, units="", metadata=metadata)
 
 
 def content_hash(cube: Any) -> str:

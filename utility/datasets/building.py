@@ -25,7 +25,8 @@ MB = 1_000_000
 def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *, dtype: str = "float32", augment: int = 1,
                    seed: int = 2021, val_scenes: Sequence[str] = (), val_last: int | None = None,
                    drop_bad_bands: bool = False, fill_nodata: bool = False, skip_bad: bool = False, force: bool = False,
-                   map_size_mb: int = 1024, test_out: str | Path | None = None, quiet: bool = False) -> dict[str, Any]:
+                   nodata: float | None = None, map_size_mb: int = 1024,
+                   test_out: str | Path | None = None, quiet: bool = False) -> dict[str, Any]:
     """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole; returns its meta.
 
     Args:
@@ -37,6 +38,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         val_scenes: names (stems) of the scenes held out for validation. Without any, the card's `validation_region` is held
             out; without that, the last `val_last` patches are, by default the last 1,000 or a tenth, whichever is less.
         drop_bad_bands, fill_nodata: mend scenes that need it instead of refusing them.
+        nodata: the value of pixels without data, where the files do not say it.
         skip_bad: leave out, and name, the scenes that cannot be used instead of stopping.
         force: replace `out` and the test cubes, if they exist; never a folder that is not an LMDB database.
         map_size_mb: LMDB's map to begin with; it doubles when it is full.
@@ -56,7 +58,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                 raise UserError(f"{other} and {file} have the same name, and so would their test cubes in {test_out}; rename "
                                 "one of them, or build two databases.")
 
-    reading = card.completed(Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata))
+    reading = card.completed(Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata, nodata=nodata))
     cut = partial(_cut, card=card, augment=augment, seed=seed)
     written: list[dict[str, Any]] = []
     held: list[tuple[dict[str, Any], list[Part]]] = []

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 
 from models import Network
 from utility.cubes.bands import select_bands
-from utility.cubes.containers import named, shared_file, writers_of
+from utility.cubes.containers import left_out, named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
-from utility.cubes.values import value_range
+from utility.cubes.values import value_range, without_gain
 from utility.indexes import PSNR_CAP, sam_map
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
 from utility.superres.methods import AT_ONCE, Method, methods
-from utility.superres.place import bounds_distance, scaled
+from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
@@ -82,6 +82,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     spread = Spread(target) if problem.self_ensemble else None
     if spread:
         refuse_existing(spread.path, writing.overwrite)
+    if writing.ortho and spread:
+        raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on the sensor's; leave "
+                        "one of them out.")
     whole = open_as(source, reading, in_memory=False, keep_bad=True)  # bands out = bands in
     if progress:
         say(first_line(whole))
@@ -95,7 +98,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     bad_values = values_of_bad_bands(whole, bad, problem, values, low_end, high_end) if bad else None
     like = _like(whole, scene, values, net, problem, writing)
     shape = len(whole.cube), *(n * scale for n in scene.cube.shape[1:])
-    with spread or nullcontext(), create_scene(target, like, shape, values.dtype, writing.overwrite) as writer:
+    if text := left_out(target, like):
+        note(text)
+    with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
         made = methods(net, low, problem, target.parent)
         halos = {key: Halo(low, scale, problem.degradation, values.missing) for key in made}
@@ -128,7 +133,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "halo": {key: halo.share for key, halo in halos.items()},
         "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": spread_summary if spread else None,
         "missing": 0.0 if values.missing is None else float(values.missing.mean()), "clipped_values": values.clipped,
-        "self_ensemble": problem.self_ensemble, "consistency": consistency, **_moved(scene, target),
+        "self_ensemble": problem.self_ensemble, "consistency": consistency, "likely_fill": whole.metadata.get("likely_fill"),
+        **({} if writing.ortho else _moved(scene, target)),
     }
     summary |= {"agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
                 "warnings": warnings_of(summary, scene)}
@@ -143,8 +149,29 @@ def _like(whole: Scene, scene: Scene, values: Values, net: Network | None, probl
     """What the file of the result says beside its values; `scene` is `whole` without its bad bands."""
     like = scaled(whole, whole.cube, problem.scale, problem.degradation)
     metadata = {**like.metadata, **provenance(net, problem, scene), "cog": writing.cog}
+    if writing.unit_range:
+        like = without_gain(like)
+        metadata["header"] = like.metadata.get("header", {})
     return replace(like, nodata=None if values.nodata is None else scene.nodata,
                    normalised=scene.normalised or writing.unit_range, metadata=metadata)
+
+
+@contextmanager
+def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.dtype, writing: Writing,
+             problem: Problem) -> Iterator[Any]:
+    """A writer of the result on the grid of its input, whose file may be on another: see `Writing.ortho`."""
+    if writing.ortho:
+        on_map = on_map_grid(like, problem.scale, problem.degradation, dtype)
+        whole = scratch(shape, dtype, target.parent)
+        yield whole
+        size = (shape[0], *(n * problem.scale for n in on_map.lookup.rows.shape))
+        with create_scene(target, on_map.like, size, dtype, writing.overwrite) as writer:
+            on_map.write(whole, writer)
+        return
+    with create_scene(target, like, shape, dtype, writing.overwrite) as writer:
+        yield writer
+        if beside := lonlat_path(target, like):
+            write_lonlat(beside, like, writing.overwrite)
 
 
 def _in_unit_range(scene: Scene, low: float, high: float, folder: Path) -> np.ndarray:

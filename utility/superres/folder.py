@@ -15,7 +15,8 @@ def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: P
                     quiet: bool = False) -> int:
     """Call `apply(scene, result)` for each scene directly in `source`; returns how many scenes failed.
 
-    A result has the name of its scene with `ending`, and the format of its scene where that can be written. A result that is
+    A result has the name of its scene with `ending`, in folders like those of the scenes, and the format of its scene where
+    that can be written. A result that is
     newer than its scene is left as it is. A scene that fails does not stop the others; failures are listed at the end.
 
     Raises:
@@ -25,7 +26,7 @@ def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: P
         raise UserError(f"{target} is {'the folder of the scenes' if target.is_dir() else 'a file'}, and {source} is a folder, "
                         "whose results need a folder of their own; choose another --output.")
     scenes = list_scenes(source)
-    results = [target / f"{scene.stem}{ending}{result_suffix(scene)}" for scene in scenes]
+    results = [target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}" for scene in scenes]
     for scene, result in zip(scenes, results, strict=True):
         if results.count(result) > 1:
             raise UserError(f"{scene} and another scene in {source} would both become {result.name}; rename one of them.")
@@ -44,6 +45,11 @@ def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: P
     for error in failed:
         warn(error, "failed")
     return len(failed)
+
+
+def _folder(scene: Path, source: Path) -> Path:
+    """Where a scene lies in `source`."""
+    return scene.relative_to(source).parent if scene.is_relative_to(source) and scene != source else Path()
 
 
 def _newest(scene: Path) -> float:

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from utility.cubes import containers
 from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pixels
 from utility.cubes.companions import times
 from utility.cubes.cube import Scene, Stored
+from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics
 from utility.names import SCALES
@@ -84,10 +86,13 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)
-    facts = {"file": _file(path), "axes": _axes(scene),
+    facts = {"file": _file(path), "product": scene.product, "axes": _axes(scene),
              **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene)}
     for name, value in facts.items():
-        yield f"{name:12}{value}"
+        if value:
+            yield f"{name:12}{value}"
+    for text in scene.notes:
+        yield f"{'note':12}{text}"
     bands, height, width = scene.cube.shape
     itemsize = scene.cube.dtype.itemsize
     for factor in (scale,) if scale else SCALES:
@@ -117,27 +122,50 @@ def _values(scene: Scene) -> dict[str, str]:
     """Type and range, pixels without data, bad bands."""
     statistics = band_statistics(scene.cube, scene.nodata, scene.missing)
     low, high = np.nanmin(statistics.low), np.nanmax(statistics.high)
-    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing)
-    marked = marked_bad(scene, {band.index for band in bad if not band.fillable})
+    bad = find_bad_bands(scene.cube, scene.nodata, scene.missing, statistics)
+    fill = likely_fill(scene.cube, statistics) if scene.nodata is None else None
+    marked = marked_bad(scene, set())
     missing = int(missing_pixels(scene, bad).sum()) if any(band.fillable for band in bad) else 0
     pixels = scene.cube.shape[1] * scene.cube.shape[2]
     declared = [] if scene.nodata is None else [f"the value {scene.nodata:g}"]
     declared += [] if scene.missing is None else ["a mask or an alpha band"]
     return {
-        "values": f"{scene.cube.dtype}, {low:g} .. {high:g}",
+        "values": f"{scene.cube.dtype}, {low:g} .. {high:g}{_meaning(scene)}",
         "no-data": (" and ".join(declared) or "no value is declared")
-        + f"; {missing} of {pixels} pixels ({missing / pixels:.1%}) are missing in all bands",
+        + f"; {missing} of {pixels} pixels ({missing / pixels:.1%}) are missing in all bands"
+        + (f"; {fill.share:.1%} are {fill.value:g}, which looks like one: --nodata {fill.value:.10g}" if fill else ""),
         "bad bands": ", ".join(filter(None, (
             in_words([band for band in bad if not band.fillable or band.pixels > missing], range(len(scene.cube))),
-            f"marked as bad in the header: {', '.join(map(str, marked))}" if marked else ""))) or "none",
+            f"marked as bad in the file: {', '.join(_runs(marked))}" if marked else ""))) or "none",
     }
 
 
+def _meaning(scene: Scene) -> str:
+    """What the values stand for: how they were stored, gain and offset, units."""
+    words = f", stored as {scene.metadata['packing']}" if "packing" in scene.metadata else ""
+    if scene.gain is not None:
+        gains, offsets = np.unique(scene.gain), np.unique(np.zeros(1) if scene.offset is None else scene.offset)
+        gain, offset = (f"{v[0]:g}" if len(v) == 1 else f"{v[0]:g} to {v[-1]:g} (by band)" for v in (gains, offsets))
+        words += f"; physical value = {gain} x value" + (f" + {offset}" if np.any(offsets) else "")
+    return words + (f"; units {scene.units}" if scene.units else "")
+
+
+def _runs(numbers: Sequence[int]) -> list[str]:
+    """"3-5", "9": neighbouring numbers together."""
+    groups = [list(run) for _, run in groupby(enumerate(numbers), lambda item: item[1] - item[0])]
+    return [f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in groups]
+
+
 def _file(path: Path) -> str:
-    size = sum(file.stat().st_size for file in containers.files_of(path))
+    files = [file for file in containers.files_of(path) if file.is_file()]
+    size = _size(sum(file.stat().st_size for file in files))
+    if path.is_dir():
+        return f"{path}, {len(files)} files, {size}"
     with open(path, "rb") as file:
         driver = rasters.driver_of(file.read(16))
-    return f"{path}, {rasters.TITLES.get(driver) or containers.sniff(path).title}, {_size(size)}"
+    container = containers.sniff(path)
+    title = rasters.TITLES.get(driver) or (container.title if container else f"{len(files)} files")
+    return f"{path}, {title}, {size}"
 
 
 def _beside(stored: Stored) -> str:
@@ -152,12 +180,31 @@ def _wavelengths(scene: Scene) -> str:
         return "not known"
     nm = np.sort(np.asarray(scene.wavelengths, float))
     steps = np.diff(nm)
-    return f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; {steps.min():.3g} to {steps.max():.3g})"
+    words = f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; {steps.min():.3g} to {steps.max():.3g})"
+    if scene.fwhm is not None:
+        words += f", {scene.fwhm.min():.3g} to {scene.fwhm.max():.3g} nm wide"
+    return words + (f"; from {scene.wavelengths_by}" if scene.wavelengths_by else "")
+
+
+def _without_grid(scene: Scene) -> str:
+    """The place of a scene that is on no map grid."""
+    words = []
+    if points := scene.metadata.get("gcps"):
+        words.append(f"{len(points.rows)} ground control points")
+    if scene.metadata.get("rpcs"):
+        words.append("RPCs")
+    if scene.lonlat is not None:
+        lon, lat = scene.lonlat
+        words.append(f"longitude {np.nanmin(lon):.5g} to {np.nanmax(lon):.5g} and latitude {np.nanmin(lat):.5g} to "
+                     f"{np.nanmax(lat):.5g} of every pixel")
+    if lookup := scene.metadata.get("lookup"):
+        words.append(f"a lookup table (GLT) for a map grid of {times(lookup.rows.shape)}: --ortho")
+    return "no map grid; " + ", ".join(words) if words else "no georeference"
 
 
 def _place(scene: Scene) -> str:
     if scene.transform is None:
-        return "no georeference"
+        return _without_grid(scene)
     a, b, c, d, e, f = scene.transform
     try:
         name = "no CRS"

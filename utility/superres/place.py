@@ -1,27 +1,35 @@
-"""Where a result lies: the place and size of its pixels, and how far its bounds are from the input's."""
+"""Where a result lies: the place and size of its pixels, and how far its bounds are from the
+input's."""
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
 
-from utility.cubes.cube import Scene
+from utility.cubes import ground
+from utility.cubes.containers import named, writers_of
+from utility.cubes.cube import BLOCK, Scene
 from utility.cubes.formats import envi
+from utility.cubes.ortho import Lookup
 from utility.cubes.values import marker_of
-from utility.degradation import grid
+from utility.degradation import Degradation, grid
 from utility.names import DEFAULT_KIND
+from utility.scenes import write_scene
+from utility.system.errors import UserError
 
 
 def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:
-    """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this scale factor and kind.
+    """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this
+    scale factor and kind.
 
-    CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and size of the new pixels
-    (`degradation.grid`): on a block grid the corner stays and the pixels are `scale` times smaller. Missing pixels are
-    no-data again where the scene has a no-data value and `cube` is in memory and of the finer grid. `cube` itself is not
-    changed.
+    CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and
+    size of the new pixels (`degradation.grid`): on a block grid the corner stays and the pixels are
+    `scale` times smaller. Missing pixels are no-data again where the scene has a no-data value and
+    `cube` is in memory and of the finer grid. `cube` itself is not changed.
     """
     metadata = dict(scene.metadata)
     for name in ("origin", "bad_pixels"):
@@ -29,25 +37,88 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     marker, missing = None, scene.missing
     if type(cube) is np.ndarray and scene.nodata is not None:
         marker = np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f" else marker_of(cube.dtype, scene.nodata)
-    finer = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
-    if finer and missing.any() and marker is not None:
+    of_result = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
+    if of_result and missing.any() and marker is not None:
         cube = cube.copy()
         cube[:, missing.repeat(scale, 0).repeat(scale, 1)] = marker
     down, across = (grid(n, scale, kind) for n in scene.cube.shape[1:])
     if "header" in metadata:
         metadata["header"] = envi.finer(metadata["header"], across, down)
-    transform = scene.transform
-    if transform is not None:
-        a, b, c, d, e, f = transform
-        (width, left), (height, top) = across, down
-        transform = (a * width, b * height, c + a * left + b * top, d * width, e * height, f + d * left + e * top)
-    return dataclasses.replace(scene, cube=cube, transform=transform, metadata=metadata, missing=None, filled=None)
+    for name, finer in (("gcps", ground.finer_points), ("rpcs", ground.finer_rpcs)):
+        if name in metadata:
+            metadata[name] = finer(metadata[name], across, down)
+    if "lookup" in metadata:
+        metadata["lonlat of the input"] = scene.lonlat
+    transform, lonlat, shape = scene.transform, scene.lonlat, tuple(n * scale for n in scene.cube.shape[1:])
+    return dataclasses.replace(
+        scene, cube=cube, metadata=metadata, missing=None, filled=None,
+        transform=None if transform is None else ground.finer_transform(transform, across, down),
+        lonlat=None if lonlat is None else ground.finer_lonlat(lonlat, shape, across, down))
+
+
+def lonlat_path(target: Path, like: Scene) -> Path | None:
+    """The file for longitudes and latitudes beside a raster that has no map grid; None where none
+    is needed."""
+    if like.lonlat is None or not {named("raster"), named("envi")} & {*writers_of(target)}:
+        return None
+    return target.with_name(f"{target.stem}_lonlat{target.suffix}")
+
+
+def write_lonlat(path: Path, like: Scene, overwrite: bool) -> None:
+    """Longitude and latitude of each pixel of a result, in degrees, as a raster of two bands."""
+    write_scene(path, Scene(np.stack(like.lonlat), path.stem, band_names=["longitude", "latitude"],
+                            nodata=np.nan, units="degrees"), overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnMap:
+    """A result that is put on the map grid of a lookup table."""
+    lookup: Lookup                                     # of the input's pixels
+    lonlat: tuple[np.ndarray, np.ndarray] | None       # of the input's pixels, where they fit the table
+    scale: int
+    like: Scene                                        # of the file to write
+
+    def write(self, cube: np.ndarray, writer: Any) -> None:
+        """Write `cube` (B, H, W), on the sensor's grid, to `writer`, some rows of the map at a
+        time."""
+        rows, columns = self.lookup.rows.shape
+        row = len(cube) * columns * self.scale ** 2 * cube.itemsize
+        step = max(1, BLOCK // row)
+        for top in range(0, rows, step):
+            part = self.lookup.rows_of(top, min(top + step, rows)).finer(self.scale, self.lonlat)
+            block = part.take(cube, 0, len(part.rows), self.like.nodata)
+            writer[:, top * self.scale:top * self.scale + block.shape[1], :] = block
+
+
+def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
+    """How a result on the sensor's grid, whose scene is `like`, goes on the map grid of its lookup
+    table.
+
+    Raises:
+        UserError: the scene has no lookup table, the degradation has a grid of its own, or the type
+            no value for cells without a pixel.
+    """
+    lookup = like.metadata.get("lookup")
+    if lookup is None:
+        raise UserError(f"--ortho puts a result on the map grid of the lookup table (GLT) that comes with a scene, and "
+                        f"{like} has none; leave --ortho out.")
+    if not Degradation.of(scale, kind).block_grid:
+        raise UserError(f"--ortho needs pixels that are parts of the input's, and degradation {kind} has a grid of its own; "
+                        "choose another --degradation.")
+    if like.nodata is None and dtype.kind != "f":
+        raise UserError("--ortho needs a value for cells without a pixel; name one with --nodata, or give --dtype float32.")
+    lonlat = like.metadata.get("lonlat of the input")
+    on_map = lookup.rows_of(0, 1).finer(scale)
+    return OnMap(lookup, lonlat if lonlat and lookup.fits(lonlat) else None, scale, dataclasses.replace(
+        like, transform=on_map.transform, crs=lookup.crs, lonlat=None, nodata=np.nan if like.nodata is None else like.nodata))
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
-    """The largest distance on the ground between the corners of two scenes, and its unit; None for a scene without a place.
+    """The largest distance on the ground between the corners of two scenes, and its unit; None for
+    a scene without a place.
 
-    The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of 6371 km radius).
+    The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of
+    6371 km radius).
     """
     if first.transform is None or second.transform is None:
         return None

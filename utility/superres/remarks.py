@@ -22,7 +22,7 @@ def uncertainty_in_words(summary: Mapping[str, Any]) -> str:
 
 def far_out(summary: Mapping[str, Any]) -> list[str]:
     """A warning where a summary of `inference` counts many values far outside their band's range."""
-    if summary["far_out"][summary["method"]] <= MUCH:
+    if summary["far_out"][summary["method"]] <= MUCH or summary.get("likely_fill"):
         return []
     (own, rivals), kind = _shares(summary, "far_out"), summary["degradation"]
     cure = (f". Where the input is sharper than {kind} x{summary['scale']} makes cubes, --degradation bicubic fits better"

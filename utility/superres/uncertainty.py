@@ -113,6 +113,7 @@ class Spread:
         kept = {name: like.metadata[name] for name in {"compression", "interleave", "byte order", "cog"} & like.metadata.keys()}
         write_scene(self.path, replace(
             like, cube=self.values, key="spread", wavelengths=None, normalised=False, band_names=["spread"],
+            fwhm=None, good=None, gain=None, offset=None, lonlat=None,
             nodata=np.nan if gone else None, metadata={**kept, "header": header, "provenance": made}), overwrite)
         self._written = True
         mean = float(np.nanmean(self.values, dtype=np.float64))

@@ -24,6 +24,7 @@ class Writing:
     unit_range: bool = False        # in [0, 1] as float32, instead of the input's values
     overwrite: bool = False
     cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
+    ortho: bool = False             # on the map grid of the lookup table that comes with the scene
 
 
 def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: Values, low: float, high: float) -> Source:

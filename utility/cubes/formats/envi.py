@@ -1,9 +1,8 @@
 """ENVI scenes: a text header (.hdr) and a raw data file (.img, .dat, .bsq, .bil, .bip, or no suffix)."""
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Callable, Container, Iterator
+import math
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import rasterio
 from spectral.io import envi
 
 from utility.cubes.axes import as_cube, stored_shape
-from utility.cubes.companions import nanometres, unit_in_nm
+from utility.cubes.companions import unit_in_nm
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target, reserve, writing
-from utility.cubes.formats.rasters import quiet
+from utility.cubes.fields import NUMBER, band_facts, parts_of
+from utility.cubes.formats import rasters
+from utility.cubes.formats.header import header_of, is_header, quiet, read_fields
 from utility.system.errors import UserError
 from utility.system.files import replacing
 
@@ -24,24 +25,23 @@ INTERLEAVES = {"bsq": "BHW", "bil": "HBW", "bip": "HWB"}
 
 # --------------------------------------------------------------------------------------------------------------- files
 
-def header_of(path: Path) -> Path | None:
-    """The ENVI header that belongs to the data file `path`; None where there is none."""
-    for name in (f"{path.name}.hdr", f"{path.name}.HDR", f"{path.stem}.hdr", f"{path.stem}.HDR"):
-        header = path.with_name(name)
-        if header != path and header.is_file() and is_header(header):
-            return header
-    return None
-
-
-def is_header(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"ENVI"
-
-
 def files_of(path: Path) -> set[Path]:
     """Names of all files that reading an ENVI scene from `path`, or writing one there, may involve."""
     header = header_of(path) or path
     return {*_pair(path), header, *(_data_names(header, *INTERLEAVES) if header.is_file() else ())}
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a file in a folder is a scene: the header of a cube; not its data, a library, a mask, a TIFF's header."""
+    if header_of(path):
+        return False
+    try:
+        fields = read_fields(path)
+    except UserError:
+        return True  # damaged, which opening it says
+    kind = str(fields.get("file type", "")).lower()
+    return "spectral library" not in kind and "classification" not in kind and tiff_of(path) is None and str(
+        fields.get("bands", "")).strip() != "1"
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -70,42 +70,54 @@ def _data_of(header: Path, interleave: str, expected: int) -> Path:
 
 def open_envi(path: Path, key: str | None) -> Stored:
     header = path if is_header(path) else header_of(path)
-    fields = _fields(header)
-    missing = [n for n in ("samples", "lines", "bands", "data type", "interleave", "byte order") if n not in fields]
+    fields = read_fields(header)
+    if str(fields.get("file type", "")).lower() == "tiff":
+        return _open_tiff(header)
+    if "spectral library" in str(fields.get("file type", "")).lower():
+        raise UserError(f"{header} is a spectral library ({fields.get('lines', '?')} spectra), where a cube was expected; "
+                        "give an image.")
+    missing = [n for n in ("samples", "lines", "bands", "data type", "interleave") if n not in fields]
     if missing:
         raise UserError(f"{header} lacks the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, without which "
                         "its data cannot be read; add them to the header.")
+    notes = [] if "byte order" in fields else ["'byte order' is not in the header, and is taken as 0 (little endian)"]
+    array, interleave, order = _mapped(path, header, fields)
+    bands = array.shape[INTERLEAVES[interleave].index("B")]
+    facts, about = band_facts(fields, bands)
+    metadata = {"header": fields, "interleave": interleave, "byte order": order}
+    if facts["wavelengths"] is not None and facts["wavelengths_by"] == "wavelength":
+        metadata["wavelength"] = [float(NUMBER.match(part).group()) for part in parts_of(fields.pop("wavelength"))]
+    crs, transform = _georeference(Path(array.filename))
+    for name in ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order", "file type",
+                 "data ignore value", "band names"):
+        fields.pop(name, None)
+    for name in ("wavelength", "fwhm", "bbl", "data gain values", "data offset values"):
+        if name in fields and len(parts_of(fields[name])) != bands:  # what was not understood misleads the next reader too
+            fields.pop(name)
+    return Stored(array, format="envi", layout=INTERLEAVES[interleave], crs=crs, transform=transform, metadata=metadata,
+                  notes=notes + about, **facts)
 
-    def number(name: str, convert: Callable[[Any], Any] = int) -> Any:
+
+def _mapped(path: Path, header: Path, fields: dict[str, Any]) -> tuple[np.memmap, str, int]:
+    """The data as a memory map, its interleave and its byte order. Raises UserError: a field cannot be used."""
+
+    def number(name: str) -> int:
         try:
-            return convert(fields.get(name, 0))
+            return int(fields.get(name, 0))
         except (TypeError, ValueError):
-            kind = "whole number" if convert is int else "number"
-            raise UserError(f"{header} says '{name} = {fields[name]}', where a {kind} was expected.") from None
+            raise UserError(f"{header} says '{name} = {fields[name]}', where a whole number was expected.") from None
 
-    def known(name: str, choices: Container[str], words: str) -> str:
-        value = str(fields.get(name, "")).lower()
+    def known(name: str, choices: Container[str], words: str, default: str = "") -> str:
+        value = str(fields.get(name, default)).lower()
         if value not in choices:
             raise UserError(f"{header} says '{name} = {fields[name]}', where {words} was expected.")
         return value
-
-    def listed(name: str, convert: Callable[[str], Any]) -> list[Any] | None:
-        values = fields.pop(name, None)
-        if values is None:
-            return None
-        values = [values] if isinstance(values, str) else values
-        if len(values) != bands:
-            raise UserError(f"{header} lists {len(values)} values under '{name}' for {bands} bands; correct it.")
-        try:
-            return [convert(v) for v in values]
-        except ValueError:
-            raise UserError(f"{header} lists something other than numbers under '{name}'; correct it.") from None
 
     columns, rows, bands, offset = map(number, ("samples", "lines", "bands", "header offset"))
     interleave = known("interleave", INTERLEAVES, "bsq, bil or bip")
     codes = envi.envi_to_dtype
     code = known("data type", codes, f"one of {', '.join(f'{c} {np.dtype(d).name}' for c, d in codes.items())}")
-    order = int(known("byte order", ("0", "1"), "0 (little endian) or 1 (big endian)"))
+    order = int(known("byte order", ("0", "1"), "0 (little endian) or 1 (big endian)", "0"))
     known("file compression", ("0", ""), "0 (not compressed: compressed data is not read)")
     if min(columns, rows, bands) < 1 or offset < 0:
         raise UserError(f"{header} says {rows} lines, {columns} samples, {bands} bands and header offset {offset}; correct it.")
@@ -119,36 +131,21 @@ def open_envi(path: Path, key: str | None) -> Stored:
         raise UserError(f"{header} describes {expected} bytes ({bands} bands x {rows} lines x {columns} samples of "
                         f"{dtype.itemsize} bytes{f' after {offset}' if offset else ''}), but its data file {data.name} "
                         f"has {size}; correct the header, or copy the data again.")
-    layout = INTERLEAVES[interleave]
-    array = np.memmap(str(data), dtype, "r", offset, stored_shape(layout, (bands, rows, columns)))
-    centres, names = listed("wavelength", float), listed("band names", str)
-    nodata = number("data ignore value", convert=float) if "data ignore value" in fields else None
-    crs, transform = _georeference(data)
-    for name in ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order", "file type",
-                 "data ignore value"):
-        fields.pop(name, None)
-    metadata = {"header": fields, "interleave": interleave, "byte order": order}
-    if centres:
-        metadata["wavelength"] = centres
-    return Stored(array, format="envi", layout=layout, band_names=names, nodata=nodata, crs=crs, transform=transform,
-                  wavelengths=None if centres is None else nanometres(centres, fields.get("wavelength units")),
-                  metadata=metadata)
+    shape = stored_shape(INTERLEAVES[interleave], (bands, rows, columns))
+    return np.memmap(str(data), dtype, "r", offset, shape), interleave, order
 
 
-def _fields(header: Path) -> dict[str, Any]:
-    content = header.read_bytes()
-    try:
-        with quiet():
-            if content.isascii():
-                return envi.read_envi_header(str(header))
-            # spectral reads in the locale's encoding alone; the fields are ASCII, and descriptions come in any code page
-            with tempfile.NamedTemporaryFile(suffix=".hdr") as copy:
-                copy.write(content.decode("ascii", "replace").encode("ascii", "replace"))
-                copy.flush()
-                return envi.read_envi_header(copy.name)
-    except (envi.EnviException, OSError, UnicodeError) as error:
-        raise UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); correct or copy it "
-                        "again.") from error
+def tiff_of(header: Path) -> Path | None:
+    """The TIFF beside an ENVI header that describes one; None where there is none."""
+    stem = header.with_suffix("")
+    names = [stem, *(stem.with_name(stem.name + ending) for ending in (".tif", ".tiff", ".TIF", ".TIFF"))]
+    return next((path for path in names if path.is_file() and rasters.is_raster(path)), None)
+
+
+def _open_tiff(header: Path) -> Stored:
+    if (path := tiff_of(header)) is None:
+        raise UserError(f"{header} describes a TIFF, and {header.stem}.tif is not beside it; put it there.")
+    return rasters.open_raster(path, None)
 
 
 def _georeference(data: Path) -> tuple[str | None, tuple[float, ...] | None]:
@@ -169,7 +166,7 @@ def create_envi(target: Target) -> Iterator[CubeWriter]:
     header_path, data_path = _pair(path)
     suffix = path.suffix.lower()[1:]
     interleave = suffix if suffix in INTERLEAVES else str(like.metadata.get("interleave", "bsq"))
-    order = int(like.metadata.get("byte order", sys.byteorder == "big"))
+    order = 0  # some readers take every file for little endian
     fields = _header(like, path) | {
         "samples": columns, "lines": rows, "bands": bands, "header offset": 0, "interleave": interleave,
         "file type": "ENVI Standard", "data type": envi.dtype_to_envi[target.dtype.char], "byte order": order}
@@ -211,23 +208,41 @@ def _header(like: Scene, path: Path) -> dict[str, Any]:
             fields["wavelength"] = [repr(float(v)) for v in like.metadata["wavelength"]]
         else:
             unit = unit_in_nm(fields.get("wavelength units")) or 1.0
-            fields["wavelength"] = [repr(float(v) / unit) for v in like.wavelengths]
+            fields["wavelength"] = _numbers(np.asarray(like.wavelengths, np.float64) / unit)
             fields.setdefault("wavelength units", "Nanometers")
+    if like.fwhm is not None and "fwhm" not in fields:
+        fields["fwhm"] = _numbers(like.fwhm / (unit_in_nm(fields.get("wavelength units")) or 1.0))
+    if like.good is not None and "bbl" not in fields:
+        fields["bbl"] = [str(int(fine)) for fine in like.good]
+    if like.gain is not None and not {"data gain values", "reflectance scale factor"} & fields.keys():
+        fields["data gain values"] = _numbers(like.gain)
+        fields["data offset values"] = _numbers(np.zeros(len(like.gain)) if like.offset is None else like.offset)
     if like.band_names:
-        fields["band names"] = list(like.band_names)
+        fields["band names"] = [name.replace(",", ";") for name in like.band_names]
     if like.nodata is not None:
         fields["data ignore value"] = int(like.nodata) if float(like.nodata).is_integer() else float(like.nodata)
     if "map info" not in fields and like.transform is not None:
         a, b, c, d, e, f = like.transform
-        if b or d or a <= 0 or e >= 0:
-            raise UserError(f"{path} would be an ENVI file, whose map info cannot hold a rotated or flipped grid like "
-                            f"that of {like.name}; write a GeoTIFF (.tif).")
         name, more = _projection(like.crs)
-        fields["map info"] = [name, "1", "1", *(repr(float(v)) for v in (c, f, a, -e)), *more]
+        width, height = math.hypot(a, d), math.hypot(b, e)
+        # GDAL shears oblong pixels of a turned grid, and turns about the first corner alone.
+        turned = not np.isclose([width, b, e], [height, d, -a], rtol=1e-9, atol=1e-9 * width).all()
+        if turned if b or d else a <= 0 or e >= 0:
+            raise UserError(f"{path} would be an ENVI file, whose map info cannot hold a flipped grid, or a turned one "
+                            f"of oblong pixels, like that of {like.name}; write a GeoTIFF (.tif).")
+        more += [f"rotation={math.degrees(math.atan2(d, a)):.10f}"] if b or d else []
+        fields["map info"] = [name, "1", "1", *(repr(float(v)) for v in (c, f, width, height)), *more]
     if like.crs and "coordinate system string" not in fields:
         fields["coordinate system string"] = f"{{{rasterio.crs.CRS.from_wkt(like.crs).to_wkt(version='WKT1_ESRI')}}}"
+    if "coordinate system string" in fields and isinstance(fields.get("map info"), list):
+        # With both, GDAL takes latitude and longitude for OGC:CRS84.
+        fields["map info"] = [part for part in fields["map info"] if part.lower() != "units=degrees"]
     return {_plain(name): value if name == "coordinate system string" else
             [_plain(v) for v in value] if isinstance(value, list) else _plain(value) for name, value in fields.items()}
+
+
+def _numbers(values: np.ndarray) -> list[str]:
+    return [f"{value:.12g}" for value in values]
 
 
 def _plain(value: Any) -> Any:

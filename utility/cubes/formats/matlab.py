@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +13,17 @@ import numpy as np
 import scipy.io
 
 from utility.cubes.axes import as_cube, stored_shape
-from utility.cubes.companions import NAMES, SMALL, choose_key, companions, facts_in, find_size, matlab_name, stated_layout
+from utility.cubes.companions import (
+    NAMES,
+    SMALL,
+    TEXTS,
+    choose_key,
+    companions,
+    facts_in,
+    find_size,
+    matlab_name,
+    stated_layout,
+)
 from utility.cubes.cube import CubeWriter, Stored, Target, writing
 from utility.system.files import replacing
 from utility.system.memory import require_memory
@@ -131,8 +141,11 @@ def open_mat5(path: Path, key: str | None) -> Stored:
         shapes = {name: shape for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
         small = [name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
         beside: dict[str, Any] = {name: read(name) for name in small if name.lower() in NAMES}
-        if found.get("layout", ("",))[0] == "char":
-            beside["layout"] = "".join(map(chr, read("layout").ravel()[:16]))
+        for name in ("layout", *TEXTS):
+            if found.get(name, ("",))[0] == "char" and math.prod(found[name][1]) <= SMALL:
+                with suppress(ValueError):  # text that says nothing known
+                    codes = read(name).ravel(order="F")
+                    beside[name] = codes.tobytes().decode("utf-8" if codes.itemsize == 1 else "utf-16")
         arrays = {name: shape for name, shape in shapes.items() if name not in small}
         others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items())
         key = choose_key(path, arrays, key, find_size(beside), others)

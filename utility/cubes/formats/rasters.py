@@ -4,10 +4,9 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,16 @@ os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no
 
 import rasterio
 import rasterio.shutil
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from utility.cubes.companions import nanometres
 from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
+from utility.cubes.fields import band_facts, band_tags, merged, wavelengths_in
+from utility.cubes.formats.header import header_of, quiet, read_fields
+from utility.cubes.ground import Points
 from utility.system.errors import UserError
 from utility.system.files import remove, replacing
 from utility.system.memory import require_memory
@@ -39,17 +42,15 @@ LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
 """Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for inputs of other containers."""
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings: rasters without georeference and ENVI headers with capitals are both usual."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def driver_of(head: bytes) -> str | None:
     """The driver for a file with these first bytes; None for other files."""
     return next((driver for start, driver in DRIVERS.items() if head.startswith(start)), None)
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file is one that a driver of DRIVERS opens, by its first bytes."""
+    with open(path, "rb") as file:
+        return driver_of(file.read(16)) is not None
 
 
 def _opened(path: Path) -> Any:
@@ -59,17 +60,20 @@ def _opened(path: Path) -> Any:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a raster in a folder is a scene: it has at least 2 bands, or is damaged, which opening it says."""
+    """Whether a raster in a folder is a scene: it has at least 2 bands or pages, or is damaged, which opening it says."""
     try:
         with quiet(), _opened(path) as source:
-            return source.count >= 2
+            return source.count >= 2 or len(source.subdatasets) >= 2
     except (RasterioError, OSError, ValueError):
         return True
 
 
 def open_raster(path: Path, key: str | None) -> Stored:
+    """A raster of many bands, or a TIFF of as many pages of one band."""
     with quiet():
         source = _opened(path)
+    if source.count == 1 and len(source.subdatasets) >= 2:
+        return open_stack(path, _pages(path, source), f"{len(source.subdatasets)} pages are the bands")
     alpha, missing = _masked(source, path)
     indexes = [i for i in source.indexes if i != alpha]
     if len(indexes) < 2:
@@ -98,16 +102,57 @@ def open_raster(path: Path, key: str | None) -> Stored:
     require_memory(tile * (source.count if by_pixel else 1), f"{path}, one tile of it,")
     cube = LazyCube((len(indexes), source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
-    names = [source.descriptions[i - 1] or "" for i in indexes]
+    facts, notes = _band_facts(path, source, indexes)
+    return Stored(cube, format="raster", layout="BHW", crs=source.crs.to_wkt() if source.crs else None,
+                  transform=None if source.transform.is_identity else tuple(source.transform)[:6],
+                  metadata=_kept(source, indexes), notes=notes, missing=missing,
+                  **facts | {"nodata": facts.get("nodata") if nodata is None else nodata})
+
+
+def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
+    """What another GeoTIFF takes over as it is: tags, compression, control points and the coefficients of a camera."""
     keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in indexes],
             "imagery": [source.tags(i, ns="IMAGERY") for i in indexes],
-            "scales": [source.scales[i - 1] for i in indexes], "offsets": [source.offsets[i - 1] for i in indexes],
             "compression": source.compression and source.compression.value}
-    return Stored(cube, format="raster", layout="BHW",
-                  wavelengths=_wavelengths(keep["band_tags"], keep["imagery"], names),
-                  band_names=names if any(names) else None, nodata=nodata, missing=missing,
-                  crs=source.crs.to_wkt() if source.crs else None,
-                  transform=None if source.transform.is_identity else tuple(source.transform)[:6], metadata=keep)
+    points, crs = source.gcps
+    if points:
+        keep["gcps"] = Points(tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points), crs.to_wkt() if crs else None)
+    if source.rpcs:
+        keep["rpcs"] = source.rpcs
+    return keep
+
+
+def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, Any], list[str]]:
+    """Facts on the bands: of the file (the ENVI domain, which holds all digits), of a header beside it, of each band."""
+    bands = len(indexes)
+    names = [source.descriptions[i - 1] or "" for i in indexes]
+    own, notes = band_facts({name.lower().replace("_", " "): text for name, text in source.tags(ns="ENVI").items()}, bands)
+    header, about = facts_beside(path, bands)
+    gain, offset = ([values[i - 1] for i in indexes] for values in (source.scales, source.offsets))
+    plain = set(gain) == {1.0} and set(offset) == {0.0}
+    named = wavelengths_in(names)
+    sources = [{"gain": None if plain else np.array(gain), "offset": None if plain else np.array(offset)},
+               {"band_names": names if any(names) else None}, own, header,
+               *(band_tags([source.tags(i, ns=domain) for i in indexes]) for domain in ("ENVI", None, "IMAGERY")),
+               {"wavelengths": named, "wavelengths_by": "the names of the bands"} if named is not None else {}]
+    return merged(*sources), notes + about
+
+
+def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
+    """Facts on the bands of a raster in an ENVI header beside it; nothing where there is none for as many bands."""
+    header = header_of(path)
+    if header is None:
+        return {}, []
+    try:
+        fields = read_fields(header)
+    except UserError:
+        return {}, [f"{header.name} beside it is not readable"]
+    if str(fields.get("bands", bands)).strip() != str(bands):
+        return {}, [f"{header.name} beside it describes {fields['bands']} bands, and is left out"]
+    facts, notes = band_facts(fields, bands)
+    if facts["wavelengths_by"]:
+        facts["wavelengths_by"] = header.name
+    return facts, notes
 
 
 def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
@@ -135,30 +180,51 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     return None, missing if missing.any() else None
 
 
+def _pages(path: Path, source: Any) -> list[Callable[[], Any]]:
+    return [partial(rasterio.open, name, driver="GTiff") for name in source.subdatasets
+            if name.startswith("GTIFF_DIR:") and name.endswith(str(path.absolute()))]
+
+
+def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Stored:
+    """A cube whose bands are rasters of their own, each opened by a call; the first of several channels is the band.
+
+    Raises:
+        UserError: they differ in size or type, or one cannot be read.
+    """
+    opened: dict[int, Any] = {}
+
+    def band(index: int) -> Any:
+        if index not in opened:
+            if len(opened) > 64:  # files held open
+                opened.pop(next(iter(opened))).close()
+            try:
+                with quiet():
+                    opened[index] = bands[index]()
+            except (RasterioError, OSError) as error:
+                raise damaged(path, error) from error
+        return opened[index]
+
+    first = band(0)
+    kinds = {(one.height, one.width, one.dtypes[0]) for one in map(band, range(len(bands)))}
+    if len(kinds) > 1:
+        found = ", ".join(f"{rows} x {columns} {dtype}" for rows, columns, dtype in sorted(kinds))
+        raise UserError(f"{path} holds bands of different sizes or types ({found}), where one was expected.")
+
+    def read(b: slice, r: slice, c: slice) -> np.ndarray:
+        try:
+            return np.stack([band(i).read(1, window=_window(r, c)) for i in range(b.start, b.stop)])
+        except (RasterioError, OSError) as error:
+            raise damaged(path, error) from error
+
+    cube = LazyCube((len(bands), first.height, first.width), first.dtypes[0], read)
+    return Stored(cube, format="raster", layout="BHW", nodata=first.nodata, notes=[note],
+                  crs=first.crs.to_wkt() if first.crs else None,
+                  transform=None if first.transform.is_identity else tuple(first.transform)[:6],
+                  metadata={"compression": first.compression and first.compression.value})
+
+
 def _window(rows: slice, columns: slice) -> Window:
     return Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-
-
-def _wavelengths(tags: list[dict], imagery: list[dict], names: list[str]) -> np.ndarray | None:
-    """Centre wavelengths in nm from band tags, GDAL's IMAGERY domain, or band names such as '550.5 nm'; all or none."""
-    found, units = [], []
-    for tag, image, name in zip(tags, imagery, names, strict=True):
-        lower = {k.lower(): v for k, v in tag.items()}
-        named = re.search(r"(\d+(?:\.\d+)?)\s*(nm|nanometers|nanometres|um|µm|micrometers|microns)\b", name, re.I)
-        if "wavelength" in lower:
-            value, unit = lower["wavelength"], lower.get("wavelength_units") or lower.get("wavelength_unit", "")
-        elif "CENTRAL_WAVELENGTH_UM" in image:
-            value, unit = image["CENTRAL_WAVELENGTH_UM"], "um"
-        elif named:
-            value, unit = named.groups()
-        else:
-            return None
-        try:
-            found.append(float(value))
-        except ValueError:
-            return None
-        units.append(unit.lower())
-    return nanometres(found, units[0]) if len(set(units)) == 1 else None
 
 
 @contextmanager
@@ -241,19 +307,23 @@ def _describe(raster: Any, like: Scene) -> None:
     raster.update_tags(**{**metadata.get("tags", {}), **{f"TIFFTAG_{_TAGS[name]}": text for name, text in made.items()}})
     tags = metadata.get("band_tags") or [{} for _ in range(count)]
     imagery = metadata.get("imagery") or [{} for _ in range(count)]
-    header = like.metadata.get("header", {})
-    fwhm, unit = header.get("fwhm"), header.get("wavelength units", "Nanometers")
+    columns = {"wavelength": like.wavelengths, "fwhm": like.fwhm, "bbl": None if like.good is None else like.good.astype(int)}
     for band in range(count):
         own = {k: v for k, v in tags[band].items() if not k.startswith("STATISTICS_")}
-        if like.wavelengths is not None and not any(k.lower() == "wavelength" for k in own):
-            own |= {"wavelength": repr(float(like.wavelengths[band])), "wavelength_units": "Nanometers"}
-        if isinstance(fwhm, list) and len(fwhm) == count:
-            own |= {"fwhm": fwhm[band], "fwhm_units": unit}
+        had = {name.lower() for name in own}
+        for name, values in columns.items():
+            if values is not None and name not in had and not (name == "fwhm" and "wavelength" in had):
+                own[name] = f"{values[band]:.12g}"
+                own |= {f"{name}_units": "Nanometers"} if name != "bbl" else {}
         raster.update_tags(band + 1, **own)
         if imagery[band]:
             raster.update_tags(band + 1, ns="IMAGERY", **imagery[band])
         if like.band_names:
             raster.set_band_description(band + 1, like.band_names[band])
-    for name, usual in (("scales", {1.0}), ("offsets", {0.0})):
-        if set(metadata.get(name, usual)) != usual:
-            setattr(raster, name, metadata[name])
+    if like.gain is not None:
+        raster.scales = [float(value) for value in like.gain]
+        raster.offsets = [0.0] * count if like.offset is None else [float(value) for value in like.offset]
+    if points := like.metadata.get("gcps"):
+        raster.gcps = ([GroundControlPoint(*point) for point in points.rows], CRS.from_wkt(points.crs) if points.crs else None)
+    if like.metadata.get("rpcs"):
+        raster.rpcs = like.metadata["rpcs"]

@@ -1,0 +1,44 @@
+"""Products as agencies and laboratories deliver them, a file each; a new product is one new file
+here.
+
+A file whose name begins with no underscore sets PRODUCT, a `utility.cubes.product.Product`. It says
+how the product is known, which arrays or files make the cube,
+and what these do not say themselves: scale, no-data, order, place. Whatever they do say by the
+usual conventions is found in `conventions`, `ground` and the readers under `formats`, and needs no
+word here.
+"""
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import h5py
+
+from utility.cubes.product import Product
+
+PRODUCTS: tuple[Product, ...] = tuple(
+    import_module(f"{__name__}.{name}").PRODUCT
+    for name in sorted(module.name for module in iter_modules(__path__)) if not name.startswith("_"))
+"""All products, by the names of their files."""
+
+
+def product_of(path: Path) -> tuple[Product, Path] | None:
+    """The product that a file or folder is a scene of, and the path of that scene; None for
+    anything else."""
+    with suppress(OSError):
+        for product in PRODUCTS:
+            if scene := product.scene(path):
+                return product, scene
+        if path.is_file() and h5py.is_hdf5(path):
+            # A damaged file is refused by its reader, which says why.
+            with suppress(RuntimeError, KeyError, ValueError, TypeError), h5py.File(path, "r") as file:
+                return next(((product, path) for product in PRODUCTS if product.holds(file)), None)
+    return None
+
+
+def belongs(path: Path) -> bool:
+    """Whether a file in a folder is about a scene of a product beside it: a mask, a quick look, one
+    of its bands."""
+    return any(product.belongs(path) for product in PRODUCTS)

@@ -1,0 +1,16 @@
+"""AVIRIS-3 and AVIRIS-5 (NASA, netCDF-4): a group `reflectance` or `radiance` that holds the cube
+of that name and its wavelengths, and CF's grid mapping at the top."""
+from __future__ import annotations
+
+import h5py
+
+from utility.cubes.conventions import item_at
+from utility.cubes.product import Product
+
+
+def holds(file: h5py.File) -> bool:
+    return any(item_at(file, f"{name}/{name}") is not None and item_at(file, f"{name}/wavelength") is not None
+               for name in ("reflectance", "radiance"))
+
+
+PRODUCT = Product("AVIRIS-3", holds=holds)

@@ -1,0 +1,4 @@
+"""EnMAP (DLR), L1B to L2A."""
+from utility.cubes.products._dlr import dlr_product
+
+PRODUCT = dlr_product("EnMAP", "ENMAP")
