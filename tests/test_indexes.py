@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.other_metrics import PAGE, number, own_row
 from utility.indexes import METRICS, PRESETS, Comparison, Metric, band_psnr, dark_bands, evaluate, sam_map
 from utility.report.tables import result_table
 from utility.system.errors import UserError
@@ -109,6 +110,22 @@ def test_q_compares_means_alone_where_both_are_flat_and_is_none_without_a_window
     assert evaluate(0.5 * flat, flat, 4)["q"] == pytest.approx(2 * 0.5 * 0.25 / (0.5**2 + 0.25**2))
     sr, gt = pair(1, 7, 7)
     assert evaluate(sr, gt, 4, "reference")["q"] is None
+
+
+def test_the_fixed_pair_has_the_figures_of_other_libraries_and_of_the_page():
+    """All but `psnr` and `q` are figures of scikit-image 0.26.0, torchmetrics 1.9.0 or sewar 0.4.10."""
+    entry = own_row()
+    expected = {"psnr": 33.8203, "ssim": 0.810248, "sam": 2.69266, "ergas": 1.22566, "q": 0.690839}
+    assert entry["row"] == pytest.approx(expected, rel=5e-6)
+    facts = dict(entry["facts"])
+    assert facts["PSNR of the whole cube"] == pytest.approx(32.7733, rel=5e-6)
+    assert facts["SAM in radians"] == pytest.approx(0.0469959, rel=5e-6)
+    assert facts["SSIM, 7 x 7 uniform window (`sspsr`)"] == pytest.approx(0.824171, rel=5e-6)
+    page = PAGE.read_text(encoding="utf-8")
+    cells = " | ".join(number(value) for value in entry["row"].values())
+    assert f"| this project | {cells} |" in page
+    for question, value in facts.items():
+        assert f"| this project | {question} | {number(value)} |" in page
 
 
 def test_values_outside_of_0_to_1_are_counted_and_named():
