@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import roofline
 from models import create_model
-from models.layers import pooling, upsampling
+from models.layers import pooling
 from models.layers import row_blocks as blocks
 from utility.checkpoints import load_checkpoint
 from utility.system.errors import UserError
@@ -54,9 +54,8 @@ COPIES = ("aten.clone", "aten.constant_pad_nd", "aten.index_select", "aten.flip"
 @pytest.fixture
 def meta(monkeypatch):
     """A device without memory: a copy to it or from it is an operator, or raises. Kernels run there as nothing."""
-    monkeypatch.setattr(pooling, "_choose", lambda backend, gates: "auto")
+    monkeypatch.setattr(pooling, "_choose", lambda backend, gates: "triton")
     monkeypatch.setattr(pooling, "_write", lambda *given: None)
-    monkeypatch.setattr(upsampling, "_forward", lambda *given: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it knows no meta
     monkeypatch.setattr(torch, "autocast", lambda device, enabled: nullcontext())
     return torch.device("meta")
@@ -79,6 +78,7 @@ def test_between_units_nothing_is_copied_read_or_waited_for(meta, name):
         with Calls() as whole:
             net(x)
         net.set_execution(block_voxels=3 * 24 * 4)
+        net(x)  # makes the matrices of the upsampling
         with Calls() as blocks:
             net(x)
     assert not whole.count(*HOST, *COPIES)
@@ -147,7 +147,7 @@ def test_every_tensor_of_a_training_step_is_channels_last():
     seen = Counter()
     for name, given, out in calls.made:
         name = name.partition(".")[2]
-        if name in ("convolution", "pool", "double", "double_backward"):
+        if name in ("convolution", "pool"):
             seen[name] += 1
             assert all(is_last(t) for t in [*given, *out] if t.dim() == 5 and t.shape[1] > 1), name
             assert is_last(given[0]) and (name != "convolution" or is_last(given[1]))  # one channel too
@@ -157,8 +157,7 @@ def test_every_tensor_of_a_training_step_is_channels_last():
             assert is_last(out[0]) or out[0].shape[-1] == 3, name
         if name == "clone":
             assert given[0].shape[-3:] == (3, 3, 3), "only weights are copied"
-    assert seen == {"convolution": 12, "convolution_backward": 12, "pool": 12, "pool_backward": 12, "double": 2,
-                    "double_backward": 2}
+    assert seen == {"convolution": 12, "convolution_backward": 12, "pool": 12, "pool_backward": 12}
 
 
 @pytest.mark.parametrize("name", ["biqrnn_2_5", "lowgrid_4_2"])
@@ -234,7 +233,8 @@ def test_the_roofline_counts_what_torch_counts():
             out = net(x)
             if training:
                 out.sum().backward()
-        assert roofline("biqrnn_2_5", x.shape, 4, training)["GFLOP"] * 1e9 == pytest.approx(counter.get_total_flops())
+        found = sum(flop for name, flop in counter.get_flop_counts()["Global"].items() if "convolution" in str(name))
+        assert roofline("biqrnn_2_5", x.shape, 4, training)["GFLOP"] * 1e9 == pytest.approx(found)
     # a voxel of biqrnn_2_1: 1 + 2 x 6 + 2, twice 2 + 2 x 6 + 2, and 2 + 2 x 3 + 1 values
     assert roofline("biqrnn_2_1", x.shape, 4, training=False)["moved"] == 4 * 56 * x.numel()
 

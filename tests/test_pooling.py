@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.layers import pooling
+from models.layers import build, pooling
 from models.layers.pooling import BACKENDS, available_backends, cpu, gate_count, loop, pool, pool_into
 
 KINDS = ("f", "fo", "ifo")
@@ -102,12 +103,13 @@ def test_the_loop_in_any_dtype_agrees_with_itself_in_double(kind, direction, sha
     agree("loop", kind, direction, shape, dtype, layout, with_skip)
 
 
-@every_kind
-@every_direction
-def test_without_a_compiler_the_numbers_are_the_same(no_compiler, kind, direction):
+def test_without_a_compiler_the_loop_takes_its_place(no_compiler, monkeypatch):
     assert cpu.library() is None
-    for bands, dtype in ((1, torch.float64), (2, torch.float32), (7, torch.float32), (7, torch.bfloat16)):
-        agree("cpu", kind, direction, (2, 3, bands, 2, 5), dtype, "channels_last", with_skip=True)
+    agree("cpu", "fo", "both", (2, 3, 7, 2, 5), torch.bfloat16, "channels_last", with_skip=True)
+    monkeypatch.setattr(loop, "pool", lambda gates, *_: gates[:, :1])
+    gates = torch.zeros(1, 3, 1, 1, 1)
+    assert pool(gates, "f", "both", backend="cpu").shape == (1, 1, 1, 1, 1)
+    pool_into(gates[:, 1:2], gates, "f", "both")
 
 
 @every_kind
@@ -269,16 +271,13 @@ def test_the_module_may_be_imported_twice():
     assert in_a_fork(import_twice) == 0
 
 
-def test_where_triton_cannot_compile_auto_takes_torch_and_warns_once(monkeypatch):
-    """A CUDA tensor reaches the operator as `auto`; here a CPU tensor does."""
+def test_where_triton_cannot_compile_auto_takes_the_loop_and_warns_once(monkeypatch):
     pooling._triton_compiles.cache_clear()
     monkeypatch.setitem(sys.modules, "models.layers.pooling.gpu", None)  # importing it fails
-    gates = randn(1, 6, 5, 3, 4).float().requires_grad_()
+    monkeypatch.setattr(pooling, "_HAS_TRITON", True)
+    gates = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=torch.float32)
     with pytest.warns(UserWarning, match="Triton cannot compile the pooling here") as said:
-        found = [torch.ops.bi3dqrnn.pool(gates, None, "f", "both", "auto") for _ in range(2)]
-        expected = loop.pool(gates, "f", "both")
-        torch.testing.assert_close(found[1], expected)
-        torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), gates)[0] for out in (found[0], expected)))
+        assert [pooling._choose("auto", gates) for _ in range(2)] == ["loop", "loop"]
     pooling._triton_compiles.cache_clear()
     assert len(said) == 1
 
@@ -380,7 +379,7 @@ needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compil
 @pytest.fixture
 def unoptimised(monkeypatch):
     """The kernel is built quickly."""
-    monkeypatch.setattr(cpu, "_COMMON", [flag.replace("-O3", "-O0") for flag in cpu._COMMON])
+    monkeypatch.setattr(build, "_COMMON", [flag.replace("-O3", "-O0") for flag in build._COMMON])
 
 
 @needs_compiler
@@ -421,7 +420,7 @@ def test_a_damaged_kernel_in_the_cache_is_built_anew(unoptimised, tmp_path, monk
     kernel.write_bytes(b"something else")
     kernel.with_suffix(".sha256").write_text(hashlib.sha256(b"something else").hexdigest())
     assert cpu.library.__wrapped__() is not None and kernel.read_bytes() == sound
-    monkeypatch.setattr(cpu, "_processor", lambda: "another")
+    monkeypatch.setattr(build, "_processor", lambda: "another")
     cpu.library.__wrapped__()
     assert len(list((tmp_path / "bi3dqrnn").glob("*.so"))) == 2
 

@@ -31,27 +31,26 @@ from test_pooling import (
 from torch import Tensor
 
 from benchmarks import instructions
-from models.layers.pooling import available_backends, cpu, gate_count, loop, pool, pool_into
+from models.layers.pooling import available_backends, gate_count, loop, pool, pool_into
 
 
-def errors_of_torch_version(kind: str, dtype: torch.dtype) -> list[float]:
+def errors_of_the_loop(kind: str, dtype: torch.dtype) -> list[float]:
     """Of values and gradients, against the loop in float64."""
     gates = randn(1, 2 * gate_count(kind, True), 31, 5, 6).to(dtype)
     grad = randn(1, 2, 31, 5, 6, seed=2).to(dtype)
     exact = gates.double().requires_grad_()
     expected = loop.pool(exact, kind, "both")
     (expected_grad,) = torch.autograd.grad(expected, exact, grad.double())
-    out, grad_gates = torch.empty_like(grad), torch.empty_like(gates)
-    cpu.plain.forward(out, gates, None, kind, "both")
-    cpu.plain.backward(grad_gates, grad, gates, kind, "both")
-    return [error(out, expected.detach()), error(grad_gates, expected_grad)]
+    out = loop.pool(gates.requires_grad_(), kind, "both")
+    (grad_gates,) = torch.autograd.grad(out, gates, grad)
+    return [error(out.detach(), expected.detach()), error(grad_gates, expected_grad)]
 
 
 @every_kind
 @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.bfloat16, 2**-11), (torch.float16, 2**-22), (torch.float32, 2**-22)])
 def test_a_gpu_s_approximate_activations_err_less_than_the_dtype_rounds(monkeypatch, kind, dtype, accuracy):
     """As far off as the kernel's instructions may be: tanh by 2^-11 for bfloat16 (sigmoid by it), else some ulps of float32."""
-    before = errors_of_torch_version(kind, dtype)
+    before = errors_of_the_loop(kind, dtype)
     tanh, generator = torch.tanh, torch.Generator().manual_seed(0)
 
     def off(x: Tensor) -> Tensor:
@@ -60,7 +59,7 @@ def test_a_gpu_s_approximate_activations_err_less_than_the_dtype_rounds(monkeypa
     sigmoid = (lambda x: 0.5 + 0.5 * off(tanh(x / 2))) if dtype == torch.bfloat16 else lambda x: off(0.5 + 0.5 * tanh(x / 2))
     monkeypatch.setattr(torch, "sigmoid", sigmoid)
     monkeypatch.setattr(torch, "tanh", lambda x: off(tanh(x)))
-    for exact, approximate in zip(before, errors_of_torch_version(kind, dtype), strict=True):
+    for exact, approximate in zip(before, errors_of_the_loop(kind, dtype), strict=True):
         assert approximate != exact
         assert approximate < (2e-6 if dtype == torch.float32 else 2**0.5 * exact)  # adds less than the rounding itself
 
@@ -207,12 +206,10 @@ def test_triton_runs_in_a_compiled_network():
 @pytest.mark.skipif(not NO_TRITON and version("triton").startswith("3.2.") and NumpyVersion(np.__version__) >= "2.4.0",
                     reason="the interpreter of Triton 3.2 fails with numpy 2.4; it runs with numpy 2.2")
 def test_the_triton_kernels_pass_under_its_interpreter():
-    """Runs the Triton tests of this file and of test_upsampling in a process of their own: the interpreter is chosen when
-    Triton is imported."""
+    """Runs the Triton tests of this file in a process of its own: the interpreter is chosen when Triton is imported."""
     here = Path(__file__).resolve()
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "test_triton", str(here),
-         str(here.with_name("test_upsampling.py"))],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", "test_triton", str(here)],
         env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=here.parents[1], capture_output=True, text=True, timeout=HUNG)
     assert child.returncode == 0, child.stdout[-5000:] + child.stderr[-2000:]
     assert " passed" in child.stdout and " skipped" not in child.stdout

@@ -1,8 +1,8 @@
 """Quasi-recurrent pooling along the band axis, three ways side by side, and the choice between them.
 
-`loop` is the definition (plain autograd); `cpu` a compiled kernel, or vectorised torch where there is no compiler; `triton`
-a CUDA kernel. The last two apply the activations themselves, save nothing but the gates for the backward pass and
-recompute the states there.
+`loop` is the definition (plain autograd), and takes the place of the others where nothing can compile them; `cpu` is a
+compiled kernel, `triton` a CUDA kernel. These two apply the activations themselves, save nothing but the gates for the
+backward pass and recompute the states there.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from models.layers.pooling import cpu, loop
 from models.layers.pooling.loop import gate_count, output_dtype
 
-__all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into", "triton_runs"]
+__all__ = ["BACKENDS", "available_backends", "gate_count", "pool", "pool_into"]
 
 BACKENDS = ("loop", "cpu", "triton")
 _KINDS = ("f", "fo", "ifo")
@@ -40,7 +40,7 @@ def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, b
         direction: "forward", "backward" or "both" (their sum).
         skip: (N, C, B, H, W), added to the result.
         backend: "auto" or one of `BACKENDS`. "auto" is cpu for CPU tensors, triton for CUDA tensors where Triton is installed
-            and can compile, else a version in torch operations.
+            and can compile, else loop. So is cpu where there is no compiler.
 
     Returns:
         (N, C, B, H, W) in the memory format of the gates. Its dtype is that of the gates, promoted with that of `skip`;
@@ -97,9 +97,7 @@ def _interpreting() -> bool:
 
 def _choose(backend: str, gates: Tensor) -> str:
     if backend == "auto":
-        if gates.device.type == "cpu":
-            return "cpu"
-        return "auto" if gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 else "loop"
+        backend = "cpu" if gates.device.type == "cpu" else "triton" if _triton_runs(gates) else "loop"
     if backend not in BACKENDS:
         raise ValueError(f"pooling backend {backend!r} is unknown; choose auto or one of {', '.join(BACKENDS)}")
     if backend == "cpu" and gates.device.type != "cpu":
@@ -113,27 +111,30 @@ def _choose(backend: str, gates: Tensor) -> str:
                                "cpu, or set TRITON_INTERPRET=1 to run it under Triton's interpreter")
         if gates.dtype == torch.float64:
             raise ValueError("the triton pooling takes float32, float16 and bfloat16, not float64; choose loop or cpu")
-    return backend
+    return "loop" if backend == "cpu" and not _compiled() else backend
+
+
+def _triton_runs(gates: Tensor) -> bool:
+    return gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 and _triton_compiles()
+
+
+@torch.compiler.assume_constant_result
+def _compiled() -> bool:
+    return cpu.library() is not None
 
 
 # Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients. An operator is
 # replaced where it exists already: this file may be imported twice, by a reload or from another checkout.
 def _kernels(backend: str):
-    """The module of a backend; `auto` is Triton where it can compile, else the torch version in `cpu`."""
+    """The module of a backend."""
     if backend == "cpu":
         return cpu
-    if backend == "auto" and not _triton_compiles():
-        return cpu.plain
     from models.layers.pooling import gpu  # imports Triton
 
     return gpu
 
 
-def triton_runs(x: Tensor) -> bool:
-    """Whether "auto" takes a Triton kernel for x."""
-    return x.is_cuda and _HAS_TRITON and x.dtype != torch.float64 and _triton_compiles()
-
-
+@torch.compiler.assume_constant_result
 @functools.cache
 def _triton_compiles() -> bool:
     """Whether a kernel can be built on this machine; tried once, and a warning says why it cannot."""
@@ -142,7 +143,7 @@ def _triton_compiles() -> bool:
         gates = torch.zeros(1, 3, 1, 1, 1, device="cuda")
         gpu.forward(torch.empty_like(gates[:, :1]), gates, None, "f", "both")
     except Exception as error:  # whatever the compiler, the linker or the driver raises
-        warnings.warn(f"Triton cannot compile the pooling here ({type(error).__name__}: {error}), so the slower torch version "
+        warnings.warn(f"Triton cannot compile the pooling here ({type(error).__name__}: {error}), so the slower loop "
                       "runs; install a C compiler.", stacklevel=2)
         return False
     return True
