@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from utility.cubes import containers
-from utility.cubes.axes import readable, resolve, spelled
+from utility.cubes.axes import readable, resolve, spelled, squeezed
 from utility.cubes.bands import clean
 from utility.cubes.companions import times
-from utility.cubes.cube import PER_BAND, CubeWriter, Facts, Scene, Stored, damaged, load, native
+from utility.cubes.cube import BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, damaged, load, native
+from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
 from utility.system.errors import UserError
 from utility.system.memory import require_memory
@@ -41,7 +42,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     path = Path(path)
     layout = None if layout is None else spelled(layout)
     stored, container = containers.open_stored(path, key)
-    array = stored.array
+    array = stored.array = squeezed(stored.array)
     where = f"{path}, key '{stored.key}'," if stored.key else f"{path}"
     kind = np.dtype(array.dtype)
     if kind.kind not in "iuf":
@@ -51,7 +52,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     if len(array.shape) not in (2, 3) or 0 in array.shape:
         raise UserError(f"{where} holds an array of shape {times(array.shape)}, where a cube of 3 dimensions or bands "
                         f"x pixels was expected.")
-    if container.fixed_axes:
+    if container.fixed_axes or stored.layout_by == BY_PRODUCT:
         layout, reason = stored.layout, "the format"
     else:
         size = size or stored.size
@@ -187,8 +188,14 @@ def _scenes_in(folder: Path, depth: int = 3) -> list[Path]:
     folders = [path for path in inside if path.is_dir()]
     scenes = [path for path in inside if path.is_file() and containers.is_scene(path)]
     scenes += [found[1] for path in folders if (found := product_of(path))]
+    others = [path for path in inside if path.is_file() and path not in scenes and containers.without_cube(path)]
+    if others and scenes:
+        note(f"{folder}: left out, for they hold no cube: {', '.join(path.name for path in others[:8])}"
+             + " and more" * (len(others) > 8))
     if not scenes and depth:
         scenes = [scene for path in folders for scene in _scenes_in(path, depth - 1)]
+    if not scenes:
+        scenes = [path for path in others if not rasters.is_raster(path)]  # reading says what they hold
     return sorted(scenes)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utility.cubes.companions import times
+from utility.cubes.companions import long_axes, times
 from utility.cubes.cube import CubeWriter, LazyCube, Shape, Stored, Target, native, slowest_of
 from utility.system.errors import Unclear, UserError
 
@@ -16,8 +16,8 @@ LAYOUTS = [*("".join(p) for p in permutations("BHW")), "pixels", "pixels.T"]
 "pixels" is 2-D, bands x pixels; the pixels run down the image's columns. "pixels.T" is its transpose."""
 
 
-SENSORS = {31, 102, 103, 156, 162, 176, 188, 189, 191, 198, 200, 204, 205, 210, 220, 224, 242, 285}
-"""Numbers of bands of the usual sensors and benchmark scenes (CAVE, ROSIS, HYDICE, AVIRIS, Hyperion, EMIT)."""
+SENSORS = {31, 48, 102, 103, 144, 156, 162, 176, 188, 189, 191, 198, 200, 204, 205, 210, 220, 224, 242, 285}
+"""Numbers of bands of the usual sensors and benchmark scenes (CAVE, Houston, ROSIS, HYDICE, AVIRIS, Hyperion, EMIT)."""
 
 
 def spelled(layout: str) -> str:
@@ -127,6 +127,13 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size:
 
 
 # ------------------------------------------------------------------------------------------------------ reading, writing
+
+def squeezed(array: Any) -> Any:
+    """An array in memory or a memory map of more than 3 axes without those of length 1; others as they are."""
+    if isinstance(array, np.ndarray) and array.ndim > 3:
+        return array.reshape(shape) if len(shape := long_axes(array.shape)) == 3 else array
+    return array
+
 
 def stored_shape(layout: str, shape: Shape) -> tuple[int, ...]:
     """The shape of the stored array of a cube of `shape` (B, H, W)."""

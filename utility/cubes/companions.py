@@ -41,11 +41,14 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
         key: the whole name, or its last parts where one array alone ends with them.
         companions: names of arrays that are about the cube, besides those whose name says so.
     """
+    shapes = {name: long_axes(shape) for name, shape in shapes.items()}
     cubes = [name for name, shape in shapes.items() if len(shape) == 3 and min(shape) > 0]
     if not cubes:
         cubes = [name for name, shape in shapes.items() if len(shape) == 2 and min(shape) > 1]
         if size:
             cubes = [name for name in cubes if math.prod(size) in shapes[name]] or cubes
+            most = max((min(shapes[name]) for name in cubes), default=0)  # abundances are few
+            cubes = [name for name in cubes if 4 * min(shapes[name]) > most]
     about = {name for name in cubes if name in companions or COMPANION.search(name.rpartition("/")[2].lower())}
     cubes = [name for name in cubes if name not in about] or cubes
     cubes = [name for name in cubes if len(shapes[name]) < 3 or min(shapes[name]) != 3] or cubes
@@ -58,6 +61,13 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
     if len(cubes) > 1:
         raise Unclear(f"{path} holds several arrays that may be the cube: {_listed(shapes, cubes)}; choose one with --key KEY.")
     return cubes[0]
+
+
+def may_hold_cube(shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether one of these arrays may be a cube: it has 3 axes, or 2 beside the image's number of rows."""
+    sized = any(name.rpartition("/")[2].lower() in ROWS for name in shapes)
+    axes = {len(long_axes(shape)) for shape in shapes.values()}
+    return not shapes or max(axes) > 2 or (sized and 2 in axes)
 
 
 def _asked(path: Path, shapes: dict[str, tuple[int, ...]], cubes: list[str], key: str) -> str:
@@ -87,6 +97,11 @@ def short_names(names: Collection[str]) -> dict[str, str]:
 def _listed(shapes: dict[str, tuple[int, ...]], chosen: list[str]) -> str:
     short = short_names(shapes)
     return ", ".join(f"{short[name]} ({times(shapes[name])})" for name in chosen)
+
+
+def long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an array of more than 3 axes without those of length 1; others as they are."""
+    return tuple(n for n in shape if n > 1) if len(shape) > 3 else tuple(shape)
 
 
 def times(shape: tuple[int, ...]) -> str:

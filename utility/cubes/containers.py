@@ -58,13 +58,14 @@ class Container:
 TABLE = [
     Container("mat5", "MATLAB v5", (".mat",), lambda path, head: head.startswith(b"MATLAB 5.0"),
               matlab.open_mat5, matlab.create_mat5, NUMBERS, usual_layout="HWB",
-              suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT),
+              suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT, is_scene=matlab.holds_cube),
     Container("mat7.3", "MATLAB v7.3", (".mat",), lambda path, head: head.startswith(b"MATLAB 7.3"),
               hdf5.open_hdf5, hdf5.create_hdf5, NUMBERS, mirrored=True, usual_layout="HWB"),
     Container("netcdf", "netCDF", (".nc",), hdf5.is_netcdf_file, hdf5.open_hdf5, netcdf.create_netcdf),
     Container("hdf5", "HDF5", (".h5", ".hdf5"), lambda path, head: h5py.is_hdf5(path), hdf5.open_hdf5, hdf5.create_hdf5),
     Container("npy", ".npy", (".npy",), lambda path, head: head.startswith(b"\x93NUMPY"),
-              numpy_files.open_npy, numpy_files.create_npy, lacks=tuple(FACTS)),
+              numpy_files.open_npy, numpy_files.create_npy, is_scene=numpy_files.npy_holds_cube,
+              lacks=tuple(FACTS)),
     Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
               numpy_files.open_npz, numpy_files.create_npz),
     Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
@@ -116,6 +117,14 @@ def is_scene(path: Path) -> bool:
         return container.is_scene(path)
     return path.suffix.lower() in {".jp2", *(suffix for container in TABLE for suffix in container.suffixes)} and not any(
         other.stem == path.stem and _readable(other) for other in path.parent.iterdir())
+
+
+def without_cube(path: Path) -> bool:
+    """Whether a file found in a folder holds data, but no cube: a mask, a map of classes, a spectral library."""
+    container = _readable(path)
+    if container is None or belongs(path) or (container.name == "envi" and not envi.stands_alone(path)):
+        return False
+    return not container.is_scene(path)
 
 
 def _readable(path: Path) -> Container | None:
@@ -202,8 +211,10 @@ def left_out(path: Path, like: Scene) -> str | None:
     lost = [name for name in container.lacks if FACTS[name](like) is not None]
     if not lost:
         return None
-    other = named("raster").suffixes[0] if {*CAMERA} & {*lost} else named("npz").suffixes[0]
-    return f"{path} cannot hold {', '.join(lost)}: they are gone from the result; {other} keeps them"
+    camera = bool({*CAMERA} & {*lost})
+    other = named("raster" if camera else "npz").suffixes[0]
+    gone = "they are gone from the result" + ", and its georeference with them" * camera
+    return f"{path} cannot hold {', '.join(lost)}: {gone}; {other} keeps them"
 
 
 def files_of(path: Path) -> list[Path]:

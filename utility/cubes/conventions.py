@@ -184,8 +184,9 @@ def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Datase
             break
     for one in near:
         if bands.fwhm is None and _is(WIDTH, one.name) and np.all(one.values > 0):
-            nm = nanometres(one.values, one.units)
-            bands.fwhm = nm if nm is not None and nm.max() < 1e4 else None
+            # Without a unit they are in the wavelengths' own: micrometres are less than 1.
+            units = one.units.strip() or ("um" if one.values.max() < 1 else "nm")
+            bands.fwhm = nanometres(one.values, units)
         if bands.good is None and _is(GOOD, one.name) and set(np.unique(one.values)) <= {0.0, 1.0}:
             bands.good = one.values == 1
     return bands

@@ -53,6 +53,9 @@ class Facts:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+BY_PRODUCT = "the product"
+"""`Facts.layout_by` where the reader of a product has put the axes in order, so that no option can."""
+
 PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
 """The facts that have a value for each band."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from utility.cubes.axes import readable
 from utility.cubes.companions import times
 from utility.cubes.conventions import Packing
-from utility.cubes.cube import LazyCube, Stored, native, slowest_of
+from utility.cubes.cube import BY_PRODUCT, LazyCube, Stored, native, slowest_of
 from utility.cubes.values import marker_of
 from utility.system.errors import UserError
 
@@ -111,7 +111,7 @@ def joined_arms(arms: Mapping[str, Stored]) -> Stored:
     alive = np.flatnonzero(~np.isnan(centres))
     order = alive[np.argsort(centres[alive], kind="stable")] if known else alive
     widths = [arm.fwhm for arm in arms.values()]
-    stored = Stored(joined(list(cubes.values()), order), format=first.format, layout="BHW", layout_by="the product",
+    stored = Stored(joined(list(cubes.values()), order), format=first.format, layout="BHW", layout_by=BY_PRODUCT,
                     key=first.key if len(arms) == 1 else None, nodata=first.nodata, units=first.units, crs=first.crs,
                     transform=first.transform, lonlat=first.lonlat, metadata=dict(first.metadata))
     packings = {name: arm.metadata.get("packing", str(arm.array.dtype)) for name, arm in arms.items()}

@@ -31,6 +31,11 @@ def files_of(path: Path) -> set[Path]:
     return {*_pair(path), header, *(_data_names(header, *INTERLEAVES) if header.is_file() else ())}
 
 
+def stands_alone(path: Path) -> bool:
+    """Whether a file is a header that describes data of its own, and neither these data nor the header of a TIFF."""
+    return is_header(path) and tiff_of(path) is None
+
+
 def is_scene(path: Path) -> bool:
     """Whether a file in a folder is a scene: the header of a cube; not its data, a library, a mask, a TIFF's header."""
     if header_of(path):

@@ -22,6 +22,7 @@ from utility.cubes.companions import (
     facts_in,
     find_size,
     matlab_name,
+    may_hold_cube,
     stated_layout,
 )
 from utility.cubes.cube import CubeWriter, Stored, Target, writing
@@ -117,17 +118,34 @@ class _Element:
                 return piece
 
 
+def _elements(file: BinaryIO) -> tuple[str, dict[str, tuple[str, tuple[int, ...], int]]]:
+    """The byte order of an open file, and name -> (class, shape, position) of what it holds."""
+    file.seek(126)
+    order = {b"IM": "<", b"MI": ">"}[file.read(2)]
+    found, position, size = {}, 128, os.fstat(file.fileno()).st_size
+    while position + 8 <= size:
+        element = _Element(file, position, order)
+        name, kind, shape, _ = element.header()
+        if name:
+            found[name] = kind, shape, position
+        position = element.end
+    return order, found
+
+
+def holds_cube(path: Path) -> bool:
+    """Whether a file may hold a cube: an array of 3 axes, or an image's size beside bands x pixels; a damaged one may."""
+    try:
+        with open(path, "rb") as file:
+            _, found = _elements(file)
+    except (OSError, ValueError, KeyError, zlib.error):
+        return True
+    shapes = {name: shape for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
+    return may_hold_cube(shapes)
+
+
 def open_mat5(path: Path, key: str | None) -> Stored:
     with open(path, "rb") as file:
-        file.seek(126)
-        order = {b"IM": "<", b"MI": ">"}[file.read(2)]
-        found, position, size = {}, 128, os.fstat(file.fileno()).st_size
-        while position + 8 <= size:
-            element = _Element(file, position, order)
-            name, kind, shape, _ = element.header()
-            if name:
-                found[name] = kind, shape, position
-            position = element.end
+        order, found = _elements(file)
 
         def read(name: str) -> np.ndarray:
             element = _Element(file, found[name][2], order)
@@ -147,7 +165,8 @@ def open_mat5(path: Path, key: str | None) -> Stored:
                     codes = read(name).ravel(order="F")
                     beside[name] = codes.tobytes().decode("utf-8" if codes.itemsize == 1 else "utf-16")
         arrays = {name: shape for name, shape in shapes.items() if name not in small}
-        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items())
+        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items()
+                           if name not in arrays)
         key = choose_key(path, arrays, key, find_size(beside), others)
         return Stored(read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
                       planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1], **facts_in(beside))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from utility.cubes.conventions import attributes, item_at, numbers, packing_of
-from utility.cubes.cube import Stored
+from utility.cubes.cube import BY_PRODUCT, Stored
 from utility.cubes.formats import hdf5
 from utility.cubes.ground import crs_of, map_info_transform
 from utility.cubes.product import Product
@@ -33,7 +33,7 @@ def open_neon(path: Path, key: str | None) -> Stored:
         packing.scale, packing.units = 1 / float(divisor[0]), "reflectance"
     stored = hdf5.stored_array(contents, name, packing)
     if stored.layout is None:
-        stored.layout, stored.layout_by = "HWB", "the product"
+        stored.layout, stored.layout_by = "HWB", BY_PRODUCT
     stored.crs, stored.transform = _place(contents.file, f"{group}/Metadata/Coordinate_System")
     windows = [ends for part, value in attributes(contents.file[group]).items()
                if part.startswith("bandwindow") and (ends := numbers(value)) is not None and ends.size == 2]

@@ -15,7 +15,7 @@ import numpy as np
 
 from utility.cubes.companions import choose_key
 from utility.cubes.conventions import Packing, attributes, item_at, numbers
-from utility.cubes.cube import Stored
+from utility.cubes.cube import BY_PRODUCT, Stored
 from utility.cubes.formats import hdf5
 from utility.cubes.ground import crs_of, lonlat_of
 from utility.cubes.product import Product
@@ -73,7 +73,7 @@ def _packing(said: dict[str, Any], arm: str) -> Packing | None:
 def _arm(contents: hdf5.Contents, name: str, said: dict[str, Any], arm: str, packing: Packing | None) -> Stored:
     level2 = any(part.startswith("l2scale") for part in said)
     stored = hdf5.stored_array(contents, name, packing or Packing(fills=(0.0,) if level2 else ()))
-    stored.layout, stored.layout_by = "HBW", "the product"
+    stored.layout, stored.layout_by = "HBW", BY_PRODUCT
     bands = stored.array.shape[1]
     centres, widths = (numbers(said.get(f"list{kind}{arm.lower()}", "")) for kind in ("cw", "fwhm"))
     if centres is not None and len(centres) == bands:
