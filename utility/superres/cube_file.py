@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from utility.cubes.bands import select_bands
 from utility.cubes.containers import left_out, named, shared_file, writers_of
 from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import value_range, without_gain
-from utility.indexes import PSNR_CAP, sam_map
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
-from utility.superres.methods import AT_ONCE, Method, methods
+from utility.superres.methods import AT_ONCE, methods
 from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
+from utility.superres.spectrum import spectrum_of
 from utility.superres.uncertainty import Halo, Spread
 from utility.superres.written_values import Values, Writing, dtype_of, values_of_bad_bands
 from utility.system.errors import UserError
@@ -102,7 +102,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         note(text)
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
-        made = methods(net, low, problem, target.parent)
+        made = methods(net, low, problem, target.parent, spectrum_of(scene))
         halos = {key: Halo(low, scale, problem.degradation, values.missing) for key in made}
 
         def write(top: int, left: int, block: np.ndarray) -> None:
@@ -121,13 +121,14 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         made[problem.method].write(write, **how)
         for key in made.keys() - {problem.method}:
             made[key].write(halos[key].add)
-        consistency = _agreements(made, low)
+        consistency = {key: row for method in made.values() for key, row in method.agreement().items()}
         if spread:
             span = values.ends[1] - values.ends[0]
             spread_summary = spread.write(like, span, scene.missing, writing.overwrite)
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
         "degradation": problem.degradation, "method": problem.method, "start": problem.start if net else None,
+        "bands_computed": made[problem.method].computed,
         "backproject": problem.backproject, "shape": list(shape), "dtype": str(values.dtype), "low": low_end,
         "high": high_end, "weights_sha256": weights_hash(net), "bad_bands": bad_in_words(whole, bad),
         "halo": {key: halo.share for key, halo in halos.items()},
@@ -191,29 +192,6 @@ def _moved(scene: Scene, target: Path) -> dict[str, str | None]:
         return {}
     distance = bounds_distance(scene, open_scene(target))
     return {"bounds_differ_by": distance and f"{distance[0]:.3f} {distance[1]}"}
-
-
-def _agreements(made: Mapping[str, Method], low: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """For each result, degraded again: PSNR in dB and SAM in degrees against the input, a few rows at a time."""
-    again = {key: method.again for key, method in made.items()}
-    if "network" in made and made["network"].before is not None:
-        again["network_before"] = made["network"].before
-    bands, height, width = low.shape
-    squares = {key: np.zeros(bands) for key in again}
-    angles, counts = dict.fromkeys(again, 0.0), dict.fromkeys(again, 0)
-    for index in blocks(low, axis=1, target=AT_ONCE):
-        given = np.array(low[index])
-        for key, cube in again.items():
-            squares[key] += [np.square(a - b, dtype=np.float64).sum() for a, b in zip(cube[index], given, strict=True)]
-            angle = sam_map(cube[index], given)
-            angles[key] += float(np.nansum(angle))
-            counts[key] += int(np.isfinite(angle).sum())
-    agreements = {}
-    for key in again:
-        mse = np.maximum(squares[key] / (height * width), np.finfo(float).tiny)
-        agreements[key] = {"psnr": float(np.minimum(-10 * np.log10(mse), PSNR_CAP).mean()),
-                           "sam": angles[key] / counts[key] if counts[key] else None}
-    return agreements
 
 
 def _preview(height: int, width: int, scale: int) -> tuple[int, int, int, int]:

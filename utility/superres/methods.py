@@ -11,8 +11,7 @@ y, z and e lie on the low-resolution grid, so any window of a product with U is 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,11 @@ from models import Network
 from utility.cubes.cube import scratch
 from utility.degradation import Degradation
 from utility.names import UNTRAINED
+from utility.superres.agreement import Agreement
 from utility.superres.problem import Problem
-from utility.superres.tiling import Consistency, Sink, Source, interpolated, super_resolve, window_of
+from utility.superres.spectrum import Spectrum, band_step, choose_supports, deviations
+from utility.superres.tiling import STRIP, Consistency, Sink, Source, interpolated, super_resolve, window_of
 
-TILE = 512
-"""Side of a tile where no network computes."""
 AT_ONCE = 2 << 20
 """Bytes of a low-resolution cube that an operation takes at a time."""
 
@@ -46,6 +45,11 @@ class Method:
         self.degradation = Degradation.of(problem.scale, problem.degradation)
         self.shape = (low.shape[0], low.shape[1] * problem.scale, low.shape[2] * problem.scale)
 
+    @property
+    def computed(self) -> int:
+        """Bands that are computed; what is added to them is interpolated to the others."""
+        return self.shape[0]
+
     def write(self, sink: Sink) -> None:
         """Give the result x to `sink` in blocks (B, rows, columns), every pixel once."""
         raise NotImplementedError
@@ -60,15 +64,30 @@ class Method:
         """U of a cube on the low-resolution grid, a window at a time."""
         return interpolated(cube, self.problem.scale, self.problem.degradation, 0, 1)
 
+    def agreement(self) -> dict[str, dict[str, float | None]]:
+        """How well the result, degraded again, agrees with y: {name: see `Agreement`}."""
+        raise NotImplementedError
+
     def on_low_grid(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
         """An operation on cubes like y, a few bands at a time, or all of them where the degradation mixes bands."""
-        bands, height, width = self.low.shape
         out = scratch(self.low.shape, np.float32, self.folder)
+        for part, result in self._parts(operation, *cubes):
+            out[part] = result
+        return out
+
+    def _parts(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        bands, height, width = self.low.shape
         step = bands if self.degradation.band_operations else max(1, AT_ONCE // (4 * height * width))
         for first in range(0, bands, step):
-            part = slice(first, first + step)
-            out[part] = operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
-        return out
+            part = slice(first, min(first + step, bands))
+            yield part, operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
+
+    def _compared(self, parts: Iterable[tuple[slice, np.ndarray]]) -> dict[str, float | None]:
+        """The agreement of a cube, given in parts of its bands, with y."""
+        agreement = Agreement(self.low.shape)
+        for part, again in parts:
+            agreement.add(part, slice(None), again, self.low[part])
+        return agreement.found()
 
 
 class Untrained(Method):
@@ -76,43 +95,57 @@ class Untrained(Method):
 
     def __init__(self, key: str, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
         super().__init__(low, problem, folder)
-        projected = key == "backprojection"
+        self.key, projected = key, key == "backprojection"
         self._mean = self.on_low_grid(self.degradation.prefilter, low) if projected else low
         self.source = self.upsampled(self._mean)
 
-    @cached_property
-    def again(self) -> np.ndarray:
-        """The result degraded again, (B, h, w)."""
-        return self.on_low_grid(self.degradation.round_trip, self._mean)
+    def agreement(self) -> dict[str, dict[str, float | None]]:
+        return {self.key: self._compared(self._parts(self.degradation.round_trip, self._mean))}
 
     def write(self, sink: Sink) -> None:
-        for top, bottom, left, right in tiles(self.shape):
+        for top, bottom, left, right in strips(self.shape):
             sink(top, left, self.source(top, bottom, left, right))
 
 
 class Networked(Method):
     """A network's result, back-projected where the problem asks for it.
 
-    Attributes, after `write`:
-        again: the result degraded again, (B, h, w).
-        before: likewise, before its back-projection.
+    Args:
+        start: reads windows of the start image.
+        net: on the device that shall compute.
+        spectrum: what is known of the bands, by which those are chosen that the network computes.
+
+    Attributes:
+        supports: these; None is all.
+        again, before: the result degraded again, (B, h, w), and likewise before its back-projection; after `write`.
     """
 
-    def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
-        """`start` reads windows of the start image; `net` is on the device that shall compute."""
+    def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None,
+                 spectrum: Spectrum | None = None) -> None:
         super().__init__(low, problem, folder)
         self.net, self.start = net, start
         self.again = self.before = None
+        step = band_step(net, problem, len(low))
+        self.supports = None if step == 1 else choose_supports(step, deviations(low), spectrum or Spectrum())
+
+    @property
+    def computed(self) -> int:
+        return len(self.supports.bands) if self.supports else self.shape[0]
+
+    def agreement(self) -> dict[str, dict[str, float | None]]:
+        cubes = {"network": self.again} | ({} if self.before is None else {"network_before": self.before})
+        bands = [slice(band, band + 1) for band in range(len(self.low))]
+        return {name: self._compared((band, cube[band]) for band in bands) for name, cube in cubes.items()}
 
     def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False, together: bool = False) -> None:
         """As `Method.write`; `spread`, `progress` and `together` are those of `tiling.super_resolve`."""
         problem = self.problem
         consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
         how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale, "self_ensemble": problem.self_ensemble,
-               "together": together}
+               "together": together, "memory": problem.memory}
         if not (problem.backproject or problem.bandwise):
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, **how)
+                          spread=spread, progress=progress, supports=self.supports, **how)
             self.again = consistency.result()
             return
         whole = scratch(self.shape, np.float32, self.folder)
@@ -121,14 +154,14 @@ class Networked(Method):
                 one = slice(band, band + 1)
                 super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]), into(whole[one]),
                               low=window_of(self.low[one]), **how)
-            for top, bottom, left, right in tiles(self.shape):
+            for top, bottom, left, right in strips(self.shape):
                 consistency.add(top, left, whole[:, top:bottom, left:right])
         else:
             super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, **how)
+                          spread=spread, progress=progress, supports=self.supports, **how)
         self.again = consistency.result()
         correction = self._back_projected() if problem.backproject else None
-        for top, bottom, left, right in tiles(self.shape):
+        for top, bottom, left, right in strips(self.shape):
             block = whole[:, top:bottom, left:right]
             sink(top, left, block if correction is None else block + correction(top, bottom, left, right))
 
@@ -140,19 +173,20 @@ class Networked(Method):
         return self.upsampled(error)
 
 
-def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None) -> dict[str, Method]:
+def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None,
+            spectrum: Spectrum | None = None) -> dict[str, Method]:
     """The untrained methods and, where there is one, the network, applied to a cube; see `Method`."""
     made: dict[str, Method] = {key: Untrained(key, low, problem, folder) for key in UNTRAINED}
     if net:
-        made["network"] = Networked(net, made[problem.start].source, low, problem, folder)
+        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, spectrum)
     return made
 
 
-def tiles(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """top, bottom, left, right of tiles of a cube (B, H, W), in row-major order."""
-    for top in range(0, shape[1], TILE):
-        for left in range(0, shape[2], TILE):
-            yield top, min(top + TILE, shape[1]), left, min(left + TILE, shape[2])
+def strips(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """top, bottom, left, right of thin strips of a cube (B, H, W), from top to bottom."""
+    rows = max(8, STRIP // (4 * shape[0] * shape[2]))
+    for top in range(0, shape[1], rows):
+        yield top, min(top + rows, shape[1]), 0, shape[2]
 
 
 def into(cube: np.ndarray) -> Sink:
@@ -164,4 +198,4 @@ def into(cube: np.ndarray) -> Sink:
 
 
 def _bands(source: Source, bands: slice) -> Source:
-    return lambda *window: source(*window)[bands]
+    return lambda *window: source(*window[:4], bands)

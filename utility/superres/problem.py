@@ -23,6 +23,8 @@ class Problem:
     method: str = "network"           # or one of UNTRAINED
     backproject: int = 0              # steps of back-projection on the network's output
     tile: int | str = "auto"
+    memory: int | None = None         # bytes for the whole process, on a processor; None: half of what is free
+    bands_step: int | str = "auto"    # the network computes one of so many bands; see `spectrum`
     amp: str = "off"
     self_ensemble: bool = False
     bandwise: bool = False

@@ -9,6 +9,7 @@ from utility.checkpoints import checksum
 from utility.cubes.cube import Scene
 from utility.names import UNTRAINED
 from utility.superres.problem import Problem
+from utility.superres.spectrum import band_step
 from utility.system.environment import project_version
 
 
@@ -22,6 +23,8 @@ def provenance(net: Network | None, problem: Problem, scene: Scene, more: str = 
     follows."""
     method = (f"the network {net.name} (SHA-256 of its weights {weights_hash(net)}) from the {UNTRAINED[problem.start]}"
               if net else UNTRAINED[problem.method])
+    step = band_step(net, problem, len(scene.cube)) if net else 1
+    method += f", computed on one of {step} bands and interpolated between" * (step > 1)
     ensemble = ", mean over 8 rotations and flips" * problem.self_ensemble
     steps = f", then {problem.backproject} steps of back-projection" if problem.backproject else ""
     header, tags = (scene.metadata.get(name, {}) for name in ("header", "tags"))

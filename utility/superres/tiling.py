@@ -7,7 +7,8 @@ a window at a time, so neither need fit in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,23 @@ from models.layers.row_blocks import free_on_gpu
 from utility.cubes.cube import scratch
 from utility.degradation import Degradation, Operations, axis_rows, full_precision
 from utility.superres.overlap import Ahead, on_its_way, overlaps, pinned
+from utility.superres.spectrum import Supports
 from utility.system import distributed
 from utility.system.devices import AMP, autocast
 from utility.system.errors import UserError
-from utility.system.memory import free_memory, out_of_memory
+from utility.system.memory import budget, out_of_memory
 from utility.system.progress import track
 
 SMALLEST_TILE = 32
+STRIP = 32 << 20
+"""Bytes of a result in float32 that are handed on at a time."""
+COLUMNS = 256
+"""Columns that a matrix is multiplied with at a time: their taps lie near one another."""
 
-Source = Callable[[int, int, int, int], np.ndarray]
-"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]."""
+Source = Callable[..., np.ndarray]
+"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]; with a fifth argument, the numbers of
+some bands, those alone."""
+Bands = slice | np.ndarray
 Sink = Callable[[int, int, np.ndarray], None]
 """(top, left, float32 (B, rows, columns)): takes one finished block."""
 
@@ -59,14 +67,18 @@ def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None =
 
 def window_of(cube: np.ndarray) -> Source:
     """A cube in memory as a source."""
-    return lambda top, bottom, left, right: cube[:, top:bottom, left:right]
+    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
+        return cube[bands, top:bottom, left:right]
+
+    return source
 
 
 @torch.no_grad()
 def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
                   scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
                   spread: Callable[[int, int, np.ndarray], None] | None = None, again: Consistency | None = None,
-                  progress: bool = False, together: bool = False) -> None:
+                  supports: Supports | None = None, memory: int | None = None, progress: bool = False,
+                  together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
     The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
@@ -76,16 +88,19 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         net: on the device that shall compute.
         start: reads windows of the start image.
         shape: (B, H, W) of the start image.
-        sink: takes the result, every pixel once, in row-major order of the tiles; it must not keep the array.
+        sink: takes the result, every pixel once, in row-major order of the tiles and of thin strips of each; it
+            must not keep the array.
         low: reads windows of the true low-resolution cube, (B, H/s, W/s), for a network that takes it.
         scale: the factor s between the two.
-        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is the whole scene at once;
-            `auto` the largest that free memory allows. On a GPU that runs out of memory, tiles are quartered. A network of
-            unknown receptive field gets the whole scene at once, whatever is asked for.
+        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is the whole scene at
+            once; `auto` what memory allows, on a processor over the whole width. On a GPU that runs out of memory,
+            tiles are quartered. A network of unknown receptive field gets the whole scene at once in any case.
         amp: `off`, `bf16` or `fp16`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
         spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
-        again: takes the result too; a GPU degrades its tiles itself.
+        again: takes the result too; a GPU degrades its tiles itself where it computes all bands.
+        supports: the bands that the network computes (see `spectrum`); None: all.
+        memory: bytes that may be used in all; None: half of what is free.
         progress: show a bar, or lines (see `progress.track`).
         together: every process calls this for the same scene, computes some of its tiles, and its sink takes all of them.
 
@@ -95,7 +110,12 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     bands, height, width = shape
     step = net.step(scale)
     padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
-    tile = auto_tile(net, shape, scale, amp) if tile == "auto" else tile
+    computed = (len(supports.bands) if supports else bands, height, width)
+    across = None  # columns of a tile, where they are not as many as its rows
+    if tile == "auto":
+        tile = auto_tile(net, computed, scale, amp, memory)
+        if tile and next(net.parameters()).device.type == "cpu" and not together:
+            tile, across = _over_the_width(tile, net.halo(scale), padded.width)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
     if parts > 1:  # the smallest that a process can take, and one for each process
         tile = min(-distributed.highest(-(tile or height + width)), max(SMALLEST_TILE, math.isqrt(height * width // parts)))
@@ -103,8 +123,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
     size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
-    given = _Given(net, start, low if net.takes_low else None, shape, scale)
-    queue = _split(padded, size)[::-1]
+    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports)
+    queue = _split(padded, size, across)[::-1]
     overlap, done = overlaps(given.device), 0
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
     bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", quiet=not progress,
@@ -114,7 +134,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         """The result in a window, the spread and the consistency's part; each as `on_its_way` gives it."""
         cut = ..., slice(height - window.top), slice(width - window.left)
         found = [x[cut] for x in _one_tile(net, given, window, read(window, following), amp, self_ensemble)]
-        if again and overlap:
+        if again and overlap and not supports:
             found.append(again.degraded(window.top, window.left, found[0]))
         return [on_its_way(x) for x in found]
 
@@ -146,25 +166,53 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             while len(begun) > (overlap and parts == 1 and bool(queue)):  # a GPU's last tile is handed on beside the next
                 window, result = begun.pop(0)
                 block, *others = result if parts > 1 else [arrived() for arrived in result]
-                if again:
-                    again.add(window.top, window.left, block, others.pop() if overlap else None)
-                sink(window.top, window.left, block)
+                if again and overlap and not supports:
+                    again.add(window.top, window.left, block, others.pop())
+                for top, strip in _strips(block, window, start, supports):
+                    if again and not (overlap and not supports):
+                        again.add(top, window.left, strip)
+                    sink(top, window.left, strip)
                 if spread:
                     spread(window.top, window.left, others[0])
                 done += 1
                 bar.set_postfix_str(f"tile {done}/{done + len(begun) + len(queue)}")
-                bar.update(block.size / 1e6)
+                bar.update(bands * block.shape[1] * block.shape[2] / 1e6)
 
 
-def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: str = "off") -> int:
-    """The largest tile, a multiple of 32, whose activations take at most half of the free memory; 0 where the scene fits, or
-    where the network's receptive field is unknown. A unit's gates, and pieces of its input, get a quarter of what is left
-    (see `models.layers.row_blocks`)."""
+def _strips(block: np.ndarray, window: Window, start: Source, supports: Supports | None) -> Iterator[tuple[int, np.ndarray]]:
+    """The result in a window, (first row, all bands) of thin strips.
+
+    `block` is the result itself; with `supports`, what the network adds to their bands.
+    """
+    _, rows, columns = block.shape
+    bands = len(supports.shares) if supports else len(block)
+    step = max(8, STRIP // (4 * bands * columns))
+    for first in range(0, rows, step):
+        part, top = block[:, first:first + step], window.top + first
+        if supports:
+            added = torch.from_numpy(supports.shares) @ torch.from_numpy(np.ascontiguousarray(part)).flatten(1)
+            part = start(top, top + part.shape[1], window.left, window.left + columns)
+            part = added.view(part.shape).add_(torch.from_numpy(part)).numpy()
+        yield top, part
+
+
+def _over_the_width(side: int, halo: int, width: int) -> tuple[int, int | None]:
+    """Rows and columns of a tile as large as a square one, halo included, over the whole width; the square one where
+    that would be too flat."""
+    rows = ((side + 2 * halo) ** 2 // width - 2 * halo) // 32 * 32
+    return (rows, width) if rows >= max(SMALLEST_TILE, halo) else (side, None)
+
+
+def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: str = "off",
+              memory: int | None = None) -> int:
+    """The largest tile, a multiple of 32, that memory allows; 0 where the scene fits, or where the network's receptive
+    field is unknown. Activations take at most half of the free memory, or what `memory` leaves. A unit's gates, and
+    pieces of its input, get a quarter of what is left (see `models.layers.row_blocks`)."""
     if net.radius is None:
         return 0
     device = next(net.parameters()).device
-    free = free_on_gpu(device) if device.type == "cuda" else free_memory()
-    side = int((free / 2 / net.bytes_per_pixel(shape[0], scale, value=2 if AMP[amp] else 4)) ** 0.5)
+    most = free_on_gpu(device) / 2 if device.type == "cuda" else budget(memory)
+    side = int((most / net.bytes_per_pixel(shape[0], scale, value=2 if AMP[amp] else 4)) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0
     return max((side - 2 * net.halo(scale)) // 32 * 32, SMALLEST_TILE)
@@ -172,8 +220,11 @@ def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: st
 
 def in_unit_range(cube: np.ndarray, low: float, high: float) -> Source:
     """A cube (B, h, w) of raw values, which may lie on disk, as a source; `low` and `high` become 0 and 1."""
-    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        block = np.asarray(cube[:, top:bottom, left:right], dtype=np.float64)
+    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
+        block = np.asarray(cube[bands, top:bottom, left:right])
+        if (low, high) == (0, 1):
+            return block.astype(np.float32, copy=False)
+        block = block.astype(np.float64)
         return ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
 
     return source
@@ -192,11 +243,15 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
     _, height, width = cube.shape
     read, up = in_unit_range(cube, low, high), Degradation.of(scale, kind).up_operations
 
-    def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
-        column, columns = axis_rows(up, width, scale, left, right)
-        block = read(row, row + rows.shape[1], column, column + columns.shape[1])
-        return rows.astype(np.float32) @ block @ columns.T.astype(np.float32)
+        rows, parts = torch.from_numpy(rows.astype(np.float32)), []
+        for first in range(left, right, COLUMNS):
+            column, columns = axis_rows(up, width, scale, first, min(first + COLUMNS, right))
+            block = read(row, row + rows.shape[1], column, column + columns.shape[1], bands)
+            block = torch.from_numpy(np.ascontiguousarray(block))
+            parts.append(rows @ (block @ torch.from_numpy(columns.T.astype(np.float32))))
+        return torch.cat(parts, -1).numpy()
 
     return source
 
@@ -215,16 +270,20 @@ class Consistency:
     def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
         """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was called; every pixel is to be
         given once."""
-        part = self.degraded(top, left, block) if part is None else part
-        row, column = (self._first(first) for first in (top, left))
+        if part is None:  # columns of a block, whose taps lie near one another
+            for first in range(0, block.shape[2], COLUMNS):
+                columns = block[:, :, first:first + COLUMNS]
+                self.add(top, left + first, columns, self.degraded(top, left + first, columns))
+            return
+        (row, _), (column, _) = self._ways(top, left, block.shape)
         self.low[:, row:row + part.shape[1], column:column + part.shape[2]] += part
 
     def degraded(self, top: int, left: int, block: np.ndarray | Tensor) -> Any:
         """What a block adds to the low-resolution cube: an array, or a tensor on the device of the block."""
-        places = zip(self.degradation.down_operations, self.shape[1:], (top, left), block.shape[1:], strict=True)
-        rows, columns = (self._columns(*place) for place in places)
+        (_, rows), (_, columns) = self._ways(top, left, block.shape)
         if isinstance(block, np.ndarray):
-            return rows @ block @ columns.T
+            block = torch.from_numpy(np.ascontiguousarray(block))
+            return ((torch.from_numpy(rows) @ block) @ torch.from_numpy(columns.T)).numpy()
         rows, columns = (pinned(torch.from_numpy(matrix)).to(block.device, non_blocking=True) for matrix in (rows, columns))
         with full_precision(block.device):
             return rows @ block @ columns.T
@@ -237,44 +296,47 @@ class Consistency:
         _, matrix = axis_rows(operations, self.shape[0], self.scale, 0, self.shape[0])
         return np.einsum("cb,bhw->chw", matrix.astype(np.float32), low, optimize=True)
 
-    @property
-    def _reach(self) -> int:
-        """Further than the taps of any kind, the spline's response included."""
-        return 8 + 36 * self.scale
-
-    def _first(self, first: int) -> int:
-        """The first row that a block reaches which begins at row `first`; the same for columns."""
-        return max((first - self._reach) // self.scale, 0)
-
-    def _columns(self, operations: Operations, n: int, first: int, count: int) -> np.ndarray:
-        """Columns first .. first + count of a way down along an axis of n samples, from the first row that they reach."""
-        row = self._first(first)
-        last = min(-(-(first + count + self._reach) // self.scale), n // self.scale)
-        start, matrix = axis_rows(operations, n, self.scale, row, last)
-        whole = np.zeros((last - row, count), dtype=np.float32)
-        low, high = max(first, start), min(first + count, start + matrix.shape[1])
-        whole[:, low - first:high - first] = matrix[:, low - start:high - start]
-        return whole
+    def _ways(self, top: int, left: int, shape: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
+        """For rows and for columns: the first low-resolution one that a block reaches, and the matrix from there on."""
+        places = zip(self.degradation.down_operations, self.shape[1:], (top, left), shape[-2:], strict=True)
+        return [_columns_of(operations, self.scale, *place) for operations, *place in places]
 
 
-def _split(window: Window, size: int) -> list[Window]:
-    """Tiles of at most size x size, in row-major order."""
-    return [Window(top, min(top + size, window.bottom), left, min(left + size, window.right), window.height, window.width)
-            for top in range(window.top, window.bottom, size) for left in range(window.left, window.right, size)]
+@lru_cache(maxsize=256)
+def _columns_of(operations: Operations, scale: int, n: int, first: int, count: int) -> tuple[int, np.ndarray]:
+    """Columns first .. first + count of a way down along an axis of n samples: the first row that is not zero there, and
+    the rows (float32) from it to the last one."""
+    reach = 8 + 36 * scale  # further than the taps of any kind, the spline's response included
+    row, last = max((first - reach) // scale, 0), min(-(-(first + count + reach) // scale), n // scale)
+    start, matrix = axis_rows(operations, n, scale, row, last)
+    whole = np.zeros((last - row, count), dtype=np.float32)
+    low, high = max(first, start), min(first + count, start + matrix.shape[1])
+    whole[:, low - first:high - first] = matrix[:, low - start:high - start]
+    used = np.flatnonzero(whole.any(1))
+    return (row + int(used[0]), whole[used[0]:used[-1] + 1].copy()) if len(used) else (row, whole[:1])
+
+
+def _split(window: Window, size: int, across: int | None = None) -> list[Window]:
+    """Tiles of at most size x size, or size x across, in row-major order."""
+    return [Window(top, min(top + size, window.bottom), left, min(left + (across or size), window.right),
+                   window.height, window.width)
+            for top in range(window.top, window.bottom, size)
+            for left in range(window.left, window.right, across or size)]
 
 
 class _Given:
-    """The inputs of a network in any window of the padded scene.
+    """The inputs of a network in any window of the padded scene: of all bands, or of the supports alone.
 
     Raises:
         ValueError: the network takes the low-resolution cube, and there is none.
     """
 
-    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int) -> None:
+    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int,
+                 supports: Supports | None = None) -> None:
         if net.takes_low and low is None:
             raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
         self.net, self.shape, self.scale = net, shape, scale
-        self.start, self.low = start, low
+        self.start, self.low, self.supports = start, low, supports
         self.device = next(net.parameters()).device
         self.statistics = self._statistics() if net.takes_statistics else None
 
@@ -294,8 +356,10 @@ class _Given:
 
     def _read(self, source: Source, have: Window, size: tuple[int, int]) -> Tensor:
         bottom, right = min(have.bottom, size[0]), min(have.right, size[1])
-        cube = source(have.top, bottom, have.left, right)
-        cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
+        window = (have.top, bottom, have.left, right)
+        cube = source(*window, self.supports.bands) if self.supports else source(*window)
+        if (bottom, right) != (have.bottom, have.right):
+            cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
         x = torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None]
         return pinned(x) if overlaps(self.device) else x
 
@@ -321,16 +385,23 @@ def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor],
         inputs = net.inputs(*images, *[None] * (2 - len(images)), given.statistics)
         return net.in_window(_turned(window, *turn), _turned(have, *turn), *inputs)[0, 0].float()
 
+    def added(result: Tensor) -> Tensor:
+        return result - window.cut(images[0], have)[0, 0] if given.supports else result
+
     with autocast(given.device, amp):
         if not self_ensemble:
-            return [compute(images, False, False, False)]
+            return [added(compute(images, False, False, False))]
         mean = squares = 0  # Welford, 1962: deviations are far smaller than values
         for count, turn in enumerate(product((False, True), repeat=3), 1):
             result = _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
             error = result - mean
             mean = mean + error / count
             squares = squares + error * (result - mean)
-    return [mean, (squares.clamp(min=0) / 8).sqrt().mean(0)]
+    deviation = (squares.clamp(min=0) / 8).sqrt()
+    if given.supports is None:
+        return [mean, deviation.mean(0)]
+    shares = torch.from_numpy(given.supports.shares.mean(0)).to(deviation)
+    return [added(mean), torch.tensordot(shares, deviation, 1)]
 
 
 def _turn(x: Tensor, transposed: bool, flip_rows: bool, flip_columns: bool) -> Tensor:

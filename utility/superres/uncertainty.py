@@ -41,18 +41,22 @@ class Halo:
 
     def add(self, top: int, left: int, block: np.ndarray) -> None:
         """Count a block (B, rows, columns) in [0, 1] at (top, left)."""
-        places = [where[first:first + n] for where, first, n in zip(self._places, (top, left), block.shape[1:], strict=True)]
-        first = [max(where[0] - 1, 0) for where in places]
-        around = tuple(slice(f, where[-1] + 2) for f, where in zip(first, places, strict=True))
-        inside = np.ix_(*(where - f for where, f in zip(places, first, strict=True)))
-        counts = True if self.missing is None else ~self.missing[np.ix_(*places)]
-        for band, low, (least, most) in zip(block, self.low[(slice(None), *around)], self._ranges, strict=True):
-            above = band > maximum_filter(low, 3, mode="nearest")[inside] + ROUNDING
-            below = band < minimum_filter(low, 3, mode="nearest")[inside] - ROUNDING
-            self.count += int(((above | below) & counts).sum())
-            margin = FAR * (most - least) + ROUNDING
-            self.far += int((((band > most + margin) | (band < least - margin)) & counts).sum())
-            self.total += band.size if self.missing is None else int(counts.sum())
+        rows, columns = (where[first:first + n] for where, first, n in
+                         zip(self._places, (top, left), block.shape[1:], strict=True))
+        counts = None if self.missing is None else ~self.missing[np.ix_(rows, columns)]
+        first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+        around = np.asarray(self.low[:, first[0]:rows[-1] + 2, first[1]:columns[-1] + 2])
+        size = (1, 3, 3)
+        above = maximum_filter(around, size, mode="nearest") + np.float32(ROUNDING)
+        below = minimum_filter(around, size, mode="nearest") - np.float32(ROUNDING)
+        rows, columns = rows - first[0], columns - first[1]
+        for band, most, least, (lowest, highest) in zip(block, above, below, self._ranges, strict=True):
+            most, least = (limit[:, columns][rows] for limit in (most, least))
+            self.count += _counted(band > most, counts) + _counted(band < least, counts)
+            margin = np.float32(FAR * (highest - lowest) + ROUNDING)
+            if band.max() > highest + margin or band.min() < lowest - margin:
+                self.far += _counted(band > highest + margin, counts) + _counted(band < lowest - margin, counts)
+        self.total += len(block) * (block[0].size if counts is None else int(counts.sum()))
 
     @property
     def share(self) -> float:
@@ -61,6 +65,10 @@ class Halo:
     @property
     def far_share(self) -> float:
         return self.far / max(self.total, 1)
+
+
+def _counted(found: np.ndarray, counts: np.ndarray | None) -> int:
+    return int(np.count_nonzero(found if counts is None else found & counts))
 
 
 class Spread:

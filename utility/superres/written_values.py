@@ -67,14 +67,16 @@ class Values:
     def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
         """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
         _copy_part(self.preview, self.view, block, top, left)
-        outside = _overflowing(block, *self.ends, self.dtype)
+        outside = sum(_overflowing(band, *self.ends, self.dtype) for band in block)
         if outside and self.refuse:
             raise UserError(f"{outside} values of the result do not fit {self.dtype}, so {self.target} is not written; give "
                             "--dtype float32, or leave --on-overflow refuse out to have them clipped.")
         self.clipped += outside
-        values = from_unit_range(block, *self.ends, self.dtype, "clip")
-        if self.nodata is not None:
-            values[values == self.nodata] = _beside(self.nodata, self.ends[1])
+        values = np.empty(block.shape, self.dtype)
+        for band, into in zip(block, values, strict=True):  # a band's part stays in the processor's cache
+            into[:] = from_unit_range(band, *self.ends, self.dtype, "clip")
+            if self.nodata is not None:
+                into[into == self.nodata] = _beside(self.nodata, self.ends[1])
         return self.masked(values, top, left, self.missing)
 
     def masked(self, values: np.ndarray, top: int, left: int, missing: np.ndarray | None) -> np.ndarray:

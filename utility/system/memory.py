@@ -1,6 +1,7 @@
 """How much main memory is free."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from utility.system.errors import UserError
@@ -38,6 +39,15 @@ def free_memory(root: str | Path = "/") -> int:
             files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
             free.append(max(limit - usage + files, 0))  # the cache of files is given back when it is needed
     return min(free, default=4 << 30)
+
+
+def budget(memory: int | None = None) -> float:
+    """Bytes that a computation may take beside what this process holds already: what `memory`, a limit for the whole
+    process, leaves, 64 MB at least; without a limit half of what is free."""
+    if memory is None:
+        return free_memory() / 2
+    pages = next(iter(_lines(Path("/proc/self/statm"))), "0 0").split()[1]
+    return max(memory - int(pages) * os.sysconf("SC_PAGE_SIZE"), 64 << 20)
 
 
 def _number(path: Path) -> int | None:

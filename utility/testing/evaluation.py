@@ -38,6 +38,7 @@ from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
+from utility.superres.spectrum import spectrum_of
 from utility.system import distributed
 from utility.system.errors import UserError
 from utility.system.files import replacing, write_json
@@ -166,7 +167,8 @@ class _Test:
                "trained_on": None if self.trained_on is None else
                sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
         degraded = downsample(torch.from_numpy(np.ascontiguousarray(gt)), scale, problem.degradation).numpy()
-        made = methods(self.net, add_noise(degraded, problem.noise, problem.seed, image.name), problem)
+        made = methods(self.net, add_noise(degraded, problem.noise, problem.seed, image.name), problem,
+                       spectrum=spectrum_of(image.scene))
         cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
             row["dark_bands"] = dark_bands(gt, problem.border)
