@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 from utility.datasets.augment import MODES
-from utility.names import DEFAULT_KIND, DEGRADATIONS, LOSSES, POOLING, PRECISIONS, STARTS
+from utility.names import DEFAULT_KIND, DEGRADATIONS, LOSSES, POOLING, PRECISIONS, STARTS, with_mtf
 from utility.system import distributed
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import shown
@@ -67,7 +67,15 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
-    add("--degradation", metavar="KIND", help=f"{', '.join(DEGRADATIONS)} (default: {DEFAULT_KIND}, or the checkpoint's)")
+    add("--degradation", metavar="KIND", help=f"{', '.join(DEGRADATIONS)}; mtf draws a sensor's MTF for each patch, and with --mtf "
+        f"takes one (default: {DEFAULT_KIND}, or the checkpoint's)")
+    add("--mtf", metavar="M[,M]", help="of the sensor at the Nyquist frequency of the low-resolution grid, rows and "
+        "columns, with --degradation mtf")
+    add("--unknown", type=float, metavar="SHARE", help="with drawn MTFs: of the patches whose MTF the network is not told "
+        "(default: 0)")
+    add("--snr", type=float, metavar="DB", help="with drawn MTFs: half of the patches have noise, of at least this "
+        "signal-to-noise ratio (default: none has)")
+    add("--shade", type=float, metavar="SHARE", help="of the patches that have a part in deep shade (default: 0)")
     add("--start", choices=STARTS, help="the image that the network gets and adds its residual to "
         "(default: the checkpoint's; else interpolation for the released recipe, backprojection for others)")
     add("--noise", type=float, metavar="SIGMA", help="standard deviation of white noise on the low-resolution cube, whose "
@@ -85,6 +93,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--crop", type=int, metavar="PX", help="the network sees a random square of each batch's patches; start image and "
         "statistics by band are those of the whole patches (default: the whole patches)")
     add("--band-window", type=int, metavar="N", help="each patch is a random run of N neighbouring bands (default: all bands)")
+    add("--band-spacing", type=int, metavar="K", help="of a run, the bands lie 1 to K apart, drawn for each patch (default: 1)")
     add("--val-batches", type=int, metavar="N", help="validate on N batches at most (default: all)")
     add("--threads", type=int, metavar="N", help="loader processes (default: 0 on a CPU, up to 4 with a GPU)")
     add = parser.add_argument_group(f"recipe (defaults: {', '.join(RECIPES)})").add_argument
@@ -132,6 +141,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--dry-run", action="store_true", help="print the resolved configuration, data sizes, length, time (from two steps); "
         "write nothing")
     given = vars(parser.parse_args(arguments))
+    if "mtf" in given:
+        given["degradation"] = with_mtf(given.get("degradation"), given.pop("mtf"))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
     if path and not resume:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")

@@ -11,6 +11,9 @@ Sensing 2020) compute there too; the sub-pixel end is that of Shi et al. (CVPR 2
 
 Mean and deviation are those of each band over the whole scene. The network is then the same for any gain and offset of a
 band: without them nearly dark bands, beside water absorption, get a residual as large as bright ones.
+
+`lowgrid_<width>_<units>_sensor` is told, beside, what is known of the sensor: noise and MTF (`Network.inputs`). One file of
+its weights serves every blur.
 """
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from models.network import Network, Window, band_moments
 from models.registry import Shapes, register
 
 SCALES = (2, 4, 8)
+SENSOR_SCALES = (2, 3, 4, 8)
 
 
 class LowGridUnit(nn.Module):
@@ -48,40 +52,44 @@ class LowGrid(Network):
     Args:
         width: channels of the units.
         units: units in the body.
+        sensor: the network takes `told`, and scale 3 too.
     """
 
     takes_low = True
     takes_statistics = True
-    scales = SCALES
-    degradations = ("gaussian", "bicubic")  # on the grids of the others a low-resolution pixel is not a block of s x s
+    # On the grids of the others a low-resolution pixel is not a block of s x s.
+    degradations = ("mtf", "area", "gaussian", "bicubic")
 
-    def __init__(self, width: int = 32, units: int = 8) -> None:
+    def __init__(self, width: int = 32, units: int = 8, sensor: bool = False) -> None:
         super().__init__()
         self.width = width
         self.radius = units + 3
-        self.head = nn.ModuleDict({str(s): LowGridUnit(s * s + 1, width, (3, 3, 3)) for s in SCALES})
+        self.takes_told, self.scales = sensor, SENSOR_SCALES if sensor else SCALES
+        more = 4 if sensor else 1
+        self.head = nn.ModuleDict({str(s): LowGridUnit(s * s + more, width, (3, 3, 3)) for s in self.scales})
         self.body = nn.ModuleList(LowGridUnit(width, width, (1, 3, 3)) for _ in range(units))
         self.tail = nn.Conv3d(width, width, 3, padding=1)
-        self.end = nn.ModuleDict({str(s): nn.Conv3d(width, s * s, 3, padding=1) for s in SCALES})
+        self.end = nn.ModuleDict({str(s): nn.Conv3d(width, s * s, 3, padding=1) for s in self.scales})
 
     statistics = staticmethod(band_moments)
 
-    def forward(self, x: Tensor, low: Tensor, statistics: Tensor) -> Tensor:
+    def forward(self, x: Tensor, low: Tensor, statistics: Tensor, told: Tensor | None = None) -> Tensor:
         """Super-resolve.
 
         Args:
             x: (N, 1, B, H, W), the start image in [0, 1].
             low: (N, 1, B, H/s, W/s), the low-resolution cube in [0, 1], s of 2, 4, 8.
             statistics: (N, 2, B), of the whole scene.
+            told: (N, 3, B), see `Network.inputs`; of a network with `sensor` alone.
 
         Returns: (N, 1, B, H, W).
         """
         if not torch.is_grad_enabled() and self.execution.block_voxels != 0 and not torch.compiler.is_compiling():
             whole = Window.whole(*x.shape[-2:])
-            return self.in_window(whole, whole, x, low, statistics)
+            return self.in_window(whole, whole, x, low, statistics, *([] if told is None else [told]))
         scale = x.shape[-1] // low.shape[-1]
         moments = _moments(statistics, x.dtype)
-        h = _standardised(x, low, moments, scale).contiguous(memory_format=self.execution.layout(x))
+        h = _standardised(x, low, moments, scale, told).contiguous(memory_format=self.execution.layout(x))
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
@@ -90,7 +98,7 @@ class LowGrid(Network):
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:
         """As `Network.in_window`, in blocks of rows (see `models.layers.row_stream`)."""
-        x, low, statistics = inputs
+        x, low, statistics, *told = inputs
         scale, moments = x.shape[-1] // low.shape[-1], _moments(statistics, x.dtype)
         half = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if half else x.dtype
@@ -103,7 +111,7 @@ class LowGrid(Network):
             at = have.top // scale + (0 if have.top == 0 else self.radius)  # the row of the next residual
             for first in range(0, count, rows):
                 last = min(first + rows, count)
-                h = _standardised(x[..., first * scale:last * scale, :], low[..., first:last, :], moments, scale)
+                h = _standardised(x[..., first * scale:last * scale, :], low[..., first:last, :], moments, scale, *told)
                 residual = stream(h.to(dtype), below=last == count and have.bottom == have.height)
                 if residual is None:
                     continue
@@ -177,12 +185,19 @@ def _moments(statistics: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return mean.to(dtype), (square - mean.square()).clamp_min(0).add(1e-10).sqrt().to(dtype)
 
 
-def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> Tensor:
-    """The network's input (N, s s + 1, B, h, w): the start image in deviations, and where zero is."""
+def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int,
+                  told: Tensor | None = None) -> Tensor:
+    """The network's input (N, K, B, h, w): the start image in deviations, where zero is, and what is told of the sensor."""
     mean, deviation = moments
     start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale)
     start = start.unflatten(1, (x.shape[2], -1)).transpose(1, 2)
-    return torch.cat([start, (low / (mean + 1e-4)[:, None]).clamp(0, 4)], dim=1)
+    level = (low / (mean + 1e-4)[:, None]).clamp(0, 4)
+    if told is None:
+        return torch.cat([start, level], dim=1)
+    # Noise in deviations of the band, the MTF about its middle, and whether the MTF is known: as images.
+    variance, mtf, known = told.to(low.dtype)[..., None, None].unbind(1)
+    values = (variance.clamp_min(0).sqrt() / deviation).clamp(max=4), (mtf - 0.4) * known, known
+    return torch.cat([start, level, *(value[:, None].expand_as(low) for value in values)], dim=1)
 
 
 def _shuffled(residual: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> Tensor:
@@ -193,11 +208,12 @@ def _shuffled(residual: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> T
 
 def _recognise(shapes: Shapes) -> Sequence[str]:
     width = shapes.get("tail.weight", (0,))[0]
-    return [f"lowgrid_{width}_{len([name for name in shapes if name.startswith('body.')])}"] if width else []
+    name = f"lowgrid_{width}_{len([name for name in shapes if name.startswith('body.')])}"
+    return [name, f"{name}_sensor"] if width else []
 
 
-@register(pattern=r"lowgrid_(?P<width>[1-9]\d{0,3})_(?P<units>[1-9]\d?)", form="lowgrid_<width>_<units>",
-          recognise=_recognise)
-def lowgrid(width: str, units: str) -> LowGrid:
-    """`lowgrid_<width>_<units>`."""
-    return LowGrid(int(width), int(units))
+@register(pattern=r"lowgrid_(?P<width>[1-9]\d{0,3})_(?P<units>[1-9]\d?)(?P<sensor>_sensor)?",
+          form="lowgrid_<width>_<units>[_sensor]", recognise=_recognise)
+def lowgrid(width: str, units: str, sensor: str | None) -> LowGrid:
+    """`lowgrid_<width>_<units>`, or with `_sensor`."""
+    return LowGrid(int(width), int(units), bool(sensor))

@@ -107,17 +107,19 @@ class Network(nn.Module):
     Attributes:
         takes_low: the network takes the true low-resolution cube too, and computes on its grid.
         takes_statistics: it takes `statistics` of the whole scene (with `takes_low` alone).
+        takes_told: it takes what is known of the sensor, `told` (with `takes_statistics` alone); see `inputs`.
         multiple: rows and columns must be multiples of this, in pixels of the grid it computes on.
         radius: pixels of that grid, on each side of an output pixel, that the output depends on. Tiling is exact with it. None
             is unknown: the whole scene is computed at once.
         scales: scale factors it can do; None is any.
-        degradations: kinds of degradation whose grid it needs; None is any.
+        degradations: kinds of degradation whose grid it needs, without their numbers; None is any.
         option_notes: for an option that the weights cannot tell, what to say where a checkpoint does not tell it either.
         name: as given to `create_model`.
     """
 
     takes_low: bool = False
     takes_statistics: bool = False
+    takes_told: bool = False
     multiple: int = 1
     radius: int | None = None
     scales: tuple[int, ...] | None = None
@@ -171,6 +173,7 @@ class Network(nn.Module):
 
     def check_problem(self, scale: int, kind: str) -> None:
         """Raises ValueError: a scale factor, or a kind of degradation, that the network cannot do."""
+        kind = kind.split()[0]  # without the MTF of the sensor
         for what, value, known in (("scale factor", scale, self.scales), ("degradation", kind, self.degradations)):
             if known is not None and value not in known:
                 raise ValueError(f"{self.name} cannot do {what} {value}; choose one of {', '.join(map(str, known))}")
@@ -187,15 +190,24 @@ class Network(nn.Module):
         """Rows and columns of a ground-truth patch must be multiples of this."""
         return math.lcm(self.step(scale), scale)
 
-    def inputs(self, x: Tensor, low: Tensor | None = None, statistics: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The arguments that `forward` takes; `statistics` are those of `low` where they are not given."""
+    def inputs(self, x: Tensor, low: Tensor | None = None, statistics: Tensor | None = None,
+               told: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The arguments that `forward` takes; `statistics` are those of `low` where they are not given.
+
+        `told` is what is known of the sensor, for each band, (N, 3, B): the variance of the noise of `low`; the MTF at the
+        Nyquist frequency of the low-resolution grid, for which x was made; 1 where that MTF is known, and 0 where it was
+        assumed. Without it there is no noise, and the MTF is not known.
+        """
         if not self.takes_low:
             return (x,)
         if low is None:
             raise ValueError(f"{self.name} takes the true low-resolution cube beside the start image")
         if not self.takes_statistics:
             return x, low
-        return x, low, self.statistics(low) if statistics is None else statistics
+        statistics = self.statistics(low) if statistics is None else statistics
+        if not self.takes_told:
+            return x, low, statistics
+        return x, low, statistics, low.new_zeros(len(low), 3, low.shape[2]) if told is None else told
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:

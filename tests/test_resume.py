@@ -37,7 +37,9 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
     (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01,
          "crop": 8}),
     (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
-], ids=["released", "scales", "databases"])
+    (5, {"recipe": "fast", "arch": "lowgrid_2_1_sensor", "degradation": "mtf", "unknown": 0.3, "snr": 20, "shade": 0.5,
+         "band_window": 2, "band_spacing": 2, "epochs": 2}),
+], ids=["released", "scales", "databases", "sensors"])
 def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
     changes = {"tensorboard": True} | changes
     if "weights" in changes:

@@ -150,8 +150,9 @@ def test_the_band_loss_s_gradient_is_finite_where_the_result_is_exact_or_dark():
 
 @pytest.mark.parametrize("order", ["turn", "random"])
 def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, order):
-    real, scales = training.start_image, []
-    monkeypatch.setattr(training, "start_image", lambda low, scale, *how: (scales.append(scale), real(low, scale, *how))[1])
+    real, scales = training.given, []
+    monkeypatch.setattr(training, "given", lambda config, gt, scale, *how, **more: (
+        scales.append(scale), real(config, gt, scale, *how, **more))[1])
     validating(monkeypatch, {})
     small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8), "scale_order": order}
     train(config(data, **small))

@@ -48,10 +48,8 @@ from scipy import ndimage
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from utility.names import DEFAULT_KIND, SCALES, STARTS
+from utility.names import DEFAULT_KIND, SCALES, STARTS, parse_mtf
 
-SAFE_MTF = 0.6
-"""Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false edges."""
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
 BLOCK = 128
@@ -200,19 +198,28 @@ class Degradation:
             x = _along(x, self.up_operations, self.scale, axis, transposed_from=x.shape[axis] // self.scale)
         return x
 
-    def prefilter(self, low: Tensor, steps: int = STEPS) -> Tensor:
+    def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None) -> Tensor:
         """The low-resolution cube z_N whose `up` is the back-projection of `low` from its interpolation.
 
         Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the iteration stays on the
         low grid, and any window of x_N is the same window of U z_N. From another image, x_N = x_0 + U z with z the
         prefiltered y - D x_0 after N - 1 steps. `low` (..., B, h, w) -> the same.
+
+        `noise` is the standard deviation of each band's noise, (..., B). A band's iteration ends where it agrees with y
+        to within the noise (the discrepancy principle: Morozov, Soviet Math. Dokl. 7, 1966): what is left to explain is
+        noise, and more steps would amplify it.
         """
         z = low
         for _ in range(steps):
-            z = z + (low - self.round_trip(z))
+            error = low - self.round_trip(z)
+            if noise is not None:
+                far = error.square().mean((-2, -1)).sqrt() > noise
+                error = error * far[..., None, None]
+            z = z + error
         return z
 
-    def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None) -> Tensor:
+    def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None,
+                    noise: Tensor | None = None) -> Tensor:
         """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k + U(y - D x_k), with no training.
 
         Back-projection makes an image that agrees with its low-resolution cube. With noise, or a blur other than the
@@ -222,23 +229,25 @@ class Degradation:
             low: y, (..., B, h, w).
             steps: N, 0 or more.
             image: x_0, (..., B, h*s, w*s); None is U y.
+            noise: see `prefilter`; from U y alone.
 
         Returns: x_N, (..., B, h*s, w*s).
         """
         if image is None:
-            return self.up(self.prefilter(low, steps))
+            return self.up(self.prefilter(low, steps, noise))
         if steps == 0:
             return image
         return image + self.up(self.prefilter(low - self.down(image), steps - 1))
 
-    def start(self, low: Tensor, start: str) -> Tensor:
+    def start(self, low: Tensor, start: str, noise: Tensor | None = None) -> Tensor:
         """What a network is given, on the high-resolution grid: `low` (..., B, h, w) -> (..., B, h*s, w*s).
 
-        `start` is `interpolation`, the published way, or `backprojection`. Raises ValueError: another start.
+        `start` is `interpolation`, the published way, or `backprojection`, with `noise` as `prefilter` takes it.
+        Raises ValueError: another start.
         """
         if start not in STARTS:
             raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
-        return self.up(low) if start == "interpolation" else self.backproject(low)
+        return self.up(low) if start == "interpolation" else self.backproject(low, noise=noise)
 
     def grid(self, n: int) -> tuple[float, float]:
         """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution pixels.
@@ -272,18 +281,6 @@ class Degradation:
 
     def _image(self, x: Tensor, rows: Operations, columns: Operations) -> Tensor:
         return _along(_along(x, rows, self.scale, -2), columns, self.scale, -1)
-
-
-def parse_mtf(text: str) -> tuple[float, float]:
-    """`0.3`, or `0.3,0.25` (rows, columns), as two numbers. Raises ValueError: anything else."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2):
-        raise ValueError(f"an MTF of {text!r} was asked for; give one number, or two for rows and columns, such as 0.3 or "
-                         "0.3,0.25")
-    return numbers[0], numbers[-1]
 
 
 def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
@@ -369,12 +366,16 @@ def add_noise(low: Cube, sigma: float, seed: int, *key: int | str, before: int =
         raise ValueError(f"noise of standard deviation {sigma} was asked for; give 0 or more")
     if sigma == 0:
         return low
-    words = [seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)]
     shape = (low.shape[0] + before, *low.shape[1:])
-    noise = np.random.default_rng(words).standard_normal(shape, dtype=np.float32)[before:] * np.float32(sigma)
+    noise = random(seed, *key).standard_normal(shape, dtype=np.float32)[before:] * np.float32(sigma)
     if isinstance(low, Tensor):
         return low + torch.from_numpy(noise).to(low.device, low.dtype)
     return low + noise.astype(low.dtype)
+
+
+def random(seed: int, *key: int | str) -> np.random.Generator:
+    """A generator whose draws depend on the seed and the key alone."""
+    return np.random.default_rng([seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)])
 
 
 def crop_to_multiple(cube: Cube, multiple: int) -> Cube:

@@ -34,12 +34,20 @@ def augment(patch: np.ndarray, mode: str, seed: int, epoch: int, index: int) -> 
     return np.ascontiguousarray(dihedral(patch, turns, flip))
 
 
-def band_window(patch: np.ndarray, bands: int | None, seed: int, epoch: int, index: int) -> np.ndarray:
-    """A random run of neighbouring bands of `patch` (B, h, w), as a view; all of them for None, or where B is not larger."""
+def band_window(patch: np.ndarray, bands: int | None, seed: int, epoch: int, index: int, spacing: int = 1) -> np.ndarray:
+    """A random run of so many bands of `patch` (B, h, w), as a view; all of them for None, or where B is not larger.
+
+    The bands are neighbours, or with `spacing` above 1 each k-th, where k is drawn from 1 to the spacing, or to the widest
+    that the patch has.
+    """
     if bands is None or bands >= len(patch):
         return patch
-    first = int(np.random.default_rng((seed, epoch, index, 1)).integers(len(patch) - bands + 1))
-    return patch[first:first + bands]
+    rng = np.random.default_rng((seed, epoch, index, 1))
+    widest = min(spacing, (len(patch) - 1) // max(1, bands - 1))
+    step = int(rng.integers(1, widest + 1)) if widest > 1 else 1
+    length = (bands - 1) * step + 1
+    first = int(rng.integers(len(patch) - length + 1))
+    return patch[first:first + length:step]
 
 
 def dihedral(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:

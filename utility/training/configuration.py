@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from utility.checkpoints import describe_checkpoint, load_checkpoint
 from utility.datasets.augment import MODES
-from utility.degradation import check
-from utility.names import DEFAULT_KIND, STARTS
+from utility.degradation import Degradation
+from utility.names import ANY, DEFAULT_KIND, SAFE_MTF, STARTS
 from utility.system.devices import AMP
 from utility.system.errors import UserError
 from utility.system.files import default_path
@@ -37,6 +37,9 @@ class TrainingConfig:
     scale_order: str = "turn"               # with several scales: in turn, or at random
     degradation: str = DEFAULT_KIND
     noise: float = 0.0                      # standard deviation, of the low-resolution cube
+    unknown: float = 0.0                    # with `mtf`: share of the patches whose MTF the network is not told
+    snr: float | None = None                # with `mtf`: dB of the noisiest patches; half of the patches have no noise
+    shade: float = 0.0                      # share of the patches that have a part in deep shade; see `draws.shaded`
     start: str | None = None                # the image that the network gets and adds its residual to
     # the data
     data: tuple[str, ...] = field(default_factory=lambda: (str(default_path("data/lmdb/sample.lmdb")),))
@@ -44,6 +47,7 @@ class TrainingConfig:
     augment: str = "spatial"
     crop: int | None = None                 # side of the square of the patches that the network sees; None: all
     band_window: int | None = None          # neighbouring bands of a patch that are taken; None: all
+    band_spacing: int = 1                   # of those, every k-th: k is drawn from 1 to this
     val_batches: int | None = None          # validate on this many batches of each database at most
     threads: int | None = None              # loader processes; None: 0 on a CPU, else up to 4
     # the recipe
@@ -96,8 +100,9 @@ class TrainingConfig:
                 setattr(self, name, value)
         for names, low, above in (
             (("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps", "crop", "band_window",
-              "accumulate"), 1, False),
+              "accumulate", "band_spacing"), 1, False),
             (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"), 0, False),
+            (("snr",), -math.inf, True),
             (("lr", "last_lr", "weights", "save_minutes", "minutes"), 0, True),
         ):
             for name in names:
@@ -109,9 +114,14 @@ class TrainingConfig:
             raise UserError(f"threads is {self.threads}; give 1024 loader processes at most.")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise UserError(f"The scales are {list(self.scales)}; give one or several different ones, such as 2,4,8.")
+        for name in ("unknown", "shade"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise UserError(f"{name} is {value}; give a share of the patches, from 0 to 1.")
+        if self.degradation != ANY and (self.unknown or self.snr is not None):
+            raise UserError(f"unknown and snr are drawn with --degradation {ANY}, and it is {self.degradation}.")
         for scale in self.scales:
             try:
-                check(scale, self.degradation)
+                Degradation.of(scale, f"{ANY} {SAFE_MTF}" if self.degradation == ANY else self.degradation)
             except ValueError as error:
                 raise UserError(f"A low-resolution cube cannot be made: {error}.") from error
         if not self.data or len(set(self.data)) < len(self.data):

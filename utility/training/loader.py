@@ -53,13 +53,14 @@ class _Batches(Dataset):
 class _Augmented(_Batches):
     """Key (database, pass, index) is patch `index` of a database, augmented as that pass has it."""
 
-    def __init__(self, databases: Sequence[Sequence[np.ndarray]], mode: str, seed: int, window: int | None) -> None:
+    def __init__(self, databases: Sequence[Sequence[np.ndarray]], mode: str, seed: int, window: int | None,
+                 spacing: int) -> None:
         super().__init__(databases)
-        self.mode, self.seed, self.window = mode, seed, window
+        self.mode, self.seed, self.window, self.spacing = mode, seed, window, spacing
 
     def __getitem__(self, key: Key) -> np.ndarray:
         database, number, index = key
-        patch = band_window(self.patches[database][index], self.window, self.seed, number, index)
+        patch = band_window(self.patches[database][index], self.window, self.seed, number, index, self.spacing)
         return augment(patch, self.mode, self.seed, number, index)
 
 
@@ -153,8 +154,9 @@ class Shuffled:
 
 
 def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int, mode: str = "spatial",
-                    weights: Sequence[float] | None = None, window: int | None = None, part: tuple[int, int] = (0, 1),
-                    threads: int = 0, pin: bool = False, context: str | None = None) -> DataLoader:
+                    weights: Sequence[float] | None = None, window: int | None = None, spacing: int = 1,
+                    part: tuple[int, int] = (0, 1), threads: int = 0, pin: bool = False,
+                    context: str | None = None) -> DataLoader:
     """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one pass.
 
     Args:
@@ -162,7 +164,7 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
         batch: patches a batch; the last batch of a pass may be smaller.
         mode: of `utility.datasets.augment.augment`.
         weights: share of the batches that each database gets; None: as many as a pass has.
-        window: bands of a patch that are taken, see `utility.datasets.augment.band_window`; None: all.
+        window, spacing: bands of a patch that are taken, see `utility.datasets.augment.band_window`; None: all.
         part: (number, count) of the part of each batch that is loaded, see `Turns`.
         threads: worker processes, which live as long as the loader; 0 loads in this one.
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
@@ -171,7 +173,8 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
     Iterating raises UserError: a patch cannot be read.
     """
     turns = Turns([len(database) for database in databases], batch, seed, weights, part)
-    return _Loader(_Augmented(databases, mode, seed, window), batch_sampler=turns, pin_memory=pin, **_workers(threads, context))
+    patches = _Augmented(databases, mode, seed, window, spacing)
+    return _Loader(patches, batch_sampler=turns, pin_memory=pin, **_workers(threads, context))
 
 
 def validation_loader(patches: Sequence[np.ndarray], batch: int, *, part: tuple[int, int] = (0, 1), threads: int = 0,

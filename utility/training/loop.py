@@ -33,8 +33,9 @@ from torch.utils.data import DataLoader
 
 from models import Window
 from utility.datasets.cards import load_card
-from utility.degradation import add_noise, backproject, crop_to_multiple, downsample, start_image, upsample
+from utility.degradation import crop_to_multiple
 from utility.indexes import PSNR_CAP
+from utility.names import STARTS
 from utility.report.figures import composite
 from utility.system import distributed
 from utility.system.devices import ask_deterministic, autocast
@@ -43,6 +44,7 @@ from utility.system.files import shown
 from utility.system.memory import out_of_memory
 from utility.system.progress import duration, track
 from utility.training.configuration import LOSSES, TrainingConfig
+from utility.training.draws import given, shaded
 from utility.training.graphs import Graphed
 from utility.training.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.training.plan import Plan, prepare
@@ -169,7 +171,8 @@ class _Loop:
         if threads is None:  # a step on a processor takes a thousand times as long as reading its patches
             threads = min(4, (os.cpu_count() or 1) // distributed.processes_here()) if gpu else 0
         loader = training_loader([source.training for source in plan.sources], config.batch, seed=config.seed,
-                                 mode=config.augment, weights=config.weights, window=config.band_window, part=self.part,
+                                 mode=config.augment, weights=config.weights, window=config.band_window,
+                                 spacing=config.band_spacing, part=self.part,
                                  threads=threads, pin=gpu)
         validation = {source.name: validation_loader(source.validation, config.batch, part=self.part, threads=min(threads, 2),
                                                      pin=gpu) for source in plan.sources}
@@ -347,9 +350,9 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
 def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The truth of a step, cropped, and what the network takes; `before` says where gt begins in the step."""
     config = state.config
-    low = _low(config, gt, scale, state.iteration, before=before)
-    x = start_image(low, scale, config.degradation, config.start)
-    inputs = state.net.inputs(x[:, None], low[:, None])
+    gt = shaded(config, gt, state.iteration, before=before)
+    made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
+    inputs = state.net.inputs(made.starts[config.start][:, None], made.low[:, None], told=made.told)
     if config.crop and config.crop < min(gt.shape[-2:]):
         return _cropped(state, scale, gt, inputs)
     return gt, inputs
@@ -380,11 +383,6 @@ def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -
     return window.cut(gt, inside), (window.cut(x, inside), *rest)
 
 
-def _low(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, before: int = 0) -> Tensor:
-    """The low-resolution cubes of gt (N, B, h, w), with noise; `key` says of which draw, `before` where gt begins in it."""
-    return add_noise(downsample(gt, scale, config.degradation), config.noise, config.seed, *key, before=before)
-
-
 @torch.no_grad()
 def validate(state: State, loaders: Mapping[str, DataLoader], wavelengths: Sequence[float] | None = None,
              stop: Interruption | None = None) -> tuple[dict[str, float], np.ndarray | None]:
@@ -406,11 +404,11 @@ def validate(state: State, loaders: Mapping[str, DataLoader], wavelengths: Seque
         for batch, gt in zip(loader.batch_sampler, DeviceBatches(loader, state.device), strict=True):
             gt = crop_to_multiple(gt, state.multiple)
             for scale in config.scales:
-                low = _low(config, gt, scale, "validation", batch[0])
-                plain, projected = (make(low, scale, config.degradation) for make in (upsample, backproject))
-                x = plain if config.start == "interpolation" else projected
+                made = given(config, gt, scale, "validation", batch[0], starts=STARTS)
+                plain, projected = (made.starts[start] for start in STARTS)
+                x = made.starts[config.start]
                 with autocast(state.device, config.amp):
-                    out = state.net(*state.net.inputs(x[:, None], low[:, None]))
+                    out = state.net(*state.net.inputs(x[:, None], made.low[:, None], told=made.told))
                 out = out[:, 0].to(gt.dtype)
                 loss = LOSSES[config.loss](out, gt).double() * len(gt)
                 sums.append(torch.stack([loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))]))

@@ -13,10 +13,12 @@ from models import Network
 from utility.checkpoints import build_network, check_problem, describe_checkpoint, load_checkpoint, load_weights
 from utility.degradation import dark_note
 from utility.lmdb_dataset import LMDBDataset
+from utility.names import ANY
 from utility.system.devices import choose_device, device_name
 from utility.system.distributed import own_gpus, size
 from utility.system.errors import UserError
 from utility.system.progress import duration
+from utility.training import draws
 from utility.training.configuration import TrainingConfig
 from utility.training.state import State, patch_multiple
 
@@ -103,8 +105,10 @@ class Plan:
             *(f"data      {s.path}: {len(s.training):,} patches of {'x'.join(map(str, s.shape))} for training, "
               f"{len(s.validation):,} for validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
               for s, w in zip(self.sources, weights, strict=True)),
-            f"problem   {scales}, degradation {c.degradation}" + (f", noise {c.noise:g}" if c.noise else "")
+            f"problem   {scales}, degradation {_degradation(c)}" + (f", noise {c.noise:g}" if c.noise else "")
             + f", start {c.start}, augmentation {c.augment}" + (f", runs of {c.band_window} bands" if c.band_window else "")
+            + (f", up to {c.band_spacing} apart" if c.band_spacing > 1 else "")
+            + (f", {c.shade:.0%} of the patches in part in shade" if c.shade else "")
             + (f", squares of {c.crop} pixels" if c.crop else ""),
             f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
             + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
@@ -114,6 +118,13 @@ class Plan:
             + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
             *(f"note      {note}" for note in self.notes),
         ]
+
+
+def _degradation(c: TrainingConfig) -> str:
+    if c.degradation != ANY:
+        return c.degradation
+    return (f"{ANY}, drawn from {draws.LOWEST:g} to {draws.HIGHEST:g}, told but to {c.unknown:.0%} of the patches"
+            + (f", noise up to an SNR of {c.snr:g} dB" if c.snr is not None else ""))
 
 
 def prepare(config: TrainingConfig) -> Plan:
@@ -170,7 +181,8 @@ def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) 
                         "patches.")
     if shape != whole.shape:
         notes.append(f"patches of {height}x{width} are cropped to {shape[1]}x{shape[2]}, multiples of {multiple}")
-    notes += filter(None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
+    if config.degradation != ANY:
+        notes += filter(None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
     return Source(path=path, training=training, validation=validation, shape=shape, meta=whole.meta)
 
 

@@ -1,0 +1,132 @@
+"""What a network is given in training: the low-resolution cubes of a batch, made as the configuration says or as drawn.
+
+With the degradation `mtf` each patch is blurred as by a sensor of its own: an MTF from .08 to .8, a tenth of the patches by
+the mean of each block. The network is told an MTF that is a little off, or, for a part of the patches, none: its start image is
+then made for `SAFE_MTF`, as for a sensor that nobody knows. Noise is drawn by patch and band, and told a little off, too.
+
+A draw depends on the seed, its key and the number of the patch in the whole step alone. So a resumed run, or another number of
+processes, sees the same.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utility.degradation import Degradation, add_noise, random
+from utility.names import ANY, SAFE_MTF
+from utility.training.configuration import TrainingConfig
+
+LOWEST, HIGHEST = 0.08, 0.8
+"""Of the MTF that is drawn."""
+CLEAREST = 45.0
+"""dB of the signal-to-noise ratio, beyond which noise is not drawn."""
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What made a low-resolution cube, and what a network is told of it."""
+
+    true: Degradation
+    told: Degradation
+    known: bool = True           # whether the network is told an MTF
+    noise: float = 0.0           # standard deviation, as a share of a band's root mean square
+    told_noise: float = 1.0      # the standard deviation that is told, as a share of the true one
+
+
+@dataclass(frozen=True)
+class Given:
+    """Low-resolution cubes (N, B, h, w), images of them (N, B, H, W), and what `Network.inputs` takes as told."""
+
+    low: Tensor
+    starts: dict[str, Tensor]
+    told: Tensor | None
+
+
+def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, starts: Sequence[str],
+          before: int = 0) -> Given:
+    """The low-resolution cubes of gt (N, B, H, W), and what is made of them.
+
+    Args:
+        key: says of which draw.
+        starts: of `degradation.STARTS`, the images that are wanted.
+        before: where gt begins in the draw.
+    """
+    if config.degradation != ANY:
+        degradation = Degradation.of(scale, config.degradation)
+        low = add_noise(degradation.down(gt), config.noise, config.seed, *key, before=before)
+        return Given(low, {start: degradation.start(low, start) for start in starts}, None)
+    made = [_one(config, patch, scale, starts, random(config.seed, *key, before + k)) for k, patch in enumerate(gt)]
+    low, told, *images = (torch.stack(parts) for parts in zip(*made, strict=True))
+    return Given(low, dict(zip(starts, images, strict=True)), told)
+
+
+def _one(config: TrainingConfig, gt: Tensor, scale: int, starts: Sequence[str],
+         rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """The low-resolution cube of one patch, what is told, and the wanted images."""
+    sensor = _sensor(config, scale, rng)
+    low = sensor.true.down(gt)
+    level = low.square().mean((1, 2)).sqrt() * sensor.noise
+    if sensor.noise:
+        # Bands differ: a log-normal factor of about 1.3.
+        level = level * torch.from_numpy(np.exp(0.25 * rng.standard_normal(len(low)))).to(level)
+        noise = torch.from_numpy(rng.standard_normal(low.shape, dtype=np.float32)).to(low)
+        low = low + noise * level[:, None, None]
+    told_level = level * sensor.told_noise
+    mtf = float(np.mean(sensor.told.nearest_mtf))
+    told = torch.stack([told_level.square(), *(torch.full_like(level, v) for v in (mtf, float(sensor.known)))])
+    noise = told_level if sensor.noise else None
+    return low, told, *(sensor.told.start(low, start, noise) for start in starts)
+
+
+def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sensor:
+    kind, known, isotropic, loud = rng.random(4)
+    rows, columns = rng.uniform(LOWEST, HIGHEST, 2)
+    off, noise, told_noise = rng.normal(0, 0.03), rng.uniform(config.snr or CLEAREST, CLEAREST), rng.normal(0, 0.15)
+    if kind < 0.1:
+        true = told = Degradation(scale, "area")
+    else:
+        if isotropic < 0.75:
+            columns = rows
+        true = _mtf(scale, rows, columns)
+        told = _mtf(scale, rows + off, columns + off)
+    sensor = Sensor(true, told)
+    if known < config.unknown:
+        sensor = replace(sensor, told=_mtf(scale, SAFE_MTF, SAFE_MTF), known=False)
+    if config.snr is not None and loud < 0.5:
+        sensor = replace(sensor, noise=float(10 ** (-noise / 20)), told_noise=float(np.exp(told_noise)))
+    return sensor
+
+
+def _mtf(scale: int, *mtf: float) -> Degradation:
+    """Of whole hundredths, so that few different matrices are made."""
+    rows, columns = (float(np.clip(np.round(m, 2), LOWEST, HIGHEST)) for m in mtf)
+    return Degradation(scale, "mtf", (rows, columns))
+
+
+def shaded(config: TrainingConfig, gt: Tensor, *key: int | str, before: int = 0) -> Tensor:
+    """gt (N, B, H, W), of which a share of the patches has a part in deep shade.
+
+    Scenes of the open air and of studios have pixels at a hundredth of the range, which few rendered scenes have. The spectral
+    angle counts them as much as bright ones.
+    """
+    if not config.shade:
+        return gt
+    return gt * torch.stack([_shade(config.shade, gt.shape[-2:], random(config.seed, *key, "shade", before + k))
+                             for k in range(len(gt))]).to(gt)[:, None]
+
+
+def _shade(share: float, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """Factors of the pixels (H, W): ones, or with a smooth region of 10^-0.5 to 10^-2.2."""
+    lit, depth, quantile, softness = rng.random(4)
+    field = torch.from_numpy(rng.standard_normal((1, 1, 6, 6)))
+    if lit >= share:
+        return torch.ones(size, dtype=field.dtype)
+    field = F.interpolate(field, size=size, mode="bicubic", align_corners=False)[0, 0]
+    edge = torch.quantile(field.flatten()[::7], 0.2 + 0.5 * quantile)
+    inside = torch.sigmoid((edge - field) / (0.02 + 0.1 * softness))
+    return 1 - inside * (1 - 10 ** -(0.5 + 1.7 * depth))
