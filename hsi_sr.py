@@ -67,8 +67,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--scale", dest="scales", type=whole_numbers, metavar="S[,S...]",
         help="factors 2, 3, 4, 8; several are trained together (default: 4, or the checkpoint's)")
     add("--scale-order", choices=("turn", "random"), help="how several scales alternate (default: turn)")
-    add("--degradation", metavar="KIND", help=f"{', '.join(DEGRADATIONS)}; mtf draws a sensor's MTF for each patch, and with --mtf "
-        f"takes one (default: {DEFAULT_KIND}, or the checkpoint's)")
+    add("--degradation", metavar="KIND", help=f"{', '.join(DEGRADATIONS)}; mtf draws a sensor's MTF "
+        f"for each patch, and with --mtf takes one (default: {DEFAULT_KIND}, or the checkpoint's)")
     add("--mtf", metavar="M[,M]", help="of the sensor at the Nyquist frequency of the low-resolution grid, rows and "
         "columns, with --degradation mtf")
     add("--unknown", type=float, metavar="SHARE", help="with drawn MTFs: of the patches whose MTF the network is not told "

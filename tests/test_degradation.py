@@ -371,9 +371,9 @@ def test_a_block_mean_is_the_mean_of_each_block():
 
 @pytest.mark.parametrize(("name", "words"), [
     ("mtf", "needs the sensor's MTF, such as 'mtf 0.3'"),
-    ("mtf 0", "above 0 and below 1"), ("mtf 0.3,1", "above 0 and below 1"),
+    ("mtf 0", "give a number above 0 and below 1"), ("mtf 0.3,1", "above 0 and below 1"),
     ("area 0.3", "has a blur of its own, and takes no MTF"), ("mtf sharp", "MTF of 'sharp' was asked for"),
-    ("mtf 0.1,0.2,0.3", "give one number, or two for rows and columns")])
+    ("mtf 0.1,0.2,0.3", "give a number above 0 and below 1, or two")])
 def test_an_mtf_that_cannot_be_is_refused(name, words):
     with pytest.raises(ValueError, match=words):
         Degradation.of(4, name)

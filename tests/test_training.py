@@ -19,6 +19,7 @@ from models import create_model
 from models.lowgrid import LowGrid
 from utility.indexes import evaluate
 from utility.system.errors import UserError
+from utility.training import draws
 from utility.training import loop as training
 from utility.training.configuration import LOSSES, RECIPES, configure
 from utility.training.loop import seconds_per_step, train
@@ -46,8 +47,8 @@ def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_dra
 
 
 def test_noise_differs_from_step_to_step(data, monkeypatch):
-    real, drawn = training.add_noise, []
-    monkeypatch.setattr(training, "add_noise", lambda low, *how, **place: (
+    real, drawn = draws.add_noise, []
+    monkeypatch.setattr(draws, "add_noise", lambda low, *how, **place: (
         drawn.append(real(low, *how, **place) - low), drawn[-1] + low)[1])
     train(config(data, noise=0.1, iterations=2))
     assert not torch.equal(drawn[0], drawn[1]) and drawn[0].std() == pytest.approx(0.1, rel=0.2)
