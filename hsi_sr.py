@@ -73,8 +73,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "columns, with --degradation mtf")
     add("--unknown", type=float, metavar="SHARE", help="with drawn MTFs: of the patches whose MTF the network is not told "
         "(default: 0)")
-    add("--snr", type=float, metavar="DB", help="with drawn MTFs: half of the patches have noise, of at least this "
-        "signal-to-noise ratio (default: none has)")
+    add("--snr", type=float, metavar="DB", help="with drawn MTFs: patches have noise, of at least this "
+        "signal-to-noise ratio; of half of them it is small, and the network is not told (default: none has)")
     add("--shade", type=float, metavar="SHARE", help="of the patches that have a part in deep shade (default: 0)")
     add("--start", choices=STARTS, help="the image that the network gets and adds its residual to "
         "(default: the checkpoint's; else interpolation for the released recipe, backprojection for others)")

@@ -8,7 +8,7 @@ from utility.degradation import Degradation
 from utility.names import SAFE_MTF
 from utility.system.errors import UserError
 from utility.training.configuration import TrainingConfig
-from utility.training.draws import CLEAREST, HIGHEST, LOWEST, _sensor, given, random, shaded
+from utility.training.draws import CLEAREST, HIGHEST, LOWEST, QUIET, _sensor, given, random, shaded
 
 
 def config(**changes) -> TrainingConfig:
@@ -43,9 +43,11 @@ def test_the_network_is_told_an_mtf_a_little_off_and_of_a_share_none():
 
 def test_noise_is_drawn_by_patch_and_band_and_told_a_little_off():
     drawn = sensors(snr=20)
-    loud = torch.tensor([one.noise for one in drawn if one.noise])
+    loud = torch.tensor([one.noise for one in drawn if one.told_noise])
+    quiet = torch.tensor([one.noise for one in drawn if not one.told_noise])
     assert len(loud) / len(drawn) == pytest.approx(0.5, abs=0.08)
-    assert loud.min() >= 10 ** (-CLEAREST / 20) and loud.max() <= 0.1
+    assert 10 ** (-CLEAREST / 20) <= loud.min() and loud.max() <= 0.1
+    assert 10 ** (-QUIET[1] / 20) <= quiet.min() and quiet.max() <= 10 ** (-QUIET[0] / 20)
     made = [given(config(snr=20), patches(), 4, key, starts=("backprojection",)) for key in range(2)]
     told = torch.cat([one.told for one in made])
     variance, mtf, known = told.unbind(1)

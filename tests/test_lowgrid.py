@@ -134,3 +134,29 @@ def test_the_memory_it_asks_for_falls_with_the_low_grid():
     x2, x4, x8 = (net.bytes_per_pixel(31, scale) for scale in (2, 4, 8))
     cubes = 4 * 31 * 4
     assert (x2 - cubes) / (x4 - cubes) == (x4 - cubes) / (x8 - cubes) == 4
+
+
+def test_one_that_is_told_of_the_sensor_takes_its_noise_and_mtf_for_each_band():
+    net = filled("lowgrid_4_2_sensor").double()
+    x, low = given(3, bands=4, side=24, dtype=torch.float64)
+    silent = net(*net.inputs(x, low))
+    told = torch.stack([torch.full((1, 4), v, dtype=torch.float64) for v in (0.0, 0.4, 1.0)], 1)
+    known = net(*net.inputs(x, low, told=told))
+    assert (known - silent).abs().max() > 1e-3  # knowing that the MTF is 0.4 is not the same as knowing none
+    told[:, 0] = low.var((3, 4))[:, 0] * 0.25
+    noisy = net(*net.inputs(x, low, told=told))
+    half = torch.full_like(low, 0.5)
+    features = torch.cat([half, torch.zeros_like(low), torch.ones_like(low)], 1)
+    from models.lowgrid import _moments, _standardised
+    found = _standardised(x, low, _moments(net.statistics(low), x.dtype), 3, told)[:, -3:]
+    assert torch.allclose(found, features, atol=1e-2) and (noisy - known).abs().max() > 1e-3
+
+
+def test_tiles_of_one_that_is_told_of_the_sensor_are_the_whole():
+    net = filled("lowgrid_4_2_sensor")
+    x, low = (t[0, 0].numpy() for t in given(4, side=128))
+    told = torch.stack([torch.full((1, 5), v) for v in (1e-4, 0.2, 1.0)], 1)
+    whole = super_resolve_cube(net, x, low, tile=0, told=told)
+    assert np.abs(whole - super_resolve_cube(net, x, low, tile=0)).max() > 1e-3
+    for tile in (32, 64):
+        assert np.abs(super_resolve_cube(net, x, low, tile=tile, told=told) - whole).max() < 1e-5

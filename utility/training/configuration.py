@@ -38,7 +38,7 @@ class TrainingConfig:
     degradation: str = DEFAULT_KIND
     noise: float = 0.0                      # standard deviation, of the low-resolution cube
     unknown: float = 0.0                    # with `mtf`: share of the patches whose MTF the network is not told
-    snr: float | None = None                # with `mtf`: dB of the noisiest patches; half of the patches have no noise
+    snr: float | None = None                # with `mtf`: dB of the noisiest patches; see `draws`
     shade: float = 0.0                      # share of the patches that have a part in deep shade; see `draws.shaded`
     start: str | None = None                # the image that the network gets and adds its residual to
     # the data

@@ -2,7 +2,8 @@
 
 With the degradation `mtf` each patch is blurred as by a sensor of its own: an MTF from .08 to .8, a tenth of the patches by
 the mean of each block. The network is told an MTF that is a little off, or, for a part of the patches, none: its start image is
-then made for `SAFE_MTF`, as for a sensor that nobody knows. Noise is drawn by patch and band, and told a little off, too.
+then made for `SAFE_MTF`, as for a sensor that nobody knows. Noise is drawn by patch and band, and told a little off, too; of
+half of the patches it is small, and not told.
 
 A draw depends on the seed, its key and the number of the patch in the whole step alone. So a resumed run, or another number of
 processes, sees the same.
@@ -24,7 +25,10 @@ from utility.training.configuration import TrainingConfig
 LOWEST, HIGHEST = 0.08, 0.8
 """Of the MTF that is drawn."""
 CLEAREST = 45.0
-"""dB of the signal-to-noise ratio, beyond which noise is not drawn."""
+"""dB, the largest signal-to-noise ratio of a patch whose noise is told."""
+QUIET = 35.0, 60.0
+"""dB, lowest and highest signal-to-noise ratio of a patch whose noise is not told: every sensor has some. Without it a network
+takes the noise in dark parts, which back-projection amplifies, for detail."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,14 @@ def _one(config: TrainingConfig, gt: Tensor, scale: int, starts: Sequence[str],
     told_level = level * sensor.told_noise
     mtf = float(np.mean(sensor.told.nearest_mtf))
     told = torch.stack([told_level.square(), *(torch.full_like(level, v) for v in (mtf, float(sensor.known)))])
-    noise = told_level if sensor.noise else None
+    noise = told_level if sensor.noise and sensor.told_noise else None
     return low, told, *(sensor.told.start(low, start, noise) for start in starts)
 
 
 def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sensor:
     kind, known, isotropic, loud = rng.random(4)
     rows, columns = rng.uniform(LOWEST, HIGHEST, 2)
-    off, noise, told_noise = rng.normal(0, 0.03), rng.uniform(config.snr or CLEAREST, CLEAREST), rng.normal(0, 0.15)
+    off, noise, told_noise, quiet = rng.normal(0, 0.03), rng.random(), rng.normal(0, 0.15), rng.uniform(*QUIET)
     if kind < 0.1:
         true = told = Degradation(scale, "area")
     else:
@@ -97,9 +101,12 @@ def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sen
     sensor = Sensor(true, told)
     if known < config.unknown:
         sensor = replace(sensor, told=_mtf(scale, SAFE_MTF, SAFE_MTF), known=False)
-    if config.snr is not None and loud < 0.5:
-        sensor = replace(sensor, noise=float(10 ** (-noise / 20)), told_noise=float(np.exp(told_noise)))
-    return sensor
+    if config.snr is None:
+        return sensor
+    if loud < 0.5:
+        decibels = config.snr + noise * (CLEAREST - config.snr)
+        return replace(sensor, noise=10 ** (-decibels / 20), told_noise=float(np.exp(told_noise)))
+    return replace(sensor, noise=10 ** (-quiet / 20), told_noise=0.0)
 
 
 def _mtf(scale: int, *mtf: float) -> Degradation:
