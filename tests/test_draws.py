@@ -46,7 +46,7 @@ def test_noise_is_drawn_by_patch_and_band_and_told_a_little_off():
     loud = torch.tensor([one.noise for one in drawn if one.told_noise])
     quiet = torch.tensor([one.noise for one in drawn if not one.told_noise])
     assert len(loud) / len(drawn) == pytest.approx(0.5, abs=0.08)
-    assert 10 ** (-CLEAREST / 20) <= loud.min() and loud.max() <= 0.1
+    assert loud.min() >= 10 ** (-CLEAREST / 20) and loud.max() <= 0.1
     assert 10 ** (-QUIET[1] / 20) <= quiet.min() and quiet.max() <= 10 ** (-QUIET[0] / 20)
     made = [given(config(snr=20), patches(), 4, key, starts=("backprojection",)) for key in range(2)]
     told = torch.cat([one.told for one in made])

@@ -38,10 +38,12 @@ class Method:
         low: y.
         problem: the scale factor, the degradation and, of a network, how it is computed.
         folder: for the temporary files of large cubes.
+        noise: the standard deviation of each band's noise, (B,), in the units of y; None is none.
     """
 
-    def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
-        self.low, self.problem, self.folder = low, problem, folder
+    def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None,
+                 noise: np.ndarray | None = None) -> None:
+        self.low, self.problem, self.folder, self.noise = low, problem, folder, noise
         self.degradation = Degradation.of(problem.scale, problem.degradation)
         self.shape = (low.shape[0], low.shape[1] * problem.scale, low.shape[2] * problem.scale)
 
@@ -93,11 +95,19 @@ class Method:
 class Untrained(Method):
     """Interpolation or back-projection: `source` gives any window of the result."""
 
-    def __init__(self, key: str, low: np.ndarray, problem: Problem, folder: Path | None = None) -> None:
-        super().__init__(low, problem, folder)
-        self.key, projected = key, key == "backprojection"
-        self._mean = self.on_low_grid(self.degradation.prefilter, low) if projected else low
+    def __init__(self, key: str, low: np.ndarray, problem: Problem, folder: Path | None = None,
+                 noise: np.ndarray | None = None) -> None:
+        super().__init__(low, problem, folder, noise)
+        self.key = key
+        self._mean = low if key == "interpolation" else self._prefiltered()
         self.source = self.upsampled(self._mean)
+
+    def _prefiltered(self) -> np.ndarray:
+        if self.noise is None:
+            return self.on_low_grid(self.degradation.prefilter, self.low)
+        # The noise beside its bands, as an image of one pixel each: `on_low_grid` takes a few bands at a time.
+        noise = self.noise[:, None, None]
+        return self.on_low_grid(lambda y, sigma: self.degradation.prefilter(y, noise=sigma[:, 0, 0]), self.low, noise)
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
         return {self.key: self._compared(self._parts(self.degradation.round_trip, self._mean))}
@@ -121,8 +131,8 @@ class Networked(Method):
     """
 
     def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None,
-                 spectrum: Spectrum | None = None) -> None:
-        super().__init__(low, problem, folder)
+                 noise: np.ndarray | None = None, spectrum: Spectrum | None = None) -> None:
+        super().__init__(low, problem, folder, noise)
         self.net, self.start = net, start
         self.again = self.before = None
         step = band_step(net, problem, len(low))
@@ -137,15 +147,27 @@ class Networked(Method):
         bands = [slice(band, band + 1) for band in range(len(self.low))]
         return {name: self._compared((band, cube[band]) for band in bands) for name, cube in cubes.items()}
 
+    def told(self) -> Tensor | None:
+        """What `Network.inputs` takes as told; None for a network that takes nothing."""
+        if not self.net.takes_told:
+            return None
+        told = torch.zeros(1, 3, len(self.low))
+        if self.noise is not None:
+            told[0, 0] = torch.from_numpy(np.square(self.noise))
+        told[0, 1] = float(np.mean(self.degradation.nearest_mtf))
+        told[0, 2] = float(self.problem.mtf_known)
+        return told
+
     def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False, together: bool = False) -> None:
         """As `Method.write`; `spread`, `progress` and `together` are those of `tiling.super_resolve`."""
         problem = self.problem
         consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
+        told = self.told()
         how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale, "self_ensemble": problem.self_ensemble,
                "together": together, "memory": problem.memory}
         if not (problem.backproject or problem.bandwise):
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, supports=self.supports, **how)
+                          spread=spread, progress=progress, supports=self.supports, told=told, **how)
             self.again = consistency.result()
             return
         whole = scratch(self.shape, np.float32, self.folder)
@@ -153,12 +175,12 @@ class Networked(Method):
             for band in range(self.shape[0]):
                 one = slice(band, band + 1)
                 super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]), into(whole[one]),
-                              low=window_of(self.low[one]), **how)
+                              low=window_of(self.low[one]), told=None if told is None else told[..., one], **how)
             for top, bottom, left, right in strips(self.shape):
                 consistency.add(top, left, whole[:, top:bottom, left:right])
         else:
             super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, supports=self.supports, **how)
+                          spread=spread, progress=progress, supports=self.supports, told=told, **how)
         self.again = consistency.result()
         correction = self._back_projected() if problem.backproject else None
         for top, bottom, left, right in strips(self.shape):
@@ -174,11 +196,11 @@ class Networked(Method):
 
 
 def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None,
-            spectrum: Spectrum | None = None) -> dict[str, Method]:
+            noise: np.ndarray | None = None, spectrum: Spectrum | None = None) -> dict[str, Method]:
     """The untrained methods and, where there is one, the network, applied to a cube; see `Method`."""
-    made: dict[str, Method] = {key: Untrained(key, low, problem, folder) for key in UNTRAINED}
+    made: dict[str, Method] = {key: Untrained(key, low, problem, folder, noise) for key in UNTRAINED}
     if net:
-        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, spectrum)
+        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise, spectrum)
     return made
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from utility.checkpoints import CheckpointInfo
-from utility.degradation import check
-from utility.names import DEFAULT_KIND, STARTS
+from utility.degradation import Degradation
+from utility.names import ANY, DEFAULT_KIND, SAFE_MTF, STARTS
 from utility.system.errors import UserError
 from utility.system.progress import note
 
@@ -18,7 +18,9 @@ class Problem:
     scale: int
     degradation: str = DEFAULT_KIND
     start: str = STARTS[0]            # what the network is given; see `degradation.start_image`
+    mtf_known: bool = True            # whether a network is told the MTF of the degradation; else it was assumed
     noise: float = 0.0                # standard deviation, added to the low-resolution cube of a test, in units of [0, 1]
+    snr: float | str | None = None    # dB, of the noise: added in a test, told of an own cube, or `auto`, estimated; None: none
     seed: int = 2021                  # of the noise
     method: str = "network"           # or one of UNTRAINED
     backproject: int = 0              # steps of back-projection on the network's output
@@ -33,41 +35,71 @@ class Problem:
 
 
 def state_problem(info: CheckpointInfo | None, scale: int | None = None, degradation: str | None = None,
-                  **more: Any) -> Problem:
+                  own: bool = False, **more: Any) -> Problem:
     """The requested problem; fields that are not given come from the training of the checkpoint.
 
-    A note on stderr says where the two differ, and what is taken where neither says. `more` are other fields of `Problem`.
+    A note on stderr says where the two differ, and what is taken where neither says. `own` is for a cube without ground truth,
+    whose sensor is not known: its MTF is then assumed, unless it is given, or the weights know one kind alone. `more` are other
+    fields of `Problem`.
 
     Raises:
         UserError: a released checkpoint does not say its scale factor, or scale and degradation do not go together.
     """
-    chosen = scale is not None
-    if info is None:
-        kind = degradation or DEFAULT_KIND
-        if scale is None:
-            scale = 4
-            note("no scale factor is given; 4 is taken, --scale chooses another")
-        where, trained = "", ()
-    else:
+    chosen, asked = scale is not None, degradation
+    if info is not None:
         scale = scale or (info.scales[0] if info.scales else None)
         if scale is None:
             raise UserError(f"{info.path} does not say for which scale factor it was trained; give the factor with --scale.")
-        kind = degradation or info.degradation or "reference"  # the kind of every released checkpoint
         more["start"] = info.start
-        where = f"{info.path} cannot be used at "
-        trained = (("scale factor", scale, info.scales), ("degradation", kind, info.degradation and (info.degradation,)))
+    elif scale is None:
+        scale = 4
+        note("no scale factor is given; 4 is taken, --scale chooses another")
+    kind = degradation or _default_kind(info, own)
     try:
-        check(scale, kind)
+        found = Degradation.of(scale, kind)
     except ValueError as error:
+        where = f"{info.path} cannot be used at " if info else ""
         raise UserError(f"{where}scale factor {scale} and degradation {kind}: {error}. Give others with --scale and "
                         "--degradation.") from error
-    for what, asked, known in trained:
-        if not known and what == "degradation":
-            note(f"{info.path} does not say its {what}; {asked} is taken")
-        elif known and asked not in known:
-            note(f"{info.path} was trained for {what} {', '.join(map(str, known))}, and {asked} is asked for: expect less of "
-                  "it")
-        elif len(known or ()) > 1 and not chosen:
-            note(f"{info.path} was trained for scale factors {', '.join(map(str, known))}; {asked} is taken, --scale chooses "
-                  "another")
-    return Problem(scale, kind, **more)
+    if info is not None:
+        _note_differences(info, found, chosen)
+    safe = own and not asked and found.kind == ANY
+    if own and not safe and not asked and found.block_grid:
+        mtf = found.nearest_mtf[0]
+        note(f"{info.path if info else 'this method'} knows one blur, {kind}: at x{scale} a sensor's MTF of {mtf:.2g}. For a "
+             "sharper sensor its result is worse than the interpolation")
+    return Problem(scale, kind, mtf_known=not safe, **more)
+
+
+def _default_kind(info: CheckpointInfo | None, own: bool) -> str:
+    """The degradation where none is asked for."""
+    if info is None or info.degradation == ANY:
+        return f"{ANY} {SAFE_MTF}" if own else DEFAULT_KIND
+    return info.degradation or "reference"  # the kind of every released checkpoint
+
+
+def _note_differences(info: CheckpointInfo, asked: Degradation, chosen: bool) -> None:
+    """Notes where a checkpoint was trained for another problem, or does not say for which."""
+    if info.scales and asked.scale not in info.scales:
+        note(f"{info.path} was trained for scale factor {', '.join(map(str, info.scales))}, and {asked.scale} is asked for: "
+             "expect less of it")
+    elif len(info.scales or ()) > 1 and not chosen:
+        note(f"{info.path} was trained for scale factors {', '.join(map(str, info.scales))}; {asked.scale} is taken, --scale "
+             "chooses another")
+    if not info.degradation:
+        note(f"{info.path} does not say its degradation; {asked.name} is taken")
+    elif info.degradation != asked.name and not (info.degradation == ANY and asked.block_grid):
+        note(f"{info.path} was trained for degradation {info.degradation}, and {asked.name} is asked for: expect less of it")
+
+
+def sensor_in_words(problem: Problem) -> str:
+    """What is assumed of the sensor that took a cube, and what that means."""
+    found = Degradation.of(problem.scale, problem.degradation)
+    if not found.block_grid:
+        return f"assumes that the cube was made by the degradation {problem.degradation}"
+    mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
+    if not problem.mtf_known:
+        return (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the input, which is safe for any sensor; if that "
+                "of yours is known, --mtf M gains detail")
+    kind = "" if found.kind == ANY else f" ({problem.degradation})"
+    return f"takes a sensor's MTF of {mtf}{kind} at the Nyquist frequency of the input, as asked for"

@@ -44,8 +44,8 @@ Sink = Callable[[int, int, np.ndarray], None]
 
 
 def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *, tile: int | str = "auto",
-                       amp: str = "off", self_ensemble: bool = False, progress: bool = False,
-                       together: bool = False) -> np.ndarray:
+                       amp: str = "off", told: Tensor | None = None, self_ensemble: bool = False,
+                       progress: bool = False, together: bool = False) -> np.ndarray:
     """Super-resolve a cube in memory; see `super_resolve`.
 
     Args:
@@ -61,7 +61,7 @@ def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None =
 
     super_resolve(net, window_of(start), start.shape, sink, low=None if low is None else window_of(low),
                   scale=1 if low is None else start.shape[1] // low.shape[1],
-                  tile=tile, amp=amp, self_ensemble=self_ensemble, progress=progress, together=together)
+                  tile=tile, amp=amp, told=told, self_ensemble=self_ensemble, progress=progress, together=together)
     return out
 
 
@@ -75,10 +75,10 @@ def window_of(cube: np.ndarray) -> Source:
 
 @torch.no_grad()
 def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
-                  scale: int = 1, tile: int | str = "auto", amp: str = "off", self_ensemble: bool = False,
-                  spread: Callable[[int, int, np.ndarray], None] | None = None, again: Consistency | None = None,
-                  supports: Supports | None = None, memory: int | None = None, progress: bool = False,
-                  together: bool = False) -> None:
+                  scale: int = 1, tile: int | str = "auto", amp: str = "off", told: Tensor | None = None,
+                  self_ensemble: bool = False, spread: Callable[[int, int, np.ndarray], None] | None = None,
+                  again: Consistency | None = None, supports: Supports | None = None, memory: int | None = None,
+                  progress: bool = False, together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
     The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
@@ -96,6 +96,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             once; `auto` what memory allows, on a processor over the whole width. On a GPU that runs out of memory,
             tiles are quartered. A network of unknown receptive field gets the whole scene at once in any case.
         amp: `off`, `bf16` or `fp16`.
+        told: (1, 3, B), what is known of the sensor; see `Network.inputs`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
         spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
         again: takes the result too; a GPU degrades its tiles itself where it computes all bands.
@@ -123,7 +124,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
     size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
-    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports)
+    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told)
     queue = _split(padded, size, across)[::-1]
     overlap, done = overlaps(given.device), 0
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
@@ -332,13 +333,16 @@ class _Given:
     """
 
     def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int,
-                 supports: Supports | None = None) -> None:
+                 supports: Supports | None = None, told: Tensor | None = None) -> None:
         if net.takes_low and low is None:
             raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
         self.net, self.shape, self.scale = net, shape, scale
         self.start, self.low, self.supports = start, low, supports
         self.device = next(net.parameters()).device
         self.statistics = self._statistics() if net.takes_statistics else None
+        if told is not None and supports:
+            told = told[..., list(supports.bands)]
+        self.told = None if told is None else told.to(self.device)
 
     def around(self, window: Window) -> Window:
         """What the result in a window depends on."""
@@ -382,7 +386,7 @@ def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor],
     images = [image.to(given.device, non_blocking=True) for image in images]
 
     def compute(images: list[Tensor], *turn: bool) -> Tensor:
-        inputs = net.inputs(*images, *[None] * (2 - len(images)), given.statistics)
+        inputs = net.inputs(*images, *[None] * (2 - len(images)), given.statistics, given.told)
         return net.in_window(_turned(window, *turn), _turned(have, *turn), *inputs)[0, 0].float()
 
     def added(result: Tensor) -> Tensor:

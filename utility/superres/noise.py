@@ -1,0 +1,61 @@
+"""The noise of a low-resolution cube: stated as a signal-to-noise ratio, or estimated from the cube.
+
+The estimate is the residual of each band's linear regression on all other bands (Roger and Arnold, Int. J. Remote Sens. 17(10),
+1996; Bioucas-Dias and Nascimento, IEEE TGRS 46(8), 2008). Neighbouring bands of a scene tell each other's values; noise they
+do not tell. With C the covariance of the bands, the variance of the residual of band b is 1 / (C^-1)_bb.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+ENOUGH = 4
+"""Pixels for each band, below which a regression tells nothing."""
+PIXELS = 200_000
+"""Pixels of a large cube that are taken, in even steps."""
+QUIET = 40.0
+"""dB of the signal-to-noise ratio above which an estimate counts as none: so much a regression leaves of any scene."""
+
+
+def noise_of_snr(cube: np.ndarray, snr: float) -> np.ndarray:
+    """The standard deviation of each band's noise, (B,): its root mean square divided by 10^(snr / 20).
+
+    Args:
+        cube: (B, h, w) in [0, 1]; NaN does not count.
+        snr: dB.
+    """
+    power = np.array([np.nanmean(np.square(np.asarray(band, dtype=np.float64))) for band in cube])
+    return np.sqrt(power) * 10 ** (-snr / 20)
+
+
+def estimated_noise(cube: np.ndarray) -> np.ndarray | None:
+    """The standard deviation of each band's noise, (B,), from a cube (B, h, w); see the top of this file.
+
+    A band is compared with the bands of its run alone, where there are too few pixels for a regression on all. None where
+    there are too few pixels for two bands. Pixels that are NaN in any band do not count.
+    """
+    bands = len(cube)
+    step = max(1, round((cube[0].size / PIXELS) ** 0.5))
+    pixels = np.asarray(cube[:, ::step, ::step], dtype=np.float64).reshape(bands, -1)
+    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
+    longest = pixels.shape[1] // ENOUGH
+    if bands < 2 or longest < 2:
+        return None
+    runs = np.array_split(np.arange(bands), -(-bands // longest))
+    return np.concatenate([_left_over(pixels[run]) for run in runs])
+
+
+def _left_over(pixels: np.ndarray) -> np.ndarray:
+    """The standard deviation of what a regression on the other bands leaves of each: (bands, pixels) -> (bands,)."""
+    bands, count = pixels.shape
+    covariance = np.atleast_2d(np.cov(pixels))
+    # A constant band has no inverse: a trace of the others' variance stands for its own.
+    covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands, np.finfo(float).tiny)
+    # The regression has used up a degree of freedom for each band.
+    return np.sqrt(count / (count - bands) / np.diag(np.linalg.inv(covariance)))
+
+
+def snr_of(cube: np.ndarray, noise: np.ndarray) -> float:
+    """The median over bands of the signal-to-noise ratio, in dB; infinite without noise."""
+    with np.errstate(divide="ignore"):
+        ratios = 20 * np.log10(noise_of_snr(cube, 0.0) / noise)
+    return float(np.median(ratios))
