@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from utility import weights
 from utility.cubes.axes import LAYOUTS
-from utility.names import DEGRADATIONS, METHODS, POOLING, PRECISIONS, PRESETS, SCALES
+from utility.names import ANY, DEGRADATIONS, METHODS, POOLING, PRECISIONS, PRESETS, SAFE_MTF, SCALES, with_mtf
 from utility.system import distributed
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import default_path, keep_out_of, locked, shown
@@ -103,7 +103,8 @@ def work(options: argparse.Namespace) -> int | None:
         if net.radius is None:
             note_once(f"{info.arch} does not say how far its receptive field reaches, so the whole scene is computed at once")
     problem = state_problem(
-        info, options.scale, options.degradation, noise=options.noise, seed=options.seed, method=options.method,
+        info, options.scale, options.degradation, own=bool(options.output), noise=options.noise,
+        snr=options.snr, seed=options.seed, method=options.method,
         backproject=options.backproject, tile=options.tile, amp=options.amp,
         bands_step=options.bands_step, memory=options.memory, self_ensemble=options.self_ensemble,
         bandwise=options.bandwise, preset=options.preset, border=options.border)
@@ -113,6 +114,7 @@ def work(options: argparse.Namespace) -> int | None:
         "Command": shlex.join(["python", *sys.argv]), "Network": info and info.arch, "Checkpoint": info and str(info.path),
         "Scale factor": f"x{problem.scale}", "Degradation": problem.degradation, "Start": problem.start if net else None,
         "Noise": f"sigma {problem.noise:g}, seed {problem.seed}" if problem.noise else None,
+        "SNR": problem.snr if isinstance(problem.snr, float) else None,
         "Back-projection": f"{problem.backproject} steps on the network's output" if problem.backproject else None,
         "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None, "Computed on": device_name(device),
     }
@@ -173,6 +175,7 @@ def say_result(done: Applied, target: Path, folder: Path | None) -> None:
         share = summary["clipped_values"] / math.prod(summary["shape"])
         note(f"{summary['clipped_values']} values of the result ({share:.1%}) did not fit {summary['dtype']} and were clipped; "
              "--dtype float32 keeps them")
+    say(summary["sensor"])
     say(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {summary['agreement']}")
     say(summary["uncertainty"])
     if differ := summary.get("bounds_differ_by"):
@@ -207,6 +210,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "each image, named IMAGE or IMAGE_xSCALE, in the values of the image")
     add("--noise", type=float, default=0.0, metavar="SIGMA", help="add white noise of this standard deviation to the "
         "low-resolution cube, in units of [0, 1] (default: 0)")
+    add("--snr", type=_snr, metavar="DB", help="in a test, add noise of this signal-to-noise ratio to each band; of a cube of "
+        "yours, its noise, for which less is sharpened: auto estimates it, none is none (default: none in a test, else auto)")
     add("--seed", type=int, default=2021, metavar="N", help="of the noise (default: %(default)s)")
     add("--preset", choices=PRESETS, default="standard", help="how the indexes are computed (default: %(default)s)")
     add("--border", type=int, default=0, metavar="PX", help="pixels left out of the indexes on each side (default: 0)")
@@ -237,6 +242,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=DEGRADATIONS, metavar="KIND",
         help=f"how low resolution is made: {', '.join(DEGRADATIONS)}")
+    add("--mtf", metavar="M[,M]", help="of the sensor, at the Nyquist frequency of the low-resolution grid: rows and columns; "
+        f"short for --degradation mtf (default for a cube of yours: {SAFE_MTF:g}, which is safe)")
     add("--method", choices=METHODS, help="what enlarges the cube of --input (default: network); a test shows the "
         "untrained methods always, and with interpolation or backprojection no network")
     add("--backproject", type=int, default=0, metavar="N", help="make the network's output agree with its input by N steps of "
@@ -282,6 +289,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.compare = dict(options.compare)
+    if options.mtf:
+        options.degradation = with_mtf(options.degradation, options.mtf)
+    elif options.degradation == ANY:
+        raise UserError("--degradation mtf needs the sensor's MTF; give --mtf, such as --mtf 0.3.")
+    if options.snr == "auto" and not options.output:
+        raise UserError("--snr auto estimates the noise of a cube of yours; in a test give the dB of the noise to add.")
+    if options.snr is None and options.output:
+        options.snr = "auto"
+    options.snr = None if options.snr == "none" else options.snr
     if options.input:
         if len(options.input) > 1:
             raise UserError(f"--input takes one cube or one folder, and {len(options.input)} were given; put the cubes into a "
@@ -334,6 +350,15 @@ def shipped_weights(options: argparse.Namespace) -> str | None:
                         "backprojection, which need none.")
     note_once(f"{sentence}. The untrained methods alone are tested")
     return None
+
+
+def _snr(text: str) -> float | str:
+    if text in ("auto", "none"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither decibels, such as 25, nor auto, nor none") from None
 
 
 def _tile(text: str) -> int | str:

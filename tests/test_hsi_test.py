@@ -387,6 +387,7 @@ def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
     said = capsys.readouterr()
     figures = r"\d+\.\d dB PSNR, \d+\.\d\d deg SAM"
     assert re.fullmatch(r"read as: 4 bands, 20 x 24\n"
+                        r"takes the sensor's MTF for 0\.22 \(gaussian\) at the Nyquist frequency of the cube(; its noise .*)?\n"
                         rf"sub/high\.tif: 4 x 80 x 96 float32; degraded again it agrees with the input to {figures} "
                         rf"\(interpolation: {figures}; back-projection, .*: {figures}\)\. This is agreement .*, not accuracy\n"
                         r"\d+\.\d% of its values lie outside .*: halos, or detail finer than these pixels\n"

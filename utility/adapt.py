@@ -128,7 +128,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     def test(net: Network, info: CheckpointInfo, name: str, **more: Any) -> dict[str, Any]:
         final = bool(more) or not division
         outputs = evaluation.Outputs(cubes=not final, figures=final)
-        return evaluation.run(net, info, read_images([part], Reading(), card), problem, folder / name,
+        tested = replace(problem, snr=None)  # a test would add that noise
+        return evaluation.run(net, info, read_images([part], Reading(), card), tested, folder / name,
                               outputs=outputs, overwrite=True, progress=False,
                               facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
 
@@ -141,7 +142,9 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         tested = time.monotonic() - begun
         rest = 1.5 * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1) + tested)
         if steps is None:
-            steps = _train(part, card, info, folder, begin, minutes, rest, computing or {}, progress)
+            steps = _train(part, card, info, folder, begin, minutes, rest, progress, {
+                "scales": (problem.scale,), "degradation": problem.degradation, "unknown": float(not problem.mtf_known),
+                **(computing or {})})
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
         chosen = model_from_checkpoint(folder / "training" / "best.pth", pooling=net.execution.pooling)
         chosen[0].to(next(net.parameters()).device)
@@ -204,8 +207,8 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float, rest: float,
-           computing: Mapping[str, Any], progress: bool) -> int:
-    """Fine-tune, or go on with an interrupted training; returns its steps.
+           progress: bool, asked: Mapping[str, Any]) -> int:
+    """Fine-tune, or go on with an interrupted training; returns its steps. `asked` are fields of its configuration.
 
     The time is what `rest`, the seconds of what follows, leaves of `minutes` from `begin` on.
     """
@@ -218,7 +221,7 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
         if count * card.bands * card.patch ** 2 < 1 << 26:
             break
     build_database(database, [part], replace(card, strides=(stride,)), force=True, quiet=True)
-    given = {"data": str(database), "run_dir": str(run), "quiet": not progress, **computing}
+    given = {"data": str(database), "run_dir": str(run), "quiet": not progress, **asked}
     if last.exists():
         config = configure({**given, "resume": str(last)})
     else:

@@ -18,8 +18,9 @@ from utility.cubes.values import value_range, without_gain
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
 from utility.superres.methods import AT_ONCE, methods
+from utility.superres.noise import snr_of, told_noise
 from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
-from utility.superres.problem import Problem
+from utility.superres.problem import Problem, sensor_in_words
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
 from utility.superres.spectrum import spectrum_of
@@ -102,7 +103,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         note(text)
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
-        made = methods(net, low, problem, target.parent, spectrum_of(scene))
+        noise = told_noise(low, problem.snr)
+        made = methods(net, low, problem, target.parent, noise, spectrum_of(scene))
         halos = {key: Halo(low, scale, problem.degradation, values.missing) for key in made}
 
         def write(top: int, left: int, block: np.ndarray) -> None:
@@ -127,7 +129,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             spread_summary = spread.write(like, span, scene.missing, writing.overwrite)
     summary = {
         "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
-        "degradation": problem.degradation, "method": problem.method, "start": problem.start if net else None,
+        "degradation": problem.degradation, "mtf_known": problem.mtf_known,
+        "snr": None if noise is None else round(snr_of(low, noise), 1),
+        "method": problem.method, "start": problem.start if net else None,
         "bands_computed": made[problem.method].computed,
         "backproject": problem.backproject, "shape": list(shape), "dtype": str(values.dtype), "low": low_end,
         "high": high_end, "weights_sha256": weights_hash(net), "bad_bands": bad_in_words(whole, bad),
@@ -137,7 +141,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "self_ensemble": problem.self_ensemble, "consistency": consistency, "likely_fill": whole.metadata.get("likely_fill"),
         **({} if writing.ortho else _moved(scene, target)),
     }
-    summary |= {"agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
+    summary |= {"sensor": sensor_in_words(problem, summary["snr"]),
+                "agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
                 "warnings": warnings_of(summary, scene)}
     cubes = {key: made[key].source(*view) for key in UNTRAINED} | {problem.method: values.preview}
     top, bottom, left, right = view

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from utility.degradation import random
+
 ENOUGH = 4
 """Pixels for each band, below which a regression tells nothing."""
 PIXELS = 200_000
@@ -52,6 +54,31 @@ def _left_over(pixels: np.ndarray) -> np.ndarray:
     covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands, np.finfo(float).tiny)
     # The regression has used up a degree of freedom for each band.
     return np.sqrt(count / (count - bands) / np.diag(np.linalg.inv(covariance)))
+
+
+def with_noise(cube: np.ndarray, snr: float, seed: int, *key: int | str) -> tuple[np.ndarray, np.ndarray]:
+    """A cube (B, h, w) with white noise of a signal-to-noise ratio in dB, and its standard deviation by band, (B,).
+
+    The noise depends on the seed, the key and the shape alone.
+    """
+    level = noise_of_snr(cube, snr)
+    noise = random(seed, "snr", *key).standard_normal(cube.shape, dtype=np.float32)
+    return cube + noise * level.astype(np.float32)[:, None, None], level
+
+
+def told_noise(cube: np.ndarray, snr: float | str | None) -> np.ndarray | None:
+    """The standard deviation of each band's noise that methods are told, (B,), of a cube whose noise is not known.
+
+    Args:
+        cube: (B, h, w) in [0, 1].
+        snr: dB, as a user states it; `auto` estimates, and finds none above `QUIET`; None is none.
+    """
+    if snr is None:
+        return None
+    if snr != "auto":
+        return noise_of_snr(cube, snr)
+    found = estimated_noise(cube)
+    return found if found is not None and snr_of(cube, found) <= QUIET else None
 
 
 def snr_of(cube: np.ndarray, noise: np.ndarray) -> float:

@@ -92,14 +92,16 @@ def _note_differences(info: CheckpointInfo, asked: Degradation, chosen: bool) ->
         note(f"{info.path} was trained for degradation {info.degradation}, and {asked.name} is asked for: expect less of it")
 
 
-def sensor_in_words(problem: Problem) -> str:
-    """What is assumed of the sensor that took a cube, and what that means."""
+def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
+    """What is assumed of the sensor that took a cube, and what that means; `snr` is that of its noise, in dB."""
     found = Degradation.of(problem.scale, problem.degradation)
-    if not found.block_grid:
-        return f"assumes that the cube was made by the degradation {problem.degradation}"
     mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
-    if not problem.mtf_known:
-        return (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the input, which is safe for any sensor; if that "
-                "of yours is known, --mtf M gains detail")
-    kind = "" if found.kind == ANY else f" ({problem.degradation})"
-    return f"takes a sensor's MTF of {mtf}{kind} at the Nyquist frequency of the input, as asked for"
+    if not found.block_grid:
+        text = f"takes the cube for one that the degradation {problem.degradation} made"
+    elif problem.mtf_known:
+        kind = "" if found.kind == ANY else f" ({problem.degradation})"
+        text = f"takes the sensor's MTF for {mtf}{kind} at the Nyquist frequency of the cube"
+    else:
+        text = (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the cube, which is safe for any sensor; where "
+                "the MTF is known, --mtf M gains detail")
+    return text if snr is None else f"{text}; its noise has a signal-to-noise ratio of {snr:.0f} dB, and is not sharpened"

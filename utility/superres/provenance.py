@@ -32,5 +32,5 @@ def provenance(net: Network | None, problem: Problem, scene: Scene, more: str = 
     own = f" Input: {own if isinstance(own, str) else ', '.join(own)}" if own else ""
     name = scene.path.name if scene.path else scene.name
     text = (f"Computed pixels, not measured: x{problem.scale} super-resolution of {name}{more} by {method}{ensemble}{steps}, "
-            f"degradation {problem.degradation}, {datetime.now():%Y-%m-%d}.{own}")
+            f"degradation {problem.degradation}{'' if problem.mtf_known else ' (assumed)'}, {datetime.now():%Y-%m-%d}.{own}")
     return {"provenance": {"software": f"bi3dqrnn {project_version()}", "description": text}}

@@ -341,7 +341,7 @@ class _Given:
         self.device = next(net.parameters()).device
         self.statistics = self._statistics() if net.takes_statistics else None
         if told is not None and supports:
-            told = told[..., list(supports.bands)]
+            told = told[..., supports.bands]
         self.told = None if told is None else told.to(self.device)
 
     def around(self, window: Window) -> Window:

@@ -36,6 +36,7 @@ from utility.report.tables import (
 )
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
+from utility.superres.noise import with_noise
 from utility.superres.problem import Problem
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.spectrum import spectrum_of
@@ -163,12 +164,15 @@ class _Test:
                             f"scale factor {scale}; use a larger scene.")
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
-               "start": problem.start if self.net else None, "noise": problem.noise, "border": problem.border,
+               "start": problem.start if self.net else None, "noise": problem.noise, "snr": problem.snr,
+               "border": problem.border,
                "trained_on": None if self.trained_on is None else
                sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
         degraded = downsample(torch.from_numpy(np.ascontiguousarray(gt)), scale, problem.degradation).numpy()
-        made = methods(self.net, add_noise(degraded, problem.noise, problem.seed, image.name), problem,
-                       spectrum=spectrum_of(image.scene))
+        low, noise = add_noise(degraded, problem.noise, problem.seed, image.name), None
+        if problem.snr is not None:
+            low, noise = with_noise(low, problem.snr, problem.seed, image.name)
+        made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene))
         cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
             row["dark_bands"] = dark_bands(gt, problem.border)

@@ -37,7 +37,7 @@ class TrainingConfig:
     scale_order: str = "turn"               # with several scales: in turn, or at random
     degradation: str = DEFAULT_KIND
     noise: float = 0.0                      # standard deviation, of the low-resolution cube
-    unknown: float = 0.0                    # with `mtf`: share of the patches whose MTF the network is not told
+    unknown: float = 0.0                    # share of the patches whose MTF the network is not told; but for `mtf`, 0 or 1
     snr: float | None = None                # with `mtf`: dB of the noisiest patches; see `draws`
     shade: float = 0.0                      # share of the patches that have a part in deep shade; see `draws.shaded`
     start: str | None = None                # the image that the network gets and adds its residual to
@@ -117,7 +117,7 @@ class TrainingConfig:
         for name in ("unknown", "shade"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise UserError(f"{name} is {value}; give a share of the patches, from 0 to 1.")
-        if self.degradation != ANY and (self.unknown or self.snr is not None):
+        if self.degradation != ANY and (self.unknown % 1 or self.snr is not None):
             raise UserError(f"unknown and snr are drawn with --degradation {ANY}, and it is {self.degradation}.")
         for scale in self.scales:
             try:

@@ -48,7 +48,7 @@ class Given:
 
     low: Tensor
     starts: dict[str, Tensor]
-    told: Tensor | None
+    told: Tensor
 
 
 def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, starts: Sequence[str],
@@ -63,7 +63,11 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
     if config.degradation != ANY:
         degradation = Degradation.of(scale, config.degradation)
         low = add_noise(degradation.down(gt), config.noise, config.seed, *key, before=before)
-        return Given(low, {start: degradation.start(low, start) for start in starts}, None)
+        told = low.new_zeros(len(low), 3, low.shape[1])
+        told[:, 0] = config.noise**2
+        told[:, 1] = float(np.mean(degradation.nearest_mtf))
+        told[:, 2] = 1 - config.unknown
+        return Given(low, {start: degradation.start(low, start) for start in starts}, told)
     made = [_one(config, patch, scale, starts, random(config.seed, *key, before + k)) for k, patch in enumerate(gt)]
     low, told, *images = (torch.stack(parts) for parts in zip(*made, strict=True))
     return Given(low, dict(zip(starts, images, strict=True)), told)
