@@ -65,18 +65,14 @@ def work(options: argparse.Namespace) -> int | None:
         return None
     import torch
 
-    from utility import adapt
     from utility.checkpoints import check_problem, model_from_checkpoint
     from utility.cubes.products import product_of
-    from utility.report.tables import format_table
     from utility.scenes import Reading
     from utility.superres.deliver import deliver
     from utility.superres.folder import apply_to_folder
     from utility.superres.problem import state_problem
     from utility.superres.written_values import Writing
     from utility.system.devices import ask_deterministic, choose_device, device_name
-    from utility.testing import evaluation
-    from utility.testing.images import find_scenes, read_images
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -123,6 +119,8 @@ def work(options: argparse.Namespace) -> int | None:
         writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog,
                           options.ortho)
         if options.adapt:
+            from utility import adapt
+
             folder = Path(options.out or f"{target.with_suffix('')}_adapted")
             with locked(folder):
                 done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading, writing, folder=folder,
@@ -142,6 +140,10 @@ def work(options: argparse.Namespace) -> int | None:
         failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), source, target,
                                  f"_x{problem.scale}", force=options.force, quiet=options.quiet)
         return 1 if failed else 0
+    from utility.report.tables import format_table
+    from utility.testing import evaluation
+    from utility.testing.images import find_scenes, read_images
+
     card, paths = find_scenes(options.data, options.dataset)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are scaled; leave one of them out.")

@@ -45,15 +45,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from utility.names import DEFAULT_KIND, SCALES, STARTS, parse_mtf
 
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
-BLOCK = 128
-"""Rows of an operation that are multiplied at a time along an axis of more than 4 * BLOCK samples."""
+BLOCK = 64
+"""Rows of an operation that are multiplied at a time along an axis of more than 2 * BLOCK samples."""
 
 Operations = tuple[str, ...]
 Cube = TypeVar("Cube", np.ndarray, Tensor)
@@ -540,6 +539,8 @@ def _nearest_mtf(operations: Operations, scale: int) -> float:
     frequency = np.linspace(0, 1, 33)  # 1 is the Nyquist frequency of the low grid
     response = abs(np.exp(-1j * np.pi / scale * np.outer(frequency, np.arange(len(row)))) @ row)
     # A Gaussian's response is M ** frequency^2.
+    from scipy.optimize import minimize_scalar  # takes as long to import as the rest of this file
+
     found = minimize_scalar(lambda m: float(np.sum((m ** frequency**2 - response) ** 2)), bounds=(1e-4, 1), method="bounded")
     return float(found.x)
 
@@ -552,7 +553,7 @@ def _along(x: Tensor, operations: Operations, scale: int, axis: int, transposed_
     with full_precision(x.device):
         if transposed_from is not None:
             return _multiplied(_axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x, axis)
-        if n <= 4 * BLOCK:
+        if n <= 2 * BLOCK:
             return _multiplied(_axis_tensor(operations, n, scale, None, x.device, x.dtype)[1], x, axis)
         count, parts = n, []
         for name in operations:

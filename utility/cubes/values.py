@@ -99,12 +99,17 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
     if on_overflow not in ("refuse", "clip"):
         raise ValueError(f"on_overflow is {on_overflow!r}, expected 'refuse' or 'clip'")
     dtype = np.dtype(dtype)
-    values = np.asarray(cube, np.float64) * (float(high) - float(low)) + float(low)
+    values = np.array(cube, np.float64)
+    values *= float(high) - float(low)
+    values += float(low)
+    least, most = limits_of(dtype).min, limits_of(dtype).max
     if dtype.kind != "f":
-        values = np.rint(values)
+        np.rint(values, out=values)
+    if values.size and float(least) <= values.min() and values.max() <= float(most) == most:
+        return values.astype(dtype)
+    if dtype.kind != "f":
         if np.isnan(values).any():
             raise UserError(f"The result holds NaN, which {dtype} cannot; write a floating-point type.")
-    least, most = limits_of(dtype).min, limits_of(dtype).max
     above, below = values > float(most), values < float(least)
     outside = int(above.sum() + below.sum())
     if outside and on_overflow == "refuse":

@@ -30,8 +30,9 @@ from utility.system.errors import UserError
 from utility.system.files import refuse_existing
 from utility.system.progress import note, say
 
-PREVIEW = 512
-"""Rows and columns, at most, of the part of a result that is kept in memory for its figure."""
+PREVIEW, LARGEST_PREVIEW = 512, 1 << 23
+"""Rows and columns, and values, at most, of the part of a result that is kept in memory for its figure."""
+
 
 @dataclass
 class Applied:
@@ -68,12 +69,13 @@ def check_target(source: Path, target: Path, writing: Writing) -> None:
 
 
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
-                  progress: bool = True) -> Applied:
+                  progress: bool = True, figure: bool = True) -> Applied:
     """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from disk to disk.
 
     The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and the result scaled back.
     The consistency in the summary compares the result, and those of the untrained methods, degraded again, with the input.
-    It says how far they explain what was measured, not how good their detail is.
+    It says how far they explain what was measured, not how good their detail is. Without `figure` no part of the result
+    is kept for one.
 
     Raises:
         UserError: the input cannot be read or used, the output exists or cannot be written, or values overflow its type
@@ -94,7 +96,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     low_end, high_end = value_range(scene, reading.keep_range)
     if bad:
         note(f"{whole}: {bad_in_words(whole, bad)}; --fill-nodata fills single pixels, --drop-bad-bands leaves the bands out")
-    scale, view = problem.scale, _preview(*scene.cube.shape[1:], problem.scale)
+    scale, view = problem.scale, _preview(*scene.cube.shape, problem.scale) if figure else (0, 0, 0, 0)
     values = Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (low_end, high_end), scale, view)
     bad_values = values_of_bad_bands(whole, bad, problem, values, low_end, high_end) if bad else None
     like = _like(whole, scene, values, net, problem, writing)
@@ -144,7 +146,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     summary |= {"sensor": sensor_in_words(problem, summary["snr"]),
                 "agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
                 "warnings": warnings_of(summary, scene)}
-    cubes = {key: made[key].source(*view) for key in UNTRAINED} | {problem.method: values.preview}
+    cubes = {key: made[key].source(*view) for key in UNTRAINED if figure} | {problem.method: values.preview}
     top, bottom, left, right = view
     shown = np.array(spread.values[0, top:bottom, left:right]) if spread else None
     given = np.array(low[:, top // scale:bottom // scale, left // scale:right // scale])
@@ -199,8 +201,9 @@ def _moved(scene: Scene, target: Path) -> dict[str, str | None]:
     return {"bounds_differ_by": distance and f"{distance[0]:.3f} {distance[1]}"}
 
 
-def _preview(height: int, width: int, scale: int) -> tuple[int, int, int, int]:
+def _preview(bands: int, height: int, width: int, scale: int) -> tuple[int, int, int, int]:
     """top, bottom, left, right of the centre of the result, whole input pixels."""
-    h, w = min(height, math.ceil(PREVIEW / scale)), min(width, math.ceil(PREVIEW / scale))
+    side = math.ceil(min(PREVIEW, math.isqrt(LARGEST_PREVIEW // bands)) / scale)
+    h, w = min(height, side), min(width, side)
     top, left = (height - h) // 2, (width - w) // 2
     return top * scale, (top + h) * scale, left * scale, (left + w) * scale

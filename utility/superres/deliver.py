@@ -7,8 +7,6 @@ from typing import Any
 
 from models import Network
 from utility.names import UNTRAINED
-from utility.report.figures import map_figure, no_truth_figure
-from utility.report.page import write_report
 from utility.scenes import Reading
 from utility.superres.cube_file import Applied, apply_to_file
 from utility.superres.problem import Problem
@@ -26,8 +24,11 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
         refuse_existing(folder, writing.overwrite)
         refuse_foreign(folder, REPORT_MARKS)
         keep_out_of(folder, *(facts.get("Checkpoint"), source, target))
-    done = apply_to_file(net, source, target, problem, reading, writing, progress)
+    done = apply_to_file(net, source, target, problem, reading, writing, progress, figure=bool(folder))
     if folder:
+        from utility.report.figures import map_figure, no_truth_figure
+        from utility.report.page import write_report
+
         with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
             partial.mkdir()
             write_json(partial / "summary.json", {**done.summary, "command": facts["Command"], "arch": facts["Network"],

@@ -246,13 +246,17 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
 
     def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
-        rows, parts = torch.from_numpy(rows.astype(np.float32)), []
+        rows = torch.from_numpy(rows.astype(np.float32))
+        given = np.arange(len(cube))[bands]
+        out = torch.empty((len(given), bottom - top, right - left))
         for first in range(left, right, COLUMNS):
-            column, columns = axis_rows(up, width, scale, first, min(first + COLUMNS, right))
+            last = min(first + COLUMNS, right)
+            column, columns = axis_rows(up, width, scale, first, last)
             block = read(row, row + rows.shape[1], column, column + columns.shape[1], bands)
-            block = torch.from_numpy(np.ascontiguousarray(block))
-            parts.append(rows @ (block @ torch.from_numpy(columns.T.astype(np.float32))))
-        return torch.cat(parts, -1).numpy()
+            block = torch.from_numpy(np.ascontiguousarray(block)) @ torch.from_numpy(columns.T.astype(np.float32))
+            for band, wide in zip(out[..., first - left:last - left], block, strict=True):
+                torch.mm(rows, wide, out=band) if band.is_contiguous() else band.copy_(rows @ wide)
+        return out.numpy()
 
     return source
 

@@ -46,12 +46,11 @@ class Halo:
         counts = None if self.missing is None else ~self.missing[np.ix_(rows, columns)]
         first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
         around = np.asarray(self.low[:, first[0]:rows[-1] + 2, first[1]:columns[-1] + 2])
-        size = (1, 3, 3)
-        above = maximum_filter(around, size, mode="nearest") + np.float32(ROUNDING)
-        below = minimum_filter(around, size, mode="nearest") - np.float32(ROUNDING)
+        limits = (maximum_filter(around, (1, 3, 3), mode="nearest") + np.float32(ROUNDING),
+                  minimum_filter(around, (1, 3, 3), mode="nearest") - np.float32(ROUNDING))
         rows, columns = rows - first[0], columns - first[1]
-        for band, most, least, (lowest, highest) in zip(block, above, below, self._ranges, strict=True):
-            most, least = (limit[:, columns][rows] for limit in (most, least))
+        for band, most, least, (lowest, highest) in zip(block, *limits, self._ranges, strict=True):
+            most, least = (limit.take(columns, 1).take(rows, 0) for limit in (most, least))
             self.count += _counted(band > most, counts) + _counted(band < least, counts)
             margin = np.float32(FAR * (highest - lowest) + ROUNDING)
             if band.max() > highest + margin or band.min() < lowest - margin:
