@@ -181,8 +181,13 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
 
 
 def _pages(path: Path, source: Any) -> list[Callable[[], Any]]:
-    return [partial(rasterio.open, name, driver="GTiff") for name in source.subdatasets
-            if name.startswith("GTIFF_DIR:") and name.endswith(str(path.absolute()))]
+    """What opens each page, in the order of the file; GDAL lists page 10 before page 2."""
+    found = {}
+    for name in source.subdatasets:
+        kind, number, file = name.split(":", 2)
+        if kind == "GTIFF_DIR" and Path(file) == path.absolute():
+            found[int(number)] = partial(rasterio.open, name, driver="GTiff")
+    return [found[number] for number in sorted(found)]
 
 
 def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Stored:
