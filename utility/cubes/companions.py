@@ -161,7 +161,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     value = value if isinstance(value, str) else np.asarray(value).flat[0] if np.size(value) else ""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) if isinstance(value, str) else ""
 
 
 def _origin(value: Any) -> dict[str, Any]:
