@@ -43,10 +43,6 @@ class Row:
     fwhm: float | None = None
 
 
-def _in_order(nm: np.ndarray) -> np.ndarray:
-    return made.field(nm)
-
-
 _emit = made.field(made.EMIT)
 _emit[4:6] = -0.01
 _pace = 0.02 * made.field(made.PACE)
