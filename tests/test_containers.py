@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,8 +18,8 @@ from utility.cubes import containers
 from utility.cubes import cube as cubes
 from utility.cubes.bands import clean
 from utility.cubes.cube import LazyCube, Scene
-from utility.cubes.formats import matlab
-from utility.scenes import create_scene, open_scene, read_scene, write_scene
+from utility.cubes.formats import matlab, rasters
+from utility.scenes import create_scene, open_as, open_scene, read_scene, write_scene
 from utility.superres.place import scaled
 from utility.system.errors import UserError
 
@@ -565,3 +566,53 @@ def test_damage_in_a_compressed_v5_file_is_noticed(tmp_path: Path) -> None:
         (tmp_path / "b.mat").write_bytes(damaged)
         with pytest.raises(UserError, match="truncated or damaged"):
             read_scene(tmp_path / "b.mat")
+
+
+@pytest.mark.parametrize(("height", "width"), [(520, 300), (70, 300)])
+def test_a_compressed_geotiff_holds_each_tile_once_in_whatever_order_blocks_come(tmp_path: Path, height, width) -> None:
+    cube = np.random.default_rng(0).integers(0, 9, (3, height, width)).astype(np.int16)
+    scene = Scene(cube, "a", format="npy")
+    write_scene(tmp_path / "whole.tif", scene)
+    for name, rows, columns in (("strips", 24, width), ("tiles", 100, 90)):
+        with create_scene(tmp_path / f"{name}.tif", scene) as writer:
+            for top in range(0, height, rows):
+                for left in range(0, width, columns):
+                    writer[:, top:top + rows, left:left + columns] = cube[:, top:top + rows, left:left + columns]
+        np.testing.assert_array_equal(read_scene(tmp_path / f"{name}.tif").cube, cube)
+        assert (tmp_path / f"{name}.tif").stat().st_size < 1.02 * (tmp_path / "whole.tif").stat().st_size
+
+
+def test_a_floating_point_geotiff_has_no_predictor_so_that_other_readers_open_it(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).random((2, 300, 260), dtype=np.float32)
+    write_scene(tmp_path / "a.tif", Scene(cube, "a", format="npy"))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.compression.value == "DEFLATE"
+        assert file.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR") is None
+
+
+def test_a_compressed_geotiff_that_lost_its_last_tiles_is_not_given_its_name(tmp_path: Path, monkeypatch) -> None:
+    real = rasters._is_whole
+
+    def cut(path: Path, size: int) -> bool:
+        os.truncate(path, path.stat().st_size - 9)
+        return real(path, size)
+
+    monkeypatch.setattr(rasters, "_is_whole", cut)
+    with pytest.raises(UserError, match="disk is full"):
+        write_scene(tmp_path / "a.tif", Scene(np.random.default_rng(0).random((2, 300, 260)), "a", format="npy"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cube_that_must_be_decoded_is_read_once(tmp_path: Path, monkeypatch) -> None:
+    np.save(tmp_path / "a.npy", cube_of())
+    reads, stored = [], open_scene(tmp_path / "a.npy", layout="BHW")
+
+    def read(*index: slice) -> np.ndarray:
+        reads.append(index)
+        return cube_of()[index]
+
+    lazy = LazyCube(stored.cube.shape, stored.cube.dtype, read)
+    monkeypatch.setattr("utility.scenes.open_scene", lambda *_: replace(stored, cube=lazy))
+    scene = open_as(tmp_path / "a.npy", in_memory=False)
+    np.testing.assert_array_equal(scene.cube, cube_of())
+    assert len(reads) == 1

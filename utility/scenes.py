@@ -24,7 +24,7 @@ from utility.cubes import containers
 from utility.cubes.axes import readable, resolve, spelled, squeezed
 from utility.cubes.bands import clean
 from utility.cubes.companions import times
-from utility.cubes.cube import BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, damaged, load, native
+from utility.cubes.cube import BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, at_hand, damaged, load, native
 from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
 from utility.system.errors import UserError
@@ -220,13 +220,15 @@ class Reading:
     wavelengths: np.ndarray | None = field(default=None, compare=False)  # nm, where the file has none
 
 
-def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True, keep_bad: bool = False) -> Scene:
+def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True, keep_bad: bool = False,
+            folder: Path | None = None) -> Scene:
     """The scene in a file, with the bands that a network can take.
 
     A note on stderr says how many pixels are missing in all bands.
 
     Args:
-        in_memory: read the cube; else leave it on disk (see `open_scene`).
+        in_memory: read the cube; else leave it on disk (see `open_scene`), or where it must be decoded in a temporary
+            file in `folder`.
         keep_bad: keep bad bands and list them (see `clean`).
 
     Raises:
@@ -235,6 +237,12 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
     reading = reading or Reading()
     opened = read_scene if in_memory else open_scene
     scene = opened(path, reading.key, reading.layout, reading.expected, reading.size)
+    try:
+        scene.cube = at_hand(scene.cube, folder)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # damage may lie in the data, behind a sound header
+        raise damaged(path, error) from error
     if scene.wavelengths is None:
         scene.wavelengths = reading.wavelengths
     if reading.nodata is not None:

@@ -237,6 +237,16 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
+def at_hand(cube: Any, folder: Path | None = None) -> Any:
+    """The cube, read once: one that is decoded at every read (a `LazyCube`) as a `scratch` array in `folder`."""
+    if not isinstance(cube, LazyCube):
+        return cube
+    copy = scratch(cube.shape, cube.dtype, folder)
+    for index in blocks(cube):
+        copy[index] = cube[index]
+    return copy
+
+
 def reserve(path: Path, size: int | None = None) -> None:
     """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a library later.
 

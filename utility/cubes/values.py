@@ -107,9 +107,8 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
         np.rint(values, out=values)
     if values.size and float(least) <= values.min() and values.max() <= float(most) == most:
         return values.astype(dtype)
-    if dtype.kind != "f":
-        if np.isnan(values).any():
-            raise UserError(f"The result holds NaN, which {dtype} cannot; write a floating-point type.")
+    if dtype.kind != "f" and np.isnan(values).any():
+        raise UserError(f"The result holds NaN, which {dtype} cannot; write a floating-point type.")
     above, below = values > float(most), values < float(least)
     outside = int(above.sum() + below.sum())
     if outside and on_overflow == "refuse":

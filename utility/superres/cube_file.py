@@ -88,7 +88,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     if writing.ortho and spread:
         raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on the sensor's; leave "
                         "one of them out.")
-    whole = open_as(source, reading, in_memory=False, keep_bad=True)  # bands out = bands in
+    whole = open_as(source, reading, in_memory=False, keep_bad=True, folder=target.parent)  # bands out = bands in
     if progress:
         say(first_line(whole))
     bad = whole.metadata.get("bad_bands", [])

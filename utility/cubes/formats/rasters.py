@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no address, whatever a file says
+
+os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB, instead of a twentieth of the machine's memory
 
 import rasterio
 import rasterio.shutil
@@ -22,7 +25,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from utility.cubes.cube import CubeWriter, LazyCube, Scene, Stored, Target, damaged, reserve, writing
+from utility.cubes.cube import CubeWriter, LazyCube, Scene, Shape, Stored, Target, damaged, reserve, writing
 from utility.cubes.fields import band_facts, band_tags, merged, wavelengths_in
 from utility.cubes.formats.header import header_of, quiet, read_fields
 from utility.cubes.ground import Points
@@ -37,6 +40,9 @@ network (VRT, WMS, ...)."""
 
 TITLES = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000"}
 """The format of each driver, in words."""
+
+TILE, STRIPED = 256, 64
+"""Rows and columns of a tile of a GeoTIFF that is written; rows of a strip of a narrower one."""
 
 LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
 """Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for inputs of other containers."""
@@ -238,26 +244,27 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
     profile: dict[str, Any] = {
         "driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": target.dtype.name,
         "nodata": like.nodata, "interleave": "band", "BIGTIFF": "IF_SAFER"}
-    tile = 256 if min(height, width) >= 256 else 1
-    if tile > 1:
-        profile.update(tiled=True, blockxsize=tile, blockysize=tile)
+    rows = TILE if min(height, width) >= TILE else min(height, STRIPED)
+    profile |= {"blockysize": rows} if rows < TILE else {"tiled": True, "blockxsize": TILE, "blockysize": TILE}
     if like.transform is not None:
         profile["transform"] = rasterio.Affine(*like.transform)
     if like.crs:
         profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
-    whole = bands * math.prod(math.ceil(n / tile) * tile for n in (height, width)) * target.dtype.itemsize
-    how = _packing(like, target.dtype, tile)
+    tile = (rows, TILE if rows == TILE else 1)
+    whole = bands * math.prod(math.ceil(n / k) * k for n, k in zip((height, width), tile, strict=True))
+    whole *= target.dtype.itemsize
+    packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
     with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
-        # Tiles that are rewritten in a compressed file leave holes, so the file is compressed when it is whole.
-        temporary = final.with_name(f"{final.name}.raw") if how else final
-        if how:
-            stack.callback(remove, temporary)
+        # Overviews are made of the whole image, and lie before it in a cloud-optimised GeoTIFF.
+        written = final.with_name(f"{final.name}.raw") if overviews else final
+        if overviews:
+            stack.callback(remove, written)
         with writing(target.path, RasterioError), quiet():
-            for path in {temporary, final}:  # GDAL reports a full disk late or never, so the room is tried first
+            for path in {written, final}:  # GDAL reports a full disk late or never, so the room is tried first
                 reserve(path, whole)
-            for path in {temporary, final}:
+            for path in {written, final}:
                 path.unlink()
-            raster = rasterio.open(temporary, "w", **profile)
+            raster = rasterio.open(written, "w", **profile, **({} if overviews else packing))
         try:
             with writing(target.path, RasterioError):
                 _describe(raster, like)
@@ -267,40 +274,98 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
                     raster.write(block.astype(target.dtype, copy=False), indexes=range(b.start + 1, b.stop + 1),
                                  window=_window(r, c))
 
-            yield CubeWriter(target.path, target.shape, target.dtype, write)
+            gathered = _TileRows(target.shape, target.dtype, rows, write)
+            yield CubeWriter(target.path, target.shape, target.dtype, gathered.add)
+            gathered.flush()
             with writing(target.path, RasterioError):
                 raster.close()
-                if temporary.stat().st_size < whole:
+                if not _is_whole(written, whole if overviews or not packing else 0):
                     raise OSError(errno.ENOSPC, "No space left on device")
-                if how:
-                    _pack(temporary, final, how)
+                if overviews:
+                    _pack(written, final, packing)
         finally:
             if not raster.closed:
                 with suppress(OSError, RasterioError):  # the failure that led here is the one to report
                     raster.close()
 
 
-def _packing(like: Scene, dtype: np.dtype, tile: int) -> dict[str, Any]:
-    """Options of GDAL for the file as it is kept; none where it stays as it is written."""
+class _TileRows:
+    """Collects blocks until a whole row of tiles is there: a tile that is written twice leaves a hole in a compressed
+    file.
+
+    Args:
+        rows: of a tile.
+        write: called with the slices and the values of bands over the whole width.
+    """
+
+    def __init__(self, shape: Shape, dtype: np.dtype, rows: int, write: Callable[..., None]) -> None:
+        self.shape, self.dtype, self.rows, self.write = shape, dtype, rows, write
+        self._held: dict[int, tuple[np.ndarray, int]] = {}  # by tile row: the values, and how many are still missing
+
+    def add(self, b: slice, r: slice, c: slice, block: np.ndarray) -> None:
+        bands, height, width = self.shape
+        for top in range(r.start // self.rows * self.rows, r.stop, self.rows):
+            bottom = min(top + self.rows, height)
+            first, last = max(r.start, top), min(r.stop, bottom)
+            part = block[:, first - r.start:last - r.start]
+            if (first, last, c.start, c.stop) == (top, bottom, 0, width):
+                self.write(b, slice(top, bottom), c, part)
+                continue
+            held, missing = self._held.pop(top, (None, bands * (bottom - top) * width))
+            if held is None:
+                held = np.zeros((bands, bottom - top, width), self.dtype)
+            held[b, first - top:last - top, c] = part
+            self._held[top] = held, missing - part.size
+            if missing == part.size:
+                self._write(top)
+
+    def flush(self) -> None:
+        """Write what is not complete, such as where values were given twice."""
+        for top in sorted(self._held):
+            self._write(top)
+
+    def _write(self, top: int) -> None:
+        held, _ = self._held.pop(top)
+        self.write(slice(0, self.shape[0]), slice(top, top + held.shape[1]), slice(0, self.shape[2]), held)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a GeoTIFF has `size` bytes at least, and all of its tiles."""
+    length = path.stat().st_size
+    with quiet(), rasterio.open(path, driver="GTiff") as raster:
+        (rows, columns), places = raster.block_shapes[0], 0
+        for band in (1, raster.count):  # the tiles of a band lie together, the last band's behind all others
+            for row, column in product(range(-(-raster.height // rows)), range(-(-raster.width // columns))):
+                name = f"{column}_{row}"
+                start, count = (raster.get_tag_item(f"BLOCK_{what}_{name}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE"))
+                places = max(places, int(start or length + 1) + int(count or 0))
+    return max(size, places) <= length
+
+
+def _packing(like: Scene, dtype: np.dtype) -> dict[str, Any]:
+    """Options of GDAL for a compressed file; none where the values stay as they are.
+
+    Integers are stored as differences, which every reader knows. For floating-point numbers they are not: half of the
+    readers (PIL, OpenCV, tifffile by itself) cannot open such a file.
+    """
     own = like.metadata.get("compression", LOSSLESS[0]) if like.format == "raster" else LOSSLESS[0]
-    overviews = like.metadata.get("cog", False)
-    how: dict[str, Any] = {"copy_src_overviews": True} if overviews else {}
-    if own:
-        how["compress"] = own if own in LOSSLESS else LOSSLESS[0]
-        if how["compress"] != "PACKBITS":
-            how["predictor"] = 3 if dtype.kind == "f" else 2
-    if how and (tile > 1 or overviews):
-        how |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    if not own:
+        return {}
+    how: dict[str, Any] = {"compress": own if own in LOSSLESS else LOSSLESS[0],
+                           "num_threads": os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")}
+    if how["compress"] != "PACKBITS" and dtype.kind != "f" and dtype.itemsize <= 4:
+        how["predictor"] = 2
     return how
 
 
-def _pack(source: Path, target: Path, how: dict[str, Any]) -> None:
+def _pack(source: Path, target: Path, packing: dict[str, Any]) -> None:
+    """A cloud-optimised GeoTIFF: overviews before the pixels, and those in tiles."""
     with quiet(), rasterio.Env(GDAL_NUM_THREADS=os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")):
-        if "copy_src_overviews" in how:  # before the pixels, and those before none: a cloud-optimised GeoTIFF
-            with rasterio.open(source, "r+") as raster:
-                levels = math.ceil(math.log2(max(256, *raster.shape) / 256))
-                raster.build_overviews([2 ** (k + 1) for k in range(levels)], Resampling.average)
-        rasterio.shutil.copy(source, target, driver="GTiff", interleave="band", bigtiff="IF_SAFER", **how)
+        with rasterio.open(source, "r+") as raster:
+            levels = math.ceil(math.log2(max(256, *raster.shape) / 256))
+            raster.build_overviews([2 ** (k + 1) for k in range(levels)], Resampling.average)
+        rasterio.shutil.copy(source, target, driver="GTiff", interleave="band", bigtiff="IF_SAFER", tiled=True,
+                             blockxsize=TILE, blockysize=TILE, copy_src_overviews=True, **packing)
 
 
 _TAGS = {"description": "IMAGEDESCRIPTION", "software": "SOFTWARE"}
