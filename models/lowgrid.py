@@ -13,7 +13,9 @@ Mean and deviation are those of each band over the whole scene. The network is t
 band: without them nearly dark bands, beside water absorption, get a residual as large as bright ones.
 
 `lowgrid_<width>_<units>_sensor` is told, beside, what is known of the sensor: noise and MTF (`Network.inputs`). One file of
-its weights serves every blur.
+its weights serves every blur. What it adds to a pixel is counted in units of the brightest of the 3 x 3 input pixels around,
+where that is less than the band's deviation; and no value falls below half of the darkest of them. A spectral angle counts dark
+pixels as much as bright ones, and there an error of a hundredth of the deviation is large.
 """
 from __future__ import annotations
 
@@ -93,7 +95,16 @@ class LowGrid(Network):
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
-        return x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), moments, scale)
+        unit, floor = self._limits(low, moments)
+        return _above(x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), unit, scale), floor, scale)
+
+    def _limits(self, low: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise, or None: any."""
+        deviation = moments[1][:, None]
+        if not self.takes_told:
+            return deviation.expand_as(low), None
+        brightest, darkest = (sign * F.max_pool3d(sign * low, (1, 3, 3), 1, (0, 1, 1)) for sign in (1, -1))
+        return torch.minimum(deviation, brightest.clamp_min(0)), darkest / 2
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:
@@ -104,6 +115,7 @@ class LowGrid(Network):
         dtype = torch.get_autocast_dtype(x.device.type) if half else x.dtype
         out = wanted.cut(x, have).clone()
         columns = slice(wanted.left - have.left, wanted.right - have.left)
+        unit, floor = self._limits(low, moments)
         with torch.autocast(x.device.type, enabled=False):
             stream = _Stream(self, scale, dtype, above=have.top == 0)
             voxels = x.shape[0] * low.shape[2] * low.shape[-1]
@@ -116,12 +128,14 @@ class LowGrid(Network):
                 if residual is None:
                     continue
                 top, at = at * scale, at + residual.shape[-2]
-                residual = _shuffled(residual.to(x.dtype), moments, scale)
+                part = slice(top // scale, at)
+                residual = _shuffled(residual.to(x.dtype), unit[..., part, :], scale)
                 begin, end = max(top, wanted.top), min(at * scale, wanted.bottom)
                 if begin < end:
                     into = out[..., begin - wanted.top:end - wanted.top, :]
                     into += residual[..., begin - top:end - top, columns]
-        return out
+        floor = floor if floor is None else wanted.scaled(1, scale).cut(floor, have.scaled(1, scale))
+        return _above(out, floor, scale)
 
     def _run(self, unit: LowGridUnit, x: Tensor, skip: Tensor | None) -> Tensor:
         backend = self.execution.pooling
@@ -200,10 +214,16 @@ def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale:
     return torch.cat([start, level, *(value[:, None].expand_as(low) for value in values)], dim=1)
 
 
-def _shuffled(residual: Tensor, moments: tuple[Tensor, Tensor], scale: int) -> Tensor:
-    """(N, s s, B, h, w) in deviations -> (N, 1, B, h*s, w*s)."""
-    residual = F.pixel_shuffle(residual.transpose(1, 2).flatten(1, 2), scale)
-    return (residual * moments[1])[:, None]
+def _shuffled(residual: Tensor, unit: Tensor, scale: int) -> Tensor:
+    """(N, s s, B, h, w) in units (N, 1, B, h, w) -> (N, 1, B, h*s, w*s)."""
+    return F.pixel_shuffle((residual * unit).transpose(1, 2).flatten(1, 2), scale)[:, None]
+
+
+def _above(x: Tensor, floor: Tensor | None, scale: int) -> Tensor:
+    """x (N, 1, B, h*s, w*s), nowhere below the value of its pixel in `floor` (N, 1, B, h, w)."""
+    if floor is None:
+        return x
+    return torch.maximum(x, floor.repeat_interleave(scale, -2).repeat_interleave(scale, -1))
 
 
 def _recognise(shapes: Shapes) -> Sequence[str]:

@@ -160,3 +160,17 @@ def test_tiles_of_one_that_is_told_of_the_sensor_are_the_whole():
     assert np.abs(whole - super_resolve_cube(net, x, low, tile=0)).max() > 1e-3
     for tile in (32, 64):
         assert np.abs(super_resolve_cube(net, x, low, tile=tile, told=told) - whole).max() < 1e-5
+
+
+def test_what_is_added_to_a_dark_pixel_is_small_and_nothing_falls_far_below_its_surroundings():
+    net = filled("lowgrid_4_2_sensor").double()
+    x, low = given(4, dtype=torch.float64)
+    shade = torch.ones_like(low)
+    shade[..., :4, :] = 0.001
+    low, x = low * shade, x * shade.repeat_interleave(4, -2).repeat_interleave(4, -1)
+    out = net(*net.inputs(x, low))
+    added = (out - x).abs()
+    assert added[..., :12, :].max() < 0.01 * added[..., 24:, :].max()
+    darkest = -torch.nn.functional.max_pool3d(-low, (1, 3, 3), 1, (0, 1, 1))
+    floor = darkest.repeat_interleave(4, -2).repeat_interleave(4, -1) / 2
+    assert (out >= floor - 1e-12).all() and (out == floor).any()
