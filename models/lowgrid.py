@@ -128,7 +128,7 @@ class LowGrid(Network):
                 if residual is None:
                     continue
                 top, at = at * scale, at + residual.shape[-2]
-                part = slice(top // scale, at)
+                part = slice((top - have.top) // scale, at - have.top // scale)
                 residual = _shuffled(residual.to(x.dtype), unit[..., part, :], scale)
                 begin, end = max(top, wanted.top), min(at * scale, wanted.bottom)
                 if begin < end:
