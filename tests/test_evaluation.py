@@ -1,6 +1,7 @@
 """Testing against ground truth: what is computed, and what is left in the results folder."""
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,36 @@ def test_cubes_of_other_programs_get_rows_of_their_own(folder):
     np.save(folder / "theirs" / "second.npy", truth(folder, "second"))
     with pytest.raises(UserError, match=r"second\.npy holds values up to 1, and the image second has values from \d"):
         run(folder, net=None, compare={"theirs": folder / "theirs"}, out="no")
+
+
+@pytest.mark.parametrize("values, words", [
+    (lambda cube: (cube - cube.min()) / np.ptp(cube) * 255, r"the linear fit \d.* v [+-]\d.* of its values"),
+    (lambda cube: 5 + 3 * cube, r"the linear fit 0\.33\d* v [+-]\d.* of its values"),
+    (lambda cube: cube * np.array([0.5, 0.8, 1.2, 1.5])[:, None, None], "a linear fit of the values of each band"),
+], ids=["0 to 255", "counts", "each band"])
+def test_a_cube_that_was_scaled_is_named_with_the_psnr_that_its_own_values_would_have(folder, values, words):
+    (folder / "good").mkdir()
+    (folder / "scaled").mkdir()
+    for image in images(folder):
+        noise = 0.02 * np.random.default_rng(0).standard_normal(image.cube.shape)
+        sr = image.low + (image.high - image.low) * (image.cube + noise)
+        np.save(folder / "good" / f"{image.name}.npy", sr)
+        np.save(folder / "scaled" / f"{image.name}.npy", values(sr))
+    results = run(folder, net=None, compare={name: folder / name for name in ("good", "scaled")})
+    assert len(results["warnings"]) == 2  # no word on the cubes in the values of their images
+    for row, warning in zip(results["images"], results["warnings"], strict=True):
+        good, scaled = row["good"]["psnr"], row["scaled"]["psnr"]
+        before, after = map(float, re.search(r"raises PSNR from (\S+) to (\S+) dB", warning).groups())
+        assert re.match(f"scaled of {row['name']}: {words}", warning)
+        assert before == pytest.approx(scaled, abs=0.01) and after == pytest.approx(good, abs=0.5) and scaled < good - 3
+        assert f"has values from {row['low']:g} to {row['high']:g}" in warning
+
+
+def test_a_cube_of_another_scene_is_bad_and_not_scaled(folder):
+    (folder / "theirs").mkdir()
+    for name, shape, seed in (("first", (4, 32, 36), 5), ("second", (4, 24, 28), 6)):
+        np.save(folder / "theirs" / f"{name}.npy", scene(*shape, seed=seed))
+    assert not run(folder, net=None, compare={"theirs": folder / "theirs"})["warnings"]
 
 
 # ----------------------------------------------------------------------------------------------------- where it came from

@@ -45,6 +45,7 @@ from utility.system.errors import UserError
 from utility.system.files import replacing, write_json
 from utility.system.progress import say
 from utility.testing.images import TestImage
+from utility.testing.units import other_values
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ class _Test:
             cubes[method] = _read_cube(source, image, gt.shape, scale)
         found |= {key: self._compared(cubes[key], gt) for key in cubes if key not in found}
         row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
+        row["other_values"] = {method: words for method in self.compare
+                               if (words := other_values(found[method], image.low, image.high))}
         bands = band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
                           image.scene.wavelengths)
         row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
@@ -256,10 +259,11 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scal
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences on a test with training pixels, a network below another method, and dark rows."""
+    """Sentences on a test with training pixels, cubes in other values, a network below another method, and dark rows."""
     rows, mean = results["images"], results["mean"]
     warnings = [f"the network was trained on pixels of {row['name']} ({', '.join(row['trained_on'])}): its numbers there say "
                 "nothing about other scenes" for row in rows if row["trained_on"]]
+    warnings += [f"{method} of {row['name']}: {words}" for row in rows for method, words in row["other_values"].items()]
     for key, label in UNTRAINED.items():
         count = sum(key in row["above_network"] for row in rows)
         if count:
