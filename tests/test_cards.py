@@ -5,15 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import products
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typed import ROOT
 
+from utility import lmdb_data
 from utility.cubes.cube import Scene
 from utility.datasets.cards import generic_card, list_cards, load_card, locate, split
 from utility.datasets.patches import count_patches
 from utility.datasets.rectangles import training_rectangles
 from utility.datasets.regions import divide, parts
+from utility.lmdb_dataset import LMDBDataset
+from utility.scenes import Reading, open_as
 from utility.system.errors import UserError
 
 FACTS = {  # key, bands, size, patch, strides, zooms
@@ -23,6 +28,16 @@ FACTS = {  # key, bands, size, patch, strides, zooms
     "salinas": ("salinas_corrected", 204, (512, 217), 64, (32,), (1.0,)),
     "indian_pines": ("indian_pines_corrected", 200, (145, 145), 36, (18,), (1.0,)),
     "urban": ("Y", 162, (307, 307), 64, (32,), (1.0,)),
+    "cave": (None, 31, (512, 512), 64, (32, 32), (1.0, 0.5)),
+    "harvard": ("ref", 31, (1040, 1392), 64, (64, 32), (1.0, 0.5)),
+    "kaist": ("HSI", 31, (2704, 3376), 64, (64, 64), (0.5, 0.25)),
+    "foster": ("reflectances", 33, None, 64, (64, 64), (1.0, 0.5)),
+    "arad_1k": ("cube", 31, (482, 512), 64, (64,), (1.0,)),
+    "chikusei": ("chikusei", 128, (2517, 2335), 64, (64,), (1.0,)),
+    "houston_2013": (None, 144, (349, 1905), 64, (32,), (1.0,)),
+    "houston_2018": (None, 50, (601, 2384), 64, (32,), (1.0,)),
+    "dc_mall": (None, 191, (1280, 307), 64, (32,), (1.0,)),
+    "hyspecnet_11k": (None, 224, (128, 128), 64, (64,), (1.0,)),
 }
 ONE_SCENE = [name for name in list_cards() if load_card(name).test_region]
 MINIMAL = 'title = "t"\npatch = 8\nstrides = [8]\n'
@@ -220,3 +235,26 @@ def test_a_scene_is_found_in_an_installed_package_or_the_way_to_it_is_said(tmp_p
     assert locate(card, "test") == tmp_path / "toyscenes" / "data" / "cube.npy"
     (tmp_path / "here").mkdir()
     assert locate(card, "training") == tmp_path / "here"
+
+
+def test_a_folder_of_pictures_as_cave_is_delivered_trains_by_the_lists_of_the_card(tmp_path):
+    for name in ("beads_ms", "cloth_ms", "paints_ms", "hairs_ms", "mine_ms"):
+        products.cave(tmp_path / "CAVE" / name)
+    lmdb_data.main(["--dataset", "cave", "--source", str(tmp_path / "CAVE"), "--out", "a.lmdb", "--patch", "8", "--zooms", "1",
+                    "--stride", "8", "--quiet"])
+    meta = LMDBDataset("a.lmdb").meta
+    assert sorted(source["name"] for source in meta["sources"]) == ["beads_ms", "cloth_ms", "paints_ms"]
+    assert {source["name"] for source in meta["sources"] if source["part"] == "validation"} == {"beads_ms", "paints_ms"}
+    assert meta["shape"][0] == 31 and meta["wavelengths"][-1] == 700
+    lists = [set(Path(ROOT, "data/splits", f"cave_{use}.txt").read_text().split()) for use in ("train", "test")]
+    assert [len(names) for names in lists] == [20, 12] and not lists[0] & lists[1]
+
+
+def test_a_card_takes_the_bands_that_hold_a_spectrum(tmp_path):
+    card = replace(load_card("houston_2018"), size=(24, 28), test_region=None, validation_region=None)
+    cube = np.random.default_rng(0).random((50, 24, 28)).astype("f4")
+    cube[48:] = 0
+    np.save(tmp_path / "a.npy", cube)
+    scene = open_as(tmp_path / "a.npy", card.completed(Reading(layout="BHW")))
+    np.testing.assert_array_equal(scene.cube, cube[:48])
+    assert len(scene.wavelengths) == 48 and scene.wavelengths[-1] == pytest.approx(1050.1, abs=0.1)

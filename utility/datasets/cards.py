@@ -82,6 +82,7 @@ class Card:
     key: Annotated[str | None, TEXT] = None
     layout: Annotated[str | None, LAYOUT] = None
     bands: Annotated[int | None, WHOLE] = None
+    take: Annotated[str | None, TEXT] = None                             # of the file's bands: "0-125,141-159", from 0
     size: Annotated[tuple[int, int] | None, SIZE] = None                 # of a scene that regions divide
     wavelengths: Annotated[np.ndarray | None, NANOMETRES] = None         # (bands,)
     rgb: Annotated[tuple[int, int, int] | None, COLOURS] = None          # bands shown as red, green and blue
@@ -99,7 +100,8 @@ class Card:
         """How its scenes are read: as `reading` says, and where that says nothing as this card does."""
         size = self.size if (self.layout or "").startswith("pixels") else None
         return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
-                       size=reading.size or size, expected=self.bands, wavelengths=self.wavelengths)
+                       bands=reading.bands or self.take, size=reading.size or size, expected=self.bands,
+                       wavelengths=self.wavelengths)
 
 
 FIELDS = {name: hint.__metadata__[0] for name, hint in get_type_hints(Card, include_extras=True).items()
