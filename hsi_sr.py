@@ -34,8 +34,8 @@ from utility.training.recipes import RECIPES
 @heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
-    dry_run = given.pop("dry_run", False)
-    from utility.system.devices import choose_device
+    dry_run, insisted = given.pop("dry_run", False), given.pop("insisted", False)
+    from utility.system.devices import choose_device, choose_precision
     from utility.training.configuration import configure
     from utility.training.loop import expected_time, train
     from utility.training.plan import prepare
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with distributed.joined():
         config = configure(distributed.of_first(after_restart(given)))
         plan = prepare(config)
+        choose_precision(plan.device, config.amp, insisted)
         if dry_run:
             time = expected_time(plan)
             if not distributed.rank():
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """The fields of `training.TrainingConfig` that were given; others keep their default, or their resumed value."""
+    """The fields of `training.TrainingConfig` that were given; others keep their default, or their resumed value.
+
+    Beside them `dry_run`, and `insisted` where bf16 was asked for twice.
+    """
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = parser.add_argument_group("network and problem").add_argument
@@ -121,7 +125,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--gpu-ids", type=whole_numbers, metavar="ID", help="the GPU; of several, each step is shared among them, a process "
         "for each (default: 0, if there is one)")
     add("--pooling", choices=("auto", *POOLING), help="backend of the recurrence (default: auto)")
-    add("--amp", choices=PRECISIONS, help="mixed precision; fp16 scales its loss and needs a GPU (default: off)")
+    add("--amp", choices=PRECISIONS, action="append", help="mixed precision; fp16 scales its loss and needs a GPU; bf16 where "
+        "a processor has no instructions for it must be given twice (default: off)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3; the degradation never does")
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
@@ -152,6 +157,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         path = str(newest_checkpoint(given.get("run_dir")))
         if not distributed.rank():
             say(f"goes on with {shown(path)}")
+    if precisions := given.pop("amp", None):
+        given |= {"amp": precisions[-1]} | ({"insisted": True} if precisions.count("bf16") > 1 else {})
     if "gpu_ids" in given:  # the released scripts write -1 for none
         given["gpu_ids"] = tuple(i for i in given["gpu_ids"] if i >= 0)
     return given | ({"resume": path} if resume else {})

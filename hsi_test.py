@@ -72,12 +72,17 @@ def work(options: argparse.Namespace) -> int | None:
     from utility.superres.folder import apply_to_folder
     from utility.superres.problem import state_problem
     from utility.superres.written_values import Writing
-    from utility.system.devices import ask_deterministic, choose_device, device_name
+    from utility.system.devices import ask_deterministic, choose_device, choose_precision, device_name
 
     if options.threads:
         torch.set_num_threads(options.threads)
     gpus = distributed.own_gpus(options.gpu_ids) if options.cuda else ()
-    device = choose_device(options.cuda, gpus, options.amp, options.pooling)
+    device = choose_device(options.cuda, gpus, options.amp[-1], options.pooling)
+    asked, insisted = options.amp[-1], options.amp.count("bf16") > 1
+    if options.bandwise and asked == "bf16" and device.type == "cpu":
+        raise UserError("--amp bf16 and --bandwise were given, and torch's convolution of one band is wrong in bfloat16 on "
+                        "processors; leave --amp out.")
+    options.amp = "off" if options.bandwise and asked == "auto" else choose_precision(device, asked, insisted)
     if options.deterministic:
         ask_deterministic()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
@@ -278,7 +283,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "of a scene, a process for each (default: 0, if there is one)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
     add("--pooling", choices=("auto", *POOLING), default="auto", help="backend of the recurrence (default: auto)")
-    add("--amp", choices=PRECISIONS, default="off", help="mixed precision (default: off)")
+    add("--amp", choices=("auto", *PRECISIONS), action="append", default=[], help="mixed precision; bf16 where a processor "
+        "has no instructions for it must be given twice (default: auto, bf16 where the device computes it)")
     add("--tf32", action="store_true", help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, "
         "relative error near 1e-3")
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
@@ -290,7 +296,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
         parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.compare = dict(options.compare)
+    options.compare, options.amp = dict(options.compare), options.amp or ["auto"]
     if options.mtf:
         options.degradation = with_mtf(options.degradation, options.mtf)
     elif options.degradation == ANY:

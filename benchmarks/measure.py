@@ -24,7 +24,7 @@ from models import Execution, Network, create_model
 from models.layers import row_blocks as blocks
 from models.layers import units
 from models.layers.pooling import gate_count
-from utility.system.devices import autocast
+from utility.system.devices import autocast, computes_bf16
 from utility.training.configuration import TrainingConfig
 from utility.training.loop import train_step
 from utility.training.state import State
@@ -70,16 +70,9 @@ class Variant:
             matmul.allow_tf32 = before
 
 
-def bf16_is_native(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 faster than it emulates it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def variants(device: torch.device, training: bool = False) -> list[Variant]:
     """The variants to compare on this device; the baseline first, the fast one second."""
-    gpu, bf16 = device.type == "cuda", bf16_is_native(device)
+    gpu, bf16 = device.type == "cuda", computes_bf16(device)
     chosen = []
     for suffix, how in [("", {}), *[(" TF32", {"tf32": True})] * gpu, *[(" bf16", {"amp": "bf16"})] * (gpu and bf16)]:
         chosen += [Variant(f"released{suffix}", released=True, **how), Variant(f"fast{suffix}", **how),

@@ -46,7 +46,7 @@ def test_a_variant_that_cannot_run_costs_the_others_nothing():
 
 
 def test_every_precision_of_a_gpu_is_compared_with_its_own_baseline_and_floor(monkeypatch):
-    monkeypatch.setattr(measure, "bf16_is_native", lambda device: True)
+    monkeypatch.setattr(measure, "computes_bf16", lambda device: True)
     monkeypatch.setitem(measure.WORKS, "training step", lambda way, arch, device: lambda x: None)
     ways = variants(torch.device("cuda"), training=True)
     assert len({way.name for way in ways}) == len(ways) and [way.name for way in ways[:2]] == ["released", "fast"]

@@ -571,6 +571,9 @@ def test_damage_in_a_compressed_v5_file_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("height", "width"), [(520, 300), (70, 300)])
 def test_a_compressed_geotiff_holds_each_tile_once_in_whatever_order_blocks_come(tmp_path: Path, height, width) -> None:
     cube = np.random.default_rng(0).integers(0, 9, (3, height, width)).astype(np.int16)
+    plain = Scene(cube, "a", format="raster", metadata={"compression": None})
+    write_scene(tmp_path / "plain.tif", plain)
+    np.testing.assert_array_equal(read_scene(tmp_path / "plain.tif").cube, cube)
     scene = Scene(cube, "a", format="npy")
     write_scene(tmp_path / "whole.tif", scene)
     for name, rows, columns in (("strips", 24, width), ("tiles", 100, 90)):

@@ -15,13 +15,15 @@ import pytest
 import rasterio
 import scipy.io
 import torch
-from made import network, smooth
+from made import make_database, network, smooth
 from typed import ROOT, typed
 
+import hsi_sr
 import hsi_test
 from utility import weights
 from utility.checkpoints import save_checkpoint
 from utility.scenes import read_scene
+from utility.system import devices
 from utility.system.errors import UserError
 
 
@@ -448,3 +450,29 @@ def test_a_31x2048x2048_result_takes_less_than_4_gb(capsys):
         print(f"\n31x2048x2048, tile 128: {seconds:.0f} s, {31 * 2048**2 / 1e6 / seconds:.2f} Mvoxel/s, {memory:.2f} GiB")
     assert np.load("high.npy", mmap_mode="r").shape == (31, 2048, 2048)
     assert memory < 4e9 / 2**30
+
+
+@pytest.mark.parametrize("script", [hsi_test, hsi_sr])
+def test_bf16_without_instructions_for_it_is_refused_with_what_it_costs_unless_it_is_said_twice(monkeypatch, script):
+    make_database("patches.lmdb", 5, (3, 16, 16), validation=1)
+    words = ["--amp", "bf16", "--no-cuda", *(["-rp", "best.pth", "--data", "gone"] if script is hsi_test else
+                                             ["--data", "patches.lmdb", "--dry-run", "-a", "biqrnn_1_1", "--quiet"])]
+    monkeypatch.setattr(devices, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "_slower", lambda: 31.4)
+    with pytest.raises(UserError, match="takes 31 times as long as in float32; leave --amp out"):
+        script.main(words)
+    monkeypatch.setattr(devices, "_slower", lambda: pytest.fail("refused"))
+    if script is hsi_sr:
+        assert script.main([*words, "--amp", "bf16"]) == 0
+    else:
+        with pytest.raises(UserError, match="gone"):
+            script.main([*words, "--amp", "bf16"])
+
+
+def test_automatic_precision_is_bf16_where_the_device_computes_it(monkeypatch):
+    for native, expected in ((True, "bf16"), (False, "off")):
+        monkeypatch.setattr(devices, "computes_bf16", lambda device, native=native: native)
+        assert devices.choose_precision(torch.device("cpu"), "auto") == expected
+        assert devices.choose_precision(torch.device("cpu"), "off") == "off"
+    assert devices.choose_precision(torch.device("cpu"), "bf16", insisted=True) == "bf16"
+    assert devices._slower() > 0

@@ -21,7 +21,7 @@ PRESETS = ("standard", "reference", "sspsr")
 """Of `utility.indexes.PRESETS`."""
 
 PRECISIONS = ("off", "bf16", "fp16")
-"""Of mixed precision; see `utility.system.devices.AMP`."""
+"""Of mixed precision; see `utility.system.devices.AMP`. Without training there is `auto` too."""
 POOLING = ("loop", "cpu", "triton")
 """Of `models.layers.pooling.BACKENDS`."""
 

@@ -254,8 +254,7 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
             column, columns = axis_rows(up, width, scale, first, last)
             block = read(row, row + rows.shape[1], column, column + columns.shape[1], bands)
             block = torch.from_numpy(np.ascontiguousarray(block)) @ torch.from_numpy(columns.T.astype(np.float32))
-            for band, wide in zip(out[..., first - left:last - left], block, strict=True):
-                torch.mm(rows, wide, out=band) if band.is_contiguous() else band.copy_(rows @ wide)
+            out[..., first - left:last - left] = rows @ block
         return out.numpy()
 
     return source

@@ -250,9 +250,8 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
         profile["transform"] = rasterio.Affine(*like.transform)
     if like.crs:
         profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
-    tile = (rows, TILE if rows == TILE else 1)
-    whole = bands * math.prod(math.ceil(n / k) * k for n, k in zip((height, width), tile, strict=True))
-    whole *= target.dtype.itemsize
+    side = TILE if rows == TILE else 1  # tiles are stored whole, the last strip is not
+    whole = bands * math.prod(math.ceil(n / side) * side for n in (height, width)) * target.dtype.itemsize
     packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
     with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
         # Overviews are made of the whole image, and lie before it in a cloud-optimised GeoTIFF.
