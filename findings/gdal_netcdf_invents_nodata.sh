@@ -1,6 +1,5 @@
 #!/bin/sh
-# Guess: a netCDF variable without `_FillValue` has no no-data value, and int16 marked
-# `_Unsigned` reads as negative numbers in GDAL.
+# Guess: GDAL ignores `_Unsigned`, so counts stored as int16 read as negative numbers.
 # Found: GDAL's netCDF driver gives netCDF's default fill of the type as no-data: 65535 of
 # uint16, the value of a saturated pixel; masked reading drops those pixels. It does honour
 # `_Unsigned`, and then turns the default fill of int16 into 32769, an ordinary count. netCDF4
