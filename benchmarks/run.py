@@ -28,6 +28,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints its 
 
 import torch  # noqa: E402
 
+from benchmarks.file_to_file import compare_files  # noqa: E402
 from benchmarks.measure import Setup, compare_checkouts  # noqa: E402
 from benchmarks.report import draw, size, table  # noqa: E402
 from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES  # noqa: E402
@@ -62,14 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", default="benchmarks/results", metavar="DIR", help="where results_*.json and benchmark_*.png go "
                                                                    "(default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what is measured (default: a GPU if there is one)")
-    add("--only", nargs="+", choices=list(SECTIONS), metavar="NAME", help=f"some of: {', '.join(SECTIONS)}")
+    add("--only", nargs="+", choices=[*SECTIONS, "against", "files"], metavar="NAME",
+        help=f"some of: {', '.join(SECTIONS)}; with --against: against, files")
     add("--repeats", type=int, metavar="N", help="rounds of each comparison (default: 5 on a CPU, 20 on a GPU, 2 with "
                                                  "--quick); long ones stop earlier, after a minute or so")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's own choice, the cores)")
     add("--checkpoint", metavar="CKPT", help="a trained network, for its change of PSNR on the test scenes")
     add("--images", default="data/sample/natural/test", metavar="DIR", help="those scenes (default: %(default)s)")
-    add("--against", metavar="DIR", help="another checkout of this project: time inference and a training step of both in "
-                                         "turns, each sample in a fresh process, and nothing else")
+    add("--against", metavar="DIR", help="another checkout of this project: both in turns, each sample in a fresh process, and "
+                                         "nothing else: inference, a training step, and from file to file")
     return parser
 
 
@@ -100,8 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = {name: section for name, section in SECTIONS.items()
                 if name in (options.only or SECTIONS) and possible.get(name, True)}
     if options.against:
-        sections = {"against": ("Two checkouts in turns, a fresh process for each sample",
-                                partial(compare_checkouts, theirs=Path(options.against).resolve(), ours=ROOT))}
+        roots = {"theirs": Path(options.against).resolve(), "ours": ROOT}
+        both = {"against": ("Two checkouts in turns, a fresh process for each sample", partial(compare_checkouts, **roots)),
+                "files": ("From file to file by two checkouts in turns", partial(compare_files, **roots))}
+        sections = {name: section for name, section in both.items() if name in (options.only or both)}
     errors: dict[str, list[str]] = {}
     for name, (title, section) in sections.items():
         setup.failed = []

@@ -68,6 +68,7 @@ SIZES: dict[str, Any] = {
     "accuracy": (1, 31, 32, 32),
     "processes": (4, 31, 64, 64),
     "database": 1024,  # rows and columns of a scene of 31 bands
+    "file": 256,  # likewise, of the file that is super-resolved
 }
 GPU_SIZES = SIZES | {"inference": ((31, 512, 512), (31, 256, 256), (200, 128, 128)), "training": (16, 31, 64, 64),
                      "pooling": (8, 48, 31, 128, 128)}
@@ -75,7 +76,7 @@ QUICK_SIZES = {
     "inference": ((4, 16, 16), (4, 24, 24)), "memory": 1, "training": (2, 4, 16, 16), "pooling": (1, 6, 4, 8, 8),
     "bands": [(2, 16, 16), (4, 16, 16)], "pixels": [(4, 16, 16), (4, 32, 32)], "degradation": (2, 4, 16, 16),
     "scene": (4, 48, 48), "tiles": (32,), "accuracy": (1, 4, 16, 16), "processes": (4, 4, 16, 16),
-    "database": 128,
+    "database": 128, "file": 32,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import measure, run, steps
+from benchmarks import file_to_file, measure, run, steps
 from benchmarks.measure import Setup, Variant, as_rows, compare, compare_variants, in_fresh_process, random_cubes, variants
 from benchmarks.sections import SECTIONS
 from models import create_model
@@ -142,14 +142,37 @@ def test_two_checkouts_are_measured_in_turns_each_by_its_own_code(tmp_path, monk
     (tmp_path / "benchmarks/measure.py").touch()
     asked = []
     monkeypatch.setattr(measure, "in_fresh_process", lambda root, code, **task: asked.append((root, code, task)) or len(asked))
-    assert run.main(["--quick", "--device", "cpu", "--repeats", "2", "--against", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert run.main(["--quick", "--device", "cpu", "--repeats", "2", "--against", str(tmp_path), "--out", str(tmp_path),
+                     "--only", "against"]) == 0
     assert [root for root, *_ in asked] == 2 * [tmp_path, ROOT, ROOT, tmp_path]
-    rows = json.loads((tmp_path / "results_cpu_quick_against.json").read_text())["results"]["against"]
+    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"]["against"]
     assert [(row["work"], row["time"]) for row in rows] == [("inference", 2.5)] * 2 + [("training step", 6.5)] * 2
     monkeypatch.undo()
     _, code, task = asked[1]
     exec(code, {"task": task})
     assert float(capsys.readouterr().out.split()[-1]) > 0
+
+
+def test_commands_are_compared_from_file_to_file_by_the_processor_s_time_and_the_peak(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/measure.py").touch()
+    ran, real = [], file_to_file.run_once
+
+    def once(root, words, threads):
+        ran.append((root, words[0]))
+        assert all(Path(word).exists() for word in words if word.endswith((".tif", ".npy")) and "out" not in word)
+        return {"time": 9.0, "processor": 8.0 if root == tmp_path else 2.0, "process": 3e9 if root == tmp_path else 1e9}
+
+    monkeypatch.setattr(file_to_file, "run_once", once)
+    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--against", str(tmp_path), "--out", str(tmp_path),
+                     "--only", "files"]) == 0
+    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"]["files"]
+    assert len(ran) == len(rows) == 2 * len(file_to_file.COMMANDS)
+    assert (rows[1]["faster"], rows[1]["of theirs"]) == (4.0, 1e9 / 3e9) and rows[0]["faster"] == 1
+    used = real(ROOT, file_to_file.COMMANDS["a refused option"].split(), 1)
+    assert used["time"] > 0 and used["processor"] > 0 and used["process"] > 1e6
+    with pytest.raises(RuntimeError, match=r"ended with 2: error: .*--input"):
+        real(ROOT, ["hsi_test.py", "--input", "x.tif"], 1)
 
 
 def test_what_cannot_be_measured_is_refused():
