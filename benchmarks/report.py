@@ -28,7 +28,8 @@ def percent(value: float) -> str:
 
 
 SHOW: dict[str, Callable[[Any], str]] = {
-    "time": seconds, "processor": seconds, "n": str, "calls": str, "quartiles": lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}", "PSNR": "{:.4f}".format,
+    "time": seconds, "processor": seconds, "n": str, "calls": str,
+    "quartiles": lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}", "PSNR": "{:.4f}".format,
     "change": "{:+.5f}".format, "GB/s": "{:.1f}".format, "patches/s": "{:.0f}".format, "ns a voxel": "{:.4g}".format,
     **dict.fromkeys(("peak", "process", "moved"), size), "GFLOP": "{:.1f}".format,
     **dict.fromkeys(("spread", "share", "of released", "of a copy", "of whole", "of theirs", "GPU waits"), percent),
