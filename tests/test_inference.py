@@ -267,7 +267,7 @@ def test_the_consistency_is_that_of_the_result_degraded_again(tmp_path, kind="re
     assert done.summary["consistency"]["network"]["sam"] == pytest.approx(np.nanmean(sam_map(again, given)), abs=1e-3)
 
 
-def test_a_figure_says_how_much_of_the_scene_is_missing_and_filled(tmp_path):
+def test_a_figure_says_how_much_of_the_scene_is_missing(tmp_path):
     low = cube(dtype=np.float32, low=10, high=90)
     np.save(tmp_path / "whole.npy", low)
     low[:, :, :4] = np.nan
@@ -275,7 +275,7 @@ def test_a_figure_says_how_much_of_the_scene_is_missing_and_filled(tmp_path):
     whole, done = (apply(tmp_path / name, tmp_path / f"high_{name}", layout="BHW") for name in ("whole.npy", "low.npy"))
     share = 4 / low.shape[2]
     assert done.summary["missing"] == pytest.approx(share)
-    assert f"{share:.1%} of the scene is missing, here filled" in done.title
+    assert f"{share:.1%} of the scene is missing, shown black" in done.title
     assert whole.summary["missing"] == 0 and "missing" not in whole.title
 
 

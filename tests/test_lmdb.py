@@ -62,7 +62,7 @@ def scenes(tmp_path):
 
 @pytest.fixture
 def database(scenes, tmp_path):
-    build_database(tmp_path / "abc.lmdb", scenes, CARD, quiet=True)
+    build_database(tmp_path / "abc.lmdb", scenes, CARD, val_last=2, quiet=True)
     return tmp_path / "abc.lmdb"
 
 
@@ -89,7 +89,7 @@ def test_the_layout_on_disk_is_the_contracts(scenes, database):
 
 
 def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
-    build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", quiet=True)
+    build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", val_last=2, quiet=True)
     got = everything(tmp_path / "half.lmdb")
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, np.concatenate([expected(scene) for scene in scenes]), atol=5e-4)
@@ -97,12 +97,12 @@ def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
 
 def test_a_map_that_is_too_small_grows(tmp_path):
     scene = scene_file(tmp_path, "large", bands=20, side=256)  # 5 MB of patches in a map of 1 MB
-    build_database(tmp_path / "large.lmdb", [scene], CARD, map_size_mb=1, quiet=True)
+    build_database(tmp_path / "large.lmdb", [scene], CARD, map_size_mb=1, val_last=0, quiet=True)
     assert np.array_equal(everything(tmp_path / "large.lmdb"), expected(scene))
 
 
 def test_baked_augmentation_stores_each_patch_and_other_variants_of_it(scenes, tmp_path):
-    build_database(tmp_path / "k.lmdb", scenes[:1], CARD, augment=3, quiet=True)
+    build_database(tmp_path / "k.lmdb", scenes[:1], CARD, augment=3, val_last=0, quiet=True)
     got = everything(tmp_path / "k.lmdb")
     assert len(got) == 27 and np.array_equal(got[::3], expected(scenes[0]))
 
@@ -115,12 +115,13 @@ def test_scenes_held_out_for_validation_come_last(scenes, tmp_path):
     assert len(LMDBDataset(tmp_path / "v.lmdb", "train")) == 18
 
 
-@pytest.mark.parametrize(("last", "training"), [(None, 25), (5, 22), (0, 25)])
+@pytest.mark.parametrize(("last", "training"), [(2, 25), (5, 22), (0, 27)])
 def test_the_last_patches_are_for_validation(scenes, tmp_path, last, training):
     build_database(tmp_path / "v.lmdb", scenes, CARD, val_last=last, quiet=True)
     whole, train, validation = (LMDBDataset(tmp_path / "v.lmdb", split) for split in (None, "train", "validation"))
     assert (len(train), len(validation)) == (training, 27 - training)
-    assert np.array_equal(validation[0], whole[training]) and np.array_equal(validation[-1], whole[26])
+    if last:
+        assert np.array_equal(validation[0], whole[training]) and np.array_equal(validation[-1], whole[26])
     assert np.array_equal(train[0], whole[0])
 
 
@@ -163,9 +164,10 @@ def test_whole_scenes_of_the_card_validate_unless_the_last_patches_are_asked_for
         assert (meta["validation"], " ".join(source["name"] for source in meta["sources"])) == (validation, files)
 
 
-def test_whole_scenes_validate_where_there_are_ten(tmp_path):
-    files = [str(scene_file(tmp_path, f"s{k:02}", side=16)) for k in range(10)]
-    for count, validation, parts in ((10, 9, 9 * ["training"] + ["validation"]), (9, 8, 9 * ["training"])):
+def test_whole_scenes_validate_where_there_are_five_and_a_corner_of_the_last_of_fewer(tmp_path):
+    files = [str(scene_file(tmp_path, f"s{k:02}", side=16, seed=k)) for k in range(10)]
+    for count, validation, parts in ((10, 9, 9 * ["training"] + ["validation"]), (5, 9, 4 * ["training"] + ["validation"]),
+                                     (4, 3, 4 * ["training"] + ["validation"])):
         main(["--source", *files[:count], "--patch", "8", "--stride", "4", "--out", str(tmp_path / "x.lmdb"), "--quiet",
               "--force"])
         meta = LMDBDataset(tmp_path / "x.lmdb").meta
@@ -178,7 +180,8 @@ def test_sources_are_known_by_their_content(tmp_path):
     scipy.io.savemat(tmp_path / "b.mat", {"x": cube.transpose(1, 2, 0).astype(float)})
     cube[0, 0, 0] += 1
     np.savez(tmp_path / "c.npz", x=cube.astype(np.int16), layout="BHW")
-    meta = build_database(tmp_path / "x.lmdb", [tmp_path / name for name in ("a.npz", "b.mat", "c.npz")], CARD, quiet=True)
+    paths = [tmp_path / name for name in ("a.npz", "b.mat", "c.npz")]
+    meta = build_database(tmp_path / "x.lmdb", paths, CARD, val_last=0, quiet=True)
     a, b, c = (source["sha256"] for source in meta["sources"])
     assert a == b != c
     assert [source["regions"] for source in meta["sources"]] == 3 * [[[0, 0, 16, 24]]] and meta["card"] == "scenes"
@@ -200,7 +203,7 @@ def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a
 
 @pytest.mark.parametrize("force", [False, True])
 def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
-    files = [scene_file(tmp_path, name, side=32) for name in "ab"]
+    files = [scene_file(tmp_path, name, side=32, seed=ord(name)) for name in "ab"]
     if force:
         build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()}
@@ -236,7 +239,7 @@ def test_what_cannot_be_built_is_refused_by_name_and_leaves_nothing(scenes, tmp_
 
 def test_skip_bad_leaves_it_out_and_names_it(scenes, tmp_path, capsys):
     scenes[1].write_bytes(scenes[1].read_bytes()[:200])
-    meta = build_database(tmp_path / "x.lmdb", scenes, CARD, skip_bad=True)
+    meta = build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=1, skip_bad=True)
     assert meta["skipped"] == ["b.npy"] and meta["count"] == 18
     assert "b.npy" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"None of the 1 scenes.*b\.npy"):
@@ -248,7 +251,7 @@ def test_an_existing_database_is_replaced_only_with_force(scenes, database):
     with pytest.raises(UserError, match=r"abc\.lmdb exists already.*--force"):
         build_database(database, scenes[:1], CARD, quiet=True)
     assert np.array_equal(everything(database), before)
-    build_database(database, scenes[:1], CARD, force=True, quiet=True)
+    build_database(database, scenes[:1], CARD, val_last=1, force=True, quiet=True)
     assert len(LMDBDataset(database)) == 9 and np.array_equal(everything(database), before[:9])
 
 
@@ -291,7 +294,7 @@ def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(
         build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (tmp_path / "x.lmdb").exists()
-    assert build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)["count"] == 27
+    assert build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=2, quiet=True)["count"] == 27
 
 
 def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
@@ -340,18 +343,18 @@ def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monk
 
 def test_options_change_what_a_card_says(tmp_path):
     scene_file(tmp_path, "a", side=40)
-    scene_file(tmp_path, "b", side=40)
+    scene_file(tmp_path, "b", side=40, seed=1)
     out = tmp_path / "x.lmdb"
     main(["--source", str(tmp_path), "--patch", "8", "--stride", "8", "4", "--zooms", "1", ".5", "--out", str(out),
           "--augment", "2", "--dtype", "float16", "--val-scenes", "a", "--quiet"])
     meta = LMDBDataset(out).meta
-    assert (meta["count"], meta["validation"], meta["dtype"], meta["zooms"]) == (2 * 2 * (25 + 16), 2 * 41, "float16", [1, 0.5])
+    assert (meta["count"], meta["validation"], meta["dtype"], meta["zooms"]) == (3 * (25 + 16), 41, "float16", [1, 0.5])
 
 
 def test_a_bands_x_pixels_cube_may_be_given_its_size(tmp_path):
     np.save(tmp_path / "flat.npy", np.random.default_rng(0).random((3, 16 * 24), dtype=np.float32))
     main(["--source", str(tmp_path / "flat.npy"), "--patch", "8", "--out", str(tmp_path / "x.lmdb"), "--quiet",
-          "--size", "16", "24"])
+          "--size", "16", "24", "--val-last", "1"])
     assert LMDBDataset(tmp_path / "x.lmdb").meta["count"] == 6
 
 
@@ -539,7 +542,7 @@ def test_a_database_that_is_replaced_while_it_is_read_is_refused(scenes, databas
     data = LMDBDataset(database)
     copy = pickle.loads(pickle.dumps(data))
     data[0]
-    build_database(database, scenes[:1], CARD, force=True, quiet=True)
+    build_database(database, scenes[:1], CARD, val_last=1, force=True, quiet=True)
     LMDBDataset(database)[0]
     for old in (data, copy):
         with pytest.raises(UserError, match="replaced while it was being read"):

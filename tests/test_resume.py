@@ -210,3 +210,47 @@ def test_a_resumed_run_keeps_its_recipe_and_inside_an_epoch_its_batch_size(data,
     for change, words in (({"batch": 2}, "inside an epoch"), ({"recipe": "fast"}, "--init")):
         with pytest.raises(UserError, match=words):
             train(configure({"resume": "r/last.pth"} | change))
+
+
+# --- how long a resumed run is ---------------------------------------------------------------------------------------
+
+LENGTHS = [  # the first run, what is given when it is resumed, and the steps and epochs that it makes then; 3 steps a pass
+    ({"iterations": 2}, {"epochs": 3}, 9, 4),       # an epoch of 2 steps, two whole ones, and what is left of three passes
+    ({"iterations": 3}, {"epochs": 3}, 9, 3),
+    ({"iterations": 4}, {"epochs": 2}, 6, 3),
+    ({"iterations": 2}, {"iterations": 7}, 7, 3),
+    ({"epochs": 1}, {"epochs": 3}, 9, 3),
+    ({"epochs": 1}, {"iterations": 5}, 5, 2),
+    ({"epochs": 2}, {"iterations": 7, "epochs": 9}, 7, 3),  # steps take the place of passes
+    ({"epochs": 1}, {"epochs": 3, "batch": 9}, 5, 3),       # two more passes, of one step each
+    ({"iterations": 4}, {"epochs": 3, "batch": 9}, 6, 4),   # 4 of 3 steps are 1 1/3 passes: 1 2/3 are left
+    ({"epochs": 2, "batch": 9}, {"epochs": 3, "batch": 3}, 5, 3),
+    ({"recipe": "finetune", "init": True, "iterations": 2}, {"epochs": 1, "epoch_steps": 1}, 3, 2),
+    ({"epochs": 3}, {"epochs": 3}, None, None), ({"epochs": 2}, {"epochs": 1}, None, None),
+    ({"iterations": 4}, {"iterations": 4}, None, None), ({"epochs": 2}, {"iterations": 5}, None, None),
+    ({"iterations": 6}, {"epochs": 2}, None, None),
+]
+
+
+@pytest.mark.parametrize(("first", "then", "steps", "epochs"), LENGTHS, ids=str)
+def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(data, capsys, first, then, steps, epochs):
+    given = {"recipe": "fast", "epochs": None} | first
+    if given.pop("init", False):
+        train(config(data, run_dir="start", iterations=1, epochs=None))
+        given["init"] = "start/best.pth"
+    train(config(data, run_dir="r", quiet=False, cuda=False, **given))
+    capsys.readouterr()
+    again = configure({"resume": "r/last.pth"} | then)
+    if steps is None:
+        with pytest.raises(UserError, match="all that were asked for"):
+            train(again)
+        return
+    result = train(again)
+    assert f"length    {steps} iterations" in capsys.readouterr().out
+    saved = contents(result.last)
+    assert (result.iteration, saved["epoch"]) == (steps, epochs)
+    # The last step has the rate of the cosine one step before its end.
+    lr, low = again.lr, again.min_lr
+    warm = min(1.0, steps / again.warmup)
+    part = 0.5 * (1 + np.cos(np.pi * (steps - 1) / steps))
+    assert saved["history"][-1]["lr"] == pytest.approx(warm * (low + (lr - low) * part))

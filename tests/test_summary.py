@@ -85,3 +85,39 @@ def test_what_cannot_stand_in_one_table_is_refused(tmp_path):
                          (results(tmp_path / "other", 31.0, preset="reference"), "different presets or borders")):
         with pytest.raises(UserError, match=words):
             summary.main([good, str(other)])
+
+
+def telling(folder: Path, psnr: float, **image: object) -> str:
+    """Results of one image that metrics.json says more of."""
+    path = Path(results(folder, psnr), "metrics.json")
+    found = json.loads(path.read_text())
+    found["images"][0] |= {"name": "gt", "bands": 31, "low": 0.0, "high": 1.0, "file": f"{folder.name}.mat",
+                           "sha256": "a"} | image
+    path.write_text(json.dumps(found))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("other", "words"), [
+    ({"sha256": "b", "bands": 20}, ("31 bands", "20 bands")),
+    ({"sha256": "b", "high": 5000.0}, ("0.0 to 1.0", "0.0 to 5000.0")),
+    ({"sha256": "b"}, ("one.mat", "two.mat")), ({"sha256": "bcd", "file": "one.mat"}, ("(a)", "(bcd)")),
+    ({"interpolation": {"psnr": 1, "counted_pixels": 7}}, ("None pixels", "7 pixels"))])
+def test_unlike_ground_truths_of_one_name_are_never_averaged(tmp_path, capsys, other, words):
+    summary.main([telling(tmp_path / "one", 31.0), telling(tmp_path / "two", 33.0, **other)])
+    lines = capsys.readouterr().out.splitlines()[2:8]
+    assert [line.split(" | ")[3] for line in lines] == ["1"] * 6
+    assert "gt (" in lines[0] and words[0] in lines[0] and words[1] in lines[3]
+
+
+def test_the_same_ground_truth_under_two_names_of_its_file_is_one_data_set(tmp_path, capsys):
+    summary.main([telling(tmp_path / "one", 31.0), telling(tmp_path / "two", 33.0)])
+    assert "| biqrnn_16_5 | 2 | **32.000 ± 1.414** |" in capsys.readouterr().out
+
+
+def test_weights_that_were_tested_twice_are_one_run_and_shipped_ones_are_no_seeds(tmp_path, capsys):
+    folders = [results(tmp_path / name, psnr, weights_sha256=weights, checkpoint=path) for name, psnr, weights, path in (
+        ("a", 31.0, "x", "runs/a/best.pth"), ("b", 31.0, "x", "runs/a/best.pth"), ("c", 33.0, "y", "runs/c/best.pth"),
+        ("d", 35.0, "z", "checkpoints/lowgrid_x4.pth"), ("e", 36.0, "w", "checkpoints/lowgrid_x4_real.pth"))]
+    summary.main(folders)
+    rows = [[cell.strip() for cell in line.split("|")[3:5]] for line in capsys.readouterr().out.splitlines()[4:7]]
+    assert rows == [["biqrnn_16_5", "2"], ["biqrnn_16_5 (lowgrid_x4)", "1"], ["biqrnn_16_5 (lowgrid_x4_real)", "1"]]

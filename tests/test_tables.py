@@ -63,9 +63,10 @@ def test_what_the_indexes_left_out_or_counted_is_said_below_the_table(images):
 
 def test_the_best_of_each_group_is_bold(images):
     header, groups = result_table(images, METHODS, "standard", ("psnr", "sam", "cc"))
-    assert header == ["image", "method", "PSNR [dB] ↑", "SAM [deg] ↓", "CC ↑"] and len(groups) == 3
+    assert header == ["image", "method", "PSNR [dB] ↑", "SAM [deg] ↓", "CC ↑", "pixels"] and len(groups) == 3
     for group in groups:
-        assert [[isinstance(cell, Bold) for cell in row] for row in group] == [[False] * 5] * 2 + [[False] * 2 + [True] * 3]
+        assert [[isinstance(cell, Bold) for cell in row[:5]] for row in group] == [[False] * 5] * 2 + [[False] * 2 + [True] * 3]
+    assert groups[0][0][5] == str(images[0]["interpolation"]["counted_pixels"])
     assert groups[1][0][4] == "-"
 
 
@@ -81,11 +82,11 @@ def balanced(text: str) -> bool:
 def test_the_latex_table_is_a_tabular_that_needs_no_package(images):
     images[0]["name"] = evil = "50%_{a}&#$^~\\b"
     text = latex(*result_table(images, METHODS, "standard"), note="preset standard\nborder 0 px")
-    assert text.startswith("% preset standard\n% border 0 px\n\\begin{tabular}{ll" + "r" * len(METRICS) + "}\n")
+    assert text.startswith("% preset standard\n% border 0 px\n\\begin{tabular}{ll" + "r" * (len(METRICS) + 1) + "}\n")
     assert text.endswith("\\end{tabular}\n") and balanced(text)
     body = [line for line in text.splitlines() if line.endswith(r" \\")]
     assert len(body) == 1 + 3 * 3
-    assert all(line.replace(r"\&", "").count("&") == 1 + len(METRICS) for line in body)
+    assert all(line.replace(r"\&", "").count("&") == 2 + len(METRICS) for line in body)
     assert r"50\%\_\{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}b & interpolation" in body[1]
     assert rf"\textbf{{{images[0]['network']['psnr']:.3f}}}" in body[3] and r"\textbf" not in body[1] + body[2]
     assert "biqrnn\\_16\\_5" in body[3] and r"PSNR [dB] $\uparrow$" in body[0]
@@ -104,9 +105,9 @@ def test_the_latex_table_compiles(images, tmp_path):
 def test_the_markdown_table_has_the_same_cells(images):
     images[0]["name"] = "a|b"
     lines = markdown(*result_table(images, METHODS, "standard", ["psnr"])).splitlines()
-    assert lines[:3] == ["| image | method | PSNR [dB] ↑ |", "|---|---|---|",
-                         f"| a\\|b | interpolation | {images[0]['interpolation']['psnr']:.3f} |"]
-    assert lines[4] == f"|  | biqrnn_16_5 | **{images[0]['network']['psnr']:.3f}** |"
+    assert lines[:3] == ["| image | method | PSNR [dB] ↑ | pixels |", "|---|---|---|---|",
+                         f"| a\\|b | interpolation | {images[0]['interpolation']['psnr']:.3f} | 540 |"]
+    assert lines[4] == f"|  | biqrnn_16_5 | **{images[0]['network']['psnr']:.3f}** | 540 |"
 
 
 def test_the_csv_holds_the_numbers_of_every_image_method_and_band(images, tmp_path):
@@ -119,8 +120,8 @@ def test_the_csv_holds_the_numbers_of_every_image_method_and_band(images, tmp_pa
     assert rows[2][7] == f"{images[0]['network']['psnr']:.6g}" and rows[3][12] == ""  # undefined
     gt = np.linspace(0.1, 0.9, 3 * 144).reshape(3, 12, 12)
     bands = {"network": Comparison(gt + 0.1, gt, 4).band_indexes()}
-    header, found = band_header("standard"), band_rows("a", bands, "standard", [400.0, 500.0, 600.0])
-    assert header == ["image", "method", "preset", "band", "wavelength_nm", "psnr [dB]", "ssim", "sam_part [deg]",
+    header, found = band_header("standard"), band_rows("a", bands, "standard", [400.0, 500.0, 600.0], 144)
+    assert header == ["image", "method", "preset", "band", "wavelength_nm", "pixels", "psnr [dB]", "ssim", "sam_part [deg]",
                       "ergas_part", "cc", "rmse", "q"]
     assert [row[:5] for row in found] == [["a", "network", "standard", b, nm] for b, nm in enumerate((400.0, 500.0, 600.0))]
-    assert [row[5] for row in found] == pytest.approx([20, 20, 20])
+    assert [row[5] for row in found] == [144] * 3 and [row[6] for row in found] == pytest.approx([20, 20, 20])

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models import Network
 from utility.checkpoints import CheckpointInfo, model_from_checkpoint
 from utility.cubes.bands import select_bands
@@ -109,7 +111,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     whole = open_as(source, reading, in_memory=False, keep_bad=True)
     scene = _part(whole, reading.keep_range)
     bands, height, width = scene.cube.shape
-    division = divide(height, width, problem.scale)
+    division = None if scene.nodata is not None else divide(height, width, problem.scale)
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
              "scale": problem.scale, "degradation": problem.degradation, "output": output}
     steps = begun.get("steps")
@@ -150,8 +152,10 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         chosen[0].to(next(net.parameters()).device)
         results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
     else:
-        note(f"{source}: {height} x {width} pixels are too few to train on some and test on others, so nothing is "
-            "adapted; the scene's own degraded copy compares the given weights with back-projection")
+        few = (f"{height} x {width} pixels are too few" if scene.nodata is None else
+               f"no {PATCH} x {PATCH} pixels without a missing one are there, too few")
+        note(f"{source}: {few} to train on some and test on others, so nothing is adapted; the scene's own degraded copy "
+             "compares the given weights with back-projection")
         results["mean"]["unadapted"] = results["mean"]["network"]
     if division:
         results["methods"]["network"] = f"{info.arch}, adapted"
@@ -179,14 +183,13 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
 def _part(whole: Scene, keep_range: bool) -> Scene:
     """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without missing pixels.
 
-    Where no patch fits into that rectangle, it is the whole scene.
+    Where no patch fits into that rectangle, it is the whole scene, and its missing pixels are NaN, a declared value.
     """
     bad = set(whole.metadata.get("bad_bands", []))
     scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
     limits, (bands, height, width) = value_range(scene, keep_range), scene.cube.shape
-    missing = whole.filled
     top, left, h, w = 0, 0, height, width
-    if missing is not None and min((found := largest_rectangle(~missing))[2:]) >= PATCH:
+    if whole.filled is not None and min((found := largest_rectangle(~whole.filled))[2:]) >= PATCH:
         top, left, h, w = found
     side = math.isqrt(LARGEST // bands)
     if h * w > side * side:
@@ -194,7 +197,11 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
         columns = min(w, side * side // rows)
         top, left, h, w = top + (h - rows) // 2, left + (w - columns) // 2, rows, columns
     cube = unit_range(scene.cube[:, top:top + h, left:left + w], *limits)[0]
-    return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True, wavelengths=scene.wavelengths)
+    gone = None if whole.filled is None else whole.filled[top:top + h, left:left + w]
+    if missing := gone is not None and bool(gone.any()):
+        cube[:, gone] = np.nan
+    return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True, wavelengths=scene.wavelengths,
+                 nodata=np.nan if missing else None)
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:

@@ -259,6 +259,35 @@ class Degradation:
         size = (n - 1) / (n * self.scale - 1)
         return size, 0.5 - size / 2
 
+    def nearest(self, n: int) -> np.ndarray:
+        """The low-resolution pixel, of n along an axis, in which each of the n * s samples of `up` lies: (n * s,)."""
+        size, origin = self.grid(n)
+        return np.clip(np.floor(origin + (np.arange(n * self.scale) + 0.5) * size), 0, n - 1).astype(int)
+
+    def touched(self, pixels: np.ndarray) -> np.ndarray:
+        """The low-resolution pixels that `down` makes of one at least of the given ones: (H, W) bool -> (H/s, W/s)."""
+        for operations in self.down_operations:  # rows, then columns
+            pixels = _reached(operations, self.scale, pixels).T
+        return pixels
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many low-resolution pixels from a block of high-resolution ones `down` takes it in: rows, columns."""
+        far = []
+        for operations in self.down_operations:
+            block = np.arange(41 * self.scale)[:, None] // self.scale == 20
+            far.append(int(np.abs(np.flatnonzero(_reached(operations, self.scale, block)) - 20).max()))
+        return far[0], far[1]
+
+    def unseen(self, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is not known of a degraded cube of which the pixels `missing` (H, W) bool were not measured.
+
+        Returns: (h, w), its pixels that no measured pixels alone made; (H, W), the pixels that no result can be compared at:
+            those missing, and those that lie in such a low-resolution pixel.
+        """
+        lost = self.touched(missing)
+        return lost, missing | lost[np.ix_(*(self.nearest(n) for n in lost.shape))]
+
     def is_dark(self, n: int) -> bool:
         """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is left black."""
         low = n // self.scale
@@ -280,6 +309,24 @@ class Degradation:
 
     def _image(self, x: Tensor, rows: Operations, columns: Operations) -> Tensor:
         return _along(_along(x, rows, self.scale, -2), columns, self.scale, -1)
+
+
+WEIGHT = 1e-6
+"""The weight above which a pixel is made of another one: below it are the endless tails of a spline."""
+
+
+def _reached(operations: Operations, scale: int, pixels: np.ndarray) -> np.ndarray:
+    """(n, m) bool -> (n / scale, m): True where operations along the first axis take in a True."""
+    count, parts = len(pixels) // scale, []
+    for first in range(0, count, BLOCK):
+        start, matrix = axis_rows(operations, len(pixels), scale, first, min(first + BLOCK, count))
+        parts.append(reached(matrix, pixels[start:start + matrix.shape[1]]))
+    return np.concatenate(parts)
+
+
+def reached(matrix: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Which rows of a matrix product with values of `pixels` (n, m) bool take in a True: (rows, n) @ (n, m)."""
+    return (np.abs(matrix) > WEIGHT).astype(np.float32) @ pixels.astype(np.float32) > 0
 
 
 def degrade(x: Tensor, scale: int, kind: str) -> Tensor:

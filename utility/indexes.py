@@ -58,27 +58,47 @@ class Comparison:
     """A super-resolved cube and its ground truth, checked; what several indexes need is computed once, in float64.
 
     No cube is copied as a whole: every index reads one band at a time.
+
+    Attributes:
+        counted: (H, W) bool, the pixels that count, without the border; None: all.
+        pixels: how many these are.
     """
 
-    def __init__(self, sr: Any, gt: Any, scale: float = 1, preset: str = "standard", border: int = 0) -> None:
+    def __init__(self, sr: Any, gt: Any, scale: float = 1, preset: str = "standard", border: int = 0,
+                 counted: np.ndarray | None = None) -> None:
         """Arguments and errors as `evaluate`."""
         if not scale > 0:
             raise UserError(f"The scale is {scale}; give the super-resolution factor, a positive number such as 4.")
         self.how, self.scale = _preset(preset), scale
-        self.sr, self.gt = _cubes(sr, gt, border)
+        self.sr, self.gt, self.counted = _cubes(sr, gt, border, counted)
+        self.pixels = math.prod(self.gt.shape[1:]) if self.counted is None else int(self.counted.sum())
+        if not self.pixels:
+            raise UserError("No pixel is left that was measured and has a degraded copy; use a scene with fewer missing "
+                            "pixels, or a smaller border.")
         self._per_band: dict[str, np.ndarray] = {}
         for b in range(len(self)):
-            _check_band(b, *self.band(b))
+            _check_band(b, *self.values(b))
 
     def __len__(self) -> int:
         return len(self.gt)
 
     def band(self, b: int) -> tuple[np.ndarray, np.ndarray]:
-        """Band `b` of both cubes, (H, W) float64."""
-        return (np.ascontiguousarray(self.sr[b], dtype=np.float64), np.ascontiguousarray(self.gt[b], dtype=np.float64))
+        """Band `b` of both cubes, (H, W) float64, 0 at pixels that do not count."""
+        x, y = (np.ascontiguousarray(cube[b], dtype=np.float64) for cube in (self.sr, self.gt))
+        if self.counted is None:
+            return x, y
+        return np.where(self.counted, x, 0), np.where(self.counted, y, 0)
+
+    def values(self, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """The values of band `b` of both cubes at the pixels that count, float64, in one shape."""
+        x, y = self.sr[b], self.gt[b]
+        if self.counted is not None:
+            x, y = x[self.counted], y[self.counted]
+        return np.ascontiguousarray(x, dtype=np.float64), np.ascontiguousarray(y, dtype=np.float64)
 
     def bands(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return map(self.band, range(len(self)))
+        """`values` of each band."""
+        return map(self.values, range(len(self)))
 
     def per_band(self, metric: Metric) -> np.ndarray:
         """The values of an index by band, (B,); NaN for a band without a value."""
@@ -89,7 +109,8 @@ class Comparison:
     def indexes(self) -> dict[str, Any]:
         """See `evaluate`."""
         return {**{name: metric.value(self) for name, metric in METRICS.items()},
-                "skipped_pixels": int(np.isnan(self.angles).sum()),
+                "counted_pixels": self.pixels,
+                "skipped_pixels": int(np.isnan(self.angles).sum()) - self.angles.size + self.pixels,
                 "outside_values": sum(int(((x < 0) | (x > 1)).sum()) for x, _ in self.bands())}
 
     def band_indexes(self) -> dict[str, np.ndarray]:
@@ -119,7 +140,7 @@ class Comparison:
     def _products(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x.y, |x| and |y| of the spectra of every pixel, each (H, W)."""
         xy, xx, yy = (np.zeros(self.gt.shape[1:]) for _ in range(3))
-        for x, y in self.bands():
+        for x, y in map(self.band, range(len(self))):
             xy += x * y
             xx += x * x
             yy += y * y
@@ -127,13 +148,15 @@ class Comparison:
 
     @cached_property
     def angles(self) -> np.ndarray:
-        """Spectral angle of every pixel in the preset's unit, (H, W); NaN where the preset skips the pixel."""
+        """Spectral angle of every pixel in the preset's unit, (H, W); NaN for a pixel that does not count, or that the preset
+        skips."""
         xy, x, y = self._products
         if self.how.degrees:
             cosine = np.divide(xy, x * y, out=np.full_like(xy, np.nan), where=x * y > 0)
             return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         eps = 1e-8
-        return np.arccos(np.clip((xy + eps) / (x + eps) / (y + eps), -1, 1))
+        angles = np.arccos(np.clip((xy + eps) / (x + eps) / (y + eps), -1, 1))
+        return angles if self.counted is None else np.where(self.counted, angles, np.nan)
 
 
 # The indexes ----------------------------------------------------------------------------------------------------------
@@ -170,7 +193,7 @@ def _angle_part(c: Comparison, b: int) -> float:
 
 def _pearson(c: Comparison, b: int) -> float:
     """Pearson's r; NaN where the ground truth is constant, 0 where the result alone is."""
-    x, y = c.band(b)
+    x, y = c.values(b)
     if y.min() == y.max():
         return math.nan
     if x.min() == x.max():
@@ -185,14 +208,21 @@ def _window_mean(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
     return correlate1d(correlate1d(x, taps, axis=0)[inside], taps, axis=1)[:, inside]
 
 
-def _mean_over_windows(x: np.ndarray, y: np.ndarray, taps: np.ndarray, value: Callable[..., np.ndarray]) -> float:
-    """Mean of value(mean of x, mean of y, mean of x^2 + y^2, mean of x y) over the windows that lie wholly inside."""
-    size, rows, total = len(taps), x.shape[0] - len(taps) + 1, 0.0
+def _mean_over_windows(c: Comparison, b: int, taps: np.ndarray, value: Callable[..., np.ndarray]) -> float:
+    """Mean of value(mean of x, mean of y, mean of x^2 + y^2, mean of x y) over the windows that lie wholly inside.
+
+    A window with a pixel that does not count is left out; NaN where none is left.
+    """
+    x, y = c.band(b)
+    size, rows, total, count = len(taps), x.shape[0] - len(taps) + 1, 0.0, 0
     for top in range(0, rows, STRIP_ROWS):
         strip = np.s_[top:min(top + STRIP_ROWS, rows) + size - 1]
         u, v = x[strip], y[strip]
-        total += value(*(_window_mean(part, taps) for part in (u, v, u * u + v * v, u * v))).sum()
-    return total / (rows * (x.shape[1] - size + 1))
+        found = value(*(_window_mean(part, taps) for part in (u, v, u * u + v * v, u * v)))
+        if c.counted is not None:
+            found = found[_window_mean((~c.counted[strip]).astype(np.float64), np.full(size, 1 / size)) < 0.5 / size**2]
+        total, count = total + found.sum(), count + found.size
+    return total / count if count else math.nan
 
 
 def _ssim(c: Comparison, b: int) -> float:
@@ -203,10 +233,10 @@ def _ssim(c: Comparison, b: int) -> float:
     "standard" has the authors' window, as scikit-image has with `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False`; the uniform 7x7 window with n-1 is scikit-image's default.
     """
-    (x, y), how = c.band(b), c.how
+    how, (height, width) = c.how, c.gt.shape[1:]
     size = len(how.taps)
-    if min(x.shape) < size:
-        raise UserError(f"The image is {x.shape[0]}x{x.shape[1]} pixels without its border, smaller than the "
+    if min(height, width) < size:
+        raise UserError(f"The image is {height}x{width} pixels without its border, smaller than the "
                         f"{size}x{size} window of SSIM; give a larger image or a smaller border.")
     c1, c2 = (0.01 * how.data_range) ** 2, (0.03 * how.data_range) ** 2
     norm = size**2 / (size**2 - 1) if how.sample_covariance else 1.0
@@ -215,7 +245,7 @@ def _ssim(c: Comparison, b: int) -> float:
         means, product = mu * mu + mv * mv, mu * mv
         return (2 * product + c1) * (2 * norm * (cross - product) + c2) / ((means + c1) * (norm * (power - means) + c2))
 
-    return _mean_over_windows(x, y, how.taps, value)
+    return _mean_over_windows(c, b, how.taps, value)
 
 
 def _uiqi(c: Comparison, b: int) -> float:
@@ -230,8 +260,7 @@ def _uiqi(c: Comparison, b: int) -> float:
         contrast = np.divide(2 * covariance, variances, out=np.ones_like(means), where=variances > 1e-12)  # above rounding
         return contrast * np.divide(2 * product, means, out=np.ones_like(means), where=means > 1e-12)
 
-    x, y = c.band(b)
-    return _mean_over_windows(x, y, np.full(8, 1 / 8), value) if min(x.shape) >= 8 else math.nan
+    return _mean_over_windows(c, b, np.full(8, 1 / 8), value) if min(c.gt.shape[1:]) >= 8 else math.nan
 
 
 @dataclass(frozen=True)
@@ -290,10 +319,11 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
 )}
 
 
-COUNTS = ("skipped_pixels", "outside_values")  # what `evaluate` counts beside the indexes
+COUNTS = ("counted_pixels", "skipped_pixels", "outside_values")  # what `evaluate` counts beside the indexes
 
 
-def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: int = 0) -> dict[str, Any]:
+def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: int = 0,
+             counted: np.ndarray | None = None) -> dict[str, Any]:
     """All indexes of one super-resolved cube, computed in float64.
 
     Args:
@@ -301,6 +331,7 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
         scale: the super-resolution factor s, which ERGAS needs.
         preset: "standard", "reference" or "sspsr".
         border: pixels cut from each of the four edges before anything is computed.
+        counted: (H, W) bool, False for pixels that nobody measured: they are in no index, whatever their values.
 
     Returns:
         psnr        dB, mean over bands of 10 log10(1 / MSE_b), each band capped at 100 dB
@@ -312,7 +343,8 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
                     band of `sr` has r = 0
         rmse        sqrt of the MSE of the whole cube
         q           mean over bands of the universal image quality index, see `_uiqi`
-        skipped_pixels   pixels that SAM left out because one of the two spectra is zero ("reference": always 0)
+        counted_pixels   pixels inside the border that count
+        skipped_pixels   of these, pixels that SAM left out because one of the two spectra is zero ("reference": always 0)
         outside_values   values of `sr` below 0 or above 1, which a file of integers would clip
 
         An index that is left with no pixel or no band is None (`null` in JSON).
@@ -321,25 +353,25 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
         UserError: unknown preset, shapes that differ, NaN or infinity, a ground truth outside [0, 1], or an image
             smaller than the SSIM window after the border is cut.
     """
-    return Comparison(sr, gt, scale, preset, border).indexes()
+    return Comparison(sr, gt, scale, preset, border, counted).indexes()
 
 
-def dark_bands(gt: Any, border: int = 0) -> list[int]:
+def dark_bands(gt: Any, border: int = 0, counted: np.ndarray | None = None) -> list[int]:
     """The bands, from 0, that ERGAS leaves out: their mean is below 1 % of the cube's."""
-    return np.flatnonzero(Comparison(gt, gt, border=border).dark).tolist()
+    return np.flatnonzero(Comparison(gt, gt, border=border, counted=counted).dark).tolist()
 
 
-def band_psnr(sr: Any, gt: Any) -> np.ndarray:
+def band_psnr(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
     """PSNR of each band in dB, (B,): 10 log10(1 / MSE_b), capped at 100 dB (what an identical band gets)."""
-    return _psnr(Comparison(sr, gt).mse)
+    return _psnr(Comparison(sr, gt, counted=counted).mse)
 
 
-def sam_map(sr: Any, gt: Any) -> np.ndarray:
+def sam_map(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
     """Spectral angle of each pixel in degrees, (H, W): arccos(x.y / (|x| |y|)), cosine clipped (Kruse et al., 1993).
 
-    NaN where one of the two spectra is zero: such a pixel has no angle.
+    NaN where one of the two spectra is zero: such a pixel has no angle. NaN, too, for a pixel that does not count.
     """
-    return Comparison(sr, gt).angles
+    return Comparison(sr, gt, counted=counted).angles
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
@@ -350,8 +382,9 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _cubes(sr: Any, gt: Any, border: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two cubes as arrays (not copied, not converted), checked for shape, with the border cut."""
+def _cubes(sr: Any, gt: Any, border: int,
+           counted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The two cubes as arrays (not copied, not converted) and the pixels that count, checked, with the border cut."""
     sr, gt = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (sr, gt))
     if sr.ndim != 3 or sr.shape != gt.shape or 0 in gt.shape:
         raise UserError(f"The super-resolved cube has shape {sr.shape} and the ground truth {gt.shape}; "
@@ -359,8 +392,10 @@ def _cubes(sr: Any, gt: Any, border: int) -> tuple[np.ndarray, np.ndarray]:
     if border < 0 or 2 * border >= min(gt.shape[1:]):
         raise UserError(f"A border of {border} pixels leaves nothing of {gt.shape[1]}x{gt.shape[2]}; give 0 or "
                         "less than half of the image.")
-    inside = np.s_[:, border:gt.shape[1] - border, border:gt.shape[2] - border]
-    return sr[inside], gt[inside]
+    inside = np.s_[border:gt.shape[1] - border, border:gt.shape[2] - border]
+    if counted is None or counted.all():
+        return sr[:, *inside], gt[:, *inside], None
+    return sr[:, *inside], gt[:, *inside], np.ascontiguousarray(counted[inside])
 
 
 def _check_band(b: int, x: np.ndarray, y: np.ndarray) -> None:

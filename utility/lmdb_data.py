@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
     held.add_argument("--val-last", type=_whole(0), metavar="N",
                       help="the last N patches are for validation, 1000 as released (default: the card's scenes or region for "
-                      "validation; without these a tenth of ten or more scenes, whole, or a tenth of the patches)")
+                      "validation; without these the last of five or more scenes, a tenth of them, or a corner of the last "
+                      "one: what validates shares no pixel with what trains)")
     group = parser.add_argument_group("what to write")
     group.add_argument("--out", metavar="DB", help="LMDB folder (default: data/lmdb/NAME.lmdb)")
     group.add_argument("--test-out", metavar="DIR", help="folder for a card's test cubes (default: data/test/NAME)")
@@ -136,8 +137,6 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
         return replace(card, validation_region=None), options.val_scenes
     stems = [file.stem for file in files]
     found = [name for name in card.validation_scenes if name in stems]
-    if not card.validation_scenes and not card.validation_region and len(stems) >= 10:
-        return card, stems[-(len(stems) // 10):]
     if not card.validation_scenes or len(stems) < 2 or len(found) == len(stems):
         return card, []
     return card, found or stems[-1:]  # whole scenes, also where those of the card are not there

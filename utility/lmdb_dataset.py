@@ -48,7 +48,7 @@ class LMDBDataset(Dataset):
     Args:
         path: the database's folder (or its single file).
         split: None for all patches, "validation" for the last ones, as many as the database says, "train" for the rest. A
-            database that says none is split by `default_validation`.
+            published database does not say it, and is split by `default_validation`.
 
     Attributes:
         meta: the database's ``__meta__``.
@@ -88,7 +88,7 @@ class LMDBDataset(Dataset):
         self.shape: tuple[int, int, int] = tuple(self.meta["shape"])
         self._dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
         count = self.meta["count"]
-        validation = self.meta["validation"] or default_validation(count)
+        validation = default_validation(count) if self.datum else self.meta["validation"]
         records = environment.stat()["entries"] - (stored is not None)
         if records != count:
             raise UserError(f"{path} holds {records} records and says {count}; build it again.")

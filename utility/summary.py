@@ -4,18 +4,19 @@
     python utility/summary.py results/* --out summary                     and writes summary.csv, summary.md and summary.tex
     python utility/summary.py ours=results/seed1 ours=results/seed2 vdsr=results/v    names the network of each
 
-Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same method, data set (the card, or the
-images), degradation and scale are runs of one experiment, such as trainings with several seeds: the table gives the mean over
-them, the sample standard deviation where they differ, and their number.
+Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same method, ground truths, degradation
+and scale are runs of one experiment, such as trainings with several seeds: the table gives the mean over them, the sample
+standard deviation where they differ, and their number. Ground truths are the same whose compared values are (their hash), so
+other scenes of one name, other bands and another range are rows of their own. Weights that were tested twice are one run.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -28,41 +29,103 @@ from utility.report.tables import Bold, latex, markdown, write_csv, write_text  
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import shown  # noqa: E402
 
+Images = Sequence[Mapping[str, Any]]
 Runs = dict[tuple[str, str, str], list[Mapping[str, Any]]]  # (data set, problem, method) -> the mean indexes of each run
 
 
-def collect(arguments: Sequence[str]) -> tuple[Runs, str]:
-    """The runs in results folders, given as FOLDER or NAME=FOLDER, and preset and border in words.
+class How(NamedTuple):
+    """How the numbers of a table were computed."""
+
+    preset: str
+    border: int
+
+    def __str__(self) -> str:
+        return f"preset {self.preset}, border {self.border} px"
+
+
+def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
+    """The runs in results folders, given as FOLDER or NAME=FOLDER, and how they were computed.
 
     Raises:
         UserError: a folder has no results, a file is none of hsi_test.py, or presets or borders differ.
     """
-    runs: Runs = {}
-    how: dict[str, Path] = {}
+    found: list[tuple[str, Images, str, Mapping[str, Any]]] = []  # (problem, images, method, mean indexes)
+    how: dict[How, Path] = {}
+    weights = set()
     for name, path in _files(arguments):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
-            data = _data_set(results["images"])
+            images = results["images"]
             problem = f"x{results['scale']} {results['degradation']}" + (
                 f", noise {results['noise']:g}" if results.get("noise") else "")
-            how.setdefault(f"preset {results['preset']}, border {results['border']} px", path)
+            how.setdefault(How(results["preset"], results["border"]), path)
             methods = results.get("methods") or {key: results["arch"] if key == "network" else key for key in results["mean"]}
             for key, label in methods.items():
                 method = _of_network(results, name or label) if key == "network" else label
-                runs.setdefault((data, problem, method), []).append(results["mean"][key])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                again = key == "network" and (results.get("weights_sha256"), problem, method, _identity(images))
+                if again and again[0] and again in weights:
+                    continue
+                weights.add(again)
+                found.append((problem, images, method, results["mean"][key]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} cannot be used as results of hsi_test.py ({type(error).__name__}: {error}); test again, "
                             "or leave it out.") from error
     if len(how) > 1:
-        found = "; ".join(f"{words} in {shown(path)}" for words, path in how.items())
-        raise UserError(f"Numbers of different presets or borders cannot stand in one table ({found}); test again with one.")
+        words = "; ".join(f"{one} in {shown(path)}" for one, path in how.items())
+        raise UserError(f"Numbers of different presets or borders cannot stand in one table ({words}); test again with one.")
+    labels = _labels([images for _, images, _, _ in found])
+    runs: Runs = {}
+    for problem, images, method, mean in found:
+        runs.setdefault((labels[_identity(images)], problem, method), []).append(mean)
     return runs, next(iter(how))
+
+
+def _identity(images: Images) -> tuple[Any, ...]:
+    """What tells the ground truths of one test from those of another: what was compared, and at how many pixels."""
+    told = []
+    for image in images:
+        pixels = image.get("interpolation", {}).get("counted_pixels")
+        told.append((image.get("sha256") or (image["name"], image.get("card"), str(image.get("region")), image.get("bands"),
+                                             image.get("low"), image.get("high")), pixels))
+    return tuple(told)
+
+
+def _labels(tests: Sequence[Images]) -> dict[tuple[Any, ...], str]:
+    """A name for each set of ground truths; those of one name get what differs between them, too."""
+    known = {_identity(images): images for images in tests}
+    labels = {identity: _data_set(images) for identity, images in known.items()}
+    for label in set(labels.values()):
+        alike = [identity for identity, other in labels.items() if other == label]
+        if len(alike) < 2:
+            continue
+        for describe in _DIFFERENCES:
+            words = {identity: "; ".join(dict.fromkeys(describe(image) for image in known[identity])) for identity in alike}
+            if len(set(words.values())) == len(alike):
+                break
+        else:
+            words = {identity: f"no. {k}" for k, identity in enumerate(alike, 1)}
+        labels |= {identity: f"{label} ({words[identity]})" for identity in alike}
+    return labels
+
+
+_DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
+    lambda image: f"{image.get('bands')} bands",
+    lambda image: f"{image.get('low')} to {image.get('high')} scaled",
+    lambda image: f"{image.get('interpolation', {}).get('counted_pixels')} pixels",
+    lambda image: str(image.get("file")),
+    lambda image: str(image.get("sha256"))[:8],
+)
+"""Facts of an image, of which the first that differs names ground truths of one name."""
 
 
 def _of_network(results: Mapping[str, Any], name: str) -> str:
     """The network by name, with what its numbers depend on beside its weights: none of it is another run of the same."""
+    if Path(str(results.get("checkpoint"))).parent.name == "checkpoints":  # shipped weights are no seeds of one training
+        name = name if name != results["arch"] else f"{name} ({Path(results['checkpoint']).stem})"
     words = [name, *([f"{steps} steps of back-projection"] if (steps := results.get("backproject")) else []),
              *(key.replace("_", "-") for key in ("self_ensemble", "bandwise") if results.get(key))]
+    if (step := results.get("bands_step")) not in (None, "auto", 1):
+        words.append(f"one of {step} bands computed")
     seen = any(image.get("trained_on") for image in results["images"])
     return ", ".join(words) + " (trained on pixels of the test)" * seen
 
@@ -79,7 +142,7 @@ def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
     return [(name, path) for path, name in seen.items()]
 
 
-def _data_set(images: Sequence[Mapping[str, Any]]) -> str:
+def _data_set(images: Images) -> str:
     """The card of all images, else their names; and how many images, where the names do not show it."""
     names, cards = [image["name"] for image in images], {image.get("card") for image in images}
     if len(cards) == 1 and None not in cards:
@@ -127,14 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", metavar="NAME", help="write NAME.csv, NAME.md and NAME.tex too")
     options = parser.parse_args(arguments)
     runs, how = collect(options.results)
-    preset = how.split()[1].rstrip(",")
-    header, groups = table(runs, preset, options.indexes)
+    header, groups = table(runs, how.preset, options.indexes)
     text = f"{markdown(header, groups)}\n{how}; mean ± standard deviation over runs; bold: the best mean.\n"
     print(text, end="")
     if options.out:
-        write_csv(f"{options.out}.csv", csv_rows(runs, preset, options.indexes))
+        write_csv(f"{options.out}.csv", csv_rows(runs, how.preset, options.indexes))
         write_text(f"{options.out}.md", text)
-        write_text(f"{options.out}.tex", latex(header, groups, how))
+        write_text(f"{options.out}.tex", latex(header, groups, str(how)))
         print(f"\nwrote {', '.join(shown(f'{options.out}.{suffix}') for suffix in ('csv', 'md', 'tex'))}")
 
 

@@ -198,6 +198,16 @@ def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
     return everywhere if scene.missing is None else everywhere | scene.missing
 
 
+def missing_anywhere(scene: Scene) -> np.ndarray | None:
+    """(H, W), True where the file declares a pixel of one band at least missing; None where it declares none."""
+    marker = marker_of(scene.cube.dtype, scene.nodata)
+    nan = scene.nodata is not None and np.isnan(scene.nodata)
+    gone = np.zeros(scene.cube.shape[1:], bool) if scene.missing is None else scene.missing.copy()
+    for band in scene.cube if marker is not None or nan else ():
+        gone |= np.isnan(band) if nan else band == marker
+    return gone if gone.any() else None
+
+
 def _invalid(values: np.ndarray, marker: Any) -> np.ndarray:
     invalid = ~np.isfinite(values)
     return invalid if marker is None else invalid | (values == marker)

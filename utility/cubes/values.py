@@ -26,17 +26,20 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     if scene.normalised:
         return 0.0, 1.0
     if not keep:
-        return _limits(scene.cube, scene)
-    statistics = band_statistics(scene.cube)
-    low, high = float(statistics.low.min()), float(statistics.high.max())
+        return _limits(scene.cube, scene, scene.filled)
+    statistics = band_statistics(scene.cube, missing=scene.filled)
+    low, high = float(np.nanmin(statistics.low)), float(np.nanmax(statistics.high))
     if not (low >= 0 and high <= 1):
         raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave "
                         "it out to scale them by their minimum and maximum.")
     return 0.0, 1.0
 
 
-def _limits(cube: Any, place: Scene | str) -> tuple[float, float]:
-    statistics = band_statistics(cube)
+def _limits(cube: Any, place: Scene | str, filled: np.ndarray | None = None) -> tuple[float, float]:
+    """The lowest and highest value; the pixels of `filled` (H, W) are in neither."""
+    if filled is not None and filled.all():
+        raise UserError(f"{place} has no pixel that was measured in all its bands; leave it out.")
+    statistics = band_statistics(cube, missing=filled)
     if statistics.not_finite.any():
         raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or infinite, where numbers were "
                         "expected; drop those bands or fill them first (--drop-bad-bands, --fill-nodata).")

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from utility.datasets.augment import dihedral
-from utility.degradation import zoom_matrix
+from utility.degradation import reached, zoom_matrix
 
 
-def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float]) -> Iterator[np.ndarray]:
+def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float],
+                    filled: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Patches of `cube` at each zoom, a row of windows at a time.
 
     Args:
@@ -19,6 +20,7 @@ def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms:
         patch: side of a patch in pixels.
         strides: step between the windows, one for each zoom.
         zooms: spatial scales; a copy in which no patch fits gives none.
+        filled: (H, W) bool, pixels whose values nobody measured; a patch that is made of one of them is left out.
 
     Yields: arrays (n, B, patch, patch), C order, of the cube's type: zoom by zoom, top to bottom, left to right.
     """
@@ -28,8 +30,33 @@ def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms:
         if min(round(height * zoom), round(width * zoom)) < patch:
             continue
         windows = sliding_window_view(zoomed(cube, zoom), (patch, patch), axis=(1, 2))[:, ::stride, ::stride]
-        for row in range(windows.shape[1]):
-            yield np.ascontiguousarray(windows[:, row].swapaxes(0, 1))
+        whole = np.ones(windows.shape[1:3], bool) if filled is None else _free(filled, zoom, patch)[::stride, ::stride]
+        for row, measured in enumerate(whole):
+            if measured.any():
+                yield np.ascontiguousarray(windows[:, row, measured].swapaxes(0, 1))
+
+
+def places(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float],
+           filled: np.ndarray | None = None) -> np.ndarray:
+    """The pixels of a scene that each patch of `extract_patches` covers, in its order: (n, 4), top, left, bottom, right."""
+    found = [np.empty((0, 4), int)]
+    for zoom, stride in zip(zooms, strides, strict=True):
+        last = [round(n * zoom) - patch for n in size]
+        if min(last) < 0:
+            continue
+        free = np.ones([n + 1 for n in last], bool) if filled is None else _free(filled, zoom, patch)
+        first = np.argwhere(free[::stride, ::stride]) * stride
+        found.append(np.concatenate([np.floor(first / zoom), np.ceil((first + patch) / zoom)], 1).astype(int))
+    return np.concatenate(found)
+
+
+def _free(filled: np.ndarray, zoom: float, patch: int) -> np.ndarray:
+    """Whether the window at each place of a copy at `zoom` is made of none of the pixels `filled`."""
+    if zoom != 1:
+        for n in filled.shape:  # rows, then columns
+            filled = reached(zoom_matrix(n, round(n * zoom)), filled).T
+    sums = np.pad(filled.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    return sums[patch:, patch:] - sums[:-patch, patch:] - sums[patch:, :-patch] + sums[:-patch, :-patch] == 0
 
 
 def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float]) -> int:

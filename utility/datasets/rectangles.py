@@ -28,6 +28,12 @@ def without(whole: Rectangle, held: Rectangle) -> list[Rectangle]:
     return [r for r in around if r[2] > 0 and r[3] > 0]
 
 
+def corners(whole: Rectangle, height: int, width: int) -> list[Rectangle]:
+    """The four rectangles of this size in the corners of `whole`, the lower right one first."""
+    top, left, h, w = whole
+    return [(row, column, height, width) for row in (top + h - height, top) for column in (left + w - width, left)]
+
+
 def largest_rectangle(free: np.ndarray) -> Rectangle:
     """The largest rectangle of True in (H, W): top, left, height, width. Of a large image to within 1/512 of its sides."""
     step = max(1, max(free.shape) // 512)

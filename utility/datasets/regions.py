@@ -1,6 +1,7 @@
 """The parts of a scene that train, validate and test, as a dataset card says, and what a database records of the scene."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 from utility.cubes.cube import Scene
 from utility.cubes.values import content_hash, unit_range, value_range
 from utility.datasets.cards import Card
-from utility.datasets.rectangles import Rectangle, training_rectangles, without
+from utility.datasets.patches import count_patches
+from utility.datasets.rectangles import Rectangle, corners, training_rectangles, without
 from utility.system.errors import UserError
+
+GAP = 8
+"""Pixels between what trains and what validates in one scene, where there is room: neighbours are alike."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,15 @@ class Part:
     low: float                  # the value that became 0
     high: float                 # the value that became 1
     over: str                   # "scene" or "crop": whose smallest and largest values these two are
+    filled: np.ndarray | None = None  # (h, w) bool, pixels whose values were made up, see `Facts.filled`
 
 
-def divide(card: Card, scene: Scene) -> tuple[dict[str, list[Part]], dict[str, Any]]:
+def divide(card: Card, scene: Scene, share: float = 0.0) -> tuple[dict[str, list[Part]], dict[str, Any]]:
     """The parts of a scene by use ("test" where the card has a region for it), and the record of the scene (`sources_of`).
+
+    Args:
+        share: of the training pixels, that validates instead: a corner, and a `GAP` beside it that is in no part. Nothing
+            validates where no patch would be left on one side.
 
     Raises:
         UserError: as `parts`, or a training part is smaller than a patch.
@@ -38,6 +48,8 @@ def divide(card: Card, scene: Scene) -> tuple[dict[str, list[Part]], dict[str, A
         if min(part.region[2:]) < card.patch:
             raise UserError(f"{scene} is {part.region[2]}x{part.region[3]} pixels, smaller than a patch of "
                             f"{card.patch}x{card.patch}; choose a smaller --patch, or leave the scene out.")
+    if share:
+        _hold_out(found, card.patch, share)
     bands, *size = scene.cube.shape
     return found, {"file": scene.path.name, "name": scene.name, "key": scene.key, "layout": scene.layout, "size": size,
                    "bands": bands, "low": limits[0], "high": limits[1], "sha256": content_hash(scene.cube)}
@@ -63,10 +75,65 @@ def parts(card: Card, scene: Scene, use: str, limits: tuple[float, float] | None
     for region in regions:
         top, left, h, w = region
         crop = scene.cube[:, top:top + h, left:left + w]
-        low, high = limits if over == "scene" else value_range(replace(scene, cube=crop))
+        filled = None if scene.filled is None else scene.filled[top:top + h, left:left + w]
+        if over == "crop" and use != "test" and filled is not None and filled.all():
+            continue
+        low, high = limits if over == "scene" else value_range(replace(scene, cube=crop, filled=filled))
         name = f"{scene.name}_{use}" if card.test_region else scene.name
-        found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over))
+        found.append(Part(name, unit_range(crop, low, high)[0], region, low, high, over, filled))
     return found
+
+
+def _hold_out(found: dict[str, list[Part]], patch: int, share: float) -> None:
+    """Move a corner of the largest training part to validation: the one beside which the most measured patches are left."""
+    whole = max(found["training"], key=lambda part: part.region[2] * part.region[3])
+    _, _, h, w = whole.region
+    splits = {}
+    for height, width in _sides(h, w, patch, share):
+        for corner in corners((0, 0, h, w), height, width):
+            held = _grown(corner, (h, w), patch)
+            rest = [part for part in training_rectangles((h, w), held) if min(part[2:]) >= patch]
+            counts = [sum(_measured(whole, part, patch) for part in parts) for parts in ([corner], rest)]
+            if min(counts):
+                splits.setdefault(sum(counts), (corner, rest))
+    if splits:
+        corner, rest = splits[max(splits)]
+        found["training"] = [part for part in found["training"] if part is not whole] + [_cut(whole, part) for part in rest]
+        found["validation"] = [_cut(whole, corner)]
+
+
+def _sides(h: int, w: int, patch: int, share: float) -> list[tuple[int, int]]:
+    """Heights and widths of a corner of this share of h x w pixels, a patch at least: as the image, or a strip of it."""
+    side = math.sqrt(share)
+    shapes = [(side * h, side * w), (share * h, w), (h, share * w)]
+    return [tuple(min(n, max(patch, round(length))) for length, n in zip(shape, (h, w), strict=True)) for shape in shapes]
+
+
+def _grown(corner: Rectangle, size: tuple[int, int], patch: int) -> Rectangle:
+    """The corner and the gap beside it, smaller where the gap would leave no room for a patch."""
+    placed = []
+    for first, length, n in zip(corner[:2], corner[2:], size, strict=True):
+        gap = min(GAP, max(0, n - length - patch))
+        placed.append((first - gap if first else 0, length + gap))
+    (top, height), (left, width) = placed
+    return top, left, height, width
+
+
+def _measured(part: Part, region: Rectangle, patch: int) -> int:
+    """How many patches side by side a region of a part has, without those with a made-up pixel."""
+    top, left, h, w = region
+    if part.filled is None:
+        return count_patches((h, w), patch, (patch,), (1.0,))
+    rows, columns = h // patch, w // patch
+    blocks = part.filled[top:top + rows * patch, left:left + columns * patch].reshape(rows, patch, columns, patch)
+    return int((~blocks.any((1, 3))).sum())
+
+
+def _cut(part: Part, region: Rectangle) -> Part:
+    top, left, h, w = region
+    inside = np.s_[top:top + h, left:left + w]
+    place = (part.region[0] + top, part.region[1] + left, h, w)
+    return replace(part, cube=part.cube[:, *inside], region=place, filled=None if part.filled is None else part.filled[inside])
 
 
 def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:

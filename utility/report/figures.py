@@ -100,10 +100,11 @@ def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
     h, w = (max(1, round(fraction * n)) for n in (height, width))
     energy = np.zeros((height, width))
     for b in np.unique(np.linspace(0.1, 0.9, 5) * (bands - 1) + 0.5).astype(int):
-        x = np.nan_to_num(np.asarray(cube[b], dtype=np.float64))
+        x = np.asarray(cube[b], dtype=np.float64)
+        variance = np.var(x[np.isfinite(x)]) if np.isfinite(x).any() else 0.0
         for axis in (0, 1):
             if x.shape[axis] > 1:
-                energy += np.gradient(x, axis=axis) ** 2 / (x.var() + 1e-12)
+                energy += np.nan_to_num(np.gradient(x, axis=axis) ** 2 / (variance + 1e-12))
     energy = np.minimum(energy, np.percentile(energy, 98))  # a few dead or glinting pixels must not decide
     table = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     score = table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]
@@ -121,7 +122,10 @@ def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tup
     step = max(1, max(height, width) // 96)
     sample = slice(step // 2, None, step)
     rows, columns = np.arange(height)[sample], np.arange(width)[sample]
-    grid = np.nan_to_num(np.stack([np.asarray(band[sample, sample], dtype=np.float64) for band in cube]))
+    grid = np.stack([np.asarray(band[sample, sample], dtype=np.float64) for band in cube])
+    measured = np.isfinite(grid).all(0)
+    measured |= not measured.any()
+    grid = np.nan_to_num(grid)
     if min(grid.shape[1:]) > 2:
         grid = uniform_filter(grid, (0, 3, 3))  # a spot, not the noise of one pixel
     bright = np.sqrt((grid**2).mean(0))
@@ -131,10 +135,9 @@ def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tup
     inside = (r >= top) & (r < top + h) & (c >= left) & (c < left + w)
     central = ((r >= margin_r) & (r < height - margin_r) & (c >= margin_c) & (c < width - margin_c))
     inner = (r >= top + h // 6) & (r < top + h - h // 6) & (c >= left + w // 6) & (c < left + w - w // 6)
-    everywhere = np.ones_like(inside)
-    region = next(region for region in (inner, inside, everywhere) if region.any())
+    region = next(region for region in (inner & measured, inside & measured, measured) if region.any())
     first = np.unravel_index(int(np.where(region, bright, -1).argmax()), bright.shape)
-    region = next(region for region in (~inside & central, everywhere) if region.any())
+    region = next(region for region in (~inside & central & measured, measured) if region.any())
     lit = region & (bright >= np.median(bright[region]))
     spectrum = grid[:, first[0], first[1]]
     cosine = np.einsum("b,bij->ij", spectrum, grid) / (np.linalg.norm(spectrum) * np.linalg.norm(grid, axis=0) + 1e-12)

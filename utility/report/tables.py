@@ -44,7 +44,7 @@ def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def result_table(images: Images, methods: Methods, preset: str, keys: Iterable[str] = METRICS) -> tuple[list[str], Groups]:
-    """Header and groups: one row per image and method, last the means over images."""
+    """Header and groups: one row per image and method, last the means over images and the sums of the pixels that count."""
     groups = []
     for name, rows in [*((f"{image['name']}{' *' * bool(image.get('trained_on'))}", image) for image in images),
                        (f"mean of {len(images)}", {key: mean_of([image[key] for image in images]) for key in methods})]:
@@ -53,8 +53,10 @@ def result_table(images: Images, methods: Methods, preset: str, keys: Iterable[s
             values = [rows[key][index] for key in methods]
             for row, value, best in zip(cells, values, METRICS[index].best(values), strict=True):
                 row.append((Bold if best else str)(METRICS[index].format(value)))
+        for row, key in zip(cells, methods, strict=True):
+            row.append(str(rows[key]["counted_pixels"]))
         groups.append(cells)
-    return ["image", "method", *(METRICS[index].header(preset) for index in keys)], groups
+    return ["image", "method", *(METRICS[index].header(preset) for index in keys), "pixels"], groups
 
 
 def describe(preset: str, scale: float, border: int, images: Images = (), methods: Methods | None = None) -> str:
@@ -63,6 +65,8 @@ def describe(preset: str, scale: float, border: int, images: Images = (), method
     means = {label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()} if images else {}
     skipped = max((mean["skipped_pixels"] for mean in means.values()), default=0)
     outside = {label: mean["outside_values"] for label, mean in means.items() if mean["outside_values"]}
+    if missing := sum(image.get("missing_pixels", 0) for image in images):
+        words.append(f"{missing} pixels are missing, and neither they nor those whose degraded pixel they have a part in count")
     if skipped:
         words.append(f"SAM leaves out {skipped} pixels whose spectrum is zero")
     words += [f"ERGAS of {image['name']} leaves out bands {', '.join(map(str, image['dark_bands']))}, whose mean is below "
@@ -148,13 +152,14 @@ def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]
 
 
 def band_rows(name: str, bands: Mapping[str, Mapping[str, np.ndarray]], preset: str,
-              wavelengths: Sequence[float] | None = None) -> list[list[Any]]:
+              wavelengths: Sequence[float] | None = None, pixels: int | None = None) -> list[list[Any]]:
     """The rows of metrics_bands.csv for one image, under `band_header`.
 
     Args:
         bands: {method: what `indexes.Comparison.band_indexes` gave}.
+        pixels: how many count.
     """
-    return [[name, method, preset, b, None if wavelengths is None else wavelengths[b],
+    return [[name, method, preset, b, None if wavelengths is None else wavelengths[b], pixels,
              *(float(values[b]) for values in indexes.values())]
             for method, indexes in bands.items() for b in range(len(next(iter(indexes.values()))))]
 
@@ -164,7 +169,7 @@ def band_header(preset: str) -> list[str]:
     titles = _titles(preset, [name for name, metric in METRICS.items() if metric.of_band])
     parts = [f"{title.split()[0]}_part{title[len(title.split()[0]):]}" if title.split()[0] in ("sam", "ergas") else title
              for title in titles]
-    return ["image", "method", "preset", "band", "wavelength_nm", *parts]
+    return ["image", "method", "preset", "band", "wavelength_nm", "pixels", *parts]
 
 
 def _titles(preset: str, keys: Iterable[str] = METRICS) -> list[str]:

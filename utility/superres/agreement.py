@@ -13,10 +13,15 @@ class Agreement:
     """PSNR and spectral angle between two cubes (B, h, w) that are given in parts, of bands or of rows.
 
     Sums over bands are kept for each pixel, so no cube is held.
+
+    Args:
+        shape: (B, h, w).
+        counted: (h, w) bool, the pixels that count; None: all.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], counted: np.ndarray | None = None) -> None:
         self.shape = shape
+        self.counted = np.ones(shape[1:], bool) if counted is None else counted
         self._squares = np.zeros(shape[0])
         self._product, self._again, self._given = (np.zeros(shape[1:]) for _ in range(3))
 
@@ -31,13 +36,14 @@ class Agreement:
                 a, b = (np.asarray(cube[k, top:top + step], np.float64) for cube in (again, given))
                 for total, value in zip(sums, (a * b, a * a, b * b), strict=True):
                     total += value
-                self._squares[band] += np.square(a - b).sum()
+                self._squares[band] += np.square(a - b).sum(where=self.counted[place])
 
     def found(self) -> dict[str, float | None]:
         """`psnr` in dB, mean over bands, and `sam` in degrees, mean over pixels whose spectra are not zero."""
-        mse = np.maximum(self._squares / (self.shape[1] * self.shape[2]), np.finfo(float).tiny)
+        mse = np.maximum(self._squares / self.counted.sum(), np.finfo(float).tiny)
         angles, count = 0.0, 0
-        for product, again, given in zip(self._product, self._again, self._given, strict=True):  # a row of pixels each
+        for inside, *row in zip(self.counted, self._product, self._again, self._given, strict=True):  # a row of pixels each
+            product, again, given = (values[inside] for values in row)
             norms = np.sqrt(again * given)
             cosine = product[norms > 0] / norms[norms > 0]
             angles, count = angles + np.degrees(np.arccos(cosine.clip(-1, 1))).sum(), count + cosine.size

@@ -51,7 +51,7 @@ class Applied:
         psnr = {key: row["psnr"] for key, row in rows.items()}
         rivals = ", ".join(f"{name} {psnr[key]:.1f}" for key, name in UNTRAINED.items() if key != method)
         return (f"agreement with the input (not accuracy) {psnr[method]:.1f} dB PSNR ({rivals})"
-                + (f"; {self.summary['missing']:.1%} of the scene is missing, here filled from its edges"
+                + (f"; {self.summary['missing']:.1%} of the scene is missing, shown black"
                    if self.summary["missing"] else "")
                 + "; WARNING: below the interpolation" * (psnr[method] < psnr["interpolation"])
                 + "; WARNING: values far outside the input's range" * bool(far_out(self.summary)))
@@ -106,8 +106,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
         noise = told_noise(low, problem.snr)
-        made = methods(net, low, problem, target.parent, noise, spectrum_of(scene))
-        halos = {key: Halo(low, scale, problem.degradation, values.missing) for key in made}
+        made = methods(net, low, problem, target.parent, noise, spectrum_of(scene), scene.filled)
+        halos = {key: Halo(low, scale, problem.degradation, scene.filled) for key in made}
 
         def write(top: int, left: int, block: np.ndarray) -> None:
             halos[problem.method].add(top, left, block)
@@ -139,6 +139,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "high": high_end, "weights_sha256": weights_hash(net), "bad_bands": bad_in_words(whole, bad),
         "halo": {key: halo.share for key, halo in halos.items()},
         "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": spread_summary if spread else None,
+        "compared_pixels": low[0].size if (counted := made[problem.method].counted) is None else int(counted.sum()),
         "missing": 0.0 if values.missing is None else float(values.missing.mean()), "clipped_values": values.clipped,
         "self_ensemble": problem.self_ensemble, "consistency": consistency, "likely_fill": whole.metadata.get("likely_fill"),
         **({} if writing.ortho else _moved(scene, target)),
@@ -150,6 +151,11 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     top, bottom, left, right = view
     shown = np.array(spread.values[0, top:bottom, left:right]) if spread else None
     given = np.array(low[:, top // scale:bottom // scale, left // scale:right // scale])
+    if scene.filled is not None:  # what was made up is not shown
+        gone = scene.filled[top // scale:bottom // scale, left // scale:right // scale]
+        given[:, gone] = np.nan
+        for cube in cubes.values():
+            cube[:, gone.repeat(scale, 0).repeat(scale, 1)] = np.nan
     return Applied(summary, scene, given, cubes, shown)
 
 

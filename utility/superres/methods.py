@@ -12,10 +12,12 @@ y, z and e lie on the low-resolution grid, so any window of a product with U is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from models import Network
@@ -39,11 +41,12 @@ class Method:
         problem: the scale factor, the degradation and, of a network, how it is computed.
         folder: for the temporary files of large cubes.
         noise: the standard deviation of each band's noise, (B,), in the units of y; None is none.
+        missing: (h, w) bool, pixels of y that nobody measured and whose values were made up.
     """
 
     def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None,
-                 noise: np.ndarray | None = None) -> None:
-        self.low, self.problem, self.folder, self.noise = low, problem, folder, noise
+                 noise: np.ndarray | None = None, missing: np.ndarray | None = None) -> None:
+        self.low, self.problem, self.folder, self.noise, self.missing = low, problem, folder, noise, missing
         self.degradation = Degradation.of(problem.scale, problem.degradation)
         self.shape = (low.shape[0], low.shape[1] * problem.scale, low.shape[2] * problem.scale)
 
@@ -70,6 +73,14 @@ class Method:
         """How well the result, degraded again, agrees with y: {name: see `Agreement`}."""
         raise NotImplementedError
 
+    @cached_property
+    def counted(self) -> np.ndarray | None:
+        """(h, w) bool, the pixels of y that no made-up one has a part in, once y is brought up and down again; None: all."""
+        if self.missing is None:
+            return None
+        free = ~maximum_filter(self.missing, [2 * far + 1 for far in self.degradation.reach], mode="constant")
+        return free if free.any() else ~self.missing
+
     def on_low_grid(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
         """An operation on cubes like y, a few bands at a time, or all of them where the degradation mixes bands."""
         out = scratch(self.low.shape, np.float32, self.folder)
@@ -86,7 +97,7 @@ class Method:
 
     def _compared(self, parts: Iterable[tuple[slice, np.ndarray]]) -> dict[str, float | None]:
         """The agreement of a cube, given in parts of its bands, with y."""
-        agreement = Agreement(self.low.shape)
+        agreement = Agreement(self.low.shape, self.counted)
         for part, again in parts:
             agreement.add(part, slice(None), again, self.low[part])
         return agreement.found()
@@ -96,8 +107,8 @@ class Untrained(Method):
     """Interpolation or back-projection: `source` gives any window of the result."""
 
     def __init__(self, key: str, low: np.ndarray, problem: Problem, folder: Path | None = None,
-                 noise: np.ndarray | None = None) -> None:
-        super().__init__(low, problem, folder, noise)
+                 noise: np.ndarray | None = None, missing: np.ndarray | None = None) -> None:
+        super().__init__(low, problem, folder, noise, missing)
         self.key = key
         self._mean = low if key == "interpolation" else self._prefiltered()
         self.source = self.upsampled(self._mean)
@@ -131,12 +142,13 @@ class Networked(Method):
     """
 
     def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None,
-                 noise: np.ndarray | None = None, spectrum: Spectrum | None = None) -> None:
-        super().__init__(low, problem, folder, noise)
+                 noise: np.ndarray | None = None, spectrum: Spectrum | None = None,
+                 missing: np.ndarray | None = None) -> None:
+        super().__init__(low, problem, folder, noise, missing)
         self.net, self.start = net, start
         self.again = self.before = None
         step = band_step(net, problem, len(low))
-        self.supports = None if step == 1 else choose_supports(step, deviations(low), spectrum or Spectrum())
+        self.supports = None if step == 1 else choose_supports(step, deviations(low, missing), spectrum or Spectrum())
 
     @property
     def computed(self) -> int:
@@ -164,7 +176,7 @@ class Networked(Method):
         consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
         told = self.told()
         how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale, "self_ensemble": problem.self_ensemble,
-               "together": together, "memory": problem.memory}
+               "together": together, "memory": problem.memory, "missing": self.missing}
         if not (problem.backproject or problem.bandwise):
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low), again=consistency,
                           spread=spread, progress=progress, supports=self.supports, told=told, **how)
@@ -196,11 +208,12 @@ class Networked(Method):
 
 
 def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None,
-            noise: np.ndarray | None = None, spectrum: Spectrum | None = None) -> dict[str, Method]:
+            noise: np.ndarray | None = None, spectrum: Spectrum | None = None,
+            missing: np.ndarray | None = None) -> dict[str, Method]:
     """The untrained methods and, where there is one, the network, applied to a cube; see `Method`."""
-    made: dict[str, Method] = {key: Untrained(key, low, problem, folder, noise) for key in UNTRAINED}
+    made: dict[str, Method] = {key: Untrained(key, low, problem, folder, noise, missing) for key in UNTRAINED}
     if net:
-        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise, spectrum)
+        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise, spectrum, missing)
     return made
 
 

@@ -62,9 +62,10 @@ class Spectrum:
     places: Sequence[int] | None = None
 
 
-def deviations(low: np.ndarray) -> np.ndarray:
-    """The standard deviation of each band of a cube (B, h, w): (B,) float64."""
-    return np.array([np.asarray(band).std(dtype=np.float64) for band in low])
+def deviations(low: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+    """The standard deviation of each band of a cube (B, h, w), without the pixels of `missing` (h, w): (B,) float64."""
+    measured = True if missing is None else ~missing
+    return np.array([np.asarray(band).std(dtype=np.float64, where=measured) for band in low])
 
 
 def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Supports | None:

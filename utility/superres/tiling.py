@@ -77,7 +77,8 @@ def window_of(cube: np.ndarray) -> Source:
 def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
                   scale: int = 1, tile: int | str = "auto", amp: str = "off", told: Tensor | None = None,
                   self_ensemble: bool = False, spread: Callable[[int, int, np.ndarray], None] | None = None,
-                  again: Consistency | None = None, supports: Supports | None = None, memory: int | None = None,
+                  again: Consistency | None = None, supports: Supports | None = None,
+                  missing: np.ndarray | None = None, memory: int | None = None,
                   progress: bool = False, together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
@@ -101,6 +102,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
         again: takes the result too; a GPU degrades its tiles itself where it computes all bands.
         supports: the bands that the network computes (see `spectrum`); None: all.
+        missing: (H/s, W/s) bool, pixels of `low` that nobody measured: the network's statistics of the scene leave them out.
         memory: bytes that may be used in all; None: half of what is free.
         progress: show a bar, or lines (see `progress.track`).
         together: every process calls this for the same scene, computes some of its tiles, and its sink takes all of them.
@@ -124,7 +126,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
                         f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
     size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
-    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told)
+    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told, missing)
     queue = _split(padded, size, across)[::-1]
     overlap, done = overlaps(given.device), 0
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
@@ -336,11 +338,12 @@ class _Given:
     """
 
     def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int,
-                 supports: Supports | None = None, told: Tensor | None = None) -> None:
+                 supports: Supports | None = None, told: Tensor | None = None,
+                 missing: np.ndarray | None = None) -> None:
         if net.takes_low and low is None:
             raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
         self.net, self.shape, self.scale = net, shape, scale
-        self.start, self.low, self.supports = start, low, supports
+        self.start, self.low, self.supports, self.missing = start, low, supports, missing
         self.device = next(net.parameters()).device
         self.statistics = self._statistics() if net.takes_statistics else None
         if told is not None and supports:
@@ -373,11 +376,16 @@ class _Given:
     def _statistics(self) -> Tensor:
         """The network's statistics of the whole scene, from rows of at most 2^22 voxels at a time."""
         height, width = (n // self.scale for n in self.shape[1:])
+        measured = np.ones((height, width), bool) if self.missing is None else ~self.missing
         rows, total = max(1, 2**22 // (self.shape[0] * width)), 0
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             part = self._read(self.low, Window(top, bottom, 0, width, height, width), (height, width)).to(self.device)
-            total = total + self.net.statistics(part) * ((bottom - top) / height)
+            count = int(measured[top:bottom].sum())
+            if count < (bottom - top) * width:  # the pixels that count, as an image of one row
+                part = part[..., torch.from_numpy(measured[top:bottom]).to(self.device)][..., None, :]
+            if count:
+                total = total + self.net.statistics(part) * (count / measured.sum())
         return total
 
 

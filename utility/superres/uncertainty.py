@@ -10,7 +10,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from utility.cubes.containers import files_of
 from utility.cubes.cube import Scene, scratch
-from utility.degradation import grid
+from utility.degradation import Degradation
 from utility.scenes import write_scene
 
 ROUNDING = 1e-6
@@ -36,8 +36,7 @@ class Halo:
     def __init__(self, low: np.ndarray, scale: int, kind: str, missing: np.ndarray | None = None) -> None:
         self.low, self.missing, self.count, self.far, self.total = low, missing, 0, 0, 0
         self._ranges = [(float(band.min()), float(band.max())) for band in low]
-        self._places = [np.clip(np.floor(origin + (np.arange(n * scale) + 0.5) * size), 0, n - 1).astype(int)
-                        for n in low.shape[1:] for size, origin in [grid(n, scale, kind)]]
+        self._places = [Degradation.of(scale, kind).nearest(n) for n in low.shape[1:]]
 
     def add(self, top: int, left: int, block: np.ndarray) -> None:
         """Count a block (B, rows, columns) in [0, 1] at (top, left)."""

@@ -15,10 +15,11 @@ import torch
 
 from models import Network
 from utility.checkpoints import CheckpointInfo
+from utility.cubes.bands import fill, missing_anywhere
 from utility.cubes.containers import suffix_of
-from utility.cubes.values import from_unit_range, unit_range
+from utility.cubes.values import content_hash, from_unit_range, unit_range
 from utility.datasets.regions import sources_of
-from utility.degradation import add_noise, crop_to_multiple, dark_note, downsample
+from utility.degradation import Degradation, add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.names import METHODS, UNTRAINED
 from utility.report.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
@@ -43,9 +44,12 @@ from utility.superres.spectrum import spectrum_of
 from utility.system import distributed
 from utility.system.errors import UserError
 from utility.system.files import replacing, write_json
-from utility.system.progress import say
+from utility.system.progress import note, say
 from utility.testing.images import TestImage
 from utility.testing.units import other_values
+
+ROW = ("dark_bands", "seconds", "above_network", "cube", "figures", "other_values")
+"""Fields of an image in metrics.json, besides its origin and its methods."""
 
 
 @dataclass(frozen=True)
@@ -163,21 +167,25 @@ class _Test:
         if 0 in gt.shape:
             raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
                             f"scale factor {scale}; use a larger scene.")
+        low, noise, lost, unseen = _degraded(gt, image, problem)
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
+               "missing_pixels": 0 if image.filled is None else int(crop_to_multiple(image.filled, scale).sum()),
+               "sha256": _truth_hash(gt, image.filled),
                "start": problem.start if self.net else None, "noise": problem.noise, "snr": problem.snr,
                "border": problem.border,
                "trained_on": None if self.trained_on is None else
                sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
-        degraded = downsample(torch.from_numpy(np.ascontiguousarray(gt)), scale, problem.degradation).numpy()
-        low, noise = add_noise(degraded, problem.noise, problem.seed, image.name), None
-        if problem.snr is not None:
-            low, noise = with_noise(low, problem.snr, problem.seed, image.name)
-        made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene))
+        if taken := self.compare.keys() & {*row, *METHODS, *ROW}:
+            raise UserError(f"A method of --compare is called {taken.pop()}, which means something else in metrics.json; give "
+                            "it another name.")
+        others, unseen = self._others(image, gt.shape, unseen)
+        counted = None if unseen is None else ~unseen
+        made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene), missing=lost)
         cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
-            row["dark_bands"] = dark_bands(gt, problem.border)
-            found = {key: self._compared(cube, gt) for key, cube in cubes.items()}
+            row["dark_bands"] = dark_bands(gt, problem.border, counted)
+            found = {key: self._compared(cube, gt, counted) for key, cube in cubes.items()}
             row |= {key: comparison.indexes() for key, comparison in found.items()}
         except UserError as error:
             raise UserError(f"{image.scene} cannot be compared. {error}") from error
@@ -185,39 +193,61 @@ class _Test:
             started = time.perf_counter()
             cubes["network"] = made["network"].cube(progress=self.progress, together=self.together)
             row["seconds"] = round(time.perf_counter() - started, 3)
-        for method, source in self.compare.items():
-            if method in row or method in METHODS:
-                raise UserError(f"A method of --compare is called {method}, which means something else in metrics.json; give "
-                                "it another name.")
-            cubes[method] = _read_cube(source, image, gt.shape, scale)
-        found |= {key: self._compared(cubes[key], gt) for key in cubes if key not in found}
+        cubes |= others
+        found |= {key: self._compared(cubes[key], gt, counted) for key in cubes if key not in found}
         row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
         row["other_values"] = {method: words for method in self.compare
                                if (words := other_values(found[method], image.low, image.high))}
         bands = band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
-                          image.scene.wavelengths)
+                          image.scene.wavelengths, next(iter(found.values())).pixels)
         row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
         if self.outputs.cubes and self.net:
-            path = folder / "cubes" / f"{name}_x{scale}{suffix_of(image.scene.format)}"
-            raw = from_unit_range(cubes["network"], image.low, image.high, np.float32, on_overflow="clip")
-            metadata = image.scene.metadata | provenance(self.net, problem, image.scene, ", degraded for a test,")
-            write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=None, metadata=metadata))
-            row["cube"] = str(path.relative_to(folder))
+            row["cube"] = self._write_cube(cubes["network"], image, counted, folder, name)
         if self.outputs.figures or self.outputs.report:
-            row["figures"] = self._figures(image, gt, cubes, row, folder)
+            row["figures"] = self._figures(image, gt, cubes, counted, row, folder)
         self.found.append((image.number, row, bands))
 
-    def _compared(self, cube: np.ndarray, gt: np.ndarray) -> Comparison:
-        return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border)
+    def _compared(self, cube: np.ndarray, gt: np.ndarray, counted: np.ndarray | None) -> Comparison:
+        return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border, counted)
 
-    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], row: dict[str, Any],
-                 folder: Path) -> dict[str, str]:
-        """Draw the requested figures; returns {content: file name}."""
+    def _others(self, image: TestImage, shape: tuple[int, int, int],
+                unseen: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The cubes that other programs made of an image, {method: in [0, 1]}, and the pixels that no method is compared at:
+        the given ones, and those that one of these cubes declares missing."""
+        cubes = {}
+        for method, folder in self.compare.items():
+            cubes[method], gone = _read_cube(folder, image, shape, self.problem, unseen)
+            if gone is not None:
+                unseen = gone if unseen is None else unseen | gone
+        return cubes, unseen
+
+    def _write_cube(self, cube: np.ndarray, image: TestImage, counted: np.ndarray | None, folder: Path, name: str) -> str:
+        """Write the network's result in the values of its scene, float32; pixels that do not count are no-data."""
+        path = folder / "cubes" / f"{name}_x{self.problem.scale}{suffix_of(image.scene.format)}"
+        raw = from_unit_range(cube, image.low, image.high, np.float32, on_overflow="clip")
+        nodata = image.scene.nodata if counted is not None else None
+        if counted is not None:
+            if nodata is None or abs(nodata) > np.finfo(np.float32).max:
+                nodata = np.nan
+            raw[raw == np.float32(nodata)] = np.nextafter(np.float32(nodata), np.float32(image.high))
+            raw[:, ~counted] = nodata
+        metadata = image.scene.metadata | provenance(self.net, self.problem, image.scene, ", degraded for a test,")
+        write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=nodata, metadata=metadata))
+        return str(path.relative_to(folder))
+
+    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], counted: np.ndarray | None,
+                 row: dict[str, Any], folder: Path) -> dict[str, str]:
+        """Draw the requested figures, in which pixels that do not count are NaN; returns {content: file name}."""
+        if counted is not None:
+            gt, *shown = (np.where(counted, cube, np.float32(np.nan)) for cube in (gt, *cubes.values()))
+            cubes = dict(zip(cubes, shown, strict=True))
         name, outputs, problem = row["name"], self.outputs, self.problem
         wavelengths, made = image.scene.wavelengths, {}
         labels = {key: self.methods[key].capitalize() if key in METHODS else key for key in cubes} | {"network": "Network"}
         shown = {labels[key]: cube for key, cube in cubes.items()}
-        below = [UNTRAINED[key] for key in row["above_network"]]
+        remarks = [f"network below {' and '.join(UNTRAINED[key] for key in row['above_network'])}"] * bool(row["above_network"])
+        if counted is not None:
+            remarks.append(f"{counted.mean():.0%} of the pixels count, the others are black")
 
         def path(kind: str, words: str) -> Path:
             made[words] = f"{name}{kind}.png"
@@ -226,7 +256,7 @@ class _Test:
         comparison_figure(path("", "ground truth, methods and errors"), gt, shown, wavelengths=wavelengths, rgb=image.rgb,
                           metrics={labels[key]: row[key] for key in cubes}, name=name, scale=problem.scale,
                           preset=problem.preset, border=problem.border, pixels=outputs.pixels or None,
-                          note=f"network below {' and '.join(below)}" if below else "")
+                          note="; ".join(remarks))
         if outputs.pixels:
             spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **shown}, outputs.pixels,
                            wavelengths, name)
@@ -234,28 +264,75 @@ class _Test:
             band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
             error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown, band, wavelengths, name)
         if outputs.report:
-            band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt) for k, v in shown.items()},
+            band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt, counted) for k, v in shown.items()},
                              wavelengths, name)
-            map_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt) for k, v in shown.items()},
+            map_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt, counted) for k, v in shown.items()},
                        "spectral angle to the ground truth", "Spectral angle (degrees)", "°", name)
         return made
 
 
-def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], scale: int) -> np.ndarray:
-    """The cube that another program made of an image, in [0, 1]; of the size of the image or of `shape`."""
-    names = (image.name, f"{image.name}_x{scale}")
+def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
+    """What tells ground truths apart: the values in [0, 1] that are compared, and which pixels are missing."""
+    if filled is None or not filled.any():
+        return content_hash(gt)
+    return content_hash(np.where(filled[:gt.shape[1], :gt.shape[2]], np.float32(np.nan), gt))
+
+
+def _degraded(gt: np.ndarray, image: TestImage, problem: Problem
+              ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """The low-resolution cube (B, h, w); the noise of its bands, where it is told; its pixels that a missing pixel has a part
+    in; the pixels that no result is compared at. The masks are None where every pixel was measured.
+
+    As those of a sensor's cube, the pixels of the first mask are filled from others before a method sees the cube.
+    """
+    low = downsample(torch.from_numpy(np.ascontiguousarray(gt)), problem.scale, problem.degradation).numpy()
+    lost = unseen = None
+    filled = None if image.filled is None else crop_to_multiple(image.filled, problem.scale)
+    if filled is not None and filled.any():
+        lost, unseen = Degradation.of(problem.scale, problem.degradation).unseen(filled)
+        if lost.all():
+            raise UserError(f"{image.scene} has {int((~filled).sum())} measured pixels, and missing ones have a part in every "
+                            "degraded pixel; use another scene, or a smaller --scale.")
+        low = fill(low, lost)
+    low, noise = add_noise(low, problem.noise, problem.seed, image.name), None
+    if problem.snr is not None:
+        low, noise = with_noise(low, problem.snr, problem.seed, image.name)
+    return low if lost is None else fill(low, lost), noise, lost, unseen
+
+
+def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], problem: Problem,
+               unseen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The cube that another program made of an image, in [0, 1], of the size of the image or of `shape`; and the pixels that
+    its file declares missing. Raises UserError: there is no such cube, or it holds NaN elsewhere.
+    """
+    names = (image.name, f"{image.name}_x{problem.scale}")
     found = [path for path in list_scenes([folder]) if path.stem in names]
     if len(found) != 1:
         raise UserError(f"{folder} holds {len(found) or 'no'} cubes named {' or '.join(names)}, and one is needed; name the "
                         "cubes after the images of the test.")
-    cube = read_scene(found[0], bands=shape[0]).cube
+    scene = read_scene(found[0], bands=shape[0])
+    cube = scene.cube
     if cube.shape not in (shape, image.cube.shape):
         raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image {image.name} is "
                         f"{' x '.join(map(str, shape))}; give a cube of the same bands and size.")
-    if image.high - image.low > 4 and np.abs(cube).max() < 2:
-        raise UserError(f"{found[0]} holds values up to {np.abs(cube).max():.3g}, and the image {image.name} has values from "
+    rows, columns = shape[1:]
+    gone = missing_anywhere(scene)
+    gone = None if gone is None else gone[:rows, :columns]
+    cube = cube[:, :rows, :columns]
+    inside = np.zeros((rows, columns), bool)
+    inside[problem.border:rows - problem.border, problem.border:columns - problem.border] = True
+    for mask in (unseen, gone):
+        inside &= True if mask is None else ~mask
+    values = cube[:, inside]
+    if bad := int((~np.isfinite(values)).sum()):
+        raise UserError(f"{found[0]} holds {bad} values that are NaN or infinite at pixels that the image {image.name} has, "
+                        "and declares no value for missing ones; repair it, or leave its edge out with --border.")
+    if image.high - image.low > 4 and values.size and np.abs(values).max() < 2:
+        raise UserError(f"{found[0]} holds values up to {np.abs(values).max():.3g}, and the image {image.name} has values from "
                         f"{image.low:g} to {image.high:g}; give the cube in the values of the image.")
-    return unit_range(cube, image.low, image.high)[0][:, :shape[1], :shape[2]]
+    if gone is not None and (more := int((gone if unseen is None else gone & ~unseen).sum())):
+        note(f"{found[0]} lacks {more} pixels that the image {image.name} has; no method is compared there")
+    return unit_range(cube, image.low, image.high)[0], gone
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ class TestImage:
     rgb: tuple[int, int, int] | None = None
     source: dict[str, Any] = field(default_factory=dict)  # where it came from and how it was scaled, for metrics.json
     number: int = 0    # of its file in the test
+    filled: np.ndarray | None = None  # (H, W) bool, pixels whose values were made up, see `Facts.filled`
 
 
 def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
@@ -81,7 +82,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
                       "high": part.high,
                       "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
             placed = scene if whole else _unplaced(scene)
-            yield TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number)
+            yield TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number, part.filled)
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:

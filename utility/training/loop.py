@@ -175,7 +175,7 @@ class _Loop:
                                  spacing=config.band_spacing, part=self.part,
                                  threads=threads, pin=gpu)
         validation = {source.name: validation_loader(source.validation, config.batch, part=self.part, threads=min(threads, 2),
-                                                     pin=gpu) for source in plan.sources}
+                                                     pin=gpu) for source in plan.sources if len(source.validation)}
         with ExitStack() as stack:
             for each in (loader, *validation.values()):
                 stack.enter_context(stopped_at_the_end(each))

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Plan:
     net: Network
     trained_on: list[dict[str, Any]] | None  # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
     notes: list[str]
+    resumed: Mapping[str, Any] = field(default_factory=dict)  # numbers of the checkpoint to go on from
 
     @property
     def cards(self) -> list[str]:
@@ -60,13 +62,38 @@ class Plan:
     @property
     def steps(self) -> int:
         """Steps of an epoch, which is one pass over the data or several."""
-        once = sum(math.ceil(len(source.training) / self.config.batch) for source in self.sources)
-        return once * math.ceil(self.config.epoch_steps / once)
+        return self.once * math.ceil(self.config.epoch_steps / self.once)
+
+    @property
+    def once(self) -> int:
+        """Steps of one pass over the data."""
+        return sum(math.ceil(len(source.training) / self.config.batch) for source in self.sources)
 
     @property
     def total(self) -> int:
-        """Steps of the whole run."""
-        return self.config.iterations or self.config.epochs * self.steps
+        """Steps of the whole run: those that were asked for, or as many passes over the data as were."""
+        return self.config.iterations or self.config.epochs * self.steps + self.offset
+
+    @property
+    def offset(self) -> int:
+        """How many more steps a resumed run has made than its passes over the data have with this batch."""
+        saved = self.resumed
+        if not saved:
+            return 0
+        iteration, epoch, step = (int(saved.get(name) or 0) for name in ("iteration", "epoch", "step"))
+        if saved.get("once"):
+            passes = (iteration - saved.get("offset", 0)) / saved["once"]
+        elif saved.get("position") == self.position:
+            passes = iteration / self.once
+        else:  # epochs of a checkpoint that says no more are whole passes
+            passes = epoch + step / self.once
+        return iteration - round(passes * self.once)
+
+    @property
+    def position(self) -> dict[str, int]:
+        """What a place inside an epoch depends on."""
+        return {"seed": self.config.seed, "batch": self.config.batch,
+                "training patches": sum(len(source.training) for source in self.sources)}
 
     def state(self) -> State:
         """The state before the first step, or that of the checkpoint to resume."""
@@ -75,9 +102,8 @@ class Plan:
             "trained_on": self.trained_on,
             "bands": self.sources[0].shape[0] if len(self.sources) == 1 else [source.shape[0] for source in self.sources],
             "cards": self.cards,
-            # What a place inside an epoch depends on.
-            "position": {"seed": config.seed, "batch": config.batch,
-                         "training patches": sum(len(source.training) for source in self.sources)},
+            "once": self.once, "offset": self.offset,
+            "position": self.position,
         }
         state = State(config, self.net, self.device, self.total, facts)
         if config.resume:
@@ -146,31 +172,45 @@ def prepare(config: TrainingConfig) -> Plan:
                 # torch 2.13 on processors with bf16 instructions leaves the weight gradient of exactly 2 bands uninitialised.
                 raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; "
                                 "leave --amp out.")
+    if not any(len(source.validation) for source in sources):
+        raise UserError(f"{', '.join(config.data)} holds no validation patches, by which a training knows its best network; "
+                        "build it again without --val-last 0 and with scenes large enough to hold a part out.")
     origin = config.resume or config.init
     if config.crop and config.crop % (multiple := patch_multiple(config, net)):
         raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale {', '.join(map(str, config.scales))} "
                         f"takes a multiple of {multiple}.")
-    scenes = load_checkpoint(origin).get("trained_on") if origin else []
+    saved = load_checkpoint(origin) if origin else {}
+    scenes = saved.get("trained_on") if origin else []
     if scenes is None:
         notes.append(f"{origin} does not say which scenes it was trained on, so no test of this run can warn of them")
     scenes = [*(scenes or ())]
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
     plan = Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes or None,
-                notes=list(dict.fromkeys(notes)))
+                notes=list(dict.fromkeys(notes)),
+                resumed=_numbers(saved) if config.resume else {})
     if config.recipe == "released" and not origin and plan.total < ENOUGH:
         plan.notes.append(f"the released recipe makes {plan.total} steps on this data, and from PyTorch's weights a network "
                           "needs thousands to pass the interpolation; --recipe fast needs hundreds")
     return plan
 
 
+def _numbers(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a checkpoint stands; numbers of another kind than expected are left out."""
+    whole = {name: saved.get(name) for name in ("iteration", "epoch", "step", "once", "offset")}
+    return {name: number for name, number in whole.items() if isinstance(number, int)} | (
+        {"position": saved["position"]} if "position" in saved else {})
+
+
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:
     whole, training, validation = (LMDBDataset(path, split) for split in (None, "train", "validation"))
-    if not whole.meta["validation"]:
-        notes.append(f"{path} has no validation patches: the last {len(validation)} of its {len(whole)} are held out")
-    if not len(training) or not len(validation):
+    if whole.datum:
+        notes.append(f"{path} does not say which patches validate: the last {len(validation)} of its {len(whole)} are held out")
+    if not len(training) or (whole.datum and not len(validation)):
         raise UserError(f"{path} holds {len(whole)} patches, too few to train on some and validate on others; build a larger "
                         "one with utility/lmdb_data.py.")
+    if not len(validation):
+        notes.append(f"{path} has no validation patches: all of its {len(whole)} train")
     if config.val_batches:
         validation = Subset(validation, range(min(len(validation), config.val_batches * config.batch)))
     bands, height, width = whole.shape

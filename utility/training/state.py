@@ -72,13 +72,12 @@ class State:
     @property
     def reached(self) -> bool:
         """Whether all requested steps are made; the epoch ends then."""
-        return self.config.iterations is not None and self.iteration >= self.config.iterations
+        return self.iteration >= self.total
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete; never inside an epoch."""
-        complete = self.reached if self.config.iterations else self.epoch >= self.config.epochs
-        return self.step == 0 and (complete or self.gave_up)
+        return self.step == 0 and (self.reached or self.gave_up)
 
     @property
     def gave_up(self) -> bool:
