@@ -24,6 +24,10 @@ from utility.system.files import require_file
 PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP"}
 """First bytes of files whose three colours are no spectrum."""
 
+OTHERS = {b"CDF\x01": "a netCDF-3 file (nccopy -k nc4 makes it netCDF-4)", b"CDF\x02": "a netCDF-3 file (nccopy -k nc4 makes it "
+          "netCDF-4)", b"\x0e\x03\x13\x01": "an HDF4 file (h4toh5 makes it HDF5)"}
+"""First bytes of files of data that are not read, and what makes them readable."""
+
 NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
 
 
@@ -173,7 +177,8 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
             lone = ", and there is no header beside it" if path.suffix.lower() in named("envi").suffixes else ""
             with open(path, "rb") as file:
                 head = file.read(8)
-            picture = next((f"a {name} picture, and " for start, name in PICTURES.items() if head.startswith(start)), "")
+            known_as = {start: f"a {name} picture" for start, name in PICTURES.items()} | OTHERS
+            picture = next((f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
             raise UserError(f"{path} is {picture}not a scene that can be read: its content is not {known()}{lone}.")
         return container.open(path, key), container
     except (UserError, MemoryError):

@@ -93,6 +93,8 @@ def known_crs(crs: CRS) -> CRS:
         said.get("a") == 6378137.0 and abs(float(said.get("rf", 298.257223563)) - 298.257223563) < 1e-6)
     if said.get("proj") == "longlat" and wgs84:
         return CRS.from_epsg(4326)
+    if said.get("proj") == "utm" and wgs84 and "zone" in said:
+        return CRS.from_epsg((32700 if said.get("south") else 32600) + int(said["zone"]))
     zone = (float(said.get("lon_0", 0)) + 183) / 6
     usual = [float(said.get(name, default)) for name, default in (("lat_0", 0), ("k", said.get("k_0", 1)), ("x_0", 0))]
     north = float(said.get("y_0", 0))

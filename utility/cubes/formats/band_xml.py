@@ -23,6 +23,8 @@ def facts_in_xml(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
         described = _described(path)
     except (OSError, ElementTree.ParseError, ValueError) as error:
         return {}, [f"{path.name} cannot be read ({error}), so wavelengths and gain are not known"]
+    described = next(([described[i] for i in chosen] for chosen in _listed(path)
+                      if len(chosen) == bands and max(chosen) < len(described)), described)
     if len(described) != bands:
         found = f"{len(described)} bands where the image has {bands}"
         return {}, [f"{path.name} describes {found}, so wavelengths and gain are not known"]
@@ -34,6 +36,15 @@ def facts_in_xml(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
     facts = {"wavelengths": column(CENTRE), "wavelengths_by": path.name, "fwhm": column(WIDTH),
              "gain": column(GAIN), "offset": column(OFFSET)}
     return {name: value for name, value in facts.items() if value is not None}, []
+
+
+def _listed(path: Path) -> list[list[int]]:
+    """The bands of each detector, from 0, for an image of one detector alone."""
+    lists = []
+    for element in ElementTree.parse(path).iter():
+        if element.tag.rpartition("}")[2].lower() == "expectedchannelslist":
+            lists.append([int(part) - 1 for part in (element.text or "").split(",") if part.strip()])
+    return lists
 
 
 def _described(path: Path) -> list[dict[str, float]]:

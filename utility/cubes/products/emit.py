@@ -24,12 +24,15 @@ def holds(file: h5py.File) -> bool:
 
 def open_emit(path: Path, key: str | None) -> Stored:
     stored = hdf5.open_hdf5(path, key)
-    with h5py.File(path, "r") as file:
-        said = attributes(file)
-        across, down = (np.asarray(file[f"location/glt_{axis}"][()], np.int32) for axis in "xy")
-        values = numbers(said.get("geotransform", ""))
-        if values is not None and values.size == 6:
+    try:
+        with h5py.File(path, "r") as file:
+            said = attributes(file)
+            values = numbers(said.get("geotransform", ""))
+            across, down = (np.asarray(file[f"location/glt_{axis}"][()], np.int32) for axis in "xy")
             stored.metadata["lookup"] = Lookup(down - 1, across - 1, gdal_transform(values), crs_of(said))
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        stored.notes.append(f"its lookup table (GLT) cannot be read ({reason}), so --ortho is not possible")
     return stored
 
 
