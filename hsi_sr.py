@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dry_run, insisted = given.pop("dry_run", False), given.pop("insisted", False)
     from utility.system.devices import choose_device, choose_precision
     from utility.training.configuration import configure
-    from utility.training.loop import expected_time, train
+    from utility.training.loop import train
     from utility.training.plan import prepare
     from utility.training.runs import after_restart
+    from utility.training.steps import expected_time
 
     if given.get("cuda", True) and len(given.get("gpu_ids", ())) > 1 and not distributed.launched():
         choose_device(gpu_ids=[max(given["gpu_ids"])])
@@ -132,8 +133,6 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--deterministic", action="store_true", help="the same bits in every run on the same GPU, slower; names what is not "
         "(on a processor, runs with the same number of threads agree to the last bit anyway)")
     add("--compile", action="store_true", help="torch.compile the network of the training step")
-    add("--graph", action="store_true", help="start the network of the training step as one CUDA graph, for small batches; not "
-        "measured yet")
     add("--checkpoint-activations", action="store_true", help="compute activations again in the backward pass: less "
         "memory, a slower step")
     add = parser.add_argument_group("run folder").add_argument

@@ -26,8 +26,8 @@ from models.layers import units
 from models.layers.pooling import gate_count
 from utility.system.devices import autocast, computes_bf16
 from utility.training.configuration import TrainingConfig
-from utility.training.loop import train_step
 from utility.training.state import State
+from utility.training.steps import train_step
 
 SHORTEST = 0.02  # seconds: a sample of a shorter call is the mean of several calls in a row
 Shape = tuple[int, ...]

@@ -13,8 +13,8 @@ import torch
 from models import create_model
 from utility.system import distributed
 from utility.training.configuration import TrainingConfig
-from utility.training.loop import train_step
 from utility.training.state import State
+from utility.training.steps import train_step
 
 
 def main(arch: str, *shape: int) -> None:

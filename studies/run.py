@@ -42,8 +42,9 @@ from utility.datasets.cards import load_card, locate  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import default_path, write_json  # noqa: E402
 from utility.training.configuration import TrainingConfig, configure  # noqa: E402
-from utility.training.loop import train, train_step  # noqa: E402
+from utility.training.loop import train  # noqa: E402
 from utility.training.plan import Plan, prepare  # noqa: E402
+from utility.training.steps import train_step  # noqa: E402
 
 HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own

@@ -5,7 +5,6 @@ import sys
 import tarfile
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +20,10 @@ from models import create_model
 from models.layers import pooling
 from models.layers import row_blocks as blocks
 from utility.checkpoints import load_checkpoint
-from utility.system.errors import UserError
 from utility.training.configuration import TrainingConfig
-from utility.training.graphs import Graphed
 from utility.training.loader import stopped_at_the_end
-from utility.training.loop import train, train_step
 from utility.training.state import State
+from utility.training.steps import train_step
 
 
 class Calls(TorchDispatchMode):
@@ -176,32 +173,6 @@ def test_to_recompute_activations_nothing_asks_for_the_state_of_a_generator(monk
     assert not asked
 
 
-def test_steps_by_a_graph_are_the_steps_without_one():
-    """The graph is stood in for by what it is to its user: inputs copied into memory of its own, one output for all calls."""
-    replays = []
-
-    def capture(module, samples):
-        def replay(*inputs):
-            for sample, x in zip(samples, inputs, strict=True):
-                sample.copy_(x)
-            replays.append(module(*samples))
-            return replays[-1]
-        return replay
-
-    batches = [torch.rand(size, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k, size in enumerate((2, 2, 1, 2))]
-    weights = []
-    for graph in (False, True):
-        torch.manual_seed(0)
-        state = State(TrainingConfig(arch="biqrnn_2_5", recipe="fast", noise=0.01), create_model("biqrnn_2_5"),
-                      torch.device("cpu"), total=4)
-        net = Graphed(state.net, capture) if graph else state.net
-        for gt in batches:
-            train_step(state, net, gt)
-        weights.append([p.detach() for p in state.net.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    assert len(replays) == 3  # the short batch ran without the graph
-
-
 def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tmp_path, monkeypatch):
     """A fused or captured step reads nothing from the host. Here the meta device is the GPU."""
     config, net = TrainingConfig(arch="biqrnn_2_1", recipe="fast"), create_model("biqrnn_2_1")
@@ -215,15 +186,6 @@ def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tm
     on_gpu.resume(tmp_path / "r.pth")
     assert {kept["step"].device.type for kept in on_gpu.optimizer.state.values()} == {"meta"}
     assert all(group["fused"] and group["capturable"] for group in on_gpu.optimizer.param_groups)
-    graphed = State(replace(config, graph=True), net, torch.device("cpu"))
-    assert all(group["capturable"] for group in graphed.optimizer.param_groups)
-
-
-def test_a_graph_without_a_gpu_or_of_a_compiled_network_is_refused():
-    with pytest.raises(UserError, match="--graph needs a GPU"):
-        train(SimpleNamespace(graph=True, deterministic=False), SimpleNamespace(device=torch.device("cpu")))
-    with pytest.raises(UserError, match="choose"):
-        TrainingConfig(graph=True, compile=True)
 
 
 def test_the_roofline_counts_what_torch_counts():

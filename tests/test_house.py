@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
            for path in ROOT.rglob("*.py") if not {"tests", ".venv"} & set(path.relative_to(ROOT).parts)}
 ABOVE: dict[str, tuple[str, ...]] = {
-    "models": (), "utility/names": (), "utility/system": ("models",), "utility/degradation": ("utility/names", "models"),
+    "models": (), "utility/names": ("utility/system",), "utility/system": ("models",), "utility/degradation": ("utility/names", "utility/system", "models"),
     "utility/cubes": ("utility/system", "models"), "utility/scenes": ("utility/cubes", "utility/system"),
 }
 """What the rooms of the ground may import."""

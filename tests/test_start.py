@@ -12,7 +12,7 @@ from limits import HUNG
 from models.layers import pooling
 from utility import degradation, indexes, lmdb_dataset, names
 from utility.system import devices
-from utility.training import configuration
+from utility.training import losses
 
 ROOT = Path(__file__).parent.parent
 LARGE = {"torch", "matplotlib", "rasterio", "spectral", "h5py", "scipy", "tensorboardX", "lmdb", "triton"}
@@ -47,5 +47,5 @@ def test_the_names_on_the_command_line_are_those_that_exist():
     assert tuple(indexes.PRESETS) == names.PRESETS
     assert names.POOLING == pooling.BACKENDS
     assert set(names.PRECISIONS) >= set(devices.AMP)
-    assert tuple(configuration.LOSSES) == names.LOSSES
+    assert tuple(losses.LOSSES) == names.LOSSES
     assert set(names.STORED) == {"float32", "float16"} and lmdb_dataset.STORED is names.STORED

@@ -19,12 +19,14 @@ from models import create_model
 from models.lowgrid import LowGrid
 from utility.indexes import evaluate
 from utility.system.errors import UserError
-from utility.training import draws
+from utility.training import draws, steps
 from utility.training import loop as training
-from utility.training.configuration import LOSSES, RECIPES, configure
-from utility.training.loop import seconds_per_step, train
-from utility.training.losses import band_loss
+from utility.training.configuration import RECIPES, configure
+from utility.training.loop import train
+from utility.training.losses import LOSSES, band_loss
 from utility.training.plan import prepare
+from utility.training.steps import seconds_per_step
+from utility.training.validation import psnr
 
 # --- what it learns --------------------------------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ def test_psnr_of_the_validation_is_the_one_of_the_indexes():
     gt = rng.random((2, 5, 12, 12), dtype=np.float32)
     sr = (gt + 0.1 * rng.normal(size=gt.shape)).astype(np.float32)
     sr[0, 0] = gt[0, 0]  # an identical band, capped
-    mine = training.psnr(torch.from_numpy(sr), torch.from_numpy(gt))
+    mine = psnr(torch.from_numpy(sr), torch.from_numpy(gt))
     assert mine.tolist() == pytest.approx([evaluate(a, b, 4)["psnr"] for a, b in zip(sr, gt, strict=True)], abs=1e-9)
 
 
@@ -151,8 +153,8 @@ def test_the_band_loss_s_gradient_is_finite_where_the_result_is_exact_or_dark():
 
 @pytest.mark.parametrize("order", ["turn", "random"])
 def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, order):
-    real, scales = training.given, []
-    monkeypatch.setattr(training, "given", lambda config, gt, scale, *how, **more: (
+    real, scales = steps.given, []
+    monkeypatch.setattr(steps, "given", lambda config, gt, scale, *how, **more: (
         scales.append(scale), real(config, gt, scale, *how, **more))[1])
     validating(monkeypatch, {})
     small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8), "scale_order": order}

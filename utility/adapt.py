@@ -43,8 +43,9 @@ from utility.system.progress import duration, note, say, warn
 from utility.testing import evaluation
 from utility.testing.images import read_images
 from utility.training.configuration import configure
-from utility.training.loop import seconds_per_step, train
+from utility.training.loop import train
 from utility.training.plan import prepare
+from utility.training.steps import seconds_per_step
 from utility.weights import sha256
 
 MARKS = ("adapt.json",)

@@ -180,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _what_is_next(out: Path, bands: int) -> list[str]:
     """A training that passes the untrained methods, and how long it takes here, from two of its steps."""
     from utility.training.configuration import configure
-    from utility.training.loop import seconds_per_step
     from utility.training.plan import prepare
+    from utility.training.steps import seconds_per_step
 
     command = f"python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations {STEPS}"
     given: dict[str, Any] = {"recipe": "fast", "iterations": STEPS, "data": str(out)}

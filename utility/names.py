@@ -28,7 +28,7 @@ POOLING = ("loop", "cpu", "triton")
 STORED = ("float32", "float16")
 """The data types of a database's values."""
 LOSSES = ("mse", "l1", "band")
-"""Of `utility.training.configuration.LOSSES`."""
+"""Of `utility.training.losses.LOSSES`."""
 
 
 def parse_mtf(text: str) -> tuple[float, float]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-
 from utility.checkpoints import describe_checkpoint, load_checkpoint
 from utility.datasets.augment import MODES
 from utility.degradation import Degradation
@@ -16,10 +14,8 @@ from utility.names import ANY, DEFAULT_KIND, SAFE_MTF, STARTS
 from utility.system.devices import AMP
 from utility.system.errors import UserError
 from utility.system.files import default_path
-from utility.training.losses import band_loss
+from utility.training.losses import LOSSES
 from utility.training.recipes import RECIPES
-
-LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}
 
 
 @dataclass
@@ -75,7 +71,6 @@ class TrainingConfig:
     tf32: bool = False
     deterministic: bool = False
     compile: bool = False
-    graph: bool = False                     # see `utility.training.graphs`; on a GPU alone
     checkpoint_activations: bool = False
     # the run folder
     prefix: str | None = None
@@ -128,8 +123,6 @@ class TrainingConfig:
             raise UserError(f"The databases are {', '.join(self.data) or 'none'}; give one or several different ones.")
         if self.weights and len(self.weights) != len(self.data):
             raise UserError(f"There are {len(self.weights)} weights for {len(self.data)} databases; give one for each.")
-        if self.graph and self.compile:
-            raise UserError("Both --graph and --compile were given, and each replaces the network of the step: choose.")
         if self.resume and self.init:
             raise UserError("Both --resume and --init were given; the first goes on with a run, the second starts one from "
                             "another's weights: choose.")

@@ -16,43 +16,31 @@ go on with another number of them.
 """
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models import Window
-from utility.datasets.cards import load_card
-from utility.degradation import crop_to_multiple
-from utility.indexes import PSNR_CAP
-from utility.names import STARTS
-from utility.report.figures import composite
 from utility.system import distributed
-from utility.system.devices import ask_deterministic, autocast
+from utility.system.devices import ask_deterministic
 from utility.system.errors import Interruption, UserError
 from utility.system.files import shown
 from utility.system.memory import out_of_memory
-from utility.system.progress import duration, track
-from utility.training.configuration import LOSSES, TrainingConfig
-from utility.training.draws import given, shaded
-from utility.training.graphs import Graphed
+from utility.system.progress import track
+from utility.training.configuration import TrainingConfig
 from utility.training.loader import DeviceBatches, stopped_at_the_end, training_loader, validation_loader
 from utility.training.plan import Plan, prepare
+from utility.training.remarks import epoch_line, far_below, what_is_next, without_gain
 from utility.training.runs import NoFolder, RunFolder, new_run_folder
 from utility.training.state import State
-
-FAR_BELOW = 3.0
-"""dB of PSNR below its start image at which a network is said to be of no use yet."""
+from utility.training.steps import train_step
+from utility.training.validation import validate
 
 
 @dataclass(frozen=True)
@@ -83,8 +71,6 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
     plan = plan or prepare(config)
     if plan.device.type == "cuda":
         torch.cuda.set_device(plan.device)
-    elif config.graph:
-        raise UserError("--graph needs a GPU and this run is on the processor; leave it out.")
     state = plan.state()
     path = Path(config.run_dir or distributed.of_first(new_run_folder(config.prefix or config.arch)))
     own = config.resume is not None and path.resolve() == Path(config.resume).resolve().parent
@@ -124,8 +110,8 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
                         "or --checkpoint-activations.") from error
     finally:
         last, best = (path if path.exists() else None for path in (run.path / "last.pth", run.path / "best.pth"))
-        lines = _what_is_next(run, best, last, stop.requested, plan.cards) if next_line else []
-        for text, warning in [(text, True) for text in _without_gain(state)] + [(line, False) for line in lines]:
+        lines = what_is_next(run, best, last, stop.requested, plan.cards) if next_line else []
+        for text, warning in [(text, True) for text in without_gain(state)] + [(line, False) for line in lines]:
             with suppress(UserError):  # a log that cannot be written must not hide what ended the run
                 run.say(text, warning)
         run.close()
@@ -150,8 +136,6 @@ class _Loop:
         self.plan, self.config, self.state, self.run, self.stop = plan, plan.config, state, run, stop
         # Without gradients the network runs in blocks of rows, which a compiled one cannot: it is for the steps alone.
         self.net = torch.compile(state.net) if self.config.compile else state.net
-        if self.config.graph:
-            self.net = Graphed(state.net)
         self.saved = time.monotonic()
         self.deadline = self.saved + 60 * (self.config.minutes or math.inf)
         self.part = distributed.rank(), distributed.size()
@@ -209,8 +193,8 @@ class _Loop:
         for name in [*kept, *(["best"] if better else []), "last"]:  # last.pth records the best: best.pth exists before it
             self.save(name)
         _write_history(run, state, speed)
-        run.say(_epoch_line(row, speed))
-        for text in _far_below(state):
+        run.say(epoch_line(row, speed))
+        for text in far_below(state):
             run.say(text, warning=True)
 
     def save(self, name: str) -> None:
@@ -283,217 +267,6 @@ class _Loop:
                          f"and training stopped; {kept}; try a lower --lr, --clip 1, or --amp off.")
 
 
-def seconds_per_step(plan: Plan, count: int = 2) -> float:
-    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a copy of the network."""
-    state = replace(plan, net=copy.deepcopy(plan.net), config=replace(plan.config, resume=None)).state()
-    patches = []
-    for bands, height, width in (source.shape for source in plan.sources):
-        shape = -(-plan.config.batch // distributed.size()), min(bands, plan.config.band_window or bands), height, width
-        patches.append(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(plan.device))
-    seconds = []
-    for gt in (patches * (count + 1))[:count + len(patches)]:
-        begin = time.perf_counter()
-        train_step(state, state.net, gt, plan.config.batch)
-        state.tally.tolist()  # a GPU is waited for
-        seconds.append(time.perf_counter() - begin)
-    return sum(seconds[len(patches):]) / count
-
-
-def expected_time(plan: Plan) -> str:
-    """A sentence on the time that the steps of a run take on this machine, from two timed steps."""
-    done = plan.state().iteration if plan.config.resume else 0
-    step = seconds_per_step(plan)
-    seconds = min(step * max(0, plan.total - done), 60 * (plan.config.minutes or math.inf))
-    return f"{duration(seconds)} for {plan.total - done:,} steps of {step:.2g} s (two were timed); validations come on top"
-
-
-def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = None) -> None:
-    """One step on ground truth (N, B, h, w); nothing here makes a GPU wait for the host.
-
-    The gradient is that of the mean over the step's patches. It is the sum over the parts of the processes, and of
-    `config.accumulate` pieces of each part, because every loss is a mean over patches.
-
-    Args:
-        net: `state.net`, or that network compiled.
-        whole: patches of the step in all processes, of which `gt` is this one's part (see `loader.Turns`); None: of `gt`.
-    """
-    config, whole = state.config, whole or len(gt)
-    part = distributed.share(whole, distributed.rank(), distributed.size())
-    count = part.stop - part.start  # 0 where a patch stands in: it counts nothing
-    gt = crop_to_multiple(gt, state.multiple)
-    if config.recipe != "released":
-        state.lr = _cosine(config, state.iteration, state.total)
-    scale = _scale(config, state.iteration)
-    state.optimizer.zero_grad(set_to_none=True)
-    pieces = min(config.accumulate, len(gt))
-    total = 0
-    for piece in (distributed.share(len(gt), k, pieces) for k in range(pieces)):
-        truth, inputs = _inputs(state, scale, gt[piece], before=part.start + piece.start)
-        with autocast(state.device, config.amp):
-            out = net(*inputs)
-        loss = LOSSES[config.loss](out[:, 0].to(gt.dtype), truth)
-        if (weight := min(len(truth), count) / whole) != 1:
-            loss = loss * weight
-        state.scaler.scale(loss).backward()
-        total = total + loss.detach()
-    loss = distributed.add_up(state.net.parameters(), total)
-    if config.clip:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.tally += torch.stack([torch.where(loss.isfinite(), loss, 0), ~loss.isfinite()])
-    state.step += 1
-    state.iteration += 1
-
-
-def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in the step."""
-    config = state.config
-    gt = shaded(config, gt, state.iteration, before=before)
-    made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
-    inputs = state.net.inputs(made.starts[config.start][:, None], made.low[:, None], told=made.told)
-    if config.crop and config.crop < min(gt.shape[-2:]):
-        return _cropped(state, scale, gt, inputs)
-    return gt, inputs
-
-
-def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
-    """Warm-up to lr, then half a cosine to min_lr at the last step."""
-    warm = min(1.0, (iteration + 1) / max(1, config.warmup))
-    return warm * (config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / total))))
-
-
-def _scale(config: TrainingConfig, iteration: int) -> int:
-    if config.scale_order == "random":
-        return config.scales[np.random.default_rng((config.seed, iteration)).integers(len(config.scales))]
-    return config.scales[iteration % len(config.scales)]
-
-
-def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut the same random square from every patch. The third input, statistics by band, stays that of the whole patches."""
-    side, unit = state.config.crop, state.net.patch_multiple(scale)
-    draw = np.random.default_rng((state.config.seed, state.iteration, 2))
-    inside = Window.whole(*gt.shape[-2:])
-    top, left = (int(draw.integers((length - side) // unit + 1)) * unit for length in inside.size)
-    window = Window(top, top + side, left, left + side, *inside.size)
-    x, *rest = inputs
-    if rest:
-        rest[0] = window.scaled(1, scale).cut(rest[0], inside.scaled(1, scale))
-    return window.cut(gt, inside), (window.cut(x, inside), *rest)
-
-
-@torch.no_grad()
-def validate(state: State, loaders: Mapping[str, DataLoader], wavelengths: Sequence[float] | None = None,
-             stop: Interruption | None = None) -> tuple[dict[str, float], np.ndarray | None]:
-    """Loss and PSNR of the network, the interpolation and the back-projection: means over patches, then scales and databases.
-
-    Args:
-        loaders: of each database, by its name, as `validation_loader` makes them: this process's part of the batches.
-        wavelengths: nm of the bands, for the picture.
-
-    Returns:
-        val_loss; psnr, interpolation_psnr, backprojection_psnr, gain and backprojection_gain (dB, over those two); with
-        several scales or databases the gain of each, as gain_x2 or gain_NAME. And the first patch as an image (h, 3w, 3):
-        truth, start image, network.
-    """
-    names, picture, rows = ("val_loss", "psnr", "interpolation_psnr", "backprojection_psnr"), None, {}
-    config = state.config
-    for database, loader in loaders.items():
-        numbers, sums = [], []  # of the first patch of each batch, and a row for each scale
-        for batch, gt in zip(loader.batch_sampler, DeviceBatches(loader, state.device), strict=True):
-            gt = crop_to_multiple(gt, state.multiple)
-            for scale in config.scales:
-                made = given(config, gt, scale, "validation", batch[0], starts=STARTS)
-                plain, projected = (made.starts[start] for start in STARTS)
-                x = made.starts[config.start]
-                with autocast(state.device, config.amp):
-                    out = state.net(*state.net.inputs(x[:, None], made.low[:, None], told=made.told))
-                out = out[:, 0].to(gt.dtype)
-                loss = LOSSES[config.loss](out, gt).double() * len(gt)
-                sums.append(torch.stack([loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))]))
-                if picture is None and not distributed.rank():
-                    truth, *others = (cube[0].float().cpu().numpy() for cube in (gt, x, out))
-                    picture = np.concatenate([composite(cube, wavelengths, reference=truth) for cube in (truth, *others)], 1)
-            numbers.append((batch[0], len(batch)))
-            if stop and stop.requested:
-                break
-        table = torch.stack(sums).cpu().numpy().reshape(len(numbers), len(config.scales), len(names)) if sums else ()
-        # In the order of the batches, so that the sums are the same to the last bit for any number of processes.
-        found = sorted(distributed.gathered(list(zip(numbers, table, strict=True))), key=lambda item: item[0])
-        means = sum(row for _, row in found) / sum(count for (_, count), _ in found)
-        rows |= {(database, scale): mean for scale, mean in zip(config.scales, means.tolist(), strict=True)}
-    row = dict(zip(names, np.mean(list(rows.values()), axis=0).tolist(), strict=True))
-    row |= {"gain": row["psnr"] - row["interpolation_psnr"], "backprojection_gain": row["psnr"] - row["backprojection_psnr"]}
-    for axis, values in enumerate((loaders, config.scales)):
-        for value in values if len(values) > 1 else ():
-            gains = [mean[1] - mean[2] for key, mean in rows.items() if key[axis] == value]
-            row[f"gain_x{value}" if axis else f"gain_{value}"] = sum(gains) / len(gains)
-    return row, picture
-
-
-def psnr(x: Tensor, gt: Tensor) -> Tensor:
-    """PSNR of each image in dB, (N, B, h, w) -> (N,): as `indexes.evaluate` has it, mean over bands, each capped."""
-    mse = (x.double() - gt.double()).square().mean(dim=(-2, -1))
-    return (-10 * mse.log10()).clamp(max=PSNR_CAP).mean(dim=-1)
-
-
-def _epoch_line(row: Mapping[str, Any], speed: Mapping[str, float] | None) -> str:
-    loss = f"loss {row['loss']:.3e}" if speed else "before any step"
-    rate = f"  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %" if speed else ""
-    parts = "".join(f", {name[5:]} {value:+.2f}" for name, value in row.items() if name.startswith("gain_"))
-    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  {loss}  PSNR {row['psnr']:.3f} dB, "
-            f"gain over interpolation {row['gain']:+.3f}{parts}, over back-projection {row['backprojection_gain']:+.3f}  "
-            f"lr {row['lr']:.1e}{rate}")
-
-
-def _far_below(state: State) -> list[str]:
-    """A warning where the last validation is far below the start image."""
-    row = state.history[-1] if state.history else {}
-    gain = row.get("gain" if state.config.start == "interpolation" else "backprojection_gain", 0.0)
-    if gain > -FAR_BELOW:
-        return []
-    return [f"after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, which it makes worse. "
-            "Try a lower --lr, --clip 1 or --recipe fast, or go on if this is the beginning of a long training."]
-
-
-def _without_gain(state: State) -> list[str]:
-    """A warning where the best validation is not above both untrained methods, or not above the weights that were given."""
-    if not state.history:
-        return []
-    best = max(state.history, key=state.score)
-    gains = {"the interpolation": best["gain"], "back-projection": best["backprojection_gain"]}
-    words = " and ".join(f"{abs(gain):.2f} dB {'above' if gain > 0 else 'below'} {name}" for name, gain in gains.items())
-    found = []
-    if min(gains.values()) <= 0:
-        found.append(f"the best network (iteration {best['iteration']}) is {words} on the validation patches; neither needs "
-                     "training, so train longer, or with --recipe fast")
-    if len(state.history) > 1 and best["iteration"] == 0:
-        found.append("no validation was above that of the given weights, which best.pth holds; a lower --lr may help")
-    return found
-
-
 def _write_history(run: RunFolder, state: State, speed: Mapping[str, float] | None = None) -> None:
     run.write_history(state.history, speed, state.config.loss, best=max(state.history, key=state.score),
-                      warnings=_without_gain(state))
-
-
-def _what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupted: bool,
-                  cards: Sequence[str]) -> list[str]:
-    if not (best or last):
-        return [f"no checkpoint was saved in {shown(run.path)}"]
-    return [
-        *([f"go on with:  python hsi_sr.py -r -rp {shown(last)}"] if interrupted and last else []),
-        *([] if best else ["no epoch has finished, so there is no best.pth; last.pth holds the state as it was"]),
-        f"test with:   python hsi_test.py -r -rp {shown(best or last)}{_test_scenes(cards)}",
-    ]
-
-
-def _test_scenes(cards: Sequence[str]) -> str:
-    """The options that make hsi_test.py find the held-out scenes of these cards; none for the sample scenes."""
-    for name in cards:
-        with suppress(UserError):  # a card that is gone
-            card = load_card(name)
-            if card.test_region or card.test_source:
-                return "" if name == "sample" else f" --dataset {shown(name) if name.endswith('.toml') else name}"
-    return " --data YOUR_SCENES" if cards else ""
+                      warnings=without_gain(state))

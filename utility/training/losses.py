@@ -1,6 +1,7 @@
-"""A loss of our own: (N, B, H, W) float32 in [0, 1], and the truth -> a number."""
+"""The losses of a training: (N, B, H, W) float32 in [0, 1], and the truth -> a number."""
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,3 +15,6 @@ def band_loss(out: Tensor, truth: Tensor) -> Tensor:
     cosine = (out * truth).sum(1) / (out.norm(dim=1) * truth.norm(dim=1) + 1e-6)
     angle = ((2 - 2 * cosine).clamp_min(0) + 1e-6).sqrt()
     return (relative + 1e-4).log().mean() + 0.3 * (angle.mean((1, 2)) + 1e-3).log().mean()
+
+
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "band": band_loss}

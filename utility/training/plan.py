@@ -119,7 +119,7 @@ class Plan:
                 if c.recipe == "released" else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
         epochs = math.ceil(self.total / self.steps)
         how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []), *(["TF32"] if c.tf32 else []),
-               *(["compiled"] if c.compile else []), *(["as a CUDA graph"] if c.graph else []),
+               *(["compiled"] if c.compile else []),
                *(["activations recomputed"] if c.checkpoint_activations else []),
                *([f"{size()} processes"] if size() > 1 else []),
                *([f"each step in {c.accumulate} pieces"] if c.accumulate > 1 else [])]

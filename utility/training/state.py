@@ -50,7 +50,7 @@ class State:
                    "share": config.last_lr if of_last else 1.0} for of_last in (False, True)]
         groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
-                                          fused=True if device.type == "cuda" else None, capturable=config.graph)
+                                          fused=True if device.type == "cuda" else None)
         self.lr = config.lr
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5,
                                                                   min_lr=config.min_lr)
