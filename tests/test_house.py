@@ -14,19 +14,24 @@ from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
-           for path in ROOT.rglob("*.py") if not {"tests", ".venv"} & set(path.relative_to(ROOT).parts)}
+SOURCES = {path: str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(
+    ".__init__")
+           for path in ROOT.rglob("*.py")
+           if not {"tests", ".venv"} & set(path.relative_to(ROOT).parts)}
 ABOVE: dict[str, tuple[str, ...]] = {
-    "models": (), "utility/names": ("utility/system",), "utility/system": ("models",), "utility/degradation": ("utility/names", "utility/system", "models"),
-    "utility/cubes": ("utility/system", "models"), "utility/scenes": ("utility/cubes", "utility/system"),
-}
+    "models": (), "utility/names": ("utility/system",), "utility/system": ("models",),
+    "utility/degradation": ("utility/names", "utility/system", "models"),
+    "utility/cubes": ("utility/system", "models"),
+    "utility/scenes": ("utility/cubes", "utility/system")}
 """What the rooms of the ground may import."""
-TOOLS = ("utility.system.", "utility.cubes.cube", "utility.cubes.product", "utility.datasets.rectangles")
+TOOLS = ("utility.system.", "utility.cubes.cube", "utility.cubes.product",
+         "utility.datasets.rectangles")
 """What every stage of a scene's way may call."""
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of this project that a file imports anywhere, also in functions and under TYPE_CHECKING."""
+    """The modules of this project that a file imports anywhere, also in functions and under
+    TYPE_CHECKING."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,7 +43,8 @@ def imports(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """A folder is one room with all that is in it; in utility/ each of its folders and files is one."""
+    """A folder is one room with all that is in it; in utility/ each of its folders and files is
+    one."""
     return "/".join(module.split(".")[:2 if module.startswith("utility.") else 1])
 
 
@@ -54,11 +60,13 @@ def test_no_room_imports_itself_by_way_of_others():
 
 
 def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"ref": np.random.default_rng(0).random((24, 20, 5)), "layout": "HWB"})
-    card = replace(generic_card(4), zooms=(1.0, 0.5), strides=(8, 8), size=(24, 20), test_region=(0, 0, 8, 8),
-                   validation_region=(16, 0, 8, 8))
+    scipy.io.savemat(tmp_path / "a.mat",
+                     {"ref": np.random.default_rng(0).random((24, 20, 5)), "layout": "HWB"})
+    card = replace(generic_card(4), zooms=(1.0, 0.5), strides=(8, 8), size=(24, 20),
+                   test_region=(0, 0, 8, 8), validation_region=(16, 0, 8, 8))
     stack: list[str | None] = []
-    entered: list[str] = []  # files in order of entry; calls down and back up, and several in a row, are one
+    # files in order of entry; calls down and back up, and several in a row, are one
+    entered: list[str] = []
 
     def follow(frame, event: str, _: object) -> None:
         if event == "call":
@@ -75,10 +83,10 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
     finally:
         sys.setprofile(None)
     # The database opens first, because a name that is taken is refused before a scene is read.
-    way = ["datasets.building", "scenes", "datasets.cards", "lmdb_dataset", "scenes", "cubes.containers",
-           "cubes.formats.matlab", "cubes.companions", "cubes.axes", "cubes.bands", "cubes.values", "cubes.fills",
-           "datasets.regions",
-           "cubes.values"]
+    way = ["datasets.building", "scenes", "datasets.cards", "lmdb_dataset", "scenes",
+           "cubes.containers", "cubes.formats.matlab", "cubes.companions", "cubes.axes",
+           "cubes.bands", "cubes.values", "cubes.fills", "datasets.regions", "cubes.values"]
     assert [name.removeprefix("utility.") for name in entered[:len(way)]] == way
     # Then patches go into the database a row at a time.
-    assert set(entered[len(way):]) == {"utility.datasets.patches", "utility.degradation", "utility.lmdb_dataset"}
+    assert set(entered[len(way):]) == {"utility.datasets.patches", "utility.degradation",
+                                       "utility.lmdb_dataset"}
