@@ -1,7 +1,8 @@
 """The networks for torch.hub, by their names.
 
-    net = torch.hub.load("FOLDER_OR_REPOSITORY", "biqrnn_16_5", pretrained=True, scale=4, source="local")
-    sr = net(x)        # x: (N, 1, B, H, W) in [0, 1], the cube on the high-resolution grid; see models/network.py
+    net = torch.hub.load("FOLDER_OR_REPOSITORY", "biqrnn_16_5", pretrained=True, scale=4,
+    source="local")
+    sr = net(x)  # x: (N, 1, B, H, W) in [0, 1], the cube on the high-resolution grid; see models/network.py
 """
 from models import Network as _Network
 from models import create_model as _create_model
@@ -14,12 +15,14 @@ dependencies = ["numpy", "scipy", "torch", "tqdm"]
 
 
 def _entry(name):
-    def entry(pretrained: bool = False, scale: int = 4, degradation: str = _DEFAULT_KIND, **options) -> _Network:
+    def entry(pretrained: bool = False, scale: int = 4, degradation: str = _DEFAULT_KIND,
+              **options) -> _Network:
         if not pretrained:
             return _create_model(name, **options)
         found = _weights.choose(name, scale, degradation)
         if found is None:
-            raise ValueError(f"no shipped weights of {name} fit x{scale}, {degradation}: {_weights.listing()}")
+            raise ValueError(
+                f"no shipped weights of {name} fit x{scale}, {degradation}: {_weights.listing()}")
         return _model_from_checkpoint(found.path, **options)[0]
 
     entry.__name__ = name
@@ -30,4 +33,6 @@ def _entry(name):
     return entry
 
 
-globals().update({_name: _entry(_name) for _name in {*_list_models(), *(one.card["arch"] for one in _weights.shipped())}})
+globals().update({_name: _entry(_name)
+                  for _name in {*_list_models(),
+                                *(one.card["arch"] for one in _weights.shipped())}})

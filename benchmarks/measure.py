@@ -1,4 +1,5 @@
-"""The tools of a comparison: variants of one network, the network without its pooling, timing in turns, fresh processes."""
+"""The tools of a comparison: variants of one network, the network without its pooling, timing in
+turns, fresh processes."""
 from __future__ import annotations
 
 import ctypes
@@ -36,10 +37,11 @@ Rows = list[dict[str, Any]]  # the lines of a table, by column
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute the network. The default is the fast one in float32; `released` is the baseline."""
+    """One way to compute the network. The default is the fast one in float32; `released` is the
+    baseline."""
 
     name: str
-    released: bool = False      # Execution.released(): a loop over bands, default layout, whole images
+    released: bool = False  # Execution.released(): a loop over bands, default layout, whole images
     amp: str = "off"
     tf32: bool = False
     compiled: bool = False
@@ -49,7 +51,8 @@ class Variant:
     @property
     def execution(self) -> dict[str, Any]:
         """Fields of `models.Execution`."""
-        return vars(Execution.released() if self.released else Execution(checkpoint=self.checkpoint))
+        return vars(Execution.released() if self.released
+                    else Execution(checkpoint=self.checkpoint))
 
     def network(self, arch: str) -> Network:
         """Seeded default weights, the same for every variant."""
@@ -59,7 +62,8 @@ class Variant:
 
     @contextmanager
     def applied(self, search: bool = False) -> Iterator[None]:
-        """TF32 and the floor as this variant has them; `search` lets cuDNN try its algorithms, as training does."""
+        """TF32 and the floor as this variant has them; `search` lets cuDNN try its algorithms, as
+        training does."""
         matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
         matmul.allow_tf32 = self.tf32
         try:
@@ -74,12 +78,14 @@ def variants(device: torch.device, training: bool = False) -> list[Variant]:
     """The variants to compare on this device; the baseline first, the fast one second."""
     gpu, bf16 = device.type == "cuda", computes_bf16(device)
     chosen = []
-    for suffix, how in [("", {}), *[(" TF32", {"tf32": True})] * gpu, *[(" bf16", {"amp": "bf16"})] * (gpu and bf16)]:
-        chosen += [Variant(f"released{suffix}", released=True, **how), Variant(f"fast{suffix}", **how),
-                   Variant(f"floor{suffix}", floor=True, **how)]
+    for suffix, how in [("", {}), *[(" TF32", {"tf32": True})] * gpu,
+                        *[(" bf16", {"amp": "bf16"})] * (gpu and bf16)]:
+        chosen += [Variant(f"released{suffix}", released=True, **how),
+                   Variant(f"fast{suffix}", **how), Variant(f"floor{suffix}", floor=True, **how)]
     chosen += [Variant("fast bf16", amp="bf16")] * (bf16 and not gpu)
     chosen += [Variant("fast compiled", compiled=True)] * (gpu and training)
-    chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * (gpu and training and bf16)
+    chosen += [Variant("fast bf16 compiled", amp="bf16", compiled=True)] * (
+        gpu and training and bf16)
     return chosen + [Variant("fast recomputing", checkpoint=True)] * training
 
 
@@ -95,7 +101,8 @@ def inference(variant: Variant, arch: str, device: torch.device) -> Callable[[Te
 
 
 def training_step(variant: Variant, arch: str, device: torch.device) -> Callable[[Tensor], None]:
-    """(N, B, h, w) on the device -> one step of `utility.training.loop`: degrade x4, forward, MSE, backward, Adam."""
+    """(N, B, h, w) on the device -> one step of `utility.training.loop`: degrade x4, forward, MSE,
+    backward, Adam."""
     config = TrainingConfig(arch=arch, amp=variant.amp, tf32=variant.tf32, compile=variant.compiled)
     state = State(config, variant.network(arch), device, total=1)
     net = torch.compile(state.net) if variant.compiled else state.net
@@ -115,12 +122,14 @@ def random_cubes(*shape: int, device: torch.device, seed: int = 2021) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
-# The network without pooling ------------------------------------------------------------------------------------------
+# The network without pooling ----------------------------------------------------------------------
 
 @contextmanager
 def without_pooling() -> Iterator[None]:
-    """Within it, units give the first C channels of their gates (+ skip) in place of the pooled states; see README.md."""
-    def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
+    """Within it, units give the first C channels of their gates (+ skip) in place of the pooled
+    states; see README.md."""
+    def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
+             backend: str = "auto") -> Tensor:
         return _FirstChannels.apply(gates, skip, gate_count(kind, direction == "both"))
 
     def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
@@ -144,7 +153,7 @@ class _FirstChannels(torch.autograd.Function):
         return torch.cat([grad.to(ctx.dtype)] * ctx.count, 1), grad if ctx.skips else None, None
 
 
-# Timing ---------------------------------------------------------------------------------------------------------------
+# Timing -------------------------------------------------------------------------------------------
 
 @dataclass
 class Setup:
@@ -152,7 +161,7 @@ class Setup:
 
     device: torch.device
     repeats: int
-    budget: float = math.inf    # seconds for the rounds of one comparison, once two of them are done
+    budget: float = math.inf  # seconds for the rounds of one comparison, once two of them are done
     threads: int = 1
     sizes: Mapping[str, Any] = field(default_factory=dict)
     arch: str = "biqrnn_16_5"
@@ -172,13 +181,15 @@ class Setup:
             yield
         except Exception as error:
             traceback.print_exc()
-            self.failed.append(f"{name}: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200])
+            self.failed.append(f"{name}: {type(error).__name__}: "
+                               f"{(str(error).strip().splitlines() or [''])[0]}"[:200])
         if self.gpu:
             torch.cuda.empty_cache()
 
 
 def time_call(call: Callable[[], Any], device: torch.device, inner: int = 1) -> float:
-    """Seconds a call: by events on a GPU's own timeline, by the clock on a CPU; the mean of `inner` calls in a row."""
+    """Seconds a call: by events on a GPU's own timeline, by the clock on a CPU; the mean of `inner`
+    calls in a row."""
     if gpu := device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
@@ -193,9 +204,10 @@ def time_call(call: Callable[[], Any], device: torch.device, inner: int = 1) -> 
     return begin.elapsed_time(end) / 1000 / inner
 
 
-def compare(setup: Setup, calls: Mapping[str, Callable[[], Any]], baseline: str = "", column: str = "variant",
-            **labels: Any) -> Rows:
-    """Warm each call up and time it in turns with the others; a call that fails is noted and left out. Returns `as_rows`."""
+def compare(setup: Setup, calls: Mapping[str, Callable[[], Any]], baseline: str = "",
+            column: str = "variant", **labels: Any) -> Rows:
+    """Warm each call up and time it in turns with the others; a call that fails is noted and left
+    out. Returns `as_rows`."""
     samplers = {}
     for name, call in calls.items():
         with setup.noting(name):
@@ -206,7 +218,8 @@ def compare(setup: Setup, calls: Mapping[str, Callable[[], Any]], baseline: str 
 
 
 def take_turns(setup: Setup, samplers: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Sample in rounds, A B C, C B A, A B C ..., so that a machine that slows down slows all of them."""
+    """Sample in rounds, A B C, C B A, A B C ..., so that a machine that slows down slows all of
+    them."""
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     begin = time.perf_counter()
     for done in range(setup.repeats):
@@ -218,25 +231,31 @@ def take_turns(setup: Setup, samplers: Mapping[str, Callable[[], float]]) -> dic
 
 
 def as_rows(samples: Mapping[str, list[float]], baseline: str, column: str, **labels: Any) -> Rows:
-    """For each name its median `time`, the distance of the quartiles as a share of it, and the number of samples.
+    """For each name its median `time`, the distance of the quartiles as a share of it, and the
+    number of samples.
 
-    With a baseline, also the ratio of the medians (above 1: faster), and the quartiles of the rounds' own ratios.
+    With a baseline, also the ratio of the medians (above 1: faster), and the quartiles of the
+    rounds' own ratios.
     """
     rows = []
     for name, times in samples.items():
         low, median, high = np.percentile(times, (25, 50, 75)).tolist()
-        rows.append({**labels, column: name, "time": median, "spread": (high - low) / median, "n": len(times)})
+        rows.append({**labels, column: name, "time": median, "spread": (high - low) / median,
+                     "n": len(times)})
         if baseline in samples:
-            rows[-1] |= {"faster": np.median(samples[baseline]).item() / median,
-                         "quartiles": np.percentile(np.divide(samples[baseline], times), (25, 75)).tolist()}
+            rows[-1] |= {
+                "faster": np.median(samples[baseline]).item() / median,
+                "quartiles": np.percentile(np.divide(samples[baseline], times), (25, 75)).tolist()}
     return rows
 
 
 def compare_variants(setup: Setup, work: str, ways: list[Variant], shape: Shape) -> Rows:
-    """A work in several variants, each also against `released` and `floor` of its own precision, which its name says."""
+    """A work in several variants, each also against `released` and `floor` of its own precision,
+    which its name says."""
     x = random_cubes(*shape, device=setup.device)
-    rows = compare(setup, {way.name: partial(WORKS[work](way, setup.arch, setup.device), x) for way in ways}, "released",
-                   size=text(shape))
+    rows = compare(
+        setup, {way.name: partial(WORKS[work](way, setup.arch, setup.device), x) for way in ways},
+        "released", size=text(shape))
     times = {row["variant"]: row["time"] for row in rows}
     for row in rows:
         suffix = next((suffix for suffix in (" TF32", " bf16") if suffix in row["variant"]), "")
@@ -244,7 +263,8 @@ def compare_variants(setup: Setup, work: str, ways: list[Variant], shape: Shape)
             row["same precision"] = times[f"released{suffix}"] / row["time"]
         if f"floor{suffix}" in times:
             row["over floor"] = row["time"] / times[f"floor{suffix}"]
-        row |= roofline(setup.arch, shape, 2 if "bf16" in row["variant"] else 4, work != "inference")
+        row |= roofline(setup.arch, shape, 2 if "bf16" in row["variant"] else 4,
+                        work != "inference")
     return rows
 
 
@@ -254,11 +274,13 @@ def text(shape: Shape) -> str:
 
 
 def roofline(arch: str, shape: Shape, size: int, training: bool) -> dict[str, float]:
-    """The FLOP of the convolutions of a QRNN on (N, 1, B, H, W) or (N, B, H, W), and the least bytes that its units move.
+    """The FLOP of the convolutions of a QRNN on (N, 1, B, H, W) or (N, B, H, W), and the least
+    bytes that its units move.
 
-    A unit reads its input and writes its gates, of `size` bytes a value; pooling reads those and writes the states. The
-    backward pass reads gates and the gradient of the states, writes that of the gates, which two convolutions read with the
-    input and the weights, and writes the gradient of the input; the first unit's is not asked for.
+    A unit reads its input and writes its gates, of `size` bytes a value; pooling reads those and
+    writes the states. The backward pass reads gates and the gradient of the states, writes that of
+    the gates, which two convolutions read with the input and the weights, and writes the gradient
+    of the input; the first unit's is not asked for.
     """
     with torch.device("meta"):
         units = create_model(arch).units()
@@ -273,12 +295,14 @@ def roofline(arch: str, shape: Shape, size: int, training: bool) -> dict[str, fl
     return {"GFLOP": flop / 1e9, "moved": values * size}
 
 
-# Fresh processes ------------------------------------------------------------------------------------------------------
+# Fresh processes ----------------------------------------------------------------------------------
 
 def in_fresh_process(root: Path, code: str, **task: Any) -> Any:
-    """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it prints, read as JSON."""
+    """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it
+    prints, read as JSON."""
     begin = "import json, sys; sys.path.insert(0, '.'); task = json.loads(sys.argv[1])\n"
-    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root,
+                          stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -296,25 +320,32 @@ print(statistics.median(time_call(lambda: call(x), device) for _ in range(3)))
 
 
 def compare_checkouts(setup: Setup, theirs: Path, ours: Path) -> Rows:
-    """The fast network by two checkouts in turns, each by its own code in a fresh process; `faster` is ours over theirs."""
+    """The fast network by two checkouts in turns, each by its own code in a fresh process; `faster`
+    is ours over theirs."""
     rows = []
-    for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])), ("training step", setup.sizes["training"])):
-        samplers = {str(root): partial(in_fresh_process, root, TIME, work=work, shape=shape, device=str(setup.device),
-                                       arch=setup.arch, threads=setup.threads) for root in (theirs, ours)}
-        rows += as_rows(take_turns(setup, samplers), str(theirs), "checkout", work=work, size="x".join(map(str, shape)))
+    for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
+                        ("training step", setup.sizes["training"])):
+        samplers = {str(root): partial(in_fresh_process, root, TIME, work=work, shape=shape,
+                                       device=str(setup.device), arch=setup.arch,
+                                       threads=setup.threads) for root in (theirs, ours)}
+        rows += as_rows(take_turns(setup, samplers), str(theirs), "checkout", work=work,
+                        size="x".join(map(str, shape)))
     return rows
 
 
 PEAK = "from benchmarks import measure; print(json.dumps(measure.peak_memory(**task)))"
 
 
-def peak_memory(work: str, variant: dict[str, Any], shape: Shape, arch: str, device: str, threads: int) -> dict[str, int]:
+def peak_memory(work: str, variant: dict[str, Any], shape: Shape, arch: str, device: str,
+                threads: int) -> dict[str, int]:
     """Peak memory of a work in this process, which should be fresh; see README.md, Memory.
 
-    Returns: `peak`, bytes beyond weights and input, and `process`, bytes of all (of the allocator's pool, on a GPU).
+    Returns: `peak`, bytes beyond weights and input, and `process`, bytes of all (of the allocator's
+    pool, on a GPU).
     """
     torch.set_num_threads(threads)
-    call, x = WORKS[work](Variant(**variant), arch, torch.device(device)), random_cubes(*shape, device=torch.device(device))
+    call, x = (WORKS[work](Variant(**variant), arch, torch.device(device)),
+               random_cubes(*shape, device=torch.device(device)))
     if x.is_cuda:
         for _ in range(2):
             call(x)
@@ -328,7 +359,8 @@ def peak_memory(work: str, variant: dict[str, Any], shape: Shape, arch: str, dev
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # nothing hides in freed heap
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
     before = resident("VmRSS")
-    for _ in range(2 if work == "training step" else 1):  # the second step begins with the gradients of the first
+    # the second step begins with the gradients of the first
+    for _ in range(2 if work == "training step" else 1):
         call(x)
     return {"peak": resident("VmHWM") - before, "process": resident("VmHWM")}
 

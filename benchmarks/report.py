@@ -16,7 +16,8 @@ COLOURS = {"released": INTERPOLATION, "fast": NETWORK, "fast bf16": BACKPROJECTI
 
 
 def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} us"
+    return (f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms" if value >= 1e-3
+            else f"{1e6 * value:.0f} us")
 
 
 def size(value: float) -> str:
@@ -27,59 +28,79 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2f} %"
 
 
-SHOW: dict[str, Callable[[Any], str]] = {
-    "time": seconds, "processor": seconds, "n": str, "calls": str,
-    "quartiles": lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}", "PSNR": "{:.4f}".format,
-    "change": "{:+.5f}".format, "GB/s": "{:.1f}".format, "patches/s": "{:.0f}".format, "ns a voxel": "{:.4g}".format,
-    **dict.fromkeys(("peak", "process", "moved"), size), "GFLOP": "{:.1f}".format,
-    **dict.fromkeys(("spread", "share", "of released", "of a copy", "of whole", "of theirs", "GPU waits"), percent),
-    **dict.fromkeys(("output", "without input", "gradients", "worst parameter"), "{:.1e}".format),
-    **dict.fromkeys(("faster", "same precision", "over floor", "Mvoxel/s"), "{:.2f}".format),
-}
+SHOW: dict[str, Callable[[Any], str]] = {"time": seconds, "processor": seconds, "n": str,
+                                         "calls": str,
+                                         "quartiles": lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}",
+                                         "PSNR": "{:.4f}".format, "change": "{:+.5f}".format,
+                                         "GB/s": "{:.1f}".format, "patches/s": "{:.0f}".format,
+                                         "ns a voxel": "{:.4g}".format,
+                                         **dict.fromkeys(("peak", "process", "moved"), size),
+                                         "GFLOP": "{:.1f}".format,
+                                         **dict.fromkeys((
+                                             "spread", "share", "of released", "of a copy",
+                                             "of whole", "of theirs", "GPU waits"), percent),
+                                         **dict.fromkeys((
+                                             "output", "without input", "gradients",
+                                             "worst parameter"), "{:.1e}".format),
+                                         **dict.fromkeys((
+                                             "faster", "same precision", "over floor", "Mvoxel/s"),
+                                                         "{:.2f}".format)}
 """How each column of numbers is printed; other columns hold words."""
 
 
 def table(title: str, rows: Rows) -> str:
     """The rows of a section as text, numbers to the right."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns, *[["" if row.get(key) is None else SHOW.get(key, str)(row[key]) for key in columns] for row in rows]]
+    cells = [columns,
+             *[["" if row.get(key) is None else SHOW.get(key, str)(row[key]) for key in columns]
+               for row in rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.rjust(width) if key in SHOW else cell.ljust(width)
-                       for key, cell, width in zip(columns, line, widths, strict=True)).rstrip() for line in cells]
+                       for key, cell, width in zip(columns, line, widths, strict=True)).rstrip()
+             for line in cells]
     return "\n  ".join([title, *lines])
 
 
 def draw(path: Path, title: str, results: dict[str, Rows]) -> Figure:
-    """Left: time and peak memory, the released way being 1; right: time a voxel against bands and pixels."""
+    """Left: time and peak memory, the released way being 1; right: time a voxel against bands and
+    pixels."""
     with rc_context(STYLE):
         fig = Figure(figsize=(WIDTH, 3.3), layout="constrained")
         grid = fig.add_gridspec(2, 2, width_ratios=(1.9, 1))
         _bars(fig.add_subplot(grid[:, 0]), results)
         for k, axis in enumerate(("bands", "pixels")):
-            _growth(fig.add_subplot(grid[k, 1]), axis, [row for row in results.get("growth", []) if row["axis"] == axis])
+            _growth(fig.add_subplot(grid[k, 1]), axis,
+                    [row for row in results.get("growth", []) if row["axis"] == axis])
         for ax in fig.axes:
             ax.grid(True, axis="y")
             ax.set_axisbelow(True)
             ax.spines[["top", "right"]].set_visible(False)
-        fig.suptitle(f"{title}: the same network, computed the released way and this way", fontsize=8)
+        fig.suptitle(f"{title}: the same network, computed the released way and this way",
+                     fontsize=8)
         return saved(fig, path)
 
 
 def _bars(ax: Axes, results: dict[str, Rows]) -> None:
     """For every size, time and memory of the fast variants as a share of the released way's."""
-    bars: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}  # (what, variant): {group: (height, label)}
-    rows = [{"work": work} | row for work in ("inference", "training step") for row in results.get(work.split()[0], [])]
+    # (what, variant): {group: (height, label)}
+    bars: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}
+    rows = [{"work": work} | row for work in ("inference", "training step")
+            for row in results.get(work.split()[0], [])]
     for row in [*rows, *results.get("memory", [])]:
-        what, share, label = ("time", 1 / row["faster"], f"{row['faster']:.1f}x") if "faster" in row else (
-            "peak memory", row.get("of released"), f"{100 * (row.get('of released') or 0):.0f} %")
+        what, share, label = (("time", 1 / row["faster"], f"{row['faster']:.1f}x")
+                              if "faster" in row
+                              else ("peak memory", row.get("of released"),
+                                    f"{100 * (row.get('of released') or 0):.0f} %"))
         if row["variant"] in ("fast", "fast bf16") and share:
-            bars.setdefault((what, row["variant"]), {})[f"{row['work']}\n{row['size']}"] = share, label
+            bars.setdefault((what, row["variant"]), {})[f"{row['work']}\n{row['size']}"] = (
+                share, label)
     groups = list(dict.fromkeys(group for found in bars.values() for group in found))
     width = 0.88 / max(1, len(bars))
     for k, ((what, variant), found) in enumerate(bars.items()):
         places = [groups.index(group) + (k - (len(bars) - 1) / 2) * width for group in found]
         heights, labels = zip(*found.values(), strict=True)
-        drawn = ax.bar(places, heights, 0.92 * width, color=COLOURS[variant], alpha=1.0 if what == "time" else 0.45,
+        drawn = ax.bar(places, heights, 0.92 * width, color=COLOURS[variant],
+                       alpha=1.0 if what == "time" else 0.45,
                        label=f"{what}, {'bf16' if 'bf16' in variant else 'fp32'}")
         ax.bar_label(drawn, labels, fontsize=5.5)
     ax.axhline(1, color=COLOURS["released"], linewidth=1, label="released way")
@@ -93,8 +114,9 @@ def _bars(ax: Axes, results: dict[str, Rows]) -> None:
 def _growth(ax: Axes, axis: str, rows: Rows) -> None:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         chosen = [row for row in rows if row["variant"] == variant]
-        ax.plot([int(row["size"].split("x")[axis == "pixels"]) for row in chosen], [row["ns a voxel"] for row in chosen],
-                marker="o", markersize=3, color=COLOURS[variant], label=variant)
+        ax.plot([int(row["size"].split("x")[axis == "pixels"]) for row in chosen],
+                [row["ns a voxel"] for row in chosen], marker="o", markersize=3,
+                color=COLOURS[variant], label=variant)
     if not rows:
         return
     bands, side, _ = rows[0]["size"].split("x")

@@ -1,13 +1,16 @@
-"""Measure this project on this machine: speed, memory, accuracy, data. Prints tables, saves JSON and a figure.
+"""Measure this project on this machine: speed, memory, accuracy, data. Prints tables, saves JSON
+and a figure.
 
-    python benchmarks/run.py                                    all of it; the first GPU where there is one, else the CPU
+    python benchmarks/run.py               all of it; the first GPU where there is one, else the CPU
     python benchmarks/run.py --quick                            tiny sizes, seconds: does it run?
     python benchmarks/run.py --only inference memory            some sections
-    python benchmarks/run.py --checkpoint runs/demo/best.pth    and what the fast ways do to a trained network's PSNR
-    python benchmarks/run.py --against ../before                this checkout and another one in turns
+    python benchmarks/run.py --checkpoint runs/demo/best.pth
+            and what the fast ways do to a trained network's PSNR
+    python benchmarks/run.py --against ../before              this checkout and another one in turns
 
-Every comparison is made within this run, against the same network computed the released way: a loop over bands, default
-layout, whole images. `benchmarks/README.md` says what each number is. The exit code is 1 when a part could not be measured.
+Every comparison is made within this run, against the same network computed the released way: a loop
+over bands, default layout, whole images. `benchmarks/README.md` says what each number is. The exit
+code is 1 when a part could not be measured.
 """
 from __future__ import annotations
 
@@ -42,12 +45,15 @@ from utility.system.files import shown, write_json  # noqa: E402
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on; `title` names the machine in a line."""
     name, threads = device_name(torch.device("cpu")), torch.get_num_threads()
-    machine = describe_environment(device) | {
-        "cpu": name, "cores": os.cpu_count(), "vector": torch.backends.cpu.get_cpu_capability(),
-        "memory": size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "load_at_start": os.getloadavg()[0],
-        "cpu_pooling": "compiled" if cpu.library() else "torch", "title": f"{name}, {threads} thread{'s' * (threads != 1)}",
-        "baseline": "released: the same network as a loop over bands, default layout, whole images, float32",
-    }
+    machine = (describe_environment(device)
+               | {"cpu": name, "cores": os.cpu_count(),
+                  "vector": torch.backends.cpu.get_cpu_capability(),
+                  "memory": size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+                  "load_at_start": os.getloadavg()[0],
+                  "cpu_pooling": "compiled" if cpu.library() else "torch",
+                  "title": f"{name}, {threads} thread{'s' * (threads != 1)}",
+                  "baseline": "released: the same network as a loop over bands, default layout, "
+                  "whole images, float32"})
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         machine |= {"title": facts.name, "gpu": f"{facts.name}, {size(facts.total_memory)}",
@@ -60,52 +66,70 @@ def _parser() -> argparse.ArgumentParser:
                        allow_abbrev=False)
     add = parser.add_argument
     add("--quick", action="store_true", help="tiny sizes and a small network: shows that it runs")
-    add("--out", default="benchmarks/results", metavar="DIR", help="where results_*.json and benchmark_*.png go "
-                                                                   "(default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what is measured (default: a GPU if there is one)")
+    add("--out", default="benchmarks/results", metavar="DIR",
+        help="where results_*.json and benchmark_*.png go (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="what is measured (default: a GPU if there is one)")
     add("--only", nargs="+", choices=[*SECTIONS, "against", "files"], metavar="NAME",
         help=f"some of: {', '.join(SECTIONS)}; with --against: against, files")
-    add("--repeats", type=int, metavar="N", help="rounds of each comparison (default: 5 on a CPU, 20 on a GPU, 2 with "
-                                                 "--quick); long ones stop earlier, after a minute or so")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's own choice, the cores)")
-    add("--checkpoint", metavar="CKPT", help="a trained network, for its change of PSNR on the test scenes")
-    add("--images", default="data/sample/natural/test", metavar="DIR", help="those scenes (default: %(default)s)")
-    add("--against", metavar="DIR", help="another checkout of this project: both in turns, each sample in a fresh process, and "
-                                         "nothing else: inference, a training step, and from file to file")
+    add("--repeats", type=int, metavar="N",
+        help="rounds of each comparison (default: 5 on a CPU, 20 on a GPU, 2 with --quick); long "
+        "ones stop earlier, after a minute or so")
+    add("--threads", type=int, metavar="N",
+        help="CPU threads (default: torch's own choice, the cores)")
+    add("--checkpoint", metavar="CKPT",
+        help="a trained network, for its change of PSNR on the test scenes")
+    add("--images", default="data/sample/natural/test", metavar="DIR",
+        help="those scenes (default: %(default)s)")
+    add("--against", metavar="DIR",
+        help="another checkout of this project: both in turns, each sample in a fresh process, and "
+        "nothing else: inference, a training step, and from file to file")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was given and torch finds no GPU on this machine; leave it out to measure the CPU.")
+        raise UserError("--device cuda was given and torch finds no GPU on this machine; leave it "
+                        "out to measure the CPU.")
     for name in ("repeats", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; give 1 or more.")
-    for name, path in (("--checkpoint", options.checkpoint), ("--images", options.checkpoint and options.images),
-                       ("--against", options.against and Path(options.against, "benchmarks/measure.py"))):
+    for name, path in (
+            ("--checkpoint", options.checkpoint),
+            ("--images", options.checkpoint and options.images),
+            ("--against", options.against and Path(options.against, "benchmarks/measure.py"))):
         if path and not Path(path).exists():
-            raise UserError(f"{name}: {path} does not exist; data/make_samples.py renders the sample scenes.")
+            raise UserError(
+                f"{name}: {path} does not exist; data/make_samples.py renders the sample scenes.")
     if options.threads:
         torch.set_num_threads(options.threads)
     gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    setup = Setup(
-        device=torch.device("cuda", 0) if gpu else torch.device("cpu"), budget=30 if gpu else 75,
-        repeats=options.repeats or (2 if options.quick else 20 if gpu else 5), threads=torch.get_num_threads(),
-        sizes=QUICK_SIZES if options.quick else GPU_SIZES if gpu else SIZES,
-        arch="biqrnn_4_2" if options.quick else "biqrnn_16_5", checkpoint=options.checkpoint, images=options.images)
+    setup = Setup(device=torch.device("cuda", 0) if gpu else torch.device("cpu"),
+                  budget=30 if gpu else 75,
+                  repeats=options.repeats or (2 if options.quick else 20 if gpu else 5),
+                  threads=torch.get_num_threads(),
+                  sizes=QUICK_SIZES if options.quick else GPU_SIZES if gpu else SIZES,
+                  arch="biqrnn_4_2" if options.quick else "biqrnn_16_5",
+                  checkpoint=options.checkpoint, images=options.images)
     machine, began = describe_machine(setup.device), time.perf_counter()
-    print("\n".join(f"{key:<14} {value}" for key, value in machine.items() if value is not None), flush=True)
+    print("\n".join(f"{key:<14} {value}" for key, value in machine.items() if value is not None),
+          flush=True)
     if machine["load_at_start"] > 1:
-        print("note: other programs keep this machine busy, so do not trust the times", file=sys.stderr)
-    possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only, "sampler": options.only}
+        print("note: other programs keep this machine busy, so do not trust the times",
+              file=sys.stderr)
+    possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only,
+                "sampler": options.only}
     sections = {name: section for name, section in SECTIONS.items()
                 if name in (options.only or SECTIONS) and possible.get(name, True)}
     if options.against:
         roots = {"theirs": Path(options.against).resolve(), "ours": ROOT}
-        both = {"against": ("Two checkouts in turns, a fresh process for each sample", partial(compare_checkouts, **roots)),
-                "files": ("From file to file by two checkouts in turns", partial(compare_files, **roots))}
-        sections = {name: section for name, section in both.items() if name in (options.only or both)}
+        both = {"against": ("Two checkouts in turns, a fresh process for each sample",
+                            partial(compare_checkouts, **roots)),
+                "files": ("From file to file by two checkouts in turns",
+                          partial(compare_files, **roots))}
+        sections = {
+            name: section for name, section in both.items() if name in (options.only or both)}
     errors: dict[str, list[str]] = {}
     for name, (title, section) in sections.items():
         setup.failed = []
@@ -116,11 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors[name] = setup.failed
     print(f"\ntook {time.perf_counter() - began:.0f} s")
     # What is not a whole run never takes the place of one.
-    name = setup.device.type + "_quick" * options.quick + "_partial" * bool(options.only) + "_against" * bool(options.against)
+    name = (setup.device.type + "_quick" * options.quick + "_partial" * bool(options.only)
+            + "_against" * bool(options.against))
     out = Path(options.out)
-    settings = {"quick": options.quick, "arch": setup.arch, "repeats": setup.repeats, "sizes": setup.sizes}
-    write_json(out / f"results_{name}.json",
-               {"machine": machine, "settings": settings, "results": setup.results, "errors": errors})
+    settings = {"quick": options.quick, "arch": setup.arch, "repeats": setup.repeats,
+                "sizes": setup.sizes}
+    write_json(
+        out / f"results_{name}.json",
+        {"machine": machine, "settings": settings, "results": setup.results, "errors": errors})
     print(f"saved {shown(out / f'results_{name}.json')}")
     if {"inference", "training", "growth"} & set(setup.results):
         draw(out / f"benchmark_{name}.png", machine["title"], setup.results)

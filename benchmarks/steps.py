@@ -1,4 +1,5 @@
-"""Time training steps that several processes share; `python benchmarks/run.py --only processes` starts them by torchrun."""
+"""Time training steps that several processes share; `python benchmarks/run.py --only processes`
+starts them by torchrun."""
 from __future__ import annotations
 
 import json
@@ -18,7 +19,8 @@ from utility.training.steps import train_step
 
 
 def main(arch: str, *shape: int) -> None:
-    """Print the seconds of five steps, after one more, on patches (N, B, h, w), of which every process takes its part."""
+    """Print the seconds of five steps, after one more, on patches (N, B, h, w), of which every
+    process takes its part."""
     torch.set_num_threads(1)
     state = State(TrainingConfig(arch=arch), create_model(arch), torch.device("cpu"))
     patches = torch.rand(shape, generator=torch.Generator().manual_seed(0))

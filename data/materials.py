@@ -21,7 +21,8 @@ def reflectances(rng: np.random.Generator, nm: np.ndarray, count: int) -> np.nda
             centre, width = rng.uniform(low, high), span * rng.uniform(0.08, 0.3)
             spectrum += rng.uniform(0.1, 0.6) * _bump(nm, centre, width)
         if rng.random() < 0.5:  # a pigment's edge
-            spectrum += rng.uniform(0.1, 0.5) * _edge(nm, rng.uniform(low, high), span * rng.uniform(0.02, 0.08))
+            spectrum += rng.uniform(0.1, 0.5) * _edge(nm, rng.uniform(low, high),
+                                                      span * rng.uniform(0.02, 0.08))
         spectrum *= rng.uniform(0.3, 1.0) / max(1.0, spectrum.max())
     return np.clip(spectra, 0.02, 0.95)
 
@@ -42,9 +43,11 @@ def blackbody(nm: np.ndarray, kelvin: float) -> np.ndarray:
 
 
 def transmittance(nm: np.ndarray) -> np.ndarray:
-    """Transmittance of a clear atmosphere, roughly: water vapour at 940, 1140, 1380 and 1870 nm, carbon dioxide at 2010 nm."""
+    """Transmittance of a clear atmosphere, roughly: water vapour at 940, 1140, 1380 and 1870 nm,
+    carbon dioxide at 2010 nm."""
     depth = 0.1 * (nm / 400.0) ** -4 + 0.02
-    for centre, width, strength in [(940, 22, 0.6), (1140, 28, 0.7), (1380, 38, 2.3), (1870, 42, 2.3), (2010, 22, 0.5)]:
+    for centre, width, strength in [(940, 22, 0.6), (1140, 28, 0.7), (1380, 38, 2.3),
+                                    (1870, 42, 2.3), (2010, 22, 0.5)]:
         depth = depth + strength * _bump(nm, centre, width)
     return np.exp(-depth)
 
@@ -56,7 +59,8 @@ def ground_materials(rng: np.random.Generator, nm: np.ndarray) -> dict[str, np.n
         tilt = 1 + rng.uniform(-0.1, 0.1) * (nm - nm.mean()) / np.ptp(nm)
         return np.clip(spectrum * tilt * rng.uniform(0.85, 1.15), 0.01, 0.95)
 
-    water_in_leaves = 1 - 0.45 * _bump(nm, 1450, 70) - 0.6 * _bump(nm, 1940, 90) - 0.3 * _bump(nm, 2400, 200)
+    water_in_leaves = (
+        1 - 0.45 * _bump(nm, 1450, 70) - 0.6 * _bump(nm, 1940, 90) - 0.3 * _bump(nm, 2400, 200))
     leaves = (0.03 + 0.07 * _bump(nm, 550, 35) + 0.45 * _edge(nm, 715, 16)) * water_in_leaves
     soil = (0.08 + 0.3 * (1 - np.exp(-(nm - 350) / 600))) * (1 - 0.12 * _bump(nm, 2200, 40))
     return {
@@ -74,9 +78,11 @@ def ground_materials(rng: np.random.Generator, nm: np.ndarray) -> dict[str, np.n
 
 
 def noise_texture(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
-    """Smooth noise whose features are about `cell` pixels wide, zero mean, unit deviation, (h, w) float32."""
+    """Smooth noise whose features are about `cell` pixels wide, zero mean, unit deviation, (h, w)
+    float32."""
     coarse = [max(2, round(n / cell) + 1) for n in size]
-    texture = cv2.resize(rng.standard_normal(coarse).astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
+    texture = cv2.resize(rng.standard_normal(coarse).astype(np.float32), size[::-1],
+                         interpolation=cv2.INTER_CUBIC)
     return (texture - texture.mean()) / (texture.std() + 1e-6)
 
 
@@ -104,7 +110,8 @@ def ellipse(centre: Sequence[int], axes: Sequence[int], angle: float) -> Shape:
 
 def box(centre: Sequence[float], axes: Sequence[float], angle: float) -> np.ndarray:
     """Corners of a rectangle, whole pixels, (4, 2)."""
-    return np.round(cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, axes)), float(angle))))
+    return np.round(
+        cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, axes)), float(angle))))
 
 
 def mask_of(shape: Shape, size: tuple[int, int]) -> np.ndarray:

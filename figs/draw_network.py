@@ -23,7 +23,8 @@ from models import create_model
 INK, SOFT, SKIP = "#1d2733", "#5b6b7b", "#2c7fb8"
 FILL = {"halves": "#fde0c5", "doubles": "#d7ead3", "keeps": "#dde8f3"}
 GATES = {"f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "O", "I")}
-FORMULAS = {"f": "h = f h' + (1 - f) z", "fo": "c = f c' + (1 - f) z,  h = o c", "ifo": "c = f c' + i z,  h = o c"}
+FORMULAS = {"f": "h = f h' + (1 - f) z", "fo": "c = f c' + (1 - f) z,  h = o c",
+            "ifo": "c = f c' + i z,  h = o c"}
 
 
 def draw(arch: str, path: Path) -> None:
@@ -50,7 +51,8 @@ def _network(axes: Axes, net, arch: str) -> None:
         arrows = {"both": "⇄", "forward": "→", "backward": "←"}[unit.direction]
         channels = f"{unit.channels} channel{'s' * (unit.channels > 1)}"
         extent = f"H/{size} × W/{size}".replace("/1", "")
-        _box(axes, (n, -1.25 * level), f"{name}\n{channels}\n{extent}\nbands {arrows}", FILL[change], width=0.86, height=1.0)
+        _box(axes, (n, -1.25 * level), f"{name}\n{channels}\n{extent}\nbands {arrows}",
+             FILL[change], width=0.86, height=1.0)
         places.append((n, -1.25 * level))
     for (x, y), (u, v) in pairwise(places):
         _arrow(axes, (x + 0.45, y), (u - 0.45, v))
@@ -61,8 +63,9 @@ def _network(axes: Axes, net, arch: str) -> None:
     axes.text(-0.75, 0, "x", ha="center", va="center", color=INK, fontsize=13)
     axes.text(len(units) - 0.25, 0, "y", ha="center", va="center", color=INK, fontsize=13)
     parameters = sum(p.numel() for p in net.parameters())
-    axes.set_title(f"{arch}: {parameters:,} parameters; any number of bands. Orange halves rows and columns, green doubles "
-                   "them, blue lines add.", color=INK, fontsize=11, loc="left")
+    axes.set_title(f"{arch}: {parameters:,} parameters; any number of bands. Orange halves rows "
+                   "and columns, green doubles them, blue lines add.", color=INK, fontsize=11,
+                   loc="left")
     axes.set_xlim(-1, len(units))
     axes.set_ylim(-3.1, 2.9)
 
@@ -70,37 +73,47 @@ def _network(axes: Axes, net, arch: str) -> None:
 def _unit(axes: Axes, unit) -> None:
     both = unit.direction == "both"
     names = GATES[unit.kind]
-    gates = [names[0], *(f"{name}{k}" if both else name for name in names[1:] for k in ((1, 2) if both else ("",)))]
+    gates = [names[0],
+             *(f"{name}{k}" if both else name for name in names[1:]
+               for k in ((1, 2) if both else ("",)))]
     _box(axes, (1, 0), "convolution\n3 × 3 × 3", FILL["keeps"], width=1.5)
     for k, gate in enumerate(gates):
         y = (len(gates) - 1) / 2 - k
         function = "tanh" if gate == "Z" else "sigmoid"
-        _box(axes, (3.2, 0.62 * y), f"{gate.lower()} = {function}({gate})", "white", width=1.9, height=0.42)
+        _box(axes, (3.2, 0.62 * y), f"{gate.lower()} = {function}({gate})", "white", width=1.9,
+             height=0.42)
         _arrow(axes, (1.78, 0), (2.22, 0.62 * y))
     passes = ("forward, t = 1 .. B", "backward, t = B .. 1") if both else (unit.direction,)
     for k, words in enumerate(passes):
         y = 0.5 * (len(passes) - 1) - k
-        _box(axes, (6.1, 1.0 * y), f"{words}\n{FORMULAS[unit.kind]}", FILL["doubles"], width=2.9, height=0.72)
+        _box(axes, (6.1, 1.0 * y), f"{words}\n{FORMULAS[unit.kind]}", FILL["doubles"], width=2.9,
+             height=0.72)
         _arrow(axes, (4.18, 0), (4.62, 1.0 * y))
         _arrow(axes, (7.58, 1.0 * y), (8.35, 0))
     _box(axes, (8.75, 0), "+" if both else "h", "white", width=0.7)
-    axes.text(-0.15, 0, "bands ×\nrows ×\ncolumns", ha="center", va="center", color=SOFT, fontsize=9)
-    axes.set_title("Its unit: one convolution gives all gates; the pooling runs along the bands of every pixel (h', c': the "
-                   "state of the band before).", color=INK, fontsize=11, loc="left")
+    axes.text(-0.15, 0, "bands ×\nrows ×\ncolumns", ha="center", va="center", color=SOFT,
+              fontsize=9)
+    axes.set_title("Its unit: one convolution gives all gates; the pooling runs along the bands of "
+                   "every pixel (h', c': the state of the band before).", color=INK, fontsize=11,
+                   loc="left")
     axes.set_xlim(-1, 12)
     axes.set_ylim(-1.4, 1.4)
 
 
-def _box(axes: Axes, centre: tuple[float, float], text: str, fill: str, width: float = 0.82, height: float = 0.62) -> None:
+def _box(axes: Axes, centre: tuple[float, float], text: str, fill: str, width: float = 0.82,
+         height: float = 0.62) -> None:
     x, y = centre
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.02,rounding_size=0.06",
-                                  facecolor=fill, edgecolor=INK, linewidth=0.9, zorder=3))
-    axes.text(x, y, text, ha="center", va="center", fontsize=6.8 if width < 1 else 9, color=INK, zorder=4)
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height,
+                                  boxstyle="round,pad=0.02,rounding_size=0.06", facecolor=fill,
+                                  edgecolor=INK, linewidth=0.9, zorder=3))
+    axes.text(x, y, text, ha="center", va="center", fontsize=6.8 if width < 1 else 9, color=INK,
+              zorder=4)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK, bend: float = 0.0) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>", mutation_scale=9,
-                                   color=color, linewidth=1.1, zorder=2))
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK,
+           bend: float = 0.0) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", arrowstyle="-|>",
+                                   mutation_scale=9, color=color, linewidth=1.1, zorder=2))
 
 
 if __name__ == "__main__":

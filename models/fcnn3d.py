@@ -1,11 +1,12 @@
-"""3D-FCNN (Mei, Yuan, Ji, Zhang, Wan, Du, "Hyperspectral Image Spatial Super-Resolution via 3D Full Convolutional Neural
-Network", Remote Sensing 9(11), 1139, 2017).
+"""3D-FCNN (Mei, Yuan, Ji, Zhang, Wan, Du, "Hyperspectral Image Spatial Super-Resolution via 3D Full
+Convolutional Neural Network", Remote Sensing 9(11), 1139, 2017).
 
-From the paper: four 3-D convolutions on the interpolated cube, 64 filters of 9x9x7, 32 of 1x1x1, 9 of 1x1x1 and 1 of 5x5x3,
-with ReLU after the first three, and no residual connection. The paper writes rows x columns x bands; tensors here are (bands,
-rows, columns), so the kernels read 7x9x9 and 3x5x5. Not from the paper: its convolutions shrink the cube by 12 rows, 12
-columns and 8 bands; here the edges are repeated around the input of a convolution, so that sizes are kept and any number of
-bands will do.
+From the paper: four 3-D convolutions on the interpolated cube, 64 filters of 9x9x7, 32 of 1x1x1, 9
+of 1x1x1 and 1 of 5x5x3, with ReLU after the first three, and no residual connection. The paper
+writes rows x columns x bands; tensors here are (bands, rows, columns), so the kernels read 7x9x9
+and 3x5x5. Not from the paper: its convolutions shrink the cube by 12 rows, 12 columns and 8 bands;
+here the edges are repeated around the input of a convolution, so that sizes are kept and any number
+of bands will do.
 """
 from __future__ import annotations
 
@@ -38,10 +39,12 @@ class FCNN3D(Network):
         return list(self.layers[-1].parameters())
 
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
-        """`fast` starts as the start image, up to rounding, although nothing is added to the output.
+        """`fast` starts as the start image, up to rounding, although nothing is added to the
+        output.
 
-        Channel 0 of every layer hands the image on, 1 added at the first and taken off at the last, so that ReLU leaves it as
-        it is (above -1). The last layer takes nothing from the other channels, whose weights are drawn as He et al. draw them.
+        Channel 0 of every layer hands the image on, 1 added at the first and taken off at the last,
+        so that ReLU leaves it as it is (above -1). The last layer takes nothing from the other
+        channels, whose weights are drawn as He et al. draw them.
         """
         if recipe != "fast":
             return
@@ -56,4 +59,5 @@ class FCNN3D(Network):
             self.layers[-1].bias[0] = -1
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        return bands * (value * (2 * 64 + 2 * 32) + 24)  # a layer's input, output and workspace; a few cubes
+        # a layer's input, output and workspace; a few cubes
+        return bands * (value * (2 * 64 + 2 * 32) + 24)

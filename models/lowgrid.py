@@ -1,6 +1,7 @@
 """Ours, not published: quasi-recurrent units on the low-resolution grid, scaled by band.
 
-    start image -> pixel unshuffle -> head -> body: x + unit(x), n times -> tail -> end -> pixel shuffle -> + start image
+    start image -> pixel unshuffle -> head -> body: x + unit(x), n times -> tail -> end -> pixel
+    shuffle -> + start image
                    |  (x - mean) / deviation of the band                            |  times the deviation of the band
 
 A unit is a convolution giving the three gates of bidirectional f-pooling, then pooling along bands
@@ -9,13 +10,15 @@ training time they measured better than 3x3x3. All but the last step runs on the
 grid, with 1/s^2 of the voxels. SSPSR (Jiang et al., IEEE TCI 2020) and MCNet (Li et al., Remote
 Sensing 2020) compute there too; the sub-pixel end is that of Shi et al. (CVPR 2016).
 
-Mean and deviation are those of each band over the whole scene. The network is then the same for any gain and offset of a
-band: without them nearly dark bands, beside water absorption, get a residual as large as bright ones.
+Mean and deviation are those of each band over the whole scene. The network is then the same for any
+gain and offset of a band: without them nearly dark bands, beside water absorption, get a residual
+as large as bright ones.
 
-`lowgrid_<width>_<units>_sensor` is told, beside, what is known of the sensor: noise and MTF (`Network.inputs`). One file of
-its weights serves every blur. What it adds to a pixel is counted in units of the brightest of the 3 x 3 input pixels around,
-where that is less than the band's deviation; and no value falls below half of the darkest of them. A spectral angle counts dark
-pixels as much as bright ones, and there an error of a hundredth of the deviation is large.
+`lowgrid_<width>_<units>_sensor` is told, beside, what is known of the sensor: noise and MTF
+(`Network.inputs`). One file of its weights serves every blur. What it adds to a pixel is counted in
+units of the brightest of the 3 x 3 input pixels around, where that is less than the band's
+deviation; and no value falls below half of the darkest of them. A spectral angle counts dark pixels
+as much as bright ones, and there an error of a hundredth of the deviation is large.
 """
 from __future__ import annotations
 
@@ -38,11 +41,13 @@ SENSOR_SCALES = (2, 3, 4, 8)
 
 
 class LowGridUnit(nn.Module):
-    """A convolution of `kernel` to the gates of `outputs` channels, then f-pooling in both directions."""
+    """A convolution of `kernel` to the gates of `outputs` channels, then f-pooling in both
+    directions."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, 3 * outputs, kernel, padding=tuple(size // 2 for size in kernel), bias=False)
+        self.conv = nn.Conv3d(inputs, 3 * outputs, kernel,
+                              padding=tuple(size // 2 for size in kernel), bias=False)
 
     def forward(self, x: Tensor, skip: Tensor | None, backend: str) -> Tensor:
         return pool(self.conv(x), "f", "both", skip, backend)
@@ -68,14 +73,17 @@ class LowGrid(Network):
         self.radius = units + 3
         self.takes_told, self.scales = sensor, SENSOR_SCALES if sensor else SCALES
         more = 4 if sensor else 1
-        self.head = nn.ModuleDict({str(s): LowGridUnit(s * s + more, width, (3, 3, 3)) for s in self.scales})
+        self.head = nn.ModuleDict(
+            {str(s): LowGridUnit(s * s + more, width, (3, 3, 3)) for s in self.scales})
         self.body = nn.ModuleList(LowGridUnit(width, width, (1, 3, 3)) for _ in range(units))
         self.tail = nn.Conv3d(width, width, 3, padding=1)
-        self.end = nn.ModuleDict({str(s): nn.Conv3d(width, s * s, 3, padding=1) for s in self.scales})
+        self.end = nn.ModuleDict(
+            {str(s): nn.Conv3d(width, s * s, 3, padding=1) for s in self.scales})
 
     statistics = staticmethod(band_moments)
 
-    def forward(self, x: Tensor, low: Tensor, statistics: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, low: Tensor, statistics: Tensor,
+                told: Tensor | None = None) -> Tensor:
         """Super-resolve.
 
         Args:
@@ -86,24 +94,30 @@ class LowGrid(Network):
 
         Returns: (N, 1, B, H, W).
         """
-        if not torch.is_grad_enabled() and self.execution.block_voxels != 0 and not torch.compiler.is_compiling():
+        if (not torch.is_grad_enabled() and self.execution.block_voxels != 0
+                and not torch.compiler.is_compiling()):
             whole = Window.whole(*x.shape[-2:])
-            return self.in_window(whole, whole, x, low, statistics, *([] if told is None else [told]))
+            return self.in_window(whole, whole, x, low, statistics,
+                                  *([] if told is None else [told]))
         scale = x.shape[-1] // low.shape[-1]
         moments = _moments(statistics, x.dtype)
-        h = _standardised(x, low, moments, scale, told).contiguous(memory_format=self.execution.layout(x))
+        h = _standardised(x, low, moments, scale, told).contiguous(
+            memory_format=self.execution.layout(x))
         h = self._run(self.head[str(scale)], h, None)
         for unit in self.body:
             h = self._run(unit, h, h)
         unit, floor = self._limits(low, moments)
-        return _above(x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), unit, scale), floor, scale)
+        return _above(x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), unit, scale),
+                      floor, scale)
 
     def _limits(self, low: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise, or None: any."""
+        """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise,
+        or None: any."""
         deviation = moments[1][:, None]
         if not self.takes_told:
             return deviation.expand_as(low), None
-        brightest, darkest = (sign * F.max_pool3d(sign * low, (1, 3, 3), 1, (0, 1, 1)) for sign in (1, -1))
+        brightest, darkest = (
+            sign * F.max_pool3d(sign * low, (1, 3, 3), 1, (0, 1, 1)) for sign in (1, -1))
         return torch.minimum(deviation, brightest.clamp_min(0)), darkest / 2
 
     @torch.no_grad()
@@ -120,10 +134,12 @@ class LowGrid(Network):
             stream = _Stream(self, scale, dtype, above=have.top == 0)
             voxels = x.shape[0] * low.shape[2] * low.shape[-1]
             rows, count = rows_per_block(self.execution, x, stream.widest, voxels), low.shape[-2]
-            at = have.top // scale + (0 if have.top == 0 else self.radius)  # the row of the next residual
+            # the row of the next residual
+            at = have.top // scale + (0 if have.top == 0 else self.radius)
             for first in range(0, count, rows):
                 last = min(first + rows, count)
-                h = _standardised(x[..., first * scale:last * scale, :], low[..., first:last, :], moments, scale, *told)
+                h = _standardised(x[..., first * scale:last * scale, :], low[..., first:last, :],
+                                  moments, scale, *told)
                 residual = stream(h.to(dtype), below=last == count and have.bottom == have.height)
                 if residual is None:
                     continue
@@ -134,7 +150,8 @@ class LowGrid(Network):
                 if begin < end:
                     into = out[..., begin - wanted.top:end - wanted.top, :]
                     into += residual[..., begin - top:end - top, columns]
-        floor = floor if floor is None else wanted.scaled(1, scale).cut(floor, have.scaled(1, scale))
+        floor = (
+            floor if floor is None else wanted.scaled(1, scale).cut(floor, have.scaled(1, scale)))
         return _above(out, floor, scale)
 
     def _run(self, unit: LowGridUnit, x: Tensor, skip: Tensor | None) -> Tensor:
@@ -147,7 +164,8 @@ class LowGrid(Network):
         return list(self.end.parameters())
 
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
-        """`fast`: gates half open, candidates within the range of tanh, ends of zeros (see `QRNN3D.initialise`)."""
+        """`fast`: gates half open, candidates within the range of tanh, ends of zeros
+        (see `QRNN3D.initialise`)."""
         if recipe != "fast":
             return
         super().initialise(recipe, generator)
@@ -156,10 +174,12 @@ class LowGrid(Network):
                 weight = unit.conv.weight
                 gain = torch.full((len(weight), 1, 1, 1, 1), 0.3)
                 gain[: len(weight) // 3] = 1.5
-                weight.copy_(torch.randn(weight.shape, generator=generator) * gain / weight[0].numel() ** 0.5)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * gain
+                             / weight[0].numel() ** 0.5)
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        # Start image and output, each once more while it is made; each layer keeps two rows, an eighth of an image.
+        # Start image and output, each once more while it is made; each layer keeps two rows, an
+        # eighth of an image.
         return bands * (16 + (4 + self.width * value / 8) / scale**2)
 
 
@@ -176,18 +196,21 @@ class _Stream:
 
         self.units = [rows_of(unit.conv) for unit in (net.head[str(scale)], *net.body)]
         self.tail, self.end = rows_of(net.tail), rows_of(net.end[str(scale)])
-        self.widest = max((unit.weight for unit in self.units), key=lambda weight: weight.shape[:2].numel())
+        self.widest = max((unit.weight for unit in self.units),
+                          key=lambda weight: weight.shape[:2].numel())
 
     def __call__(self, h: Tensor, below: bool) -> Tensor | None:
-        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give nothing yet."""
+        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give
+        nothing yet."""
         h = laid_out(h, self.execution.last(h))
         for unit in self.units:
             gates, h = unit(h, below)
             if gates is None:
                 return None
-            pooled = torch.empty((len(h), gates.shape[1] // 3, *h.shape[2:]), dtype=h.dtype, device=h.device,
-                                 memory_format=self.execution.layout(h))
-            pool_into(pooled, gates, "f", "both", None if unit is self.units[0] else h, self.execution.pooling)
+            pooled = torch.empty((len(h), gates.shape[1] // 3, *h.shape[2:]), dtype=h.dtype,
+                                 device=h.device, memory_format=self.execution.layout(h))
+            pool_into(pooled, gates, "f", "both", None if unit is self.units[0] else h,
+                      self.execution.pooling)
             h = pooled
         h, _ = self.tail(h, below)
         return None if h is None else self.end(torch.tanh(h), below)[0]
@@ -201,14 +224,16 @@ def _moments(statistics: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int,
                   told: Tensor | None = None) -> Tensor:
-    """The network's input (N, K, B, h, w): the start image in deviations, where zero is, and what is told of the sensor."""
+    """The network's input (N, K, B, h, w): the start image in deviations, where zero is, and what
+    is told of the sensor."""
     mean, deviation = moments
     start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale)
     start = start.unflatten(1, (x.shape[2], -1)).transpose(1, 2)
     level = (low / (mean + 1e-4)[:, None]).clamp(0, 4)
     if told is None:
         return torch.cat([start, level], dim=1)
-    # Noise in deviations of the band, the MTF about its middle, and whether the MTF is known: as images.
+    # Noise in deviations of the band, the MTF about its middle, and whether the MTF is known: as
+    # images.
     variance, mtf, known = told.to(low.dtype)[..., None, None].unbind(1)
     values = (variance.clamp_min(0).sqrt() / deviation).clamp(max=4), (mtf - 0.4) * known, known
     return torch.cat([start, level, *(value[:, None].expand_as(low) for value in values)], dim=1)

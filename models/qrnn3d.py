@@ -5,11 +5,12 @@
           |                  |  all but the last       ^ add, in reverse order      ^ add
           +------------------+-------------------------+----------------------------+
 
-Encoder layers 1 and 3 halve rows and columns and double the channels; their mirror images in the decoder upsample first and
-halve the channels.
+Encoder layers 1 and 3 halve rows and columns and double the channels; their mirror images in the
+decoder upsample first and halve the channels.
 
-The same weights run in two ways, which give the same numbers. With gradients, unit by unit over the whole image
-(`QRNN3D.forward`). Without, each unit in blocks of rows (`models.layers.row_blocks`), on a whole scene or on a tile.
+The same weights run in two ways, which give the same numbers. With gradients, unit by unit over the
+whole image (`QRNN3D.forward`). Without, each unit in blocks of rows (`models.layers.row_blocks`),
+on a whole scene or on a tile.
 """
 from __future__ import annotations
 
@@ -51,24 +52,28 @@ class QRNN3D(Network):
         channels: channels of the outermost layers.
         half_depth: units in the encoder, and in the decoder.
         kind: pooling, `f`, `fo` or `ifo`.
-        bidirectional: pool in both directions in every unit; otherwise encoder and decoder units alternate, encoder.0
-            running forward (the feature extractor and the reconstructor always pool in both).
-        long_skip: add the input twice to the output of an alternating network, as the released code does.
+        bidirectional: pool in both directions in every unit; otherwise encoder and decoder units
+            alternate, encoder.0 running forward (the feature extractor and the reconstructor always
+            pool in both).
+        long_skip: add the input twice to the output of an alternating network, as the released code
+            does.
     """
 
-    option_notes: ClassVar = {"long_skip": "the released checkpoints of alternating networks were trained with the input added "
-                                           "twice: give --long-skip for those"}
+    option_notes: ClassVar = {"long_skip": "the released checkpoints of alternating networks were "
+                              "trained with the input added twice: give --long-skip for those"}
 
-    def __init__(self, channels: int = 16, half_depth: int = 5, kind: str = "f", bidirectional: bool = True,
-                 long_skip: bool = False) -> None:
+    def __init__(self, channels: int = 16, half_depth: int = 5, kind: str = "f",
+                 bidirectional: bool = True, long_skip: bool = False) -> None:
         super().__init__()
         if channels < 1 or half_depth < 1:
-            raise ValueError(f"width and half-depth must be at least 1, not {channels} and {half_depth}")
+            raise ValueError(
+                f"width and half-depth must be at least 1, not {channels} and {half_depth}")
         self.bidirectional = bidirectional
         self.long_skip = long_skip and not bidirectional
         both = gate_count(kind, True)
         inner = gate_count(kind, bidirectional)
-        directions = ["both" if bidirectional else ("forward", "backward")[i % 2] for i in range(2 * half_depth)]
+        directions = ["both" if bidirectional else ("forward", "backward")[i % 2]
+                      for i in range(2 * half_depth)]
 
         self.feature_extractor = Unit(Conv(1, channels * both), kind, "both")
         encoder, decoder, c = [], [], channels
@@ -95,32 +100,39 @@ class QRNN3D(Network):
 
     def units(self) -> list[Unit]:
         """All units in the order in which they run."""
-        return [self.feature_extractor, *self.encoder.layers, *self.decoder.layers, self.reconstructor]
+        return [self.feature_extractor, *self.encoder.layers, *self.decoder.layers,
+                self.reconstructor]
 
     def last_layer(self) -> list[nn.Parameter]:
         return list(self.reconstructor.parameters())
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        # Two skips and the running image at full resolution, half as much again below it, and the cubes on either side.
+        # Two skips and the running image at full resolution, half as much again below it, and the
+        # cubes on either side.
         return bands * (4.5 * value * self.feature_extractor.channels + 24)
 
     def forward(self, x: Tensor) -> Tensor:
         """Super-resolve.
 
         Args:
-            x: (N, 1, B, H, W), the start image in [0, 1]; any B >= 1, H and W multiples of `multiple`.
+            x: (N, 1, B, H, W), the start image in [0, 1]; any B >= 1, H and W multiples of
+                `multiple`.
 
         Returns: (N, 1, B, H, W).
 
         Raises:
             ValueError: another shape.
         """
-        if x.dim() != 5 or x.shape[1] != 1 or x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
-            raise ValueError(f"expected (N, 1, B, H, W) with H and W multiples of {self.multiple}, got {tuple(x.shape)}")
-        if not torch.is_grad_enabled() and self.execution.block_voxels != 0 and not torch.compiler.is_compiling():
+        if (x.dim() != 5 or x.shape[1] != 1 or x.shape[-2] % self.multiple
+                or x.shape[-1] % self.multiple):
+            raise ValueError(f"expected (N, 1, B, H, W) with H and W multiples of {self.multiple}, "
+                             f"got {tuple(x.shape)}")
+        if (not torch.is_grad_enabled() and self.execution.block_voxels != 0
+                and not torch.compiler.is_compiling()):
             whole = Window.whole(*x.shape[-2:])
             return self.in_window(whole, whole, x)
-        run = self._checkpointed if self.execution.checkpoint and torch.is_grad_enabled() else self._unit
+        run = (self._checkpointed if self.execution.checkpoint and torch.is_grad_enabled()
+               else self._unit)
         h = run(self.feature_extractor, x, None)
         skips = [h]
         for unit in self.encoder.layers[:-1]:
@@ -136,22 +148,26 @@ class QRNN3D(Network):
         return unit(x, skip, self.execution)
 
     def _checkpointed(self, unit: Unit, x: Tensor, skip: Tensor | None) -> Tensor:
-        return checkpoint(unit, x, skip, self.execution, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(unit, x, skip, self.execution, use_reentrant=False,
+                          preserve_rng_state=False)
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, x: Tensor) -> Tensor:
-        """As `Network.in_window`, each unit in blocks of rows and on no more pixels than later units need."""
+        """As `Network.in_window`, each unit in blocks of rows and on no more pixels than later
+        units need."""
         margins, given = iter(margins_of(self.units())), have
 
         def step(unit: Unit, h: Tensor, have: Window, level: Window, skip: Tensor | None = None,
-                 skip_window: Window | None = None, in_place: bool = False) -> tuple[Tensor, Window, Window]:
+                 skip_window: Window | None = None,
+                 in_place: bool = False) -> tuple[Tensor, Window, Window]:
             """A unit's output, that output's window, and `wanted` at its resolution."""
             need = level.grown(next(margins))
             h = need.cut(h, have)
             up, down = (2, 1) if unit.upsamples else (1, unit.stride)
             have, level = need.scaled(up, down), level.scaled(up, down)
             skip = None if skip is None else have.cut(skip, skip_window)
-            h = run_unit(unit, h, self.execution, source=need, target=have, skip=skip, out=skip if in_place else None)
+            h = run_unit(unit, h, self.execution, source=need, target=have, skip=skip,
+                         out=skip if in_place else None)
             return h, have, level
 
         h, have, level = step(self.feature_extractor, x, have, wanted)
@@ -169,9 +185,10 @@ class QRNN3D(Network):
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
         """`fast`: weights from which training moves at once.
 
-        Candidate rows have gain 1.5 / sqrt(fan-in) and gate rows .3 / sqrt(fan-in), so that gates start half open and
-        candidates use the range of tanh; the reconstructor is zero, so the network starts as the start image. Measured:
-        PyTorch's default weights start with a residual several times larger than the error to be removed.
+        Candidate rows have gain 1.5 / sqrt(fan-in) and gate rows .3 / sqrt(fan-in), so that gates
+        start half open and candidates use the range of tanh; the reconstructor is zero, so the
+        network starts as the start image. Measured: PyTorch's default weights start with a residual
+        several times larger than the error to be removed.
         """
         if recipe != "fast":
             return
@@ -183,7 +200,8 @@ class QRNN3D(Network):
                 gain[: unit.channels] = 1.5
                 if unit is self.reconstructor:
                     gain.zero_()
-                drawn = torch.randn(weight.shape, generator=generator) * (gain / fan_in**0.5).view(-1, 1, 1, 1, 1)
+                drawn = torch.randn(weight.shape, generator=generator) * (gain / fan_in**0.5).view(
+                    -1, 1, 1, 1, 1)
                 if isinstance(unit.conv, Deconv):
                     unit.conv.deconv.weight.copy_(drawn.flip(2, 3, 4).transpose(0, 1))
                     if bias is not None:
@@ -196,14 +214,16 @@ def _recognise(shapes: Shapes) -> list[str]:
     """Names whose width and half-depth fit the weights of a checkpoint."""
     rows = shapes.get("feature_extractor.conv.conv.weight", (0,))[0]
     half_depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
-    widths = {family: divmod(rows, gate_count(options["kind"], True)) for family, options in FAMILIES.items()}
+    widths = {family: divmod(rows, gate_count(options["kind"], True))
+              for family, options in FAMILIES.items()}
     return [f"{family}_{width}_{half_depth}" for family, (width, rest) in widths.items()
             if not rest and 0 < width < 10_000 and 0 < half_depth < 100]
 
 
 @register(*(f"{family}_16_5" for family in FAMILIES),
-          pattern=rf"(?P<family>{'|'.join(FAMILIES)})_(?P<width>[1-9]\d{{0,3}})_(?P<half_depth>[1-9]\d?)",
-          form=f"<family>_<width>_<half-depth> with the families {', '.join(FAMILIES)}", recognise=_recognise)
+          pattern=fr"(?P<family>{'|'.join(FAMILIES)})_(?P<width>[1-9]\d{{0,3}})_(?P<half_depth>[1-9]\d?)",
+          form=f"<family>_<width>_<half-depth> with the families {', '.join(FAMILIES)}",
+          recognise=_recognise)
 def qrnn3d(family: str, width: str, half_depth: str, long_skip: bool = False) -> QRNN3D:
     """The network of a name such as `biqrnn_16_5`."""
     return QRNN3D(int(width), int(half_depth), **FAMILIES[family], long_skip=long_skip)

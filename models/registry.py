@@ -1,12 +1,13 @@
-"""The networks by name. A network registers itself: nothing else in the project lists architectures.
+"""The networks by name. A network registers itself: nothing else in the project lists
+architectures.
 
     @register("vdsr")
     class VDSR(Network): ...
 
 A family registers a function of its name's parts, for names of a pattern:
 
-    @register("edsr_64_16", pattern=r"edsr_(?P<width>\\d+)_(?P<blocks>\\d+)", form="edsr_<width>_<blocks>")
-    def edsr(width: str, blocks: str) -> Network: ...
+    @register("edsr_64_16", pattern=r"edsr_(?P<width>\\d+)_(?P<blocks>\\d+)",
+    form="edsr_<width>_<blocks>") def edsr(width: str, blocks: str) -> Network: ...
 """
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Entry:
     @property
     def options(self) -> list[str]:
         """Arguments that the name does not give."""
-        return [name for name in inspect.signature(self.build).parameters if name not in self.pattern.groupindex]
+        return [name
+                for name in inspect.signature(self.build).parameters
+                if name not in self.pattern.groupindex]
 
 
 _entries: dict[str, Entry] = {}  # by form
@@ -45,17 +48,21 @@ _entries: dict[str, Entry] = {}  # by form
 
 def register(*names: str, pattern: str | None = None, form: str | None = None,
              recognise: Callable[[Shapes], Sequence[str]] | None = None) -> Callable[[Any], Any]:
-    """Make a network known by its name. Decorates a `Network` class, or a function that returns a network.
+    """Make a network known by its name. Decorates a `Network` class, or a function that returns a
+    network.
 
     Args:
         names: the published networks, which `list_models` gives.
-        pattern: of all names that can be built. Its named groups are the first arguments, as text. Default: `names` alone.
+        pattern: of all names that can be built. Its named groups are the first arguments, as text.
+            Default: `names` alone.
         form: how such a name is written, for messages and help.
-        recognise: names that weights of such shapes may belong to ({parameter: shape} -> names). Default: `names`.
+        recognise: names that weights of such shapes may belong to ({parameter: shape} -> names).
+            Default: `names`.
     """
     def add(build: Any) -> Any:
         written = form or ", ".join(names)
-        _entries[written] = Entry(build, names, re.compile(pattern or "|".join(map(re.escape, names))), written,
+        _entries[written] = Entry(build, names,
+                                  re.compile(pattern or "|".join(map(re.escape, names))), written,
                                   recognise or (lambda shapes: names))
         return build
     return add
@@ -76,19 +83,24 @@ def create_model(name: str, **options: Any) -> Network:
 
     Args:
         name: a published name (`list_models`) or another of a registered form (`name_forms`).
-        options: options of the network (`long_skip` of the alternating ones), or fields of `Execution` (`pooling`, ...).
+        options: options of the network (`long_skip` of the alternating ones), or fields of
+            `Execution` (`pooling`, ...).
 
     Raises:
         ValueError: an unknown name (the message lists the nearest known ones) or option.
     """
-    entry, parts = next(((e, found.groupdict()) for e in _entries.values() if (found := e.pattern.fullmatch(name))), (None, {}))
+    entry, parts = next((
+        (e, found.groupdict()) for e in _entries.values() if (found := e.pattern.fullmatch(name))),
+                        (None, {}))
     if entry is None:
         near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.3) or list_models()
-        raise ValueError(f"unknown network {name!r}; did you mean {' or '.join(near)}? Names are {name_forms()}.")
+        raise ValueError(f"unknown network {name!r}; did you mean {' or '.join(near)}? Names are "
+                         f"{name_forms()}.")
     execution = {k: options.pop(k) for k in list(options) if k in Execution.__dataclass_fields__}
     if unknown := set(options) - set(entry.options):
         known = [*entry.options, *Execution.__dataclass_fields__]
-        raise ValueError(f"unknown option {', '.join(sorted(unknown))} for network {name!r}; there are {', '.join(known)}")
+        raise ValueError(f"unknown option {', '.join(sorted(unknown))} for network {name!r}; there "
+                         f"are {', '.join(known)}")
     net = entry.build(**parts, **options)
     net.name = name
     return net.set_execution(**execution)

@@ -1,4 +1,5 @@
-"""Whether two runs are the same: checkpoints to the last bit, and TensorBoard's events as TensorBoard shows them."""
+"""Whether two runs are the same: checkpoints to the last bit, and TensorBoard's events as
+TensorBoard shows them."""
 from __future__ import annotations
 
 import struct
@@ -20,7 +21,8 @@ def same(a, b) -> bool:
 
 
 def events(run: str | Path) -> list[Event]:
-    """TensorBoard's events: records of a length (8 bytes), its checksum (4), the event, its checksum (4).
+    """TensorBoard's events: records of a length (8 bytes), its checksum (4), the event, its
+    checksum (4).
 
     As TensorBoard shows them: those that a resumed run replaces are left out.
     """

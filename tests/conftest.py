@@ -1,4 +1,5 @@
-"""Every test runs in a folder of its own, where default paths lie, also in the processes that it starts. Figures are small."""
+"""Every test runs in a folder of its own, where default paths lie, also in the processes that it
+starts. Figures are small."""
 import os
 import signal
 
@@ -11,7 +12,8 @@ from utility.report import figures
 from utility.training import runs
 
 os.environ["BI3DQRNN_HOME"] = "."
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
+# a shell that starts the tests in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,8 @@ def _draws_quickly(request, monkeypatch):
     """The curve of a training is drawn where tests go from end to end."""
     monkeypatch.setattr(figures, "DPI", 40)
     if request.module.__name__ != "test_end_to_end":
-        monkeypatch.setattr(runs, "training_curve_figure", lambda path, *_, **__: cv2.imwrite(str(path), np.zeros((2, 2))))
+        monkeypatch.setattr(runs, "training_curve_figure",
+                            lambda path, *_, **__: cv2.imwrite(str(path), np.zeros((2, 2))))
 
 
 @pytest.fixture(scope="session")

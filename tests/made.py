@@ -14,7 +14,8 @@ from utility.lmdb_dataset import writing_database
 
 
 def network(gain: float = 0.2, name: str = "biqrnn_2_2") -> Network:
-    """A network that changes its input a little, past the values that it had; gain 0 is the identity."""
+    """A network that changes its input a little, past the values that it had; gain 0 is the
+    identity."""
     torch.manual_seed(0)
     net = create_model(name)
     net.initialise("fast")
@@ -29,7 +30,8 @@ def filled(name: str, seed: int = 0, **options) -> Network:
     net = create_model(name, **options)
     with torch.no_grad():
         for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) / (p[0].numel() if p.dim() > 1 else 9) ** 0.5)
+            p.copy_(torch.randn(p.shape, generator=generator) / (
+                p[0].numel() if p.dim() > 1 else 9) ** 0.5)
     return net
 
 
@@ -37,11 +39,13 @@ def smooth(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """A cube with edges and noise, in [0, 1.1]."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((bands, height // 5 + 1, width // 5 + 1))
-    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width] + 0.1 * rng.random((bands, height, width))).astype(np.float32)
+    return (coarse.repeat(5, 1).repeat(5, 2)[:, :height, :width]
+            + 0.1 * rng.random((bands, height, width))).astype(np.float32)
 
 
-def make_database(path: str | Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16), validation: int = 4,
-                  seed: int = 0, sources: Sequence[dict] = (), **facts: str) -> str:
+def make_database(path: str | Path, count: int = 13, shape: tuple[int, int, int] = (5, 16, 16),
+                  validation: int = 4, seed: int = 0, sources: Sequence[dict] = (),
+                  **facts: str) -> str:
     """Patches of sharp regions of smooth spectra."""
     rng = np.random.default_rng(seed)
     bands, height, width = shape
@@ -58,6 +62,7 @@ def scored(*names: str) -> list[dict]:
     """The indexes of images by three methods, of which the network is the best."""
     rng = np.random.default_rng(0)
     gt = rng.random((3, 20, 27))
-    return [{"name": name, **{method: evaluate(np.clip(gt + noise * rng.standard_normal(gt.shape), 0, 1), gt, 4)
-                              for method, noise in (("interpolation", 0.1), ("backprojection", 0.05), ("network", 0.02))}}
-            for name in names]
+    return [{"name": name,
+             **{method: evaluate(np.clip(gt + noise * rng.standard_normal(gt.shape), 0, 1), gt, 4)
+                for method, noise in (("interpolation", 0.1), ("backprojection", 0.05),
+                                      ("network", 0.02))}} for name in names]

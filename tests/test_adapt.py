@@ -25,8 +25,10 @@ def scene(path, size=75, bands=4, nodata=None):
     values = (1000 * (coarse + 0.1 * rng.random((bands, size, size)))).astype(np.uint16) + 1
     if nodata is not None:
         values[:, :3] = nodata
-    with rasterio.open(path, "w", driver="GTiff", count=bands, height=size, width=size, dtype="uint16", crs="EPSG:32633",
-                       transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000), nodata=nodata) as file:
+    with rasterio.open(path, "w", driver="GTiff", count=bands, height=size, width=size,
+                       dtype="uint16", crs="EPSG:32633",
+                       transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000),
+                       nodata=nodata) as file:
         file.write(values)
 
 
@@ -40,18 +42,21 @@ def place(tmp_path, monkeypatch):
     net.initialise("fast")
     with torch.no_grad():
         net.reconstructor.conv.deconv.weight.normal_(0, 0.01)
-    save_checkpoint("given.pth", {"net": net.state_dict(), "arch": "biqrnn_2_1", "scale": 4, "degradation": "gaussian",
-                                  "start": "backprojection", "epoch": 3, "iteration": 40})
+    save_checkpoint("given.pth",
+                    {"net": net.state_dict(), "arch": "biqrnn_2_1", "scale": 4,
+                     "degradation": "gaussian", "start": "backprojection", "epoch": 3,
+                     "iteration": 40})
     scene("low.tif")
 
 
 def run(*arguments):
-    hsi_test.main(["-rp", "given.pth", "--adapt", "low.tif", "--output", "high.tif", "--minutes", "10", "--no-cuda",
-                   *map(str, arguments)])
+    hsi_test.main(["-rp", "given.pth", "--adapt", "low.tif", "--output", "high.tif", "--minutes",
+                   "10", "--no-cuda", *map(str, arguments)])
     return json.loads(Path("high_adapted/adapt.json").read_text())
 
 
-def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_interruption(monkeypatch, capsys):
+def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_interruption(
+        monkeypatch, capsys):
     real = training.train_step
 
     def train_step(state, *rest):
@@ -71,46 +76,53 @@ def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_inter
         run()
     assert Path("high.tif").exists()
     state = run()
-    assert state["steps"] > 3 and "resumed from" in Path("high_adapted/training/log.txt").read_text()
+    assert (
+        state["steps"] > 3 and "resumed from" in Path("high_adapted/training/log.txt").read_text())
     assert state["delivered"] == max(state["psnr"], key=state["psnr"].get)
     assert sorted(state["psnr"]) == ["backprojection", "network", "unadapted"]
-    assert state["why"] in capsys.readouterr().out and state["why"][12:] in Path("high_adapted/report.html").read_text()
+    assert (state["why"] in capsys.readouterr().out
+            and state["why"][12:] in Path("high_adapted/report.html").read_text())
     metrics = json.loads(Path("high_adapted/test/metrics.json").read_text())
     assert not any("trained on" in text for text in metrics["warnings"])
     assert [metrics["images"][0][key] for key in ("height", "width")] == [36, 36]
     with rasterio.open("low.tif") as low, rasterio.open("high.tif") as high:
         assert (high.height, high.width, high.count, high.crs) == (300, 300, 4, low.crs)
         assert high.bounds == low.bounds
-    assert sorted(path.name for path in Path("high_adapted").iterdir()) == ["adapt.json", "report.html", "result", "test",
-                                                                            "training"]
+    assert sorted(path.name for path in Path("high_adapted").iterdir()) == [
+        "adapt.json", "report.html", "result", "test", "training"]
     with pytest.raises(UserError, match="exists already"):
         run()
 
 
-def test_back_projection_is_delivered_where_it_is_the_best_and_missing_pixels_are_in_no_part(monkeypatch, capsys):
+def test_back_projection_is_delivered_where_it_is_the_best_and_missing_pixels_are_in_no_part(
+        monkeypatch, capsys):
     scene("low.tif", nodata=0)
-    monkeypatch.setattr(adapt, "RECIPE", {**adapt.RECIPE, "lr": 1e-9})  # the given weights stay worse than their start image
+    # the given weights stay worse than their start image
+    monkeypatch.setattr(adapt, "RECIPE", {**adapt.RECIPE, "lr": 1e-9})
     state = run()
     assert state["delivered"] == "backprojection"
     assert "delivered: back-projection" in capsys.readouterr().out
-    assert json.loads(Path("high_adapted/result/summary.json").read_text())["method"] == "backprojection"
+    assert json.loads(Path("high_adapted/result/summary.json").read_text())[
+        "method"] == "backprojection"
     top, _, height, _ = state["division"]["test"]
     assert top + height == 72  # of the 75 rows, 3 are missing
     with rasterio.open("high.tif") as high:
         assert (high.read()[:, :12] == 0).all() and (high.read()[:, 12:] > 0).all()
 
 
-def test_a_scene_too_small_to_divide_is_super_resolved_by_the_better_of_given_weights_and_back_projection(capsys):
+def test_a_scene_too_small_to_divide_is_super_resolved_by_the_better_of_given_weights_and_back_projection(
+        capsys):
     scene("low.tif", 60)
     state = run()
     assert state["division"] is None and sorted(state["psnr"]) == ["backprojection", "unadapted"]
     assert "60 x 60 pixels are too few" in capsys.readouterr().err and Path("high.tif").exists()
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--input", "low.tif"], "leave --input"), (["--method", "backprojection"], "--method"), (["--minutes", "0"], "--minutes"),
-    (["--output", "high.xyz"], "high.xyz"), (["--dtype", "int7"], "int7"), (["--out", "."], "lies in"),
-])
+@pytest.mark.parametrize(("arguments", "words"),
+                         [(["--input", "low.tif"], "leave --input"),
+                          (["--method", "backprojection"], "--method"),
+                          (["--minutes", "0"], "--minutes"), (["--output", "high.xyz"], "high.xyz"),
+                          (["--dtype", "int7"], "int7"), (["--out", "."], "lies in")])
 def test_what_cannot_be_is_refused_before_anything_is_written(arguments, words):
     before = sorted(Path().iterdir())
     with pytest.raises(UserError, match=words):
@@ -122,11 +134,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(arguments, words):
 def test_the_parts_of_a_scene_share_no_pixel_and_hold_patches(size):
     division = divide(*size, 4)
     seen = np.zeros(size, int)
-    rectangles = [division.test, division.validation, *training_rectangles(size, division.test, division.validation)]
+    rectangles = [division.test, division.validation,
+                  *training_rectangles(size, division.test, division.validation)]
     for top, left, height, width in rectangles:
         seen[top:top + height, left:left + width] += 1
     assert (seen == 1).all()
-    assert all(min(rectangle[2:]) >= division.patch for rectangle in (division.test, division.validation))
+    assert all(
+        min(rectangle[2:]) >= division.patch for rectangle in (division.test, division.validation))
     assert any(min(rectangle[2:]) >= division.patch for rectangle in rectangles[2:])
 
 
@@ -135,6 +149,6 @@ def test_the_largest_rectangle_without_missing_pixels_is_found():
         free = np.random.default_rng(seed).random((7, 9)) > 0.3
         top, left, height, width = largest_rectangle(free)
         assert free[top:top + height, left:left + width].all()
-        whole = [(b - t) * (r - c) for t in range(7) for b in range(t + 1, 8) for c in range(9) for r in range(c + 1, 10)
-                 if free[t:b, c:r].all()]
+        whole = [(b - t) * (r - c) for t in range(7) for b in range(t + 1, 8) for c in range(9)
+                 for r in range(c + 1, 10) if free[t:b, c:r].all()]
         assert height * width == max(whole)

@@ -45,12 +45,13 @@ def place():
 
 
 def train(*more: str) -> None:
-    hsi_sr.main(["--data", "patches.lmdb", "--recipe", "fast", "-b", "2", "--scale", "2", "--degradation", "bicubic",
-                 "--no-log", "--quiet", "--no-cuda", *more])
+    hsi_sr.main(["--data", "patches.lmdb", "--recipe", "fast", "-b", "2", "--scale", "2",
+                 "--degradation", "bicubic", "--no-log", "--quiet", "--no-cuda", *more])
 
 
 def measured(out: str, *more: str) -> dict:
-    hsi_test.main(["-rp", "whole/last.pth", "--data", "scene.npy", "--no-figures", "--no-cuda", "--out", out, *more])
+    hsi_test.main(["-rp", "whole/last.pth", "--data", "scene.npy", "--no-figures", "--no-cuda",
+                   "--out", out, *more])
     return json.loads(Path(out, "metrics.json").read_text())
 
 
@@ -67,17 +68,20 @@ def test_it_trains_resumes_tests_and_tiles_through_the_same_commands(name):
     assert once["arch"] == name and row["bands"] == 2
     assert row["network"]["psnr"] == pytest.approx(again["network"]["psnr"], abs=1e-4)
     assert row["network"]["psnr"] != row["interpolation"]["psnr"]
-    cubes = [np.load(Path(out, results["images"][0]["cube"])) for out, results in (("tile0", once), ("tile32", tiles))]
+    cubes = [np.load(Path(out, results["images"][0]["cube"]))
+             for out, results in (("tile0", once), ("tile32", tiles))]
     assert np.abs(cubes[0] - cubes[1]).max() <= 1e-5
 
     np.save("low.npy", smooth(4, 20, 12).transpose(1, 2, 0))
     for tile in ("0", "32"):
-        hsi_test.main(["-rp", "whole/last.pth", "--input", "low.npy", "--output", f"high{tile}.npy", "--tile", tile, "--quiet"])
+        hsi_test.main(["-rp", "whole/last.pth", "--input", "low.npy", "--output", f"high{tile}.npy",
+                       "--tile", tile, "--quiet"])
     whole, tiles = np.load("high0.npy"), np.load("high32.npy")
     assert whole.shape == (40, 24, 4) and np.abs(whole - tiles).max() <= 1e-5
 
 
-@pytest.mark.parametrize(("name", "shape", "scale"), zip(EVERY, 3 * [(1, 92, 60), (5, 76, 40)], 3 * [2, 4], strict=True))
+@pytest.mark.parametrize(("name", "shape", "scale"),
+                         zip(EVERY, 3 * [(1, 92, 60), (5, 76, 40)], 3 * [2, 4], strict=True))
 def test_tiles_are_the_whole_scene_for_any_number_of_bands(name, shape, scale):
     net, (start, low) = moved(name), degraded(smooth(*shape), scale)
     whole = super_resolve_cube(net, start, low, tile=0)
@@ -90,9 +94,11 @@ def test_the_stated_receptive_field_is_the_true_one(name):
     net = moved(name).double()
     halo, step = net.halo(2), net.step(2)
     size = 2 * halo + 10 * step
-    cube = torch.rand(1, 1, 2, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    inputs = [part.requires_grad_() for part in net.inputs(upsample(downsample(cube, 2, "bicubic"), 2, "bicubic"),
-                                                           downsample(cube, 2, "bicubic"))]
+    cube = torch.rand(1, 1, 2, size, size, dtype=torch.float64,
+                      generator=torch.Generator().manual_seed(1))
+    inputs = [part.requires_grad_()
+              for part in net.inputs(upsample(downsample(cube, 2, "bicubic"), 2, "bicubic"),
+                                     downsample(cube, 2, "bicubic"))]
     middle, furthest = slice(halo + 4 * step, halo + 5 * step), []
     gradients = torch.autograd.grad(net(*inputs)[..., middle, middle].square().sum(), inputs[:2],
                                     materialize_grads=True)
@@ -129,9 +135,11 @@ def test_recomputed_activations_give_the_same_gradients(name):
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("vdsr", 665_921), ("fcnn3d", 39_405), ("lowgrid_32_8", 547_028)])
+@pytest.mark.parametrize(("name", "parameters"),
+                         [("vdsr", 665_921), ("fcnn3d", 39_405), ("lowgrid_32_8", 547_028)])
 def test_a_network_has_as_many_weights_as_its_paper_or_the_readme_says(name, parameters):
-    """VDSR: 2 * 576 + 18 * 36,864 weights, 19 * 64 + 1 biases. 3D-FCNN: 36,288 + 2,048 + 288 + 675 weights, 106 biases."""
+    """VDSR: 2 * 576 + 18 * 36,864 weights, 19 * 64 + 1 biases. 3D-FCNN: 36,288 + 2,048 + 288 + 675
+    weights, 106 biases."""
     assert sum(p.numel() for p in create_model(name).parameters()) == parameters
 
 
@@ -143,15 +151,19 @@ def test_vdsr_sees_one_band_at_a_time():
 
 def test_a_network_of_unknown_reach_gets_the_whole_scene_and_the_user_is_told(capsys):
     train("-a", "toy_far", "-n", "1", "--run-dir", "whole")
-    whole, tiled = (measured(f"tile{tile}", "--tile", tile)["images"][0]["network"] for tile in ("0", "32"))
+    whole, tiled = (
+        measured(f"tile{tile}", "--tile", tile)["images"][0]["network"] for tile in ("0", "32"))
     assert whole == tiled
     assert "the whole scene is computed at once" in capsys.readouterr().err
 
 
 def test_what_a_network_cannot_do_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"toy_low_3 cannot do scale factor 8; choose one of 2, 4\."):
+    with pytest.raises(UserError,
+                       match=r"toy_low_3 cannot do scale factor 8; choose one of 2, 4\."):
         train("-a", "toy_low_3", "--scale", "8")
-    with pytest.raises(UserError, match=r"toy_low_3 cannot do degradation spatial; choose one of gaussian, bicubic\."):
+    with pytest.raises(
+            UserError,
+            match=r"toy_low_3 cannot do degradation spatial; choose one of gaussian, bicubic\."):
         train("-a", "toy_low_3", "--degradation", "spatial")
     train("-a", "toy_low_3", "-n", "1", "--run-dir", "whole")
     with pytest.raises(UserError, match="cannot do scale factor 8"):

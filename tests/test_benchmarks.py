@@ -1,4 +1,5 @@
-"""The benchmark: its statistics, its floor, and that a quick run measures every section and says what it could not."""
+"""The benchmark: its statistics, its floor, and that a quick run measures every section and says
+what it could not."""
 from __future__ import annotations
 
 import json
@@ -20,8 +21,10 @@ CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parent.parent
 
 
 def test_the_statistics_are_those_written_out():
-    rows = as_rows({"a": [4.0, 1.0, 2.0, 3.0, 10.0], "b": [2.0, 0.5, 4.0, 1.5, 5.0]}, "a", "name", size="1x2")
-    assert rows[0] == {"size": "1x2", "name": "a", "time": 3.0, "spread": 2 / 3, "n": 5, "faster": 1.0, "quartiles": [1.0, 1.0]}
+    rows = as_rows({"a": [4.0, 1.0, 2.0, 3.0, 10.0], "b": [2.0, 0.5, 4.0, 1.5, 5.0]}, "a", "name",
+                   size="1x2")
+    assert rows[0] == {"size": "1x2", "name": "a", "time": 3.0, "spread": 2 / 3, "n": 5,
+                       "faster": 1.0, "quartiles": [1.0, 1.0]}
     assert (rows[1]["faster"], rows[1]["quartiles"]) == (1.5, [2.0, 2.0])
     assert set(as_rows({"b": [1.0]}, "a", "name")[0]) == {"name", "time", "spread", "n"}
 
@@ -49,7 +52,8 @@ def test_every_precision_of_a_gpu_is_compared_with_its_own_baseline_and_floor(mo
     monkeypatch.setattr(measure, "computes_bf16", lambda device: True)
     monkeypatch.setitem(measure.WORKS, "training step", lambda way, arch, device: lambda x: None)
     ways = variants(torch.device("cuda"), training=True)
-    assert len({way.name for way in ways}) == len(ways) and [way.name for way in ways[:2]] == ["released", "fast"]
+    assert (len({way.name for way in ways}) == len(ways)
+            and [way.name for way in ways[:2]] == ["released", "fast"])
     rows = compare_variants(Setup(CPU, repeats=2), "training step", ways, (1, 3, 8, 8))
     assert all({"faster", "same precision", "over floor"} <= set(row) for row in rows)
 
@@ -80,11 +84,14 @@ def test_the_floor_is_the_convolutions_and_the_skips_and_leaves_the_network_as_i
 def test_variants_have_the_same_weights_and_leave_the_flags_of_torch_alone():
     x = random_cubes(1, 1, 3, 8, 8, device=CPU)
     ways = Variant("fast"), Variant("released", released=True), Variant("x", tf32=True)
-    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+             torch.backends.cudnn.benchmark)
     fast, released, _ = (measure.inference(way, "biqrnn_4_2", CPU)(x) for way in ways)
     torch.testing.assert_close(fast, released)
     assert ways[1].network("biqrnn_4_2").execution.pooling == "loop"
-    assert flags == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)
+    assert (flags
+            == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+                torch.backends.cudnn.benchmark))
 
 
 def test_a_process_that_fails_to_measure_is_an_error():
@@ -94,29 +101,35 @@ def test_a_process_that_fails_to_measure_is_an_error():
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
-    found = in_fresh_process(ROOT, measure.PEAK, work="inference", variant={"name": "fast"}, shape=(1, 1, 3, 64, 64),
-                             arch="biqrnn_4_2", device="cpu", threads=1)
+    found = in_fresh_process(ROOT, measure.PEAK, work="inference", variant={"name": "fast"},
+                             shape=(1, 1, 3, 64, 64), arch="biqrnn_4_2", device="cpu", threads=1)
     assert 0 < found["peak"] < found["process"]
 
 
 def test_a_quick_run_measures_every_section_and_saves_rows_machine_and_figure(tmp_path, capsys):
     np.save(tmp_path / "scene.npy", np.random.default_rng(0).random((3, 16, 16), dtype=np.float32))
-    save_checkpoint(tmp_path / "net.pth", {"net": create_model("biqrnn_4_2").state_dict(), "arch": "biqrnn_4_2", "scale": 2,
-                                           "degradation": "bicubic"})
-    names = [name for name in SECTIONS if name not in ("memory", "processes")]  # which start many processes
-    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--out", str(tmp_path), "--images",
-                     str(tmp_path / "scene.npy"), "--checkpoint", str(tmp_path / "net.pth"), "--only", *names]) == 0
+    save_checkpoint(tmp_path / "net.pth",
+                    {"net": create_model("biqrnn_4_2").state_dict(), "arch": "biqrnn_4_2",
+                     "scale": 2, "degradation": "bicubic"})
+    # which start many processes
+    names = [name for name in SECTIONS if name not in ("memory", "processes")]
+    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--out", str(tmp_path),
+                     "--images", str(tmp_path / "scene.npy"), "--checkpoint",
+                     str(tmp_path / "net.pth"), "--only", *names]) == 0
     found = json.loads((tmp_path / "results_cpu_quick_partial.json").read_text())
     assert set(found["results"]) == set(names) - {"waiting"} and not found["errors"]
-    assert {"cpu", "cores", "threads", "memory", "torch", "commit", "baseline"} <= set(found["machine"])
+    assert {"cpu", "cores", "threads", "memory", "torch", "commit", "baseline"} <= set(
+        found["machine"])
     printed = capsys.readouterr().out
     assert found["machine"]["cpu"] in printed and "released" in found["machine"]["baseline"]
     for name, rows in found["results"].items():
         assert SECTIONS[name][0] in printed
         assert all(row["time"] > 0 for row in rows if "time" in row)
-    rows = {name: {row["variant"]: row for row in found["results"][name]} for name in ("training", "accuracy", "psnr")}
+    rows = {name: {row["variant"]: row for row in found["results"][name]}
+            for name in ("training", "accuracy", "psnr")}
     assert {"faster", "quartiles", "same precision", "over floor"} <= set(rows["training"]["fast"])
-    assert rows["accuracy"]["fast"]["output"] < 1e-5 and rows["accuracy"]["fast"]["gradients"] < 1e-5
+    assert (
+        rows["accuracy"]["fast"]["output"] < 1e-5 and rows["accuracy"]["fast"]["gradients"] < 1e-5)
     assert abs(rows["psnr"]["fast"]["change"]) < 1e-3
     assert (tmp_path / "benchmark_cpu_quick_partial.png").read_bytes().startswith(b"\x89PNG")
 
@@ -131,9 +144,11 @@ def test_a_section_that_fails_is_named_and_the_rest_is_measured(tmp_path, monkey
         raise ValueError("no such thing")
 
     monkeypatch.setitem(SECTIONS, "growth", ("Growth", broken))
-    assert run.main(["--quick", "--device", "cpu", "--only", "growth", "degradation", "--out", str(tmp_path)]) == 1
+    assert run.main(["--quick", "--device", "cpu", "--only", "growth", "degradation", "--out",
+                     str(tmp_path)]) == 1
     found = json.loads((tmp_path / "results_cpu_quick_partial.json").read_text())
-    assert found["errors"] == {"growth": ["all of it: ValueError: no such thing"]} and list(found["results"]) == ["degradation"]
+    assert (found["errors"] == {"growth": ["all of it: ValueError: no such thing"]}
+            and list(found["results"]) == ["degradation"])
     assert "failed: growth: all of it: ValueError: no such thing" in capsys.readouterr().err
 
 
@@ -141,32 +156,39 @@ def test_two_checkouts_are_measured_in_turns_each_by_its_own_code(tmp_path, monk
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/measure.py").touch()
     asked = []
-    monkeypatch.setattr(measure, "in_fresh_process", lambda root, code, **task: asked.append((root, code, task)) or len(asked))
-    assert run.main(["--quick", "--device", "cpu", "--repeats", "2", "--against", str(tmp_path), "--out", str(tmp_path),
-                     "--only", "against"]) == 0
+    monkeypatch.setattr(measure, "in_fresh_process",
+                        lambda root, code, **task: asked.append((root, code, task)) or len(asked))
+    assert run.main(["--quick", "--device", "cpu", "--repeats", "2", "--against", str(tmp_path),
+                     "--out", str(tmp_path), "--only", "against"]) == 0
     assert [root for root, *_ in asked] == 2 * [tmp_path, ROOT, ROOT, tmp_path]
-    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"]["against"]
-    assert [(row["work"], row["time"]) for row in rows] == [("inference", 2.5)] * 2 + [("training step", 6.5)] * 2
+    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"][
+        "against"]
+    assert ([(row["work"], row["time"]) for row in rows] == [("inference", 2.5)] * 2
+            + [("training step", 6.5)] * 2)
     monkeypatch.undo()
     _, code, task = asked[1]
     exec(code, {"task": task})
     assert float(capsys.readouterr().out.split()[-1]) > 0
 
 
-def test_commands_are_compared_from_file_to_file_by_the_processor_s_time_and_the_peak(tmp_path, monkeypatch):
+def test_commands_are_compared_from_file_to_file_by_the_processor_s_time_and_the_peak(
+        tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/measure.py").touch()
     ran, real = [], file_to_file.run_once
 
     def once(root, words, threads):
         ran.append((root, words[0]))
-        assert all(Path(word).exists() for word in words if word.endswith((".tif", ".npy")) and "out" not in word)
-        return {"time": 9.0, "processor": 8.0 if root == tmp_path else 2.0, "process": 3e9 if root == tmp_path else 1e9}
+        assert all(Path(word).exists()
+                   for word in words if word.endswith((".tif", ".npy")) and "out" not in word)
+        return {"time": 9.0, "processor": 8.0 if root == tmp_path else 2.0,
+                "process": 3e9 if root == tmp_path else 1e9}
 
     monkeypatch.setattr(file_to_file, "run_once", once)
-    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--against", str(tmp_path), "--out", str(tmp_path),
-                     "--only", "files"]) == 0
-    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"]["files"]
+    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--against", str(tmp_path),
+                     "--out", str(tmp_path), "--only", "files"]) == 0
+    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"][
+        "files"]
     assert len(ran) == len(rows) == 2 * len(file_to_file.COMMANDS)
     assert (rows[1]["faster"], rows[1]["of theirs"]) == (4.0, 1e9 / 3e9) and rows[0]["faster"] == 1
     used = real(ROOT, file_to_file.COMMANDS["a refused option"].split(), 1)

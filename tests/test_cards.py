@@ -1,4 +1,5 @@
-"""Every card can be read and says what it must; training and test never share a pixel; a wrong card is named."""
+"""Every card can be read and says what it must; training and test never share a pixel; a wrong card
+is named."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -56,10 +57,12 @@ def card_file(tmp_path, text: str):
 
 
 def test_the_cards_are_all_there():
-    assert set(FACTS) | {"sample", "sample_remote", "rendered", "rendered_overhead"} == set(list_cards())
+    assert (set(FACTS)
+            | {"sample", "sample_remote", "rendered", "rendered_overhead"} == set(list_cards()))
 
 
-@pytest.mark.parametrize("name", sorted({*list_cards()} - {"rendered_overhead"}))  # of which each scene has another sensor
+# of which each scene has another sensor
+@pytest.mark.parametrize("name", sorted({*list_cards()} - {"rendered_overhead"}))
 def test_a_card_has_a_wavelength_for_each_band_and_shows_red_green_and_blue(name):
     card = load_card(name)
     assert card.name == name and card.title and card.publisher
@@ -80,7 +83,8 @@ def test_icvl_trains_on_the_centre_of_the_normalised_scene_and_tests_on_a_normal
     (training,), (test,) = parts(card, scene, "training"), parts(card, scene, "test")
     whole = (scene.cube / (16 * 20 - 1)).astype(np.float32)
     np.testing.assert_allclose(training.cube, whole[:, 4:12, 6:14], atol=1e-7)
-    assert (training.region, training.low, training.high, training.over) == ((4, 6, 8, 8), 0, 319, "scene")
+    assert (training.region, training.low, training.high, training.over) == (
+        (4, 6, 8, 8), 0, 319, "scene")
     assert test.cube.shape == (2, 4, 4) and test.cube.min() == 0 and test.cube.max() == 1
     assert (test.name, test.region, test.over) == ("ramp", (6, 8, 4, 4), "crop")
     assert (load_card("icvl").crop, load_card("icvl").test_crop) == ((1024, 1024), (512, 512))
@@ -100,8 +104,10 @@ def test_training_validation_and_test_share_no_pixel_and_every_patch_fits(name):
         for part in found:
             top, left, h, w = part.region
             covered[top : top + h, left : left + w] += 1
-            assert part.cube[0, 0, 0] * (scene.cube[0].size - 1) == pytest.approx(scene.cube[0, top, left], rel=1e-5)
-        patches = sum(count_patches(part.cube.shape[1:], card.patch, card.strides, card.zooms) for part in found)
+            assert part.cube[0, 0, 0] * (scene.cube[0].size - 1) == pytest.approx(
+                scene.cube[0, top, left], rel=1e-5)
+        patches = sum(count_patches(part.cube.shape[1:], card.patch, card.strides, card.zooms)
+                      for part in found)
         assert patches >= {"training": 24, "validation": 3, "test": 1}[use]
     assert covered.max() == 1
 
@@ -115,7 +121,8 @@ def test_training_rectangles_cover_what_the_others_leave_exactly_once(data):
         h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
         return data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w
 
-    held, covered, expected = [rectangle(), rectangle()], np.zeros((height, width), int), np.ones((height, width), int)
+    held, covered, expected = ([rectangle(), rectangle()], np.zeros((height, width), int),
+                               np.ones((height, width), int))
     for t, le, rows, columns in held:
         expected[t : t + rows, le : le + columns] = 0
     for t, le, rows, columns in training_rectangles((height, width), *held):
@@ -125,7 +132,8 @@ def test_training_rectangles_cover_what_the_others_leave_exactly_once(data):
 
 def test_without_a_card_the_whole_scene_trains_and_tests():
     scene = ramp((6, 7))
-    (training,), (test,) = parts(generic_card(4), scene, "training"), parts(generic_card(4), scene, "test")
+    (training,), (test,) = (parts(generic_card(4), scene, "training"),
+                            parts(generic_card(4), scene, "test"))
     assert training.cube.dtype == np.float32 and training.cube.shape == scene.cube.shape
     assert np.array_equal(training.cube, test.cube)
 
@@ -137,47 +145,49 @@ def test_an_unknown_card_is_answered_with_the_near_ones():
 
 def test_a_card_of_ones_own_is_read_by_path(tmp_path):
     card = load_card(card_file(tmp_path, MINIMAL + "wavelengths = [500, 600.5]\nbands = 2\n"))
-    assert (card.name, card.patch, card.zooms, list(card.wavelengths)) == ("mine", 8, (1.0,), [500, 600.5])
+    assert (card.name, card.patch, card.zooms, list(card.wavelengths)) == (
+        "mine", 8, (1.0,), [500, 600.5])
 
 
 def test_removed_channels_are_counted_from_1(tmp_path):
-    text = MINIMAL + "bands = 3\nwavelengths = { first = 400, last = 900, count = 6, removed = [[1, 2], [6, 6]] }\n"
+    text = (MINIMAL + "bands = 3\nwavelengths = { first = 400, last = 900, count = 6, removed = "
+            "[[1, 2], [6, 6]] }\n")
     assert list(load_card(card_file(tmp_path, text)).wavelengths) == [600, 700, 800]
 
 
 REGION = MINIMAL + "size = [20, 20]\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        ('patch = 8\nstrides = [8]\n', "title"),
-        ('title = "t"\nstrides = [8]\n', "patch"),
-        (MINIMAL + "pach = 3\n", "pach.*did you mean 'patch'"),
-        (MINIMAL.replace("8\n", '"8"\n', 1), "patch"),
-        (MINIMAL + "bands = true\n", "bands"),
-        (MINIMAL + "bands = 0\n", "bands"),
-        (MINIMAL + 'layout = "WHB?"\n', "layout"),
-        (MINIMAL + 'normalise = "band"\n', "normalise"),
-        (MINIMAL + "zooms = [2.0]\n", "zooms"),
-        (MINIMAL + "zooms = []\n", "zooms"),
-        (MINIMAL + "zooms = [1.0, 0.5]\n", "strides.*expected 2"),
-        (MINIMAL + "crop = [8]\n", "crop"),
-        (MINIMAL + "rgb = [0, 1]\n", "rgb"),
-        (MINIMAL + "bands = 3\nrgb = [0, 1, 3]\n", "rgb.*below the 3 bands"),
-        (MINIMAL + "bands = 3\nwavelengths = [400, 500]\n", "wavelengths.*2 values"),
-        (MINIMAL + "wavelengths = { first = 400, last = 700 }\n", "wavelengths"),
-        (MINIMAL + "bands = 3\nwavelengths = { from = 400, last = 700 }\n", "wavelengths"),
-        (MINIMAL + "test_region = [0, 0, 8, 8]\n", "size.*is missing"),
-        (REGION + "test_region = [16, 0, 8, 8]\n", "test_region.*inside"),
-        (REGION + "test_region = [0, 0, 16, 16]\n", "test_region.*room"),
-        (REGION + "test_region = [0, 0, 8, 8]\ncrop = [9, 9]\n", "test_region.*either"),
-        (REGION + "test_region = [0, 0, 8, 0]\n", "test_region"),
-        (REGION + "validation_region = [0, 0, 7, 9]\n", "validation_region.*room for a patch"),
-        (REGION + "test_region = [0, 0, 8, 8]\nvalidation_region = [7, 0, 8, 8]\n", "validation_region.*no pixel"),
-        (REGION + "test_region = [0, 0, 8, 20]\nvalidation_region = [8, 0, 8, 20]\n", "validation_region.*training patch"),
-    ],
-)
+@pytest.mark.parametrize(("text", "field"),
+                         [('patch = 8\nstrides = [8]\n', "title"),
+                          ('title = "t"\nstrides = [8]\n', "patch"),
+                          (MINIMAL + "pach = 3\n", "pach.*did you mean 'patch'"),
+                          (MINIMAL.replace("8\n", '"8"\n', 1), "patch"),
+                          (MINIMAL + "bands = true\n", "bands"), (MINIMAL + "bands = 0\n", "bands"),
+                          (MINIMAL + 'layout = "WHB?"\n', "layout"),
+                          (MINIMAL + 'normalise = "band"\n', "normalise"),
+                          (MINIMAL + "zooms = [2.0]\n", "zooms"),
+                          (MINIMAL + "zooms = []\n", "zooms"),
+                          (MINIMAL + "zooms = [1.0, 0.5]\n", "strides.*expected 2"),
+                          (MINIMAL + "crop = [8]\n", "crop"), (MINIMAL + "rgb = [0, 1]\n", "rgb"),
+                          (MINIMAL + "bands = 3\nrgb = [0, 1, 3]\n", "rgb.*below the 3 bands"),
+                          (MINIMAL + "bands = 3\nwavelengths = [400, 500]\n",
+                           "wavelengths.*2 values"),
+                          (MINIMAL + "wavelengths = { first = 400, last = 700 }\n", "wavelengths"),
+                          (MINIMAL + "bands = 3\nwavelengths = { from = 400, last = 700 }\n",
+                           "wavelengths"),
+                          (MINIMAL + "test_region = [0, 0, 8, 8]\n", "size.*is missing"),
+                          (REGION + "test_region = [16, 0, 8, 8]\n", "test_region.*inside"),
+                          (REGION + "test_region = [0, 0, 16, 16]\n", "test_region.*room"),
+                          (REGION + "test_region = [0, 0, 8, 8]\ncrop = [9, 9]\n",
+                           "test_region.*either"),
+                          (REGION + "test_region = [0, 0, 8, 0]\n", "test_region"),
+                          (REGION + "validation_region = [0, 0, 7, 9]\n",
+                           "validation_region.*room for a patch"),
+                          (REGION + "test_region = [0, 0, 8, 8]\nvalidation_region = [7, 0, 8, "
+                           "8]\n", "validation_region.*no pixel"),
+                          (REGION + "test_region = [0, 0, 8, 20]\nvalidation_region = [8, 0, 8, "
+                           "20]\n", "validation_region.*training patch")])
 def test_a_wrong_card_is_refused_by_file_and_field(tmp_path, text, field):
     with pytest.raises(UserError, match=rf"mine\.toml: the field '?{field}"):
         load_card(card_file(tmp_path, text))
@@ -199,11 +209,12 @@ def test_a_scene_of_another_size_or_too_small_is_refused_by_name_and_sizes():
         divide(generic_card(32), ramp((20, 40)))
 
 
-# --- where the scenes are --------------------------------------------------------------------------------------------
+# --- where the scenes are -------------------------------------------------------------------------
 
 def test_icvl_s_lists_hold_100_and_101_scenes_and_the_validating_ones_are_of_training():
     card = load_card("icvl")
-    files = [Path(f"{line}") for name in (card.scenes, card.test_scenes) for line in (card.folder / name).read_text().split()]
+    files = [Path(f"{line}") for name in (card.scenes, card.test_scenes)
+             for line in (card.folder / name).read_text().split()]
     training, test = split(card, files, "training"), split(card, files, "test")
     assert (len(training[0]), len(test[0])) == (100, 101) and not training[1] and not test[1]
     assert not set(training[0]) & set(test[0])
@@ -213,7 +224,8 @@ def test_icvl_s_lists_hold_100_and_101_scenes_and_the_validating_ones_are_of_tra
 def test_missing_and_extra_scenes_are_named(tmp_path):
     (tmp_path / "training.txt").write_text("a.mat\nb.mat\n\n")
     (tmp_path / "test.txt").write_text("c.mat\n")
-    card = load_card(card_file(tmp_path, MINIMAL + 'scenes = "training.txt"\ntest_scenes = "test.txt"\n'))
+    card = load_card(
+        card_file(tmp_path, MINIMAL + 'scenes = "training.txt"\ntest_scenes = "test.txt"\n'))
     files = [Path("c.mat"), Path("b.mat"), Path("other.mat")]
     notes = ["1 of the 2 training scenes of mine are missing: a",
              "no list of mine names these files, so they are left out: other"]
@@ -227,9 +239,12 @@ def test_missing_and_extra_scenes_are_named(tmp_path):
 def test_a_scene_is_found_in_an_installed_package_or_the_way_to_it_is_said(tmp_path, monkeypatch):
     (tmp_path / "toyscenes" / "data").mkdir(parents=True)
     (tmp_path / "toyscenes" / "__init__.py").write_text("raise RuntimeError('must not be run')")
-    card = load_card(card_file(tmp_path, MINIMAL + f'source = "{tmp_path}/here"\npackage = ["toyscenes", "data/cube.npy"]\n'))
+    card = load_card(card_file(
+        tmp_path,
+        MINIMAL + f'source = "{tmp_path}/here"\npackage = ["toyscenes", "data/cube.npy"]\n'))
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=r"training scenes of mine are not in .*here; pip install toyscenes"):
+    with pytest.raises(UserError,
+                       match=r"training scenes of mine are not in .*here; pip install toyscenes"):
         locate(card, "training")
     (tmp_path / "toyscenes" / "data" / "cube.npy").touch()
     assert locate(card, "test") == tmp_path / "toyscenes" / "data" / "cube.npy"
@@ -240,18 +255,22 @@ def test_a_scene_is_found_in_an_installed_package_or_the_way_to_it_is_said(tmp_p
 def test_a_folder_of_pictures_as_cave_is_delivered_trains_by_the_lists_of_the_card(tmp_path):
     for name in ("beads_ms", "cloth_ms", "paints_ms", "hairs_ms", "mine_ms"):
         products.cave(tmp_path / "CAVE" / name)
-    lmdb_data.main(["--dataset", "cave", "--source", str(tmp_path / "CAVE"), "--out", "a.lmdb", "--patch", "8", "--zooms", "1",
-                    "--stride", "8", "--quiet"])
+    lmdb_data.main(["--dataset", "cave", "--source", str(tmp_path / "CAVE"), "--out", "a.lmdb",
+                    "--patch", "8", "--zooms", "1", "--stride", "8", "--quiet"])
     meta = LMDBDataset("a.lmdb").meta
-    assert sorted(source["name"] for source in meta["sources"]) == ["beads_ms", "cloth_ms", "paints_ms"]
-    assert {source["name"] for source in meta["sources"] if source["part"] == "validation"} == {"beads_ms", "paints_ms"}
+    assert sorted(source["name"] for source in meta["sources"]) == [
+        "beads_ms", "cloth_ms", "paints_ms"]
+    assert {source["name"] for source in meta["sources"] if source["part"] == "validation"} == {
+        "beads_ms", "paints_ms"}
     assert meta["shape"][0] == 31 and meta["wavelengths"][-1] == 700
-    lists = [set(Path(ROOT, "data/splits", f"cave_{use}.txt").read_text().split()) for use in ("train", "test")]
+    lists = [set(Path(ROOT, "data/splits", f"cave_{use}.txt").read_text().split())
+             for use in ("train", "test")]
     assert [len(names) for names in lists] == [20, 12] and not lists[0] & lists[1]
 
 
 def test_a_card_takes_the_bands_that_hold_a_spectrum(tmp_path):
-    card = replace(load_card("houston_2018"), size=(24, 28), test_region=None, validation_region=None)
+    card = replace(load_card("houston_2018"), size=(24, 28), test_region=None,
+                   validation_region=None)
     cube = np.random.default_rng(0).random((50, 24, 28)).astype("f4")
     cube[48:] = 0
     np.save(tmp_path / "a.npy", cube)

@@ -1,4 +1,5 @@
-"""Degradation models: linear, separable, and equal to the library calls and kernels that define them."""
+"""Degradation models: linear, separable, and equal to the library calls and kernels that define
+them."""
 import numpy as np
 import pytest
 import torch
@@ -34,8 +35,8 @@ NAMES = ["mtf 0.3", "mtf 0.7,0.08", *(kind for kind in KINDS if kind != "mtf")]
 PROBLEMS = [(kind, scale) for kind in NAMES for scale in SCALES if (kind, scale) != ("gaussian", 3)]
 DOWN = {(operations, Degradation.of(4, name).up_operations) for name in NAMES
         for operations in Degradation.of(4, name).down_operations}
-OPERATIONS = sorted({down for down, _ in DOWN} | {up for _, up in DOWN} | {up + down for down, up in DOWN}
-                    | {("blur",), ("zoom_down",), ()})
+OPERATIONS = sorted({down for down, _ in DOWN} | {up for _, up in DOWN}
+                    | {up + down for down, up in DOWN} | {("blur",), ("zoom_down",), ()})
 # Keys' cubic, a = -0.5, at .25 .75 1.25 1.75:  1.5 d^3 - 2.5 d^2 + 1 inside, -.5 d^3 + 2.5 d^2 - 4 d + 2 outside
 NEAR, MIDDLE, FAR, LAST = 0.8671875, 0.2265625, -0.0703125, -0.0234375
 
@@ -49,7 +50,9 @@ def test_it_is_linear(kind, scale):
     x, y = cube(2, 6, 48, 72), cube(2, 6, 48, 72, seed=1)
     for operation in (downsample, upsample, degrade):
         both = operation(2.5 * x - 0.75 * y, scale, kind)
-        assert torch.allclose(both, 2.5 * operation(x, scale, kind) - 0.75 * operation(y, scale, kind), atol=1e-12)
+        assert torch.allclose(both,
+                              2.5 * operation(x, scale, kind) - 0.75 * operation(y, scale, kind),
+                              atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
@@ -73,23 +76,28 @@ def goes_dark(n_in, n_out):
 
 @pytest.mark.parametrize("size", [24, 32, 64, 256])
 @pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
-def test_a_constant_stays_constant_but_where_reference_repeats_the_dark_last_sample_of_scipy(kind, scale, size):
+def test_a_constant_stays_constant_but_where_reference_repeats_the_dark_last_sample_of_scipy(
+        kind, scale, size):
     size -= size % scale
     low = downsample(torch.ones(3, size, size, dtype=torch.float64), scale, kind)
     dark = goes_dark(size, size // scale)
     if kind != "reference" or not dark:
         assert torch.allclose(low, torch.ones_like(low), atol=1e-10)
-        assert torch.allclose(upsample(low, scale, kind), torch.ones(3, size, size, dtype=torch.float64), atol=1e-9)
+        assert torch.allclose(upsample(low, scale, kind),
+                              torch.ones(3, size, size, dtype=torch.float64), atol=1e-9)
     else:
-        assert low[:, -1].abs().max() == low[:, :, -1].abs().max() == 0 and torch.allclose(low[:, :-1, :-1], low[0, 0, 0])
-    assert is_dark(size, scale, kind) == (kind == "reference" and (dark or goes_dark(size // scale, size)))
+        assert (low[:, -1].abs().max() == low[:, :, -1].abs().max() == 0
+                and torch.allclose(low[:, :-1, :-1], low[0, 0, 0]))
+    assert is_dark(size, scale, kind) == (
+        kind == "reference" and (dark or goes_dark(size // scale, size)))
 
 
 def test_spatial_is_scipy_but_for_the_dark_last_sample():
     for n_in, n_out in ((32, 16), (256, 32), (87, 261), (64, 16)):
         scipy, mended = zoom_matrix(n_in, n_out, dark=True), zoom_matrix(n_in, n_out)
         assert np.array_equal(scipy, ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3))
-        assert np.array_equal(scipy[:-1], mended[:-1]) and np.allclose(mended[-1], np.eye(n_in)[-1], atol=1e-12)
+        assert (np.array_equal(scipy[:-1], mended[:-1])
+                and np.allclose(mended[-1], np.eye(n_in)[-1], atol=1e-12))
         assert (not scipy[-1].any()) == goes_dark(n_in, n_out)
 
 
@@ -105,15 +113,17 @@ def test_the_sizes_that_reference_darkens_are_counted_and_named_with_the_nearest
     assert "248 or 264 instead of 256 pixels" in dark_note(256, 256, 8, "reference")
 
 
-@pytest.mark.parametrize(("shape", "scale"), [((7, 32, 48), 2), ((5, 30, 45), 3), ((31, 64, 40), 4), ((4, 64, 72), 8),
-                                              ((3, 256, 16), 8)])
+@pytest.mark.parametrize(("shape", "scale"),
+                         [((7, 32, 48), 2), ((5, 30, 45), 3), ((31, 64, 40), 4), ((4, 64, 72), 8),
+                          ((3, 256, 16), 8)])
 @pytest.mark.parametrize("kind", ["reference", "spatial"])
 def test_reference_and_spatial_are_scipy_s_own_calls(kind, shape, scale):
     x = cube(*shape).numpy()
     if kind == "spatial" and any(goes_dark(n, n // scale) for n in shape[1:]):
         x = x[:, :24, :24]
     sigma = (3.0, 3.0, 3.0) if kind == "reference" else (0.0, 3.0, 3.0)
-    blurred = ndimage.gaussian_filter(x, sigma, mode="reflect", radius=tuple(3 if s else 0 for s in sigma))
+    blurred = ndimage.gaussian_filter(x, sigma, mode="reflect",
+                                      radius=tuple(3 if s else 0 for s in sigma))
     low = ndimage.zoom(blurred, (1, 1 / scale, 1 / scale), order=3)
     high = ndimage.zoom(low, (1, scale, scale), order=3)
     x = torch.from_numpy(x)
@@ -123,10 +133,12 @@ def test_reference_and_spatial_are_scipy_s_own_calls(kind, shape, scale):
 
 
 def test_bicubic_takes_every_second_sample_as_imresize_does():
-    """LR pixel j lies at 2 j + 0.5: its taps are .25, .75, 1.25, 1.75 away in LR pixels, and sum to 2."""
+    """LR pixel j lies at 2 j + 0.5: its taps are .25, .75, 1.25, 1.75 away in LR pixels, and sum to
+    2."""
     half = np.array([NEAR, MIDDLE, FAR, LAST]) / 2
     matrix = axis_matrix(("keys_down",), 16, 2)
-    assert np.allclose(matrix[3], np.concatenate([np.zeros(3), half[::-1], half, np.zeros(5)]), atol=1e-15)
+    assert np.allclose(matrix[3], np.concatenate([np.zeros(3), half[::-1], half, np.zeros(5)]),
+                       atol=1e-15)
     # at the edge the samples are mirrored with the edge repeated: -1 is 0, -2 is 1, -3 is 2
     edge = np.zeros(16)
     edge[:5] = half[0] + half[1], half[0] + half[2], half[1] + half[3], half[2], half[3]
@@ -177,7 +189,8 @@ def test_only_reference_mixes_bands():
     x[4] = cube(24, 24)
     for kind in NAMES:
         lit = downsample(x, 4, kind).abs().amax((1, 2)) > 0
-        assert lit.tolist() == [abs(b - 4) <= 3 if kind == "reference" else b == 4 for b in range(9)]
+        assert lit.tolist() == [abs(b - 4) <= 3 if kind == "reference" else b == 4
+                                for b in range(9)]
 
 
 def test_one_band_and_tiny_images_work():
@@ -240,14 +253,17 @@ def test_long_axes_are_multiplied_a_block_at_a_time_to_the_same_result(kind):
 @pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
 def test_adjoints_satisfy_their_definition(kind, scale):
     x, y = cube(2, 5, 24, 48), cube(2, 5, 24 // scale, 48 // scale, seed=1)
-    assert torch.isclose((downsample(x, scale, kind) * y).sum(), (x * adjoint(y, scale, kind)).sum(), rtol=1e-12)
-    assert torch.isclose((upsample(y, scale, kind) * x).sum(), (y * upsample_adjoint(x, scale, kind)).sum(), rtol=1e-12)
+    assert torch.isclose((downsample(x, scale, kind) * y).sum(),
+                         (x * adjoint(y, scale, kind)).sum(), rtol=1e-12)
+    assert torch.isclose((upsample(y, scale, kind) * x).sum(),
+                         (y * upsample_adjoint(x, scale, kind)).sum(), rtol=1e-12)
     z = cube(2, 5, 24, 48, seed=2)
     transposed = adjoint(upsample_adjoint(z, scale, kind), scale, kind)
     assert torch.isclose((degrade(x, scale, kind) * z).sum(), (x * transposed).sum(), rtol=1e-12)
     for operation in (adjoint, upsample_adjoint):
         both = operation(2.5 * x - z, scale, kind)
-        assert torch.allclose(both, 2.5 * operation(x, scale, kind) - operation(z, scale, kind), atol=1e-12)
+        assert torch.allclose(both, 2.5 * operation(x, scale, kind) - operation(z, scale, kind),
+                              atol=1e-12)
 
 
 def back_projected(low, image, scale, kind, steps):
@@ -264,22 +280,29 @@ def test_back_projection_on_the_low_grid_is_the_definition(kind, scale):
         expected = back_projected(low, upsample(low, scale, kind), scale, kind, steps)
         assert torch.allclose(backproject(low, scale, kind, steps), expected, atol=1e-10)
         expected = back_projected(low, other, scale, kind, steps)
-        assert torch.allclose(backproject(low, scale, kind, steps, image=other), expected, atol=1e-10)
-    assert torch.equal(backproject(low, scale, kind), upsample(prefilter(low, scale, kind, 10), scale, kind))
+        assert torch.allclose(backproject(low, scale, kind, steps, image=other), expected,
+                              atol=1e-10)
+    assert torch.equal(backproject(low, scale, kind),
+                       upsample(prefilter(low, scale, kind, 10), scale, kind))
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_back_projection_agrees_with_its_input_better_than_the_interpolation_does(kind):
-    low = downsample(torch.nn.functional.avg_pool2d(cube(3, 132, 132), 5, 1, 0)[..., :128, :128], 4, kind)
-    errors = [float((downsample(start_image(low, 4, kind, start), 4, kind) - low).square().mean()) for start in STARTS]
+    low = downsample(torch.nn.functional.avg_pool2d(cube(3, 132, 132), 5, 1, 0)[..., :128, :128], 4,
+                     kind)
+    errors = [float((downsample(start_image(low, 4, kind, start), 4, kind) - low).square().mean())
+              for start in STARTS]
     assert errors[1] < errors[0] / 3
 
 
 def test_a_network_starts_at_one_of_two_images():
     low = cube(2, 8, 8)
-    assert torch.equal(start_image(low, 4, "gaussian", "interpolation"), upsample(low, 4, "gaussian"))
-    assert torch.equal(start_image(low, 4, "gaussian", "backprojection"), backproject(low, 4, "gaussian"))
-    with pytest.raises(ValueError, match="unknown start 'zero'; choose one of interpolation, backprojection"):
+    assert torch.equal(start_image(low, 4, "gaussian", "interpolation"),
+                       upsample(low, 4, "gaussian"))
+    assert torch.equal(start_image(low, 4, "gaussian", "backprojection"),
+                       backproject(low, 4, "gaussian"))
+    with pytest.raises(ValueError,
+                       match="unknown start 'zero'; choose one of interpolation, backprojection"):
         start_image(low, 4, "gaussian", "zero")
 
 
@@ -303,13 +326,16 @@ def test_the_grid_is_where_samples_of_a_straight_line_end_up(kind, scale):
     """A ramp in low-resolution pixels' coordinates, brought up, says where every sample lies."""
     n = 24
     size, origin = grid(n, scale, kind)
-    centres = axis_matrix(Degradation.of(scale, kind).up_operations, n, scale) @ (np.arange(n) + 0.5)
+    centres = axis_matrix(Degradation.of(scale, kind).up_operations, n, scale) @ (
+        np.arange(n) + 0.5)
     inside = slice(4 * scale, -4 * scale)
-    assert np.allclose(centres[inside], (origin + size * (np.arange(n * scale) + 0.5))[inside], atol=2e-3)
+    assert np.allclose(centres[inside], (origin + size * (np.arange(n * scale) + 0.5))[inside],
+                       atol=2e-3)
     if Degradation.of(scale, kind).block_grid:
         assert (size, origin) == (1 / scale, 0) == grid(1, scale, kind)
     else:
-        assert origin + size / 2 == pytest.approx(0.5) and size * (n * scale - 1) == pytest.approx(n - 1)
+        assert (origin + size / 2 == pytest.approx(0.5)
+                and size * (n * scale - 1) == pytest.approx(n - 1))
 
 
 def test_gradients_flow_through_it():
@@ -319,16 +345,21 @@ def test_gradients_flow_through_it():
 
 def test_a_cube_is_cropped_at_its_lower_and_right_edges():
     x = cube(3, 33, 38)
-    assert torch.equal(crop_to_multiple(x, 4), x[:, :32, :36]) and crop_to_multiple(x.numpy(), 3).shape == (3, 33, 36)
+    assert (torch.equal(crop_to_multiple(x, 4), x[:, :32, :36])
+            and crop_to_multiple(x.numpy(), 3).shape == (3, 33, 36))
     assert torch.equal(crop_to_multiple(x, 1), x)
 
 
-@pytest.mark.parametrize(("shape", "scale", "kind", "words"), [
-    ((3, 33, 32), 4, "spatial", "33 x 32 image cannot be degraded by x4: crop it"),
-    ((3, 32, 30), 4, "bicubic", "crop it to multiples of 4"),
-    ((3, 30, 30), 5, "bicubic", "unknown scale factor 5; choose one of 2, 3, 4, 8"),
-    ((3, 32, 32), 4, "blurry", "unknown degradation 'blurry'; choose one of mtf, area, gaussian, bicubic, spatial, reference"),
-    ((3, 30, 30), 3, "gaussian", "needs an even scale factor, not 3")])
+@pytest.mark.parametrize(("shape", "scale", "kind", "words"),
+                         [((3, 33, 32), 4, "spatial",
+                           "33 x 32 image cannot be degraded by x4: crop it"),
+                          ((3, 32, 30), 4, "bicubic", "crop it to multiples of 4"),
+                          ((3, 30, 30), 5, "bicubic",
+                           "unknown scale factor 5; choose one of 2, 3, 4, 8"),
+                          ((3, 32, 32), 4, "blurry",
+                           "unknown degradation 'blurry'; choose one of mtf, area, gaussian, "
+                           "bicubic, spatial, reference"),
+                          ((3, 30, 30), 3, "gaussian", "needs an even scale factor, not 3")])
 def test_what_cannot_be_degraded_is_refused(shape, scale, kind, words):
     with pytest.raises(ValueError, match=words):
         degrade(cube(*shape), scale, kind)
@@ -338,13 +369,16 @@ def test_what_cannot_be_degraded_is_refused(shape, scale, kind, words):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_mtf_of_a_sensor_is_what_was_asked_for(scale):
-    """The frequency response at the Nyquist frequency of the low grid; a few samples of a narrow Gaussian differ a little."""
+    """The frequency response at the Nyquist frequency of the low grid; a few samples of a narrow
+    Gaussian differ a little."""
     for m in (0.08, 0.15, 0.3, 0.5):
         measured = response(f"mtf {m}", scale)
         assert measured == pytest.approx(m, abs=0.002 if scale > 2 or m < 0.3 else 0.03)
     rows, columns = Degradation.of(scale, "mtf 0.3,0.1").down_operations
-    assert axis_matrix(rows, 8 * scale, scale)[4].max() > axis_matrix(columns, 8 * scale, scale)[4].max()
-    assert response("area", scale) == pytest.approx(1 / (scale * np.sin(np.pi / (2 * scale))), abs=1e-9)
+    assert axis_matrix(rows, 8 * scale, scale)[4].max() > axis_matrix(columns, 8 * scale, scale)[
+        4].max()
+    assert response("area", scale) == pytest.approx(1 / (scale * np.sin(np.pi / (2 * scale))),
+                                                    abs=1e-9)
 
 
 def response(name, scale):
@@ -358,8 +392,10 @@ def test_each_kind_states_its_mtf_at_a_scale_factor():
     assert Degradation.of(4, "mtf 0.3,0.1").nearest_mtf == (0.3, 0.1)
     for operations, m in ((("mtf 0.3",), 0.3), (("mtf 0.1",), 0.1)):
         assert _nearest_mtf(operations, 4) == pytest.approx(m, abs=0.002)
-    assert [round(Degradation(scale).nearest_mtf[0], 3) for scale in (2, 4, 8)] == [0.002, 0.222, 0.716]
-    assert [round(Degradation(scale, "bicubic").nearest_mtf[1], 2) for scale in (2, 4, 8)] == [0.58, 0.59, 0.59]
+    assert [round(Degradation(scale).nearest_mtf[0], 3) for scale in (2, 4, 8)] == [
+        0.002, 0.222, 0.716]
+    assert [round(Degradation(scale, "bicubic").nearest_mtf[1], 2) for scale in (2, 4, 8)] == [
+        0.58, 0.59, 0.59]
     for name in NAMES:
         assert Degradation.of(4, Degradation.of(4, name).name) == Degradation.of(4, name)
 
@@ -369,11 +405,13 @@ def test_a_block_mean_is_the_mean_of_each_block():
     assert torch.allclose(downsample(x, 3, "area"), torch.nn.functional.avg_pool2d(x, 3))
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("mtf", "needs the sensor's MTF, such as 'mtf 0.3'"),
-    ("mtf 0", "give a number above 0 and below 1"), ("mtf 0.3,1", "above 0 and below 1"),
-    ("area 0.3", "has a blur of its own, and takes no MTF"), ("mtf sharp", "MTF of 'sharp' was asked for"),
-    ("mtf 0.1,0.2,0.3", "give a number above 0 and below 1, or two")])
+@pytest.mark.parametrize(("name", "words"),
+                         [("mtf", "needs the sensor's MTF, such as 'mtf 0.3'"),
+                          ("mtf 0", "give a number above 0 and below 1"),
+                          ("mtf 0.3,1", "above 0 and below 1"),
+                          ("area 0.3", "has a blur of its own, and takes no MTF"),
+                          ("mtf sharp", "MTF of 'sharp' was asked for"),
+                          ("mtf 0.1,0.2,0.3", "give a number above 0 and below 1, or two")])
 def test_an_mtf_that_cannot_be_is_refused(name, words):
     with pytest.raises(ValueError, match=words):
         Degradation.of(4, name)

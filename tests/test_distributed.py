@@ -27,7 +27,8 @@ from utility.system import devices, distributed, errors
 from utility.training import loop as training
 from utility.training.loader import DeviceBatches
 
-TINY = ["-a", "biqrnn_1_1", "--recipe", "fast", "--warmup", "2", "--scale", "2", "-b", "4", "--no-log", "--no-cuda", "--quiet"]
+TINY = ["-a", "biqrnn_1_1", "--recipe", "fast", "--warmup", "2", "--scale", "2", "-b", "4",
+        "--no-log", "--no-cuda", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ class Doubled(DeviceBatches):
 @contextmanager
 def keeping_handlers() -> Iterator[None]:
     """torchrun's part that waits for the processes has signal handlers of its own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
         yield
     finally:
@@ -58,9 +60,11 @@ def keeping_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start(count: int, words: Sequence[str], change: Callable[[], object] = lambda: None, restarts: int = 0,
-          script: ModuleType = hsi_sr, dtype: torch.dtype = torch.float64) -> int:
-    """Run a script with `words` in `count` processes, as torchrun does; the exit status of the first that failed, or 0.
+def start(count: int, words: Sequence[str], change: Callable[[], object] = lambda: None,
+          restarts: int = 0, script: ModuleType = hsi_sr,
+          dtype: torch.dtype = torch.float64) -> int:
+    """Run a script with `words` in `count` processes, as torchrun does; the exit status of the
+    first that failed, or 0.
 
     They are forks of this one, which costs no imports. They compute in `dtype`, after `change()`.
     """
@@ -72,8 +76,9 @@ def start(count: int, words: Sequence[str], change: Callable[[], object] = lambd
         change()
         errors.run_script(lambda: script.main(words))
 
-    settings = LaunchConfig(1, 1, count, start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                            rdzv_configs={"is_host": True}, run_id="test", max_restarts=restarts, monitor_interval=0.05)
+    settings = LaunchConfig(1, 1, count, start_method="fork", rdzv_backend="c10d",
+                            rdzv_endpoint="localhost:0", rdzv_configs={"is_host": True},
+                            run_id="test", max_restarts=restarts, monitor_interval=0.05)
     try:
         with keeping_handlers():
             elastic_launch(settings, process)()
@@ -88,21 +93,26 @@ def saved(run: str | Path) -> dict:
 
 def numbers(checkpoint: dict) -> np.ndarray:
     """Losses and metrics of every epoch, and the weights."""
-    rows = [[value for name, value in row.items() if value is not None] for row in checkpoint["history"]]
-    return np.concatenate([np.concatenate(rows), *(w.numpy().ravel() for w in checkpoint["net"].values())])
+    rows = [[value for name, value in row.items() if value is not None]
+            for row in checkpoint["history"]]
+    return np.concatenate(
+        [np.concatenate(rows), *(w.numpy().ravel() for w in checkpoint["net"].values())])
 
 
 def test_one_two_and_three_processes_give_the_same_losses_metrics_and_weights(databases):
-    words = [*TINY, "--data", *databases, "--loss", "band", "--noise", "0.01", "--augment", "spectral", "--band-window", "20",
-             "--clip", "1", "-n", "2", "--lr", "1e-2"]
+    words = [*TINY, "--data", *databases, "--loss", "band", "--noise", "0.01", "--augment",
+             "spectral", "--band-window", "20", "--clip", "1", "-n", "2", "--lr", "1e-2"]
     found = {}
     for count in (1, 2, 3):
-        assert start(count, [*words, "--run-dir", f"by_{count}", *(["--accumulate", "2"] if count == 2 else [])]) == 0
+        assert start(count,
+                     [*words, "--run-dir", f"by_{count}",
+                      *(["--accumulate", "2"] if count == 2 else [])]) == 0
         found[count] = saved(f"by_{count}")
         assert found[count]["iteration"] == 10 and found[count]["bands"] == [31, 103]
     for count in (2, 3):
         np.testing.assert_allclose(numbers(found[count]), numbers(found[1]), rtol=1e-9)
-    assert {path.name for path in Path("by_3").glob("*.pth")} == {"best.pth", "last.pth", "last.prev.pth"}
+    assert {path.name for path in Path("by_3").glob("*.pth")} == {
+        "best.pth", "last.pth", "last.prev.pth"}
 
 
 def at(iteration: int, number: int, action: Callable[[], object]) -> Callable[[], None]:
@@ -112,7 +122,8 @@ def at(iteration: int, number: int, action: Callable[[], object]) -> Callable[[]
 
         def train_step(state, *rest):
             real(state, *rest)
-            if (state.iteration, distributed.rank(), distributed.restarts()) == (iteration, number, 0):
+            if (state.iteration, distributed.rank(), distributed.restarts()) == (
+                    iteration, number, 0):
                 action()
 
         training.train_step = train_step
@@ -121,8 +132,10 @@ def at(iteration: int, number: int, action: Callable[[], object]) -> Callable[[]
 
 
 def test_two_processes_then_one_then_three_end_as_a_run_that_was_not_interrupted(databases):
-    words = [*TINY, "--data", databases[0], "--augment", "spectral", "--noise", "0.01", "--iterations", "6"]
-    asked = {"change": at(2, 1, lambda: signal.raise_signal(signal.SIGTERM))}  # one process alone is asked to stop
+    words = [*TINY, "--data", databases[0], "--augment", "spectral", "--noise", "0.01",
+             "--iterations", "6"]
+    # one process alone is asked to stop
+    asked = {"change": at(2, 1, lambda: signal.raise_signal(signal.SIGTERM))}
     assert start(1, [*words, "--run-dir", "whole"]) == 0
     assert start(2, [*words, "--run-dir", "parts"], **asked) == 130
     assert saved("parts")["iteration"] == 2
@@ -134,7 +147,8 @@ def test_two_processes_then_one_then_three_end_as_a_run_that_was_not_interrupted
 
 
 def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that does may abort the process when Python ends; this one starts afresh, without the imports made above."""
+    """One that does may abort the process when Python ends; this one starts afresh, without the
+    imports made above."""
     (tmp_path / "script.py").write_text(
         "import os, sys, torch\n"
         "from utility.system.distributed import highest, joined\n"
@@ -150,19 +164,23 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
         "sys.exit(child and os.wait()[1])\n")
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
-    as_torchrun = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-                   "PYTHONPATH": str(Path(hsi_sr.__file__).parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "script.py"], env=os.environ | as_torchrun, capture_output=True, text=True)
+    as_torchrun = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": port, "PYTHONPATH": str(Path(hsi_sr.__file__).parent),
+                   "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "script.py"], env=os.environ | as_torchrun,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "python" in done.stdout and "gloo" not in done.stdout
 
 
-def test_a_killed_process_goes_on_from_the_last_checkpoint_where_torchrun_may_start_again(databases):
+def test_a_killed_process_goes_on_from_the_last_checkpoint_where_torchrun_may_start_again(
+        databases):
     words = [*TINY, "--data", databases[0], "--iterations", "6", "--save-minutes", "1e-9"]
     assert start(2, words, at(4, 1, lambda: os.kill(os.getpid(), signal.SIGKILL)), restarts=1) == 0
     run, = Path("runs").iterdir()
     found = saved(run)
     assert found["iteration"] == 6 and [row["iteration"] for row in found["history"]] == [3, 6]
-    assert "goes on" not in Path("err_0.txt").read_text() and f"resumed from {run}/last.pth" in (run / "log.txt").read_text()
+    assert ("goes on" not in Path("err_0.txt").read_text()
+            and f"resumed from {run}/last.pth" in (run / "log.txt").read_text())
 
 
 def test_a_failure_in_one_process_ends_all_and_is_said_once(databases):
@@ -178,14 +196,15 @@ def test_a_failure_in_one_process_ends_all_and_is_said_once(databases):
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_script_starts_itself_as_a_process_for_each_gpu_and_ends_as_they_do(monkeypatch, status):
-    Path("script.py").write_text("import os, sys\nopen('by_' + os.environ['RANK'], 'w').write(' '.join(sys.argv[1:-1]))\n"
-                                 "sys.exit(int(sys.argv[-1]))\n")
+    Path("script.py").write_text("import os, sys\nopen('by_' + os.environ['RANK'], 'w').write(' "
+                                 "'.join(sys.argv[1:-1]))\nsys.exit(int(sys.argv[-1]))\n")
     monkeypatch.setattr(devices, "choose_device", lambda **_: None)  # as if there were GPUs
     monkeypatch.setattr(sys, "argv", ["script.py", "--gpu-ids", "0,1", "--seed", str(status)])
     with keeping_handlers():
         assert hsi_sr.main() == status
     if not status:
-        assert [Path(f"by_{number}").read_text() for number in (0, 1)] == ["--gpu-ids 0,1 --seed"] * 2
+        assert [Path(f"by_{number}").read_text() for number in (0, 1)] == [
+            "--gpu-ids 0,1 --seed"] * 2
 
 
 @pytest.mark.parametrize("scenes", [3, 1])
@@ -197,15 +216,19 @@ def test_two_processes_share_the_scenes_of_a_test_or_the_tiles_of_one_scene(scen
     paths = [str(path) for path in sorted(Path().rglob("*.npy"))]
     problem = {"arch": "biqrnn_1_1", "scale": 2, "degradation": "gaussian"}
     torch.save({"net": create_model("biqrnn_1_1").state_dict(), **problem}, "w.pth")
-    words = ["-rp", "w.pth", "--data", *paths, "--no-cuda", "--no-figures", "--keep-range", "--quiet"]
+    words = ["-rp", "w.pth", "--data", *paths, "--no-cuda", "--no-figures", "--keep-range",
+             "--quiet"]
     found = {}
     for count in (1, 2):
-        assert start(count, [*words, "--out", f"by_{count}"], script=hsi_test, dtype=torch.float32) == 0
+        assert start(count, [*words, "--out", f"by_{count}"], script=hsi_test,
+                     dtype=torch.float32) == 0
         found[count] = json.loads(Path(f"by_{count}/metrics.json").read_text())
         for row in found[count]["images"]:
             del row["seconds"]
-    assert [row["name"] for row in found[2]["images"]] == [row["name"] for row in found[1]["images"]]
+    assert [row["name"] for row in found[2]["images"]] == [
+        row["name"] for row in found[1]["images"]]
     for name in ("interpolation", "network"):
         assert found[2]["mean"][name] == pytest.approx(found[1]["mean"][name], rel=1e-6)
     assert len(list(Path("by_2/cubes").iterdir())) == scenes
-    assert Path("by_2/metrics_bands.csv").read_text().count("\n") == Path("by_1/metrics_bands.csv").read_text().count("\n")
+    assert Path("by_2/metrics_bands.csv").read_text().count("\n") == Path(
+        "by_1/metrics_bands.csv").read_text().count("\n")

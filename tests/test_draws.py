@@ -1,4 +1,5 @@
-"""What a network is given in training: sensors drawn for each patch, told a little off, the same in every resumed run."""
+"""What a network is given in training: sensors drawn for each patch, told a little off, the same in
+every resumed run."""
 from __future__ import annotations
 
 import pytest
@@ -27,7 +28,8 @@ def test_every_patch_has_a_sensor_of_its_own():
     drawn = sensors()
     assert sum(one.true.kind == "area" for one in drawn) == pytest.approx(40, abs=20)
     rows = torch.tensor([one.true.mtf[0] for one in drawn if one.true.mtf])
-    assert rows.min() >= LOWEST and rows.max() <= HIGHEST and rows.min() < 0.12 and rows.max() > 0.75
+    assert (
+        rows.min() >= LOWEST and rows.max() <= HIGHEST and rows.min() < 0.12 and rows.max() > 0.75)
     assert 0.1 < sum(len(set(one.true.mtf or (0,))) > 1 for one in drawn) / len(drawn) < 0.35
     assert all(one.known and one.noise == 0 for one in drawn)
 
@@ -48,10 +50,12 @@ def test_noise_is_drawn_by_patch_and_band_and_told_a_little_off():
     assert len(loud) / len(drawn) == pytest.approx(0.5, abs=0.08)
     assert loud.min() >= 10 ** (-CLEAREST / 20) and loud.max() <= 0.1
     assert 10 ** (-QUIET[1] / 20) <= quiet.min() and quiet.max() <= 10 ** (-QUIET[0] / 20)
-    made = [given(config(snr=20), patches(), 4, key, starts=("backprojection",)) for key in range(2)]
+    made = [given(config(snr=20), patches(), 4, key, starts=("backprojection",))
+            for key in range(2)]
     told = torch.cat([one.told for one in made])
     variance, mtf, known = told.unbind(1)
-    assert (variance.std(1) > 0).sum() == (variance.sum(1) > 0).sum() > 0  # bands differ where there is noise
+    # bands differ where there is noise
+    assert (variance.std(1) > 0).sum() == (variance.sum(1) > 0).sum() > 0
     assert (mtf[:, :1] == mtf).all() and (known == 1).all()
 
 

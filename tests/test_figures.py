@@ -1,4 +1,5 @@
-"""What the figures promise: any cube can be drawn, panels share their scales, nothing is chosen by the method shown."""
+"""What the figures promise: any cube can be drawn, panels share their scales, nothing is chosen by
+the method shown."""
 from __future__ import annotations
 
 import matplotlib as mpl
@@ -41,7 +42,8 @@ def scene(bands: int = 31, height: int = 24, width: int = 36, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     x = np.linspace(0, 1, bands)
     left = np.broadcast_to(np.arange(width) < width / 2, (height, width))
-    cube = np.where(left, (0.2 + 0.5 * x)[:, None, None], (0.7 - 0.5 * x)[:, None, None]).astype(np.float32)
+    cube = np.where(left, (0.2 + 0.5 * x)[:, None, None], (0.7 - 0.5 * x)[:, None, None]).astype(
+        np.float32)
     h, w = max(1, height // 4), max(1, width // 4)
     cube[:, -h:, -w:] *= rng.uniform(0.3, 1.2, (h, w)).astype(np.float32)
     return np.clip(cube, 0, 1)
@@ -68,25 +70,29 @@ def assert_drawn(path, fig: Figure) -> None:
     assert picture[..., :3].std() > 0.02  # not blank
 
 
-@pytest.mark.parametrize(("bands", "height", "width", "wavelengths", "count"), [
-    (1, 24, 24, None, 2), (31, 24, 36, VISIBLE, 3), (200, 100, 30, None, 1), (8, 16, 64, np.linspace(450, 900, 8), 6),
-])
-def test_every_figure_draws_any_cube_and_any_number_of_methods(tmp_path, bands, height, width, wavelengths, count):
+@pytest.mark.parametrize(("bands", "height", "width", "wavelengths", "count"),
+                         [(1, 24, 24, None, 2), (31, 24, 36, VISIBLE, 3), (200, 100, 30, None, 1),
+                          (8, 16, 64, np.linspace(450, 900, 8), 6)])
+def test_every_figure_draws_any_cube_and_any_number_of_methods(
+        tmp_path, bands, height, width, wavelengths, count):
     gt = scene(bands, height, width)
     methods = {f"Method {k}": blurred(gt, 0.1 * k) for k in range(1, count + 1)}
     low = gt[:, :height // 4, :width // 4]
     up = np.repeat(np.repeat(low, 4, 1), 4, 2)
-    figures = {
-        "comparison": comparison_figure(tmp_path / "comparison.png", gt, methods, wavelengths=wavelengths, name="a scene",
-                                        metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4),
-        "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths),
-        "sam": map_figure(tmp_path / "sam.png", {k: sam_map(v, gt) for k, v in methods.items()}, "angle", "deg"),
-        "psnr": band_psnr_figure(tmp_path / "psnr.png", {k: band_psnr(v, gt) for k, v in methods.items()}, wavelengths),
-        "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods}, [(0, 0), (5, 7), (9, 9)],
-                                  wavelengths),
-        "no_truth": no_truth_figure(tmp_path / "no_truth.png", low, {label: up for label in methods},
-                                    wavelengths=wavelengths, name="mine", scale=4),
-    }
+    figures = {"comparison": comparison_figure(
+        tmp_path / "comparison.png", gt, methods, wavelengths=wavelengths, name="a scene",
+        metrics={k: evaluate(v, gt, 4) for k, v in methods.items()}, scale=4),
+               "error": error_figure(tmp_path / "error.png", gt, methods, bands - 1, wavelengths),
+               "sam": map_figure(tmp_path / "sam.png",
+                                 {k: sam_map(v, gt) for k, v in methods.items()}, "angle", "deg"),
+               "psnr": band_psnr_figure(tmp_path / "psnr.png",
+                                        {k: band_psnr(v, gt) for k, v in methods.items()},
+                                        wavelengths),
+               "spectra": spectra_figure(tmp_path / "spectra.png", {"Ground truth": gt, **methods},
+                                         [(0, 0), (5, 7), (9, 9)], wavelengths),
+               "no_truth": no_truth_figure(tmp_path / "no_truth.png", low,
+                                           {label: up for label in methods},
+                                           wavelengths=wavelengths, name="mine", scale=4)}
     for name, fig in figures.items():
         assert_drawn(tmp_path / f"{name}.png", fig)
         assert fig.get_figwidth() <= 7.2  # two columns of a page
@@ -101,9 +107,11 @@ def test_composites_are_true_colour_where_wavelengths_allow_and_fall_back_to_the
     assert display_bands(37, infrared)[0] == (32, 11, 1)
     assert "false colour (860, 650, 550 nm)" in display_bands(37, infrared)[1]
     assert display_bands(100, None, (50, 30, 10))[0] == (50, 30, 10)
-    assert display_bands(100, np.linspace(1000, 2500, 100), (50, 30, 10))[0] == (50, 30, 10)  # no visible light in it
+    # no visible light in it
+    assert display_bands(100, np.linspace(1000, 2500, 100), (50, 30, 10))[0] == (50, 30, 10)
     assert display_bands(7)[0] == (5, 3, 1)
-    assert display_bands(7, None, (50, 30, 10))[0] == (5, 3, 1)  # a card of other bands does not fit
+    # a card of other bands does not fit
+    assert display_bands(7, None, (50, 30, 10))[0] == (5, 3, 1)
     assert display_bands(1, [550.0])[0] == (0, 0, 0)
 
 
@@ -120,7 +128,8 @@ def test_composites_with_one_reference_share_their_stretch():
     gt = scene()
     dim = composite(0.5 * gt, VISIBLE, reference=gt)
     assert dim.mean() < 0.8 * composite(gt, VISIBLE, reference=gt).mean()
-    np.testing.assert_array_equal(composite(0.5 * gt, VISIBLE), composite(gt, VISIBLE))  # alone, each fills its range
+    # alone, each fills its range
+    np.testing.assert_array_equal(composite(0.5 * gt, VISIBLE), composite(gt, VISIBLE))
 
 
 def test_composites_survive_nan_and_constant_bands():
@@ -138,26 +147,31 @@ def test_the_comparison_has_one_colour_scale_from_0_to_20_for_all_methods():
     fig = comparison_figure(None, gt, {"a": np.clip(gt + 0.2, 0, 1), "b": gt, "c": gt + 0.01})
     shown = maps(fig)
     assert [(im.norm.vmin, im.norm.vmax) for im in shown] == [(0, 20)] * 3
-    assert shown[2].get_array().mean() == pytest.approx(2.55, rel=1e-3)  # times 255, mean over bands
+    # times 255, mean over bands
+    assert shown[2].get_array().mean() == pytest.approx(2.55, rel=1e-3)
     assert "(×255)" in words(fig)
 
 
 def test_the_comparison_shows_the_numbers_of_every_method_with_preset_unit_and_border():
     gt = scene()
-    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.1), "Net": blurred(gt, 0.3)}
+    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.1),
+               "Net": blurred(gt, 0.3)}
     rows = {label: evaluate(cube, gt, 4) for label, cube in methods.items()}
-    fig = comparison_figure(None, gt, methods, wavelengths=VISIBLE, metrics=rows, name="scene", scale=4)
+    fig = comparison_figure(None, gt, methods, wavelengths=VISIBLE, metrics=rows, name="scene",
+                            scale=4)
     text = words(fig)
     assert all(f"{row['psnr']:.3f}" in text for row in rows.values())
     assert "SAM [deg] ↓" in text
     assert "preset standard, border 0 px" in text
     bold = [t.get_text() for t in fig.findobj(mpl.text.Text) if t.get_weight() == "bold"]
-    assert [label for label, row in rows.items() if f"{row['psnr']:.3f}" in bold] == ["Back-projection"]
+    assert [label for label, row in rows.items() if f"{row['psnr']:.3f}" in bold] == [
+        "Back-projection"]
 
 
 def test_the_spectra_of_the_comparison_are_those_of_the_marked_pixels_in_fixed_colours():
     gt, pixels = scene(), [(3, 4), (20, 30)]
-    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.3), "Net": blurred(gt, 0.1)}
+    methods = {"Interpolation": blurred(gt, 0.5), "Back-projection": blurred(gt, 0.3),
+               "Net": blurred(gt, 0.1)}
     fig = comparison_figure(None, gt, methods, wavelengths=VISIBLE, pixels=pixels)
     plots = [ax for ax in fig.axes if ax.get_xlabel() == "Wavelength (nm)"]
     assert [ax.get_title() for ax in plots] == ["A: row 3, column 4", "B: row 20, column 30"]
@@ -165,7 +179,8 @@ def test_the_spectra_of_the_comparison_are_those_of_the_marked_pixels_in_fixed_c
         for line, cube in zip(ax.lines, (gt, *methods.values()), strict=True):
             np.testing.assert_allclose(line.get_ydata(), cube[:, r, c], rtol=1e-6)
             np.testing.assert_allclose(line.get_xdata(), VISIBLE)
-        assert [line.get_color() for line in ax.lines] == [TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK]
+        assert [line.get_color() for line in ax.lines] == [
+            TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK]
         assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-", "-"]
         assert ax.get_ylabel().replace("\n", " ") == "Values in [0, 1] of the scene's range"
 
@@ -231,8 +246,8 @@ def test_crop_and_pixels_do_not_depend_on_the_methods():
 def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the_pixel_beneath():
     low = scene(31, 24, 24)
     up = np.repeat(np.repeat(low, 4, 1), 4, 2)
-    fig = no_truth_figure(None, low, {"Interpolation": up, "Network": up * 0.9}, wavelengths=VISIBLE, name="mine",
-                          note="consistency 48 dB")
+    fig = no_truth_figure(None, low, {"Interpolation": up, "Network": up * 0.9},
+                          wavelengths=VISIBLE, name="mine", note="consistency 48 dB")
     text = words(fig)
     assert "mine ×4" in text
     assert "consistency 48 dB" in text
@@ -244,14 +259,17 @@ def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the
 
 def test_long_words_beside_the_title_stay_on_the_page():
     low = scene(31, 24, 24)
-    fig = no_truth_figure(None, low, {"Network": np.repeat(np.repeat(low, 4, 1), 4, 2)}, name="mine", note=9 * "long words ")
+    fig = no_truth_figure(None, low, {"Network": np.repeat(np.repeat(low, 4, 1), 4, 2)},
+                          name="mine", note=9 * "long words ")
     note = next(text for text in fig.texts if "long words" in text.get_text())
     fig.set_dpi(200)  # as saved: on few pixels a small letter is wider than its share
-    assert note.get_window_extent(fig.canvas.get_renderer()).x1 <= fig.get_size_inches()[0] * fig.dpi
+    assert (
+        note.get_window_extent(fig.canvas.get_renderer()).x1 <= fig.get_size_inches()[0] * fig.dpi)
 
 
 def test_the_training_curve_leaves_out_what_was_not_measured():
-    rows = [{"iteration": i, "loss": 1 / i, "psnr": 30.0 + i if i % 5 == 0 else None} for i in range(1, 21)]
+    rows = [{"iteration": i, "loss": 1 / i, "psnr": 30.0 + i if i % 5 == 0 else None}
+            for i in range(1, 21)]
     rows[4]["interpolation_psnr"] = rows[19]["interpolation_psnr"] = 31.0
     rows[9]["backprojection_psnr"] = 32.0
     loss, psnr = training_curve_figure(None, rows).axes
@@ -260,7 +278,8 @@ def test_the_training_curve_leaves_out_what_was_not_measured():
     assert psnr.lines[1].get_xdata().tolist() == [5, 20]
     assert psnr.lines[2].get_xdata().tolist() == [10]
     assert loss.get_yscale() == "log" and loss.get_ylabel() == "Training loss (MSE)"
-    fig = training_curve_figure(None, rows, loss="BAND_LOG_MSE", steps=[(i, 1, 2e-4 / i) for i in range(1, 21)])
+    fig = training_curve_figure(None, rows, loss="BAND_LOG_MSE",
+                                steps=[(i, 1, 2e-4 / i) for i in range(1, 21)])
     fig.canvas.draw()
     assert fig.axes[0].yaxis.label.get_window_extent().x0 > 0 and len(fig.axes[0].lines) == 2
     loss, _ = training_curve_figure(None, [], loss="L1").axes
@@ -275,13 +294,12 @@ def test_drawing_leaves_matplotlibs_settings_alone():
 
 def test_what_cannot_be_drawn_is_refused_in_one_sentence_and_leaves_no_file(tmp_path):
     gt = scene()
-    for draw, text in (
-        (lambda p: comparison_figure(p, gt, {"Interpolation": gt[:, :-1]}), "Interpolation has shape"),
-        (lambda p: error_figure(p, gt, {"Net": gt}, 31), "band from 0 to 30"),
-        (lambda p: spectra_figure(p, {"Net": gt}, [(24, 0)]), r"pixel \(24, 0\)"),
-        (lambda p: spectra_figure(p, {"Net": gt}, []), "No pixel"),
-        (lambda p: no_truth_figure(p, gt[:, :10], {"Net": gt}), "whole multiple"),
-    ):
+    for draw, text in ((lambda p: comparison_figure(p, gt, {"Interpolation": gt[:, :-1]}),
+                        "Interpolation has shape"),
+                       (lambda p: error_figure(p, gt, {"Net": gt}, 31), "band from 0 to 30"),
+                       (lambda p: spectra_figure(p, {"Net": gt}, [(24, 0)]), r"pixel \(24, 0\)"),
+                       (lambda p: spectra_figure(p, {"Net": gt}, []), "No pixel"),
+                       (lambda p: no_truth_figure(p, gt[:, :10], {"Net": gt}), "whole multiple")):
         with pytest.raises(UserError, match=text):
             draw(tmp_path / "figure.png")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
-"""Writing whole or not at all: what is replaced, what never is, and what is left when something fails."""
+"""Writing whole or not at all: what is replaced, what never is, and what is left when something
+fails."""
 from __future__ import annotations
 
 import errno
@@ -65,7 +66,7 @@ def test_what_fails_leaves_what_was_there(tmp_path, fault):
     assert Path("a.json").read_text() == "1\n" and names(tmp_path) == ["a.json"]
 
 
-# --- folders that are replaced, and those that are not ----------------------------------------------------------------
+# --- folders that are replaced, and those that are not --------------------------------------------
 
 @pytest.mark.parametrize("inside", [{}, {"ours": "old"}, {"ours": "old", "other": "old"}])
 def test_an_empty_folder_and_one_of_ours_is_replaced(tmp_path, inside):
@@ -84,7 +85,8 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path, marks):
 
 def test_a_folder_that_is_filled_meanwhile_is_not_replaced(tmp_path):
     make_folder(tmp_path / "out")
-    with pytest.raises(UserError, match="out holds thesis"), replacing("out", marks=("ours",)) as temporary:
+    with (pytest.raises(UserError, match="out holds thesis"),
+          replacing("out", marks=("ours",)) as temporary):
         make_folder(temporary, ours="new")
         Path("out/thesis").write_text("thesis")
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["thesis"]
@@ -132,7 +134,7 @@ def test_a_folder_is_put_back_when_the_new_one_cannot_take_its_name(tmp_path, mo
     assert names(tmp_path) == ["out"] and Path("out/ours").read_text() == "old"
 
 
-# --- failures ---------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
     write_json("a.json", 1)
@@ -141,7 +143,9 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
     assert Path("a.json").read_text() == "1\n" and names(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("number", [errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize(
+        "number",
+        [errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT, errno.EROFS, errno.EIO])
 def test_a_name_that_cannot_be_taken_is_said_in_one_sentence(tmp_path, monkeypatch, number):
     def fail(source, target):
         raise OSError(number, os.strerror(number), str(source), None, str(target))
@@ -171,8 +175,10 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path):
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     order = []
     real_sync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(files.os, "fsync", lambda number: (order.append(os.fstat(number).st_size), real_sync(number)))
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (order.append("renamed"), real_replace(a, b)))
+    monkeypatch.setattr(files.os, "fsync",
+                        lambda number: (order.append(os.fstat(number).st_size), real_sync(number)))
+    monkeypatch.setattr(files.os, "replace",
+                        lambda a, b: (order.append("renamed"), real_replace(a, b)))
     write_json("a.json", "text")
     assert order == [7, "renamed"]
 
@@ -180,18 +186,21 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def python(code: str, **how) -> subprocess.CompletedProcess:
     """Run code in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    return subprocess.run([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True, **how)
+    return subprocess.run([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True,
+                          **how)
 
 
 def killed_in(code: str) -> None:
     """Run code in a process that kills itself where the code says die()."""
-    assert python(f"import os\nfrom utility.system.files import *\ndef die(): os.kill(os.getpid(), 9)\n{code}").returncode
+    assert python("import os\nfrom utility.system.files import *\ndef die(): os.kill(os.getpid(), "
+                  f"9)\n{code}").returncode
 
 
 def test_the_next_run_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
     killed_in("with replacing('data') as t: t.mkdir(); die()")
     killed_in("with replacing('file.txt') as t: t.write_text('x'); die()")
-    assert [name[:6] for name in names(tmp_path)] == [".file."]  # the second process swept what the first one left
+    # the second process swept what the first one left
+    assert [name[:6] for name in names(tmp_path)] == [".file."]
     (tmp_path / ".of.someone.partial").touch()
     with replacing("other.txt") as alive:
         alive.write_text("a")
@@ -218,7 +227,8 @@ with replacing('data', marks=('ours',)) as t: t.mkdir(); (t / 'ours').write_text
 
 def test_one_name_is_written_by_one_process_at_a_time(tmp_path):
     with files.locked(tmp_path / "data"):
-        with pytest.raises(UserError, match="data is being written by another process"), files.locked(tmp_path / "data"):
+        with (pytest.raises(UserError, match="data is being written by another process"),
+              files.locked(tmp_path / "data")):
             pass
         with files.locked(tmp_path / "other"):
             pass
@@ -248,21 +258,29 @@ def test_a_signal_while_something_is_removed_waits_for_the_end_of_it(tmp_path, m
     make_folder(tmp_path / "data", ours="old")
     owner = shutil if name == "rmtree" else Path
     real = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args, **more: (signal.raise_signal(signal.SIGINT), real(*args, **more)))
+    monkeypatch.setattr(
+        owner, name,
+        lambda *args, **more: (signal.raise_signal(signal.SIGINT), real(*args, **more)))
     with pytest.raises(KeyboardInterrupt), files.locked(tmp_path / "data"):
         write_folder("data", marks=("ours",))
     assert names(tmp_path) == ["data"] and (tmp_path / "data/ours").read_text() == "new"
 
 
-@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])
+@pytest.mark.parametrize(
+        "error",
+        ["MemoryError()", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory: 9 bytes\")"])
 def test_too_little_memory_is_one_sentence(error):
-    done = python(f"from utility.system.errors import run_script\ndef main(): raise {error}\nrun_script(main)")
-    assert done.returncode == 2 and done.stderr.startswith("error: The memory is not enough") and done.stderr.count("\n") == 1
+    done = python("from utility.system.errors import run_script\ndef main(): raise "
+                  f"{error}\nrun_script(main)")
+    assert (done.returncode == 2 and done.stderr.startswith("error: The memory is not enough")
+            and done.stderr.count("\n") == 1)
 
 
 def test_a_pipe_that_is_closed_early_ends_a_script_quietly():
     read, write = os.pipe()
     os.close(read)
-    done = python("from utility.system.errors import run_script\nrun_script(lambda: print('a line'))", stdout=write)
+    done = python(
+        "from utility.system.errors import run_script\nrun_script(lambda: print('a line'))",
+        stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

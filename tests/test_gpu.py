@@ -1,4 +1,5 @@
-"""What a GPU needs and a processor can show: no waiting for the host, one memory format throughout, weights laid out once."""
+"""What a GPU needs and a processor can show: no waiting for the host, one memory format throughout,
+weights laid out once."""
 import os
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from utility.training.steps import train_step
 
 
 class Calls(TorchDispatchMode):
-    """Every operator that runs within it: its name, the tensors that it takes and those that it gives."""
+    """Every operator that runs within it: its name, the tensors that it takes and those that it
+    gives."""
 
     def __init__(self):
         super().__init__()
@@ -36,21 +38,25 @@ class Calls(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         given = [x for x in args if isinstance(x, torch.Tensor)]
         out = function(*args, **(kwargs or {}))
-        self.made.append((str(function.overloadpacket), given, [x for x in (out if isinstance(out, tuple) else (out,))
-                                                                if isinstance(x, torch.Tensor)]))
+        self.made.append((str(function.overloadpacket), given,
+                          [x
+                           for x in (out if isinstance(out, tuple) else (out,))
+                           if isinstance(x, torch.Tensor)]))
         return out
 
     def count(self, *names):
         return Counter(name for name, *_ in self.made if name in names)
 
 
-HOST = ("aten._to_copy", "aten._local_scalar_dense", "aten.item", "aten.copy_", "aten.lift_fresh", "aten.nonzero")
+HOST = ("aten._to_copy", "aten._local_scalar_dense", "aten.item", "aten.copy_", "aten.lift_fresh",
+        "aten.nonzero")
 COPIES = ("aten.clone", "aten.constant_pad_nd", "aten.index_select", "aten.flip")
 
 
 @pytest.fixture
 def meta(monkeypatch):
-    """A device without memory: a copy to it or from it is an operator, or raises. Kernels run there as nothing."""
+    """A device without memory: a copy to it or from it is an operator, or raises. Kernels run there
+    as nothing."""
     monkeypatch.setattr(pooling, "_choose", lambda backend, gates: "triton")
     monkeypatch.setattr(pooling, "_write", lambda *given: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it knows no meta
@@ -102,11 +108,13 @@ class Live(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("name", "scale"), [("biqrnn_16_5", 4), ("iqrnn_16_5", 4), ("biqrnn_8_3", 4),
-                                             ("scaled_biqrnn_16_5", 4), ("lowgrid_32_8", 2), ("lowgrid_32_8", 8),
-                                             ("vdsr", 4), ("fcnn3d", 4)])
+@pytest.mark.parametrize(("name", "scale"),
+                         [("biqrnn_16_5", 4), ("iqrnn_16_5", 4), ("biqrnn_8_3", 4),
+                          ("scaled_biqrnn_16_5", 4), ("lowgrid_32_8", 2), ("lowgrid_32_8", 8),
+                          ("vdsr", 4), ("fcnn3d", 4)])
 def test_a_network_holds_no_more_than_its_tile_is_sized_for(meta, name, scale, dtype):
-    """With small blocks no more than it says; with the gates of whole images at once less than the other half takes."""
+    """With small blocks no more than it says; with the gates of whole images at once less than the
+    other half takes."""
     for block, share in ((2**12, 1), (2**30, 2)):
         with meta:
             net = create_model(name, block_voxels=block).to(dtype)
@@ -114,7 +122,8 @@ def test_a_network_holds_no_more_than_its_tile_is_sized_for(meta, name, scale, d
         inputs = net.inputs(x, x[..., ::scale, ::scale])
         with torch.no_grad(), Live() as live:
             net(*inputs)
-        assert live.peak + x.nbytes <= share * net.bytes_per_pixel(9, scale, dtype.itemsize) * 192**2
+        assert (
+            live.peak + x.nbytes <= share * net.bytes_per_pixel(9, scale, dtype.itemsize) * 192**2)
 
 
 def test_weights_are_laid_out_once_and_again_when_they_change():
@@ -125,7 +134,8 @@ def test_weights_are_laid_out_once_and_again_when_they_change():
             net(x)
         assert not calls.count("aten.clone", "aten.flip")
         unit = net.decoder.layers[0].conv.deconv
-        for change in (lambda: unit.weight.mul_(2), lambda: net.load_state_dict(create_model("biqrnn_2_5").state_dict())):
+        for change in (lambda: unit.weight.mul_(2),
+                       lambda: net.load_state_dict(create_model("biqrnn_2_5").state_dict())):
             change()
             after = net(x)
             assert not torch.equal(after, before)
@@ -147,7 +157,8 @@ def test_every_tensor_of_a_training_step_is_channels_last():
         if name in ("convolution", "pool"):
             seen[name] += 1
             assert all(is_last(t) for t in [*given, *out] if t.dim() == 5 and t.shape[1] > 1), name
-            assert is_last(given[0]) and (name != "convolution" or is_last(given[1]))  # one channel too
+            # one channel too
+            assert is_last(given[0]) and (name != "convolution" or is_last(given[1]))
         if name in ("convolution_backward", "pool_backward"):
             seen[name] += 1
             assert all(is_last(t) for t in given if t.dim() == 5 and t.shape[1] > 1), name
@@ -163,17 +174,20 @@ def test_to_recompute_activations_nothing_asks_for_the_state_of_a_generator(monk
     asked = []
     for module, call in ((torch, "get_rng_state"), (torch.utils.checkpoint, "get_device_states")):
         real = getattr(module, call)
-        monkeypatch.setattr(module, call, lambda *given, real=real: asked.append(real) or real(*given))
+        monkeypatch.setattr(module, call,
+                            lambda *given, real=real: asked.append(real) or real(*given))
     net, x = create_model(name, checkpoint=True), torch.rand(1, 1, 3, 16, 16)
     with Calls() as calls:
         out = net(*net.inputs(x, x[..., ::2, ::2]))
         before = len(calls.made)
         out.sum().backward()
-    assert Counter(name for name, *_ in calls.made[before:])["aten.convolution"], "no unit is computed again"
+    assert Counter(name for name, *_ in calls.made[before:])[
+        "aten.convolution"], "no unit is computed again"
     assert not asked
 
 
-def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tmp_path, monkeypatch):
+def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(
+        tmp_path, monkeypatch):
     """A fused or captured step reads nothing from the host. Here the meta device is the GPU."""
     config, net = TrainingConfig(arch="biqrnn_2_1", recipe="fast"), create_model("biqrnn_2_1")
     state = State(config, net, torch.device("cpu"), total=4)
@@ -182,7 +196,8 @@ def test_adam_on_a_gpu_counts_its_steps_there_also_after_a_run_on_a_processor(tm
     on_gpu = State(config, create_model("biqrnn_2_1"), torch.device("meta"), total=4)
     for group in on_gpu.optimizer.param_groups:
         group |= {"fused": True, "capturable": True}
-    monkeypatch.setattr("utility.training.state.load_checkpoint", lambda path, device: load_checkpoint(path))
+    monkeypatch.setattr("utility.training.state.load_checkpoint",
+                        lambda path, device: load_checkpoint(path))
     on_gpu.resume(tmp_path / "r.pth")
     assert {kept["step"].device.type for kept in on_gpu.optimizer.state.values()} == {"meta"}
     assert all(group["fused"] and group["capturable"] for group in on_gpu.optimizer.param_groups)
@@ -195,7 +210,9 @@ def test_the_roofline_counts_what_torch_counts():
             out = net(x)
             if training:
                 out.sum().backward()
-        found = sum(flop for name, flop in counter.get_flop_counts()["Global"].items() if "convolution" in str(name))
+        found = sum(flop
+                    for name, flop in counter.get_flop_counts()["Global"].items()
+                    if "convolution" in str(name))
         assert roofline("biqrnn_2_5", x.shape, 4, training)["GFLOP"] * 1e9 == pytest.approx(found)
     # a voxel of biqrnn_2_1: 1 + 2 x 6 + 2, twice 2 + 2 x 6 + 2, and 2 + 2 x 3 + 1 values
     assert roofline("biqrnn_2_1", x.shape, 4, training=False)["moved"] == 4 * 56 * x.numel()
@@ -214,9 +231,11 @@ def test_a_torch_without_its_undocumented_calls_will_do(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure for ten minutes")
 def test_without_a_gpu_the_script_for_one_says_so_and_writes_nothing(tmp_path):
     script = Path(__file__).parents[1] / "benchmarks/gpu.sh"
-    done = subprocess.run(["sh", script, tmp_path / "report"], env={**os.environ, "PYTHON": sys.executable},
-                          capture_output=True, text=True, timeout=HUNG)
-    assert done.returncode == 0 and "finds no GPU on this machine, so nothing was measured" in done.stdout
+    done = subprocess.run(["sh", script, tmp_path / "report"],
+                          env={**os.environ, "PYTHON": sys.executable}, capture_output=True,
+                          text=True, timeout=HUNG)
+    assert (done.returncode == 0
+            and "finds no GPU on this machine, so nothing was measured" in done.stdout)
     assert not list(tmp_path.iterdir())
 
 
@@ -226,12 +245,15 @@ def test_without_a_gpu_the_script_for_one_says_so_and_writes_nothing(tmp_path):
 def test_the_script_for_a_gpu_runs_its_parts_and_packs_what_they_say(tmp_path, form, parts):
     """With a Python that says it has two GPUs, and fails at the benchmark."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\ncase $* in *'import torch;'*) echo 2.6.0 2;; *--repeats*) exit 3;; *) echo did $*;; esac\n")
+    python.write_text("#!/bin/sh\ncase $* in *'import torch;'*) echo 2.6.0 2;; *--repeats*) exit "
+                      "3;; *) echo did $*;; esac\n")
     python.chmod(0o755)
-    done = subprocess.run(["sh", Path(__file__).parents[1] / "benchmarks/gpu.sh", *form, tmp_path / "report"],
-                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=HUNG)
+    done = subprocess.run(
+        ["sh", Path(__file__).parents[1] / "benchmarks/gpu.sh", *form, tmp_path / "report"],
+        env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=HUNG)
     said = (tmp_path / "report/summary.txt").read_text().splitlines()
     assert done.returncode == 0 and [line.partition(":")[0] for line in said] == parts.split()
     assert said[3].startswith("benchmark: exit 3") and said[1].startswith("tests: exit 0")
     with tarfile.open(tmp_path / "report.tar.gz") as packed:
-        assert {f"report/{name}.txt" for name in ["summary", *parts.split()]} <= set(packed.getnames())
+        assert {f"report/{name}.txt" for name in ["summary", *parts.split()]} <= set(
+            packed.getnames())

@@ -1,4 +1,5 @@
-"""What the quality indexes promise: the formulas of each preset, what they leave out, and what they refuse."""
+"""What the quality indexes promise: the formulas of each preset, what they leave out, and what they
+refuse."""
 from __future__ import annotations
 
 import json
@@ -14,13 +15,15 @@ from utility.report.tables import result_table
 from utility.system.errors import UserError
 
 
-def pair(bands: int = 3, height: int = 20, width: int = 27, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pair(bands: int = 3, height: int = 20, width: int = 27,
+         seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     gt = rng.random((bands, height, width))
     return np.clip(gt + 0.1 * rng.standard_normal(gt.shape), 0, 1), gt
 
 
-def direct_ssim(x: np.ndarray, y: np.ndarray, window: np.ndarray, data_range: float, unbiased: bool) -> float:
+def direct_ssim(x: np.ndarray, y: np.ndarray, window: np.ndarray, data_range: float,
+                unbiased: bool) -> float:
     """SSIM written out window by window."""
     n = len(window)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
@@ -32,7 +35,8 @@ def direct_ssim(x: np.ndarray, y: np.ndarray, window: np.ndarray, data_range: fl
             mu, mv = (window * u).sum(), (window * v).sum()
             suu, svv = (scale * (window * (a - m) ** 2).sum() for a, m in ((u, mu), (v, mv)))
             suv = scale * (window * (u - mu) * (v - mv)).sum()
-            values.append((2 * mu * mv + c1) * (2 * suv + c2) / ((mu**2 + mv**2 + c1) * (suu + svv + c2)))
+            values.append(
+                (2 * mu * mv + c1) * (2 * suv + c2) / ((mu**2 + mv**2 + c1) * (suu + svv + c2)))
     return float(np.mean(values))
 
 
@@ -47,10 +51,13 @@ def gaussian_window() -> np.ndarray:
     ("reference", np.full((7, 7), 1 / 49), 2.0, True),
     ("sspsr", np.full((7, 7), 1 / 49), 1.0, True),
 ])
-def test_ssim_of_each_preset_equals_the_sum_over_windows_written_out(preset, window, data_range, unbiased):
+def test_ssim_of_each_preset_equals_the_sum_over_windows_written_out(
+        preset, window, data_range, unbiased):
     sr, gt = pair()
-    expected = [direct_ssim(x, y, window, data_range, unbiased) for x, y in zip(sr, gt, strict=True)]
-    np.testing.assert_allclose(Comparison(sr, gt, preset=preset).band_indexes()["ssim"], expected, rtol=1e-10)
+    expected = [direct_ssim(x, y, window, data_range, unbiased)
+                for x, y in zip(sr, gt, strict=True)]
+    np.testing.assert_allclose(Comparison(sr, gt, preset=preset).band_indexes()["ssim"], expected,
+                               rtol=1e-10)
     assert evaluate(sr, gt, 4, preset)["ssim"] == pytest.approx(np.mean(expected), rel=1e-10)
 
 
@@ -100,7 +107,8 @@ def test_q_equals_the_sum_over_windows_written_out():
             for j in range(x.shape[1] - 7):
                 u, v = x[i:i + 8, j:j + 8].ravel(), y[i:i + 8, j:j + 8].ravel()
                 (suu, suv), (_, svv) = np.cov(u, v)
-                values.append(4 * suv * u.mean() * v.mean() / ((suu + svv) * (u.mean() ** 2 + v.mean() ** 2)))
+                values.append(
+                    4 * suv * u.mean() * v.mean() / ((suu + svv) * (u.mean() ** 2 + v.mean() ** 2)))
     assert evaluate(sr, gt, 4)["q"] == pytest.approx(np.mean(values), rel=1e-10)
 
 
@@ -113,7 +121,8 @@ def test_q_compares_means_alone_where_both_are_flat_and_is_none_without_a_window
 
 
 def test_the_fixed_pair_has_the_figures_of_other_libraries_and_of_the_page():
-    """All but `psnr` and `q` are figures of scikit-image 0.26.0, torchmetrics 1.9.0 or sewar 0.4.10."""
+    """All but `psnr` and `q` are figures of scikit-image 0.26.0, torchmetrics 1.9.0 or sewar
+    0.4.10."""
     entry = own_row()
     expected = {"psnr": 33.8203, "ssim": 0.810248, "sam": 2.69266, "ergas": 1.22566, "q": 0.690839}
     assert entry["row"] == pytest.approx(expected, rel=5e-6)
@@ -166,7 +175,8 @@ def test_sam_of_the_reference_is_in_radians_with_its_epsilon_and_counts_every_pi
     sr[:, 3, 4] = 0
     x, y = sr.reshape(5, -1), gt.reshape(5, -1)
     eps = 1e-8
-    cosine = ((x * y).sum(0) + eps) / (np.linalg.norm(x, axis=0) + eps) / (np.linalg.norm(y, axis=0) + eps)
+    cosine = ((x * y).sum(0) + eps) / (np.linalg.norm(x, axis=0) + eps) / (
+        np.linalg.norm(y, axis=0) + eps)
     row = evaluate(sr, gt, 4, "reference")
     assert row["sam"] == pytest.approx(np.arccos(np.clip(cosine, -1, 1)).mean(), rel=1e-10)
     assert row["skipped_pixels"] == 0
@@ -181,7 +191,8 @@ def test_presets_differ_in_ssim_and_sam_alone():
         assert len({row[key] for row in rows.values()}) == 1
     assert len({row["ssim"] for row in rows.values()}) == 3
     assert rows["standard"]["sam"] == rows["sspsr"]["sam"]
-    assert rows["standard"]["sam"] == pytest.approx(math.degrees(rows["reference"]["sam"]), rel=1e-5)
+    assert rows["standard"]["sam"] == pytest.approx(math.degrees(rows["reference"]["sam"]),
+                                                    rel=1e-5)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -209,7 +220,8 @@ def test_constant_and_empty_cubes_give_json_without_nan():
 def test_flips_rotations_and_band_order_change_nothing():
     sr, gt = pair(6)
     row = evaluate(sr, gt, 4)
-    for move in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2)), lambda x: x[::-1]):
+    for move in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2)),
+                 lambda x: x[::-1]):
         moved = evaluate(move(sr), move(gt), 4)
         for key in METRICS:
             assert moved[key] == pytest.approx(row[key], rel=1e-10), key
@@ -238,7 +250,8 @@ def test_tensors_float32_and_strided_views_are_taken():
     assert evaluate(torch.from_numpy(sr).requires_grad_(), torch.from_numpy(gt), 4) == row
     last = [np.ascontiguousarray(x.transpose(1, 2, 0)).transpose(2, 0, 1) for x in (sr, gt)]
     assert evaluate(*last, 4) == row
-    assert row == evaluate(sr.astype(np.float64), gt.astype(np.float64), 4)  # float32 data, float64 arithmetic
+    # float32 data, float64 arithmetic
+    assert row == evaluate(sr.astype(np.float64), gt.astype(np.float64), 4)
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence():
@@ -271,8 +284,9 @@ def test_the_best_of_any_number_of_values_is_known_as_printed_and_ties_share_it(
 
 
 def test_a_metric_is_one_row(monkeypatch):
-    monkeypatch.setitem(METRICS, "mae", Metric("mae", "MAE", "%", 2, False,
-                                               of_band=lambda c, b: 100 * np.abs(np.subtract(*c.band(b))).mean()))
+    monkeypatch.setitem(METRICS, "mae",
+                        Metric("mae", "MAE", "%", 2, False,
+                               of_band=lambda c, b: 100 * np.abs(np.subtract(*c.band(b))).mean()))
     gt = np.full((2, 12, 12), 0.5)
     row = evaluate(gt + np.array([0.1, 0.2])[:, None, None], gt, 4)
     assert row["mae"] == pytest.approx(15)
@@ -286,7 +300,8 @@ def test_the_bands_of_a_cube_make_up_its_indexes():
     sr, gt = pair(5)
     gt[2] *= 1e-3  # too dark for ERGAS
     row, bands = evaluate(sr, gt, 4), Comparison(sr, gt, 4).band_indexes()
-    assert set(bands) == set(METRICS) - {"cube_psnr"} and {len(values) for values in bands.values()} == {5}
+    assert (set(bands) == set(METRICS) - {"cube_psnr"}
+            and {len(values) for values in bands.values()} == {5})
     for name in ("psnr", "ssim", "cc", "q"):
         assert bands[name].mean() == pytest.approx(row[name])
     np.testing.assert_allclose(bands["psnr"], band_psnr(sr, gt))
@@ -295,4 +310,5 @@ def test_the_bands_of_a_cube_make_up_its_indexes():
     assert row["ergas"] == pytest.approx(math.sqrt(np.nanmean(bands["ergas"] ** 2)))
     chord = 2 * np.sin(np.radians(sam_map(sr, gt)) / 2)
     assert np.sum(np.radians(bands["sam"]) ** 2) == pytest.approx(np.mean(chord**2))
-    np.testing.assert_allclose(Comparison(sr, gt, 4, "reference").band_indexes()["sam"], np.radians(bands["sam"]))
+    np.testing.assert_allclose(Comparison(sr, gt, 4, "reference").band_indexes()["sam"],
+                               np.radians(bands["sam"]))

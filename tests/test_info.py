@@ -19,8 +19,9 @@ from utility.superres import info
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     torch.manual_seed(0)
-    save_checkpoint("given.pth", {"net": create_model("biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1", "scale": 4,
-                                  "degradation": "gaussian"})
+    save_checkpoint("given.pth",
+                    {"net": create_model("biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1",
+                     "scale": 4, "degradation": "gaussian"})
 
 
 def lines(capsys, *arguments):
@@ -32,22 +33,27 @@ def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
     cube = np.random.default_rng(0).integers(1, 900, (5, 20, 30)).astype(np.uint16)
     cube[:, :2], cube[3] = 0, 7
     cube[3, :2] = 0
-    write_scene("low.tif", Scene(cube, "low", nodata=0, wavelengths=np.array([400, 410, 420, 440, 450]),
-                                 crs=rasterio.crs.CRS.from_epsg(32633).to_wkt(), transform=(30, 0, 5e5, 0, -30, 51e5)))
+    write_scene("low.tif",
+                Scene(cube, "low", nodata=0, wavelengths=np.array([400, 410, 420, 440, 450]),
+                      crs=rasterio.crs.CRS.from_epsg(32633).to_wkt(),
+                      transform=(30, 0, 5e5, 0, -30, 51e5)))
     first, *rest = lines(capsys, "low.tif", "--scale", 4)
     said = {line[:12].strip(): line[12:] for line in rest}
-    assert first == "read as: 5 bands, 20 x 30" and said["axes"] == "stored B x H x W, by the format"
+    assert (
+        first == "read as: 5 bands, 20 x 30" and said["axes"] == "stored B x H x W, by the format")
     assert said["file"].startswith("low.tif, GeoTIFF, ")
     assert said["values"] == "uint16, 1 .. 899" and "60 of 600 pixels (10.0%)" in said["no-data"]
-    assert said["bad bands"] == "3 constant (7)" and said["wavelengths"].startswith("400 .. 450 nm, 10 nm apart")
+    assert (said["bad bands"] == "3 constant (7)"
+            and said["wavelengths"].startswith("400 .. 450 nm, 10 nm apart"))
     assert said["place"] == "EPSG:32633, in metre; pixels 30 x 30, corner at 500000, 5100000"
     assert said["x4"] == "result 80 x 120, 0.1 MB; no shipped weights fit, --method backprojection needs none"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "low.tif"]
 
 
-@pytest.mark.parametrize(("shape", "reason"), [
-    ((30, 20, 4), "its shape: one axis is much shorter"), ((20, 20, 31), "its shape: a square image"),
-    ((50, 44, 204), "the number of bands of a usual sensor")])
+@pytest.mark.parametrize(("shape", "reason"),
+                         [((30, 20, 4), "its shape: one axis is much shorter"),
+                          ((20, 20, 31), "its shape: a square image"),
+                          ((50, 44, 204), "the number of bands of a usual sensor")])
 def test_what_decided_the_axes_is_said(capsys, shape, reason):
     np.save("cube.npy", np.random.default_rng(0).random(shape))
     assert f"axes        stored H x W x B, by {reason}" in lines(capsys, "cube.npy", "--scale", 2)
@@ -68,10 +74,13 @@ def test_a_cost_grows_with_the_pixels_and_is_measured():
 
 def test_of_an_unclear_file_it_says_what_is_known_and_what_is_unclear(tmp_path, capsys):
     rng, path = np.random.default_rng(0), tmp_path / "a.mat"
-    scipy.io.savemat(path, {"a": rng.random((12, 13, 14)), "wavelengths": np.arange(400.0, 900.0, 50)})
+    scipy.io.savemat(path,
+                     {"a": rng.random((12, 13, 14)), "wavelengths": np.arange(400.0, 900.0, 50)})
     said = "\n".join(lines(capsys, path))
-    assert "a.mat, MATLAB v5" in said and "a: 12 x 13 x 14, float64" in said and "10 wavelengths, 400 .. 850 nm" in said
+    assert ("a.mat, MATLAB v5" in said and "a: 12 x 13 x 14, float64" in said
+            and "10 wavelengths, 400 .. 850 nm" in said)
     assert "unclear" in said and "which axis holds the bands is not clear" in said
     scipy.io.savemat(path, {"a": rng.random((12, 13, 14)), "b": rng.random((12, 13, 15))})
     said = "\n".join(lines(capsys, path))
-    assert "MATLAB v5" in said and "several arrays that may be the cube: a (12 x 13 x 14), b (12 x 13 x 15)" in said
+    assert ("MATLAB v5" in said
+            and "several arrays that may be the cube: a (12 x 13 x 14), b (12 x 13 x 15)" in said)

@@ -1,4 +1,5 @@
-"""What validates shares no pixel with what trains, whatever the strides, zooms and stored variants; what is lost is said."""
+"""What validates shares no pixel with what trains, whatever the strides, zooms and stored variants;
+what is lost is said."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,9 +27,12 @@ def scenes(folder: Path, count: int, size: tuple[int, int] = (40, 44)) -> list[P
 
 
 def shared(path: Path) -> tuple[int, int, int]:
-    """Training patches, validation patches, and how many of these have a spectrum of a training patch."""
-    train, validation = ([{spectrum.tobytes() for spectrum in patch.reshape(len(patch), -1).T.copy()} for patch in
-                          LMDBDataset(path, split)] for split in ("train", "validation"))
+    """Training patches, validation patches, and how many of these have a spectrum of a training
+    patch."""
+    train, validation = ([{spectrum.tobytes()
+                           for spectrum in patch.reshape(len(patch), -1).T.copy()}
+                          for patch in LMDBDataset(path, split)]
+                         for split in ("train", "validation"))
     seen = set().union(*train)
     return len(train), len(validation), sum(bool(seen & patch) for patch in validation)
 
@@ -43,13 +47,15 @@ def test_no_pixel_that_validates_is_trained_on(tmp_path, capfd, count, strides, 
     assert training and validation and not leaks
     said = capfd.readouterr().err
     last = f"scene{count - 1}.npy"
-    assert f"{last}: validates as a whole" in said if count >= 5 else f"of {last} validate, and up to {GAP} pixels" in said
+    assert (f"{last}: validates as a whole" in said if count >= 5
+            else f"of {last} validate, and up to {GAP} pixels" in said)
 
 
 def test_copies_of_scenes_at_other_zooms_hold_no_pixel_of_validation(tmp_path):
     path = tmp_path / "scene.npy"
     cube = smooth(3, 96, 100)
-    cube[:, 70:, 70:] = 5  # the lower right corner, which validates, and nothing else, has this value
+    # the lower right corner, which validates, and nothing else, has this value
+    cube[:, 70:, 70:] = 5
     np.save(path, cube)
     card = generic_card(16)
     card = type(card)(**{**card.__dict__, "strides": (8, 4), "zooms": (1.0, 0.5)})
@@ -68,18 +74,24 @@ def test_the_last_patches_are_taken_when_asked_for_and_what_they_share_is_said(t
     assert shared(tmp_path / "a.lmdb")[1:] == (5, 5)
     assert "5 of the last 5 patches, which validate, share pixels with patches that train" in capfd.readouterr().err
     build_database(tmp_path / "b.lmdb", scenes(tmp_path, 1), generic_card(20), val_last=1)
-    assert shared(tmp_path / "b.lmdb")[1:] == (1, 0) and "share pixels" not in capfd.readouterr().err
-    build_database(tmp_path / "c.lmdb", scenes(tmp_path, 2), generic_card(20), val_last=3, augment=2)
-    assert shared(tmp_path / "c.lmdb")[1:] == (3, 1) and "1 of the last 3 patches" in capfd.readouterr().err
+    assert (
+        shared(tmp_path / "b.lmdb")[1:] == (1, 0) and "share pixels" not in capfd.readouterr().err)
+    build_database(tmp_path / "c.lmdb", scenes(tmp_path, 2), generic_card(20), val_last=3,
+                   augment=2)
+    assert (shared(tmp_path / "c.lmdb")[1:] == (3, 1)
+            and "1 of the last 3 patches" in capfd.readouterr().err)
 
 
 def test_no_validation_means_none(tmp_path):
-    build_database(tmp_path / "a.lmdb", scenes(tmp_path, 2), generic_card(16), val_last=0, quiet=True)
-    assert [len(LMDBDataset(tmp_path / "a.lmdb", split)) for split in ("train", "validation")] == [8, 0]
+    build_database(tmp_path / "a.lmdb", scenes(tmp_path, 2), generic_card(16), val_last=0,
+                   quiet=True)
+    assert [len(LMDBDataset(tmp_path / "a.lmdb", split)) for split in ("train", "validation")] == [
+        8, 0]
     with pytest.raises(UserError, match="holds no validation patches"):
         prepare(TrainingConfig(arch="biqrnn_2_1", data=str(tmp_path / "a.lmdb")))
     build_database(tmp_path / "b.lmdb", scenes(tmp_path, 1), generic_card(16), quiet=True)
-    plan = prepare(TrainingConfig(arch="biqrnn_2_1", data=(str(tmp_path / "a.lmdb"), str(tmp_path / "b.lmdb"))))
+    plan = prepare(TrainingConfig(arch="biqrnn_2_1",
+                                  data=(str(tmp_path / "a.lmdb"), str(tmp_path / "b.lmdb"))))
     assert any("all of its 8 train" in text for text in plan.notes)
 
 
@@ -87,7 +99,8 @@ def test_a_scene_too_small_to_divide_is_said_to_hold_out_nothing(tmp_path, capfd
     build_database(tmp_path / "a.lmdb", scenes(tmp_path, 1, (18, 20)), generic_card(16))
     assert "no room for a patch that validates" in capfd.readouterr().err
     build_database(tmp_path / "b.lmdb", scenes(tmp_path, 2, (18, 20)), generic_card(16))
-    assert shared(tmp_path / "b.lmdb") == (1, 1, 0) and "scene1.npy: validates as a whole" in capfd.readouterr().err
+    assert (shared(tmp_path / "b.lmdb") == (1, 1, 0)
+            and "scene1.npy: validates as a whole" in capfd.readouterr().err)
 
 
 def test_the_corner_that_is_held_out_has_measured_pixels(tmp_path):
@@ -104,7 +117,8 @@ def test_the_same_scene_under_two_names_is_in_one_part_alone(tmp_path):
     first, second = scenes(tmp_path, 2)
     second.write_bytes(first.read_bytes())
     with pytest.raises(UserError, match=r"scene1\.npy holds the very pixels of .*scene0\.npy"):
-        build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), val_scenes=["scene1"], quiet=True)
+        build_database(tmp_path / "a.lmdb", [first, second], generic_card(12),
+                       val_scenes=["scene1"], quiet=True)
     with pytest.raises(UserError, match="very pixels"):
         build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), quiet=True)
     build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), val_last=0, quiet=True)

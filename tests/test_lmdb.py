@@ -1,4 +1,5 @@
-"""Databases: built whole or not at all, read back exactly, in any process; published ones too; bad ones are named."""
+"""Databases: built whole or not at all, read back exactly, in any process; published ones too; bad
+ones are named."""
 from __future__ import annotations
 
 import errno
@@ -70,29 +71,34 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".npy")
 
 
-# --- building --------------------------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------
 
 def test_the_database_holds_the_scenes_patches_in_their_order(scenes, database):
-    assert np.array_equal(everything(database), np.concatenate([expected(scene) for scene in scenes]))
+    assert np.array_equal(everything(database),
+                          np.concatenate([expected(scene) for scene in scenes]))
 
 
 def test_the_layout_on_disk_is_the_contracts(scenes, database):
     assert left_in(database) == ["data.mdb"]
-    with lmdb.open(str(database), readonly=True, lock=False) as environment, environment.begin() as transaction:
+    with (lmdb.open(str(database), readonly=True, lock=False) as environment,
+          environment.begin() as transaction):
         first, meta = transaction.get(b"00000000"), json.loads(transaction.get(b"__meta__"))
         assert environment.stat()["entries"] == 28
     assert first == expected(scenes[0])[0].astype("<f4").tobytes()
-    assert (meta["version"], meta["dtype"], meta["shape"], meta["count"]) == (1, "float32", [3, 8, 8], 27)
+    assert (meta["version"], meta["dtype"], meta["shape"], meta["count"]) == (
+        1, "float32", [3, 8, 8], 27)
     assert [source["file"] for source in meta["sources"]] == ["a.npy", "b.npy", "c.npy"]
     first = meta["sources"][0]
-    assert (first["low"], first["high"], first["patches"], first["size"]) == (0.0, 999.0, 9, [24, 24])
+    assert (first["low"], first["high"], first["patches"], first["size"]) == (
+        0.0, 999.0, 9, [24, 24])
 
 
 def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
     build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", val_last=2, quiet=True)
     got = everything(tmp_path / "half.lmdb")
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, np.concatenate([expected(scene) for scene in scenes]), atol=5e-4)
+    np.testing.assert_allclose(got, np.concatenate([expected(scene) for scene in scenes]),
+                               atol=5e-4)
 
 
 def test_a_map_that_is_too_small_grows(tmp_path):
@@ -118,10 +124,12 @@ def test_scenes_held_out_for_validation_come_last(scenes, tmp_path):
 @pytest.mark.parametrize(("last", "training"), [(2, 25), (5, 22), (0, 27)])
 def test_the_last_patches_are_for_validation(scenes, tmp_path, last, training):
     build_database(tmp_path / "v.lmdb", scenes, CARD, val_last=last, quiet=True)
-    whole, train, validation = (LMDBDataset(tmp_path / "v.lmdb", split) for split in (None, "train", "validation"))
+    whole, train, validation = (
+        LMDBDataset(tmp_path / "v.lmdb", split) for split in (None, "train", "validation"))
     assert (len(train), len(validation)) == (training, 27 - training)
     if last:
-        assert np.array_equal(validation[0], whole[training]) and np.array_equal(validation[-1], whole[26])
+        assert (np.array_equal(validation[0], whole[training])
+                and np.array_equal(validation[-1], whole[26]))
     assert np.array_equal(train[0], whole[0])
 
 
@@ -142,36 +150,44 @@ def test_a_card_with_a_test_region_writes_the_test_cube_beside(tmp_path):
 
 def test_a_validation_region_gives_the_last_patches_and_shares_no_pixel(tmp_path):
     scene = scene_file(tmp_path, "field", bands=4, side=32)
-    card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16), validation_region=(0, 0, 8, 16))
+    card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16),
+                   validation_region=(0, 0, 8, 16))
     meta = build_database(tmp_path / "f.lmdb", [scene], card, quiet=True)
     whole = unit_range(read_scene(scene).cube)[0]
     validation = LMDBDataset(tmp_path / "f.lmdb", "validation")
-    assert np.array_equal(np.stack([validation[i] for i in range(2)]), [whole[:, :8, :8], whole[:, :8, 8:16]])
+    assert np.array_equal(np.stack([validation[i] for i in range(2)]),
+                          [whole[:, :8, :8], whole[:, :8, 8:16]])
     assert (len(validation), meta["validation"], meta["count"]) == (2, 2, 12)
     assert [(source["part"], source["regions"]) for source in meta["sources"]] == [
-        ("training", [[8, 0, 8, 32], [0, 16, 8, 16], [16, 0, 16, 16]]), ("validation", [[0, 0, 8, 16]])]
+        ("training", [[8, 0, 8, 32], [0, 16, 8, 16], [16, 0, 16, 16]]),
+        ("validation", [[0, 0, 8, 16]])]
 
 
 def test_whole_scenes_of_the_card_validate_unless_the_last_patches_are_asked_for(scenes, tmp_path):
-    (tmp_path / "mine.toml").write_text('title = "t"\npatch = 8\nstrides = [8]\nvalidation_scenes = ["b"]\nscenes = "list.txt"')
+    (tmp_path / "mine.toml").write_text(
+        'title = "t"\npatch = 8\nstrides = [8]\nvalidation_scenes = ["b"]\nscenes = "list.txt"')
     (tmp_path / "list.txt").write_text("a.mat\nb.mat\nc.mat")
-    for options, validation, files in ((["--force"], 9, "a c b"), (["--val-last", "10"], 10, "a b c"),
+    for options, validation, files in ((["--force"], 9, "a c b"),
+                                       (["--val-last", "10"], 10, "a b c"),
                                        (["--scenes-limit", "2"], 9, "a b")):
         out = tmp_path / f"{validation}.lmdb"
-        main(["--dataset", str(tmp_path / "mine.toml"), "--source", *map(str, scenes), "--out", str(out), "--quiet", "--force",
-              *options])
+        main(["--dataset", str(tmp_path / "mine.toml"), "--source", *map(str, scenes), "--out",
+              str(out), "--quiet", "--force", *options])
         meta = LMDBDataset(out).meta
-        assert (meta["validation"], " ".join(source["name"] for source in meta["sources"])) == (validation, files)
+        assert (meta["validation"], " ".join(source["name"] for source in meta["sources"])) == (
+            validation, files)
 
 
 def test_whole_scenes_validate_where_there_are_five_and_a_corner_of_the_last_of_fewer(tmp_path):
     files = [str(scene_file(tmp_path, f"s{k:02}", side=16, seed=k)) for k in range(10)]
-    for count, validation, parts in ((10, 9, 9 * ["training"] + ["validation"]), (5, 9, 4 * ["training"] + ["validation"]),
+    for count, validation, parts in ((10, 9, 9 * ["training"] + ["validation"]),
+                                     (5, 9, 4 * ["training"] + ["validation"]),
                                      (4, 3, 4 * ["training"] + ["validation"])):
-        main(["--source", *files[:count], "--patch", "8", "--stride", "4", "--out", str(tmp_path / "x.lmdb"), "--quiet",
-              "--force"])
+        main(["--source", *files[:count], "--patch", "8", "--stride", "4", "--out",
+              str(tmp_path / "x.lmdb"), "--quiet", "--force"])
         meta = LMDBDataset(tmp_path / "x.lmdb").meta
-        assert (meta["validation"], [source["part"] for source in meta["sources"]]) == (validation, parts)
+        assert (meta["validation"], [source["part"] for source in meta["sources"]]) == (
+            validation, parts)
 
 
 def test_sources_are_known_by_their_content(tmp_path):
@@ -184,13 +200,15 @@ def test_sources_are_known_by_their_content(tmp_path):
     meta = build_database(tmp_path / "x.lmdb", paths, CARD, val_last=0, quiet=True)
     a, b, c = (source["sha256"] for source in meta["sources"])
     assert a == b != c
-    assert [source["regions"] for source in meta["sources"]] == 3 * [[[0, 0, 16, 24]]] and meta["card"] == "scenes"
+    assert ([source["regions"] for source in meta["sources"]] == 3 * [[[0, 0, 16, 24]]]
+            and meta["card"] == "scenes")
 
 
 TESTING = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16))
 
 
-def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a_test_cube(tmp_path, monkeypatch):
+def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a_test_cube(
+        tmp_path, monkeypatch):
     files = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -210,28 +228,33 @@ def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
 
     def write(path, scene):
         if scene.name == "b_test":
-            raise UserError(f"Writing {path} failed.") from OSError(errno.ENOSPC, "No space left on device")
+            raise UserError(f"Writing {path} failed.") from OSError(
+                errno.ENOSPC, "No space left on device")
         write_scene(path, scene)
 
     monkeypatch.setattr(building, "write_scene", write)
     with pytest.raises(UserError, match=r"disk is full while writing \S*/test/b_test.mat"):
-        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", force=force, seed=1, quiet=True)
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", force=force,
+                       seed=1, quiet=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()} == before
     assert left_in(tmp_path / "test") == (["a_test.mat", "b_test.mat"] if force else [])
 
 
-# --- what is refused, and what is left then ----------------------------------------------------------------------------
+# --- what is refused, and what is left then -------------------------------------------------------
 
 def test_what_cannot_be_built_is_refused_by_name_and_leaves_nothing(scenes, tmp_path):
     tiny, other = scene_file(tmp_path, "tiny", side=7), scene_file(tmp_path, "other", bands=5)
     broken = tmp_path / "broken.npy"
     broken.write_bytes(scenes[1].read_bytes()[:200])
     for files, card, options, words in (
-            ([tmp_path / "nowhere"], CARD, {}, "nowhere"), ([scenes[0], broken], CARD, {}, r"broken\.npy"),
+            ([tmp_path / "nowhere"], CARD, {}, "nowhere"),
+            ([scenes[0], broken], CARD, {}, r"broken\.npy"),
             ([tiny], CARD, {}, r"tiny\.npy is 7x7 pixels.*8x8.*--patch"),
             ([scenes[0], other], CARD, {}, r"other\.npy has 5 bands and a\.npy has 3"),
-            (scenes, replace(CARD, bands=31), {}, r"a\.npy.*31"), (scenes, CARD, {"val_scenes": ["nobody"]}, "nobody.*a, b, c"),
-            (scenes, CARD, {"val_scenes": ["a", "b", "c"]}, "Every scene"), (scenes, CARD, {"val_last": 27}, "27 of 27")):
+            (scenes, replace(CARD, bands=31), {}, r"a\.npy.*31"),
+            (scenes, CARD, {"val_scenes": ["nobody"]}, "nobody.*a, b, c"),
+            (scenes, CARD, {"val_scenes": ["a", "b", "c"]}, "Every scene"),
+            (scenes, CARD, {"val_last": 27}, "27 of 27")):
         with pytest.raises(UserError, match=words):
             build_database(tmp_path / "x.lmdb", files, card, quiet=True, **options)
         assert left_in(tmp_path) == []
@@ -284,7 +307,8 @@ def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, 
     assert left_in(tmp_path) == ["abc.lmdb"] and np.array_equal(everything(database), before)
 
 
-def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(scenes, tmp_path, monkeypatch):
+def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(
+        scenes, tmp_path, monkeypatch):
     def killed(*args):
         yield from list(extract_patches(*args))[:2]
         os._exit(9)
@@ -304,9 +328,11 @@ def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(("error", "words"), [(lmdb.DiskError("mdb_put: x"), "disk is full while writing"),
-                                             (lmdb.Error("mdb_put: x"), "Cannot write")])
-def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(scenes, tmp_path, monkeypatch, error, words):
+@pytest.mark.parametrize(("error", "words"),
+                         [(lmdb.DiskError("mdb_put: x"), "disk is full while writing"),
+                          (lmdb.Error("mdb_put: x"), "Cannot write")])
+def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(
+        scenes, tmp_path, monkeypatch, error, words):
     class Full:
         def begin(self, **kwargs):
             raise error
@@ -321,11 +347,12 @@ def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(scenes,
     assert "mdb_" not in str(said.value) and "partial" not in str(said.value)
 
 
-# --- the command line --------------------------------------------------------------------------------------------------
+# --- the command line -----------------------------------------------------------------------------
 
 def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monkeypatch, capsys):
     small = make_samples.make_samples
-    monkeypatch.setattr(make_samples, "make_samples", lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
+    monkeypatch.setattr(make_samples, "make_samples",
+                        lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
     monkeypatch.setattr(loop, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
     main([])
     said = capsys.readouterr().out
@@ -345,16 +372,18 @@ def test_options_change_what_a_card_says(tmp_path):
     scene_file(tmp_path, "a", side=40)
     scene_file(tmp_path, "b", side=40, seed=1)
     out = tmp_path / "x.lmdb"
-    main(["--source", str(tmp_path), "--patch", "8", "--stride", "8", "4", "--zooms", "1", ".5", "--out", str(out),
-          "--augment", "2", "--dtype", "float16", "--val-scenes", "a", "--quiet"])
+    main(["--source", str(tmp_path), "--patch", "8", "--stride", "8", "4", "--zooms", "1", ".5",
+          "--out", str(out), "--augment", "2", "--dtype", "float16", "--val-scenes", "a",
+          "--quiet"])
     meta = LMDBDataset(out).meta
-    assert (meta["count"], meta["validation"], meta["dtype"], meta["zooms"]) == (3 * (25 + 16), 41, "float16", [1, 0.5])
+    assert (meta["count"], meta["validation"], meta["dtype"], meta["zooms"]) == (
+        3 * (25 + 16), 41, "float16", [1, 0.5])
 
 
 def test_a_bands_x_pixels_cube_may_be_given_its_size(tmp_path):
     np.save(tmp_path / "flat.npy", np.random.default_rng(0).random((3, 16 * 24), dtype=np.float32))
-    main(["--source", str(tmp_path / "flat.npy"), "--patch", "8", "--out", str(tmp_path / "x.lmdb"), "--quiet",
-          "--size", "16", "24", "--val-last", "1"])
+    main(["--source", str(tmp_path / "flat.npy"), "--patch", "8", "--out", str(tmp_path / "x.lmdb"),
+          "--quiet", "--size", "16", "24", "--val-last", "1"])
     assert LMDBDataset(tmp_path / "x.lmdb").meta["count"] == 6
 
 
@@ -365,10 +394,11 @@ def test_strides_that_do_not_fit_the_zooms_are_refused(scenes):
 
 def test_bad_input_ends_with_one_line_and_a_non_zero_exit(tmp_path):
     run = typed(f"utility/lmdb_data.py --dataset icvll --out {tmp_path}/x.lmdb")
-    assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and "icvl" in run.stderr
+    assert (run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+            and "icvl" in run.stderr)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 def test_a_patch_may_be_written_to(database):
     data = LMDBDataset(database)
@@ -382,8 +412,10 @@ def test_a_patch_may_be_written_to(database):
 def test_workers_read_what_the_parent_reads(database, context):
     data = LMDBDataset(database)
     first = data[0].copy()  # the parent's environment is open before the workers start
-    batches = list(DataLoader(data, 9, num_workers=2 if context == "fork" else 1, multiprocessing_context=context))
-    assert np.array_equal(np.concatenate([batch.numpy() for batch in batches]), everything(database))
+    batches = list(DataLoader(data, 9, num_workers=2 if context == "fork" else 1,
+                              multiprocessing_context=context))
+    assert np.array_equal(np.concatenate([batch.numpy() for batch in batches]),
+                          everything(database))
     assert np.array_equal(data[0], first)
 
 
@@ -408,7 +440,8 @@ def test_a_truncated_database_is_refused_and_not_a_crash(database, kept):
 
 
 def put(database: Path, key: bytes, value: bytes | None) -> None:
-    with lmdb.open(str(database), map_size=1 << 24, lock=False) as environment, environment.begin(write=True) as transaction:
+    with (lmdb.open(str(database), map_size=1 << 24, lock=False) as environment,
+          environment.begin(write=True) as transaction):
         if value is None:
             transaction.delete(key)
         else:
@@ -429,25 +462,23 @@ def test_a_database_that_lacks_records_is_refused(database):
         LMDBDataset(database)
 
 
-@pytest.mark.parametrize(
-    ("meta", "message"),
-    [
-        (b"{", "cannot be used"),
-        (b"[]", "cannot be used"),
-        (b'{"version": 2}', "version 2.*reads version 1"),
-        (b'{"version": 1}', "shape"),
-        (b'{"version": 1, "shape": [3, 8], "count": 27, "validation": 0, "dtype": "float32"}', "sizes"),
-        (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 28, "dtype": "float32"}', "sizes"),
-        (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 2, "dtype": "int8"}', "int8"),
-    ],
-)
+@pytest.mark.parametrize(("meta", "message"),
+                         [(b"{", "cannot be used"), (b"[]", "cannot be used"),
+                          (b'{"version": 2}', "version 2.*reads version 1"),
+                          (b'{"version": 1}', "shape"),
+                          (b'{"version": 1, "shape": [3, 8], "count": 27, "validation": 0, '
+                           b'"dtype": "float32"}', "sizes"),
+                          (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 28, '
+                           b'"dtype": "float32"}', "sizes"),
+                          (b'{"version": 1, "shape": [3, 8, 8], "count": 27, "validation": 2, '
+                           b'"dtype": "int8"}', "int8")])
 def test_meta_that_cannot_be_used_is_refused(database, meta, message):
     put(database, b"__meta__", meta)
     with pytest.raises(UserError, match=rf"abc\.lmdb.*{message}"):
         LMDBDataset(database)
 
 
-# --- published databases -----------------------------------------------------------------------------------------------
+# --- published databases --------------------------------------------------------------------------
 
 PATCH = np.random.default_rng(0).random((3, 5, 4), dtype=np.float32)
 
@@ -458,18 +489,21 @@ def datum(patch: np.ndarray = PATCH, how: str = "floats", **fields) -> bytes:
     if how == "floats":
         message.float_data.extend(patch.ravel().tolist())
     else:
-        message.data = patch.astype("<f4").tobytes() if how == "raw floats" else np.rint(patch * 255).astype(np.uint8).tobytes()
+        message.data = (patch.astype("<f4").tobytes() if how == "raw floats"
+                        else np.rint(patch * 255).astype(np.uint8).tobytes())
     return message.SerializeToString()
 
 
 def published(path: Path, records: list[bytes]) -> Path:
-    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+    with (lmdb.open(str(path), map_size=1 << 24) as environment,
+          environment.begin(write=True) as transaction):
         for i, record in enumerate(records):
             transaction.put(f"{i:08d}".encode(), record)
     return path
 
 
-@pytest.mark.parametrize(("how", "tolerance"), [("floats", 0), ("raw floats", 0), ("bytes", 0.5 / 255 + 1e-6)])
+@pytest.mark.parametrize(("how", "tolerance"),
+                         [("floats", 0), ("raw floats", 0), ("bytes", 0.5 / 255 + 1e-6)])
 def test_a_datum_is_decoded_as_protobuf_wrote_it(how, tolerance):
     got = decode_datum(datum(how=how))
     assert got.shape == (3, 5, 4) and got.dtype == np.float32 and got.flags.writeable
@@ -482,7 +516,8 @@ def test_float_data_in_several_runs_among_other_fields_is_joined():
     packed = b"\x32\x04" + struct.pack("<f", values[7])
     rest = b"".join(b"\x35" + struct.pack("<f", value) for value in values[8:])
     sizes = b"\x08\x03\x10\x05\x18\x04"
-    unknown = b"\x41" + bytes(8) + b"\x4a\x03abc" + b"\x55" + bytes(4)  # fields 8 to 10 of other wire types
+    # fields 8 to 10 of other wire types
+    unknown = b"\x41" + bytes(8) + b"\x4a\x03abc" + b"\x55" + bytes(4)
     assert np.array_equal(decode_datum(unpacked + sizes + packed + unknown + rest), PATCH)
 
 

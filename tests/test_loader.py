@@ -48,7 +48,8 @@ def numbers(batches: list[torch.Tensor]) -> list[float]:
 
 def test_a_pass_takes_every_patch_once_and_the_last_few_are_a_batch_too():
     batches = passed(training_loader([Numbered(11)], 3, seed=1), 0)
-    assert [len(batch) for batch in batches] == [3, 3, 3, 2] and sorted(numbers(batches)) == list(range(11))
+    assert ([len(batch) for batch in batches] == [3, 3, 3, 2]
+            and sorted(numbers(batches)) == list(range(11)))
 
 
 def test_the_order_changes_with_the_pass_and_with_the_seed_alone():
@@ -61,16 +62,20 @@ def test_the_order_changes_with_the_pass_and_with_the_seed_alone():
 
 def test_the_augmentation_of_a_patch_changes_with_the_pass():
     loader = training_loader([Numbered(16)], 16, seed=1, mode="spatial")
-    turned = [{int(p[1, 0, 0]): tuple(np.argwhere(p[0].numpy() == -1)[0]) for p in passed(loader, e)[0]} for e in (0, 1)]
+    turned = [{
+        int(p[1, 0, 0]): tuple(np.argwhere(p[0].numpy() == -1)[0]) for p in passed(loader, e)[0]}
+              for e in (0, 1)]
     assert len(set(turned[0].values())) > 2
     assert turned[0] != turned[1]
 
 
 def test_a_band_window_is_a_run_of_neighbouring_bands_that_changes_from_patch_to_patch():
-    loader = training_loader([[np.arange(9, dtype=np.float32)[:, None, None] * np.ones((9, 4, 4), np.float32)] * 60], 60,
-                             seed=1, window=5)
+    loader = training_loader(
+        [[np.arange(9, dtype=np.float32)[:, None, None] * np.ones((9, 4, 4), np.float32)] * 60], 60,
+        seed=1, window=5)
     runs = [patch[:, 0, 0].tolist() for patch in passed(loader, 0)[0]]
-    assert all(run == list(np.arange(5) + run[0]) for run in runs) and len({run[0] for run in runs}) == 5
+    assert (all(run == list(np.arange(5) + run[0]) for run in runs)
+            and len({run[0] for run in runs}) == 5)
     assert passed(training_loader([Numbered(4)], 4, seed=1, window=5), 0)[0].shape == (4, 3, 4, 4)
 
 
@@ -82,7 +87,8 @@ def test_databases_take_turns_by_their_share_from_the_start_of_the_training():
     assert all(len({database for database, _, _ in keys}) == 1 for keys in whole)
     assert [sum(keys[0][0] for keys in whole[i:i + 4]) for i in range(0, 40, 4)] == [1] * 10
     small = [keys for keys in whole if keys[0][0] == 0]
-    assert sorted(index for keys in small[2:4] for _, _, index in keys) == list(range(8))  # its second pass
+    # its second pass
+    assert sorted(index for keys in small[2:4] for _, _, index in keys) == list(range(8))
     turns.set_position(13, 40)
     assert list(turns) == whole[13:]
 
@@ -103,22 +109,28 @@ def test_a_pass_goes_on_after_its_first_batches_as_if_it_had_not_stopped():
 
 
 def test_parts_of_a_batch_make_the_batch_and_its_first_patch_stands_in_where_a_part_is_empty():
-    whole, *parts = (list(Turns([9, 5], 4, 1, part=part)) for part in ((0, 1), (0, 3), (1, 3), (2, 3)))
+    whole, *parts = (
+        list(Turns([9, 5], 4, 1, part=part)) for part in ((0, 1), (0, 3), (1, 3), (2, 3)))
     for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
-        held = [share for k, share in enumerate(shares) if len(batch) * k // 3 < len(batch) * (k + 1) // 3]
+        held = [share
+                for k, share in enumerate(shares)
+                if len(batch) * k // 3 < len(batch) * (k + 1) // 3]
         assert [key for share in held for key in share] == batch
         assert all(share == batch[:1] for share in shares if share not in held)
     assert sorted(map(len, whole)) == [1, 1, 4, 4, 4]
 
 
 def test_validation_batches_are_dealt_out_to_the_parts():
-    first, second = ([batch[:, 1, 0, 0].tolist() for batch in validation_loader(Numbered(11), 2, part=(k, 2))] for k in (0, 1))
+    first, second = ([
+        batch[:, 1, 0, 0].tolist() for batch in validation_loader(Numbered(11), 2, part=(k, 2))]
+                     for k in (0, 1))
     assert (first, second) == ([[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10]])
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 4097])
 def test_an_order_that_is_computed_takes_every_patch_once(count):
-    order, other = (Shuffled(count, np.random.default_rng(seed))[0:count].tolist() for seed in (0, 1))
+    order, other = (
+        Shuffled(count, np.random.default_rng(seed))[0:count].tolist() for seed in (0, 1))
     assert sorted(order) == list(range(count)) and (count < 17 or order != other)
 
 
@@ -126,7 +138,8 @@ def test_the_first_batch_of_a_billion_patches_needs_no_list_of_them():
     turns = Turns([10**9], 16, 1)
     turns.set_position(5 * 10**7, 5 * 10**7 + 100)
     indexes = [index for keys in turns for *_, index in keys]
-    assert len(set(indexes)) == 1600 and max(indexes) > 9e8 and np.std(indexes) == pytest.approx(10**9 / 12**.5, rel=0.1)
+    assert (len(set(indexes)) == 1600 and max(indexes) > 9e8
+            and np.std(indexes) == pytest.approx(10**9 / 12**.5, rel=0.1))
 
 
 @pytest.mark.parametrize("threads", [0, 1])
@@ -152,8 +165,11 @@ def workers_of(loader) -> list:
     return loader._iterator._workers
 
 
-@pytest.mark.parametrize(("context", "number"), [("fork", signal.SIGINT), ("fork", signal.SIGTERM), ("spawn", signal.SIGTERM)])
-def test_a_signal_to_the_whole_group_leaves_the_workers_at_work_and_their_parent_ends_them(context, number):
+@pytest.mark.parametrize(
+        ("context", "number"),
+        [("fork", signal.SIGINT), ("fork", signal.SIGTERM), ("spawn", signal.SIGTERM)])
+def test_a_signal_to_the_whole_group_leaves_the_workers_at_work_and_their_parent_ends_them(
+        context, number):
     loader = validation_loader(Numbered(40), 1, threads=1, context=context)
     batches = iter(loader)
     next(batches)

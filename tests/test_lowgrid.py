@@ -1,4 +1,5 @@
-"""The network on the low-resolution grid: the same for any gain of a band, exact in tiles, one body for all scales."""
+"""The network on the low-resolution grid: the same for any gain of a band, exact in tiles, one body
+for all scales."""
 from __future__ import annotations
 
 import numpy as np
@@ -16,7 +17,8 @@ from utility.superres.tiling import super_resolve_cube
 
 def given(scale, bands=5, side=32, dtype=torch.float32):
     """A start image and its low-resolution cube."""
-    truth = torch.rand(1, 1, bands, side, side + 8, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    truth = torch.rand(1, 1, bands, side, side + 8, generator=torch.Generator().manual_seed(1),
+                       dtype=dtype)
     low = downsample(truth, scale, "area")
     return upsample(low, scale, "area"), low
 
@@ -34,15 +36,18 @@ def test_it_computes_its_definition():
     net = filled("lowgrid_4_2").double()
     x, low = given(4, dtype=torch.float64)
     mean, deviation = low.mean((3, 4)), (low.var((3, 4), correction=0) + 1e-10).sqrt()
-    blocks = ((x - mean[..., None, None]) / deviation[..., None, None]).unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4))
-    shuffled = blocks[:, 0].permute(0, 3, 5, 1, 2, 4).flatten(1, 2)  # row and column in the block are channels
+    blocks = ((x - mean[..., None, None]) / deviation[..., None, None]).unflatten(
+        -1, (-1, 4)).unflatten(-3, (-1, 4))
+    # row and column in the block are channels
+    shuffled = blocks[:, 0].permute(0, 3, 5, 1, 2, 4).flatten(1, 2)
     h = torch.cat([shuffled, (low / (mean[..., None, None] + 1e-4)).clamp(0, 4)], 1)
     h = reference_pool(net.head["4"].conv(h), "f", "both", None)
     for unit in net.body:
         h = h + reference_pool(unit.conv(h), "f", "both", None)
     out = net.end["4"](net.tail(h).tanh())
     high = out.unflatten(1, (4, 4)).permute(0, 3, 4, 1, 5, 2).reshape(x.shape)
-    assert torch.allclose(net(*net.inputs(x, low)), x + high * deviation[..., None, None], atol=1e-6)
+    assert torch.allclose(net(*net.inputs(x, low)), x + high * deviation[..., None, None],
+                          atol=1e-6)
 
 
 def test_a_band_s_gain_comes_out_as_it_went_in():
@@ -68,30 +73,38 @@ def test_blocks_of_rows_give_the_whole_image_s_result_and_that_of_any_window(vox
     net.set_execution(block_voxels=voxels)
     with torch.no_grad():
         assert (net(*inputs) - expected).abs().max() < 1e-5
-        for top, bottom, left, right in ((0, 8, 0, 88), (8, 40, 8, 40), (36, 80, 40, 88), (76, 80, 0, 4)):
+        for top, bottom, left, right in ((0, 8, 0, 88), (8, 40, 8, 40), (36, 80, 40, 88),
+                                         (76, 80, 0, 4)):
             wanted = Window(top, bottom, left, right, *x.shape[-2:])
             have = wanted.grown(net.halo(4))
             rows, columns = slice(have.top, have.bottom), slice(have.left, have.right)
             low_rows, low_columns = (slice(s.start // 4, s.stop // 4) for s in (rows, columns))
-            found = net.in_window(wanted, have, x[..., rows, columns], low[..., low_rows, low_columns], inputs[2])
+            found = net.in_window(wanted, have, x[..., rows, columns],
+                                  low[..., low_rows, low_columns], inputs[2])
             assert (found - expected[..., top:bottom, left:right]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("side", [20, 84])
 def test_no_image_is_convolved_by_the_kernel_for_a_batch_of_one_that_is_slow(monkeypatch, side):
-    """torch's conv3d leaves oneDNN where batch x channels x bands x rows is 20,480 or less, and the batch is one."""
+    """torch's conv3d leaves oneDNN where batch x channels x bands x rows is 20,480 or less, and the
+    batch is one."""
     if row_blocks._ONEDNN is None:
         pytest.skip("this torch has no oneDNN to call")
     net, (x, low) = filled("lowgrid_32_2"), given(4, bands=5, side=side)
     taken = []
     select = torch._C._select_conv_backend
 
-    def watched(x, weight, bias, stride, padding, dilation, transposed=False, output_padding=(0,), groups=1):
-        taken.append(select(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups).name)
-        return torch.convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    def watched(x, weight, bias, stride, padding, dilation, transposed=False, output_padding=(0,),
+                groups=1):
+        taken.append(select(x, weight, bias, stride, padding, dilation, transposed, output_padding,
+                            groups).name)
+        return torch.convolution(x, weight, bias, stride, padding, dilation, transposed,
+                                 output_padding, groups)
 
-    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda x, weight, bias=None, stride=1, padding=0: watched(
-        x, weight, bias, [stride] * 3 if isinstance(stride, int) else stride, padding, (1, 1, 1)))
+    monkeypatch.setattr(torch.nn.functional, "conv3d",
+                        lambda x, weight, bias=None, stride=1, padding=0: watched(
+                            x, weight, bias, [stride] * 3 if isinstance(stride, int) else stride,
+                            padding, (1, 1, 1)))
     with torch.no_grad():
         net(*net.inputs(x, low))
     assert not [name for name in taken if "Slow" in name]
@@ -115,7 +128,8 @@ def test_training_starts_at_the_start_image_and_moves_the_body():
     assert torch.equal(net(*net.inputs(x, low)), x)
     torch.nn.init.ones_(net.end["4"].weight)
     net(*net.inputs(x, low)).square().sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in (net.head["4"].conv.weight, net.body[1].conv.weight, net.tail.weight))
+    assert all(p.grad.abs().sum() > 0
+               for p in (net.head["4"].conv.weight, net.body[1].conv.weight, net.tail.weight))
     assert net.head["8"].conv.weight.grad is None
 
 
@@ -126,7 +140,8 @@ def test_it_needs_a_grid_of_blocks_and_is_not_listed_as_published():
     for scale, kind in ((4, "spatial"), (3, "bicubic")):
         with pytest.raises(ValueError, match="lowgrid_4_2 cannot do"):
             net.check_problem(scale, kind)
-    assert matching_models({name: tuple(p.shape) for name, p in net.state_dict().items()}) == ["lowgrid_4_2"]
+    assert matching_models({name: tuple(p.shape) for name, p in net.state_dict().items()}) == [
+        "lowgrid_4_2"]
     assert not any(name.startswith("lowgrid") for name in list_models())
 
 
@@ -143,7 +158,8 @@ def test_one_that_is_told_of_the_sensor_takes_its_noise_and_mtf_for_each_band():
     silent = net(*net.inputs(x, low))
     told = torch.stack([torch.full((1, 4), v, dtype=torch.float64) for v in (0.0, 0.4, 1.0)], 1)
     known = net(*net.inputs(x, low, told=told))
-    assert (known - silent).abs().max() > 1e-3  # knowing that the MTF is 0.4 is not the same as knowing none
+    # knowing that the MTF is 0.4 is not the same as knowing none
+    assert (known - silent).abs().max() > 1e-3
     told[:, 0] = low.var((3, 4))[:, 0] * 0.25
     noisy = net(*net.inputs(x, low, told=told))
     half = torch.full_like(low, 0.5)

@@ -1,4 +1,5 @@
-"""Pixels that nobody measured: in no number, no range, no statistics, no figure's scale, no patch; no-data in every result."""
+"""Pixels that nobody measured: in no number, no range, no statistics, no figure's scale, no patch;
+no-data in every result."""
 from __future__ import annotations
 
 import csv
@@ -32,11 +33,11 @@ ROWS, COLUMNS, SEAM = 48, 80, 40
 """A scene whose columns from SEAM on are missing."""
 
 
-def raster(path: Path, cube: np.ndarray, nodata: float | None = None, mask: np.ndarray | None = None,
-           alpha: np.ndarray | None = None) -> Path:
+def raster(path: Path, cube: np.ndarray, nodata: float | None = None,
+           mask: np.ndarray | None = None, alpha: np.ndarray | None = None) -> Path:
     bands = cube if alpha is None else np.concatenate([cube, alpha[None].astype(cube.dtype)])
-    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=cube.shape[1], width=cube.shape[2],
-                       dtype=cube.dtype.name, nodata=nodata, crs="EPSG:32633",
+    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=cube.shape[1],
+                       width=cube.shape[2], dtype=cube.dtype.name, nodata=nodata, crs="EPSG:32633",
                        transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000)) as file:
         if alpha is not None:
             file.colorinterp = [ColorInterp.undefined] * len(cube) + [ColorInterp.alpha]
@@ -48,8 +49,9 @@ def raster(path: Path, cube: np.ndarray, nodata: float | None = None, mask: np.n
 
 def envi(path: Path, cube: np.ndarray, nodata: str) -> Path:
     path.with_suffix(".img").write_bytes(cube.astype("<i2").tobytes())
-    path.write_text(f"ENVI\nsamples = {cube.shape[2]}\nlines = {cube.shape[1]}\nbands = {len(cube)}\nheader offset = 0\n"
-                    f"data type = 2\ninterleave = bsq\nbyte order = 0\ndata ignore value = {nodata}\n")
+    path.write_text(f"ENVI\nsamples = {cube.shape[2]}\nlines = {cube.shape[1]}\nbands = "
+                    f"{len(cube)}\nheader offset = 0\ndata type = 2\ninterleave = bsq\nbyte order "
+                    f"= 0\ndata ignore value = {nodata}\n")
     return path
 
 
@@ -87,8 +89,10 @@ def results_of(out: str, *arguments: object) -> dict:
 
 def given(path: Path) -> None:
     """Weights that change their start image a little."""
-    save_checkpoint(path, {"net": network(0.01, "biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1", "scale": 4,
-                           "degradation": "gaussian", "start": "backprojection", "epoch": 3, "iteration": 40})
+    save_checkpoint(path,
+                    {"net": network(0.01, "biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1",
+                     "scale": 4, "degradation": "gaussian", "start": "backprojection", "epoch": 3,
+                     "iteration": 40})
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def made(tmp_path, request):
     return MADE[request.param](tmp_path)
 
 
-# ----------------------------------------------------------------------------------------------------------- the indexes
+# -------------------------------------------------------------------------------------- the indexes
 
 @pytest.mark.parametrize("preset", ["standard", "reference", "sspsr"])
 def test_no_index_depends_on_the_values_of_pixels_that_do_not_count(preset):
@@ -107,7 +111,8 @@ def test_no_index_depends_on_the_values_of_pixels_that_do_not_count(preset):
     counted[:, 25:] = False
     spoiled, truth = sr.copy(), gt.copy()
     spoiled[:, :, 25:], truth[:, :, 25:] = np.nan, -7
-    alone, among = evaluate(sr[:, :, :25], gt[:, :, :25], 4, preset), evaluate(spoiled, truth, 4, preset, counted=counted)
+    alone, among = (evaluate(sr[:, :, :25], gt[:, :, :25], 4, preset),
+                    evaluate(spoiled, truth, 4, preset, counted=counted))
     assert alone.pop("counted_pixels") == among.pop("counted_pixels") == 750
     assert among == pytest.approx(alone, rel=1e-9)
     bands = Comparison(spoiled, truth, 4, preset, counted=counted).band_indexes()
@@ -116,7 +121,8 @@ def test_no_index_depends_on_the_values_of_pixels_that_do_not_count(preset):
     assert np.isnan(sam_map(spoiled, truth, counted)[:, 25:]).all()
     bordered = evaluate(spoiled, truth, 4, preset, border=5, counted=counted)
     assert bordered["counted_pixels"] == 20 * 20
-    assert bordered["psnr"] == pytest.approx(evaluate(sr[:, 5:25, 5:25], gt[:, 5:25, 5:25], 4, preset)["psnr"])
+    assert bordered["psnr"] == pytest.approx(
+        evaluate(sr[:, 5:25, 5:25], gt[:, 5:25, 5:25], 4, preset)["psnr"])
     with pytest.raises(UserError, match="No pixel is left"):
         evaluate(spoiled, truth, 4, preset, counted=np.zeros((30, 40), bool))
 
@@ -134,40 +140,48 @@ def test_a_degraded_pixel_is_missing_that_a_missing_one_has_a_part_in(kind):
     degradation = Degradation(4, kind, (0.3, 0.2) if kind == "mtf" else None)
     missing = np.zeros((40, 48), bool)
     missing[17, 30] = missing[:3, :2] = True
-    weights = degradation.down(torch.from_numpy(missing[None] * np.random.default_rng(0).random((40, 48)))).numpy()[0]
+    weights = degradation.down(
+        torch.from_numpy(missing[None] * np.random.default_rng(0).random((40, 48)))).numpy()[0]
     lost, unseen = degradation.unseen(missing)
     assert (lost >= (np.abs(weights) > 1e-5)).all(), "each pixel that the missing ones change"
     assert (lost <= (np.abs(weights) > 1e-13)).all() and not lost.all()
     assert (unseen >= missing).all() and unseen.sum() >= 16 * lost.sum() * degradation.block_grid
 
 
-# -------------------------------------------------------------------------------------------------- against ground truth
+# ----------------------------------------------------------------------------- against ground truth
 
 @pytest.mark.parametrize("made", MADE, indirect=True)
-def test_the_numbers_of_a_scene_half_of_which_is_missing_are_those_of_its_other_half(made, tmp_path):
+def test_the_numbers_of_a_scene_half_of_which_is_missing_are_those_of_its_other_half(
+        made, tmp_path):
     valid = raster(tmp_path / "valid.tif", scene()[:, :, :SEAM])
     results = results_of("out", "--data", valid, made, "--method", "interpolation")
     alone, among = (row["interpolation"] for row in results["images"])
-    assert results["images"][1]["missing_pixels"] == ROWS * SEAM and results["images"][0]["missing_pixels"] == 0
+    assert (results["images"][1]["missing_pixels"] == ROWS * SEAM
+            and results["images"][0]["missing_pixels"] == 0)
     # Two low-resolution columns' taps reach over the seam: the blocks beside it are not compared.
     assert among["counted_pixels"] == ROWS * (SEAM - 4) and alone["counted_pixels"] == ROWS * SEAM
-    assert among["psnr"] == pytest.approx(alone["psnr"], abs=0.3) and among["sam"] == pytest.approx(alone["sam"], rel=0.08)
+    assert (among["psnr"] == pytest.approx(alone["psnr"], abs=0.3)
+            and among["sam"] == pytest.approx(alone["sam"], rel=0.08))
     assert [results["images"][k]["low"] for k in (0, 1)] == [results["images"][0]["low"]] * 2
     assert results["mean"]["interpolation"]["counted_pixels"] == ROWS * (2 * SEAM - 4)
     with open("out/metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["counted_pixels"] for row in rows[:4:2]] == [str(ROWS * SEAM), str(ROWS * (SEAM - 4))]
+    assert [row["counted_pixels"] for row in rows[:4:2]] == [
+        str(ROWS * SEAM), str(ROWS * (SEAM - 4))]
     with open("out/metrics_bands.csv", newline="") as file:
-        assert {row["pixels"] for row in csv.DictReader(file)} == {str(ROWS * SEAM), str(ROWS * (SEAM - 4))}
+        assert {row["pixels"] for row in csv.DictReader(file)} == {
+            str(ROWS * SEAM), str(ROWS * (SEAM - 4))}
 
 
 def test_the_cube_of_a_test_has_no_data_where_nothing_was_compared(tmp_path, monkeypatch, capsys):
     path = raster(tmp_path / "half.tif", half(-9999), -9999)
     given(tmp_path / "given.pth")
-    run("-rp", tmp_path / "given.pth", "--data", path, "--out", "out", "--border", 2, "--no-figures")
+    run("-rp", tmp_path / "given.pth", "--data", path, "--out", "out", "--border", 2,
+        "--no-figures")
     with rasterio.open("out/cubes/half_x4.tif") as file:
         cube = file.read()
-        assert file.nodata == -9999 and (cube[:, :, SEAM - 4:] == -9999).all() and (cube[:, :, :SEAM - 4] != -9999).all()
+        assert (file.nodata == -9999 and (cube[:, :, SEAM - 4:] == -9999).all()
+                and (cube[:, :, :SEAM - 4] != -9999).all())
     assert f"{ROWS * SEAM} pixels are missing" in capsys.readouterr().out
     row, = json.loads(Path("out/metrics.json").read_text())["images"]
     assert row["network"]["counted_pixels"] == (ROWS - 4) * (SEAM - 6)
@@ -178,8 +192,10 @@ def test_made_up_values_of_single_bands_are_not_scored(tmp_path):
     cube[2, 10:14, 20:24] = np.nan
     path = raster(tmp_path / "holes.tif", cube)
     row, = results_of("out", "--data", path, "--method", "interpolation", "--fill-nodata")["images"]
-    assert row["missing_pixels"] == 16 and row["interpolation"]["counted_pixels"] < ROWS * COLUMNS - 16
-    whole = results_of("dropped", "--data", path, "--method", "interpolation", "--drop-bad-bands")["images"][0]
+    assert (row["missing_pixels"] == 16
+            and row["interpolation"]["counted_pixels"] < ROWS * COLUMNS - 16)
+    whole = results_of("dropped", "--data", path, "--method", "interpolation", "--drop-bad-bands")[
+        "images"][0]
     assert whole["missing_pixels"] == 0 and whole["bands"] == 5
 
 
@@ -191,15 +207,19 @@ def test_cubes_of_others_are_compared_where_they_and_the_truth_have_pixels(tmp_p
     cube[:, :, :SEAM] += 50
     cube[:, :, :4] = -9999
     raster(theirs / "half.tif", cube, -9999)
-    row, = results_of("out", "--data", path, "--method", "interpolation", "--compare", f"theirs={theirs}")["images"]
-    assert row["theirs"]["counted_pixels"] == row["interpolation"]["counted_pixels"] == ROWS * (SEAM - 8)
+    row, = results_of("out", "--data", path, "--method", "interpolation", "--compare",
+                      f"theirs={theirs}")["images"]
+    assert (row["theirs"]["counted_pixels"] == row["interpolation"]["counted_pixels"] == ROWS
+            * (SEAM - 8))
     span = row["high"] - row["low"]
     assert row["theirs"]["rmse"] == pytest.approx(50 / span, rel=1e-5)
     assert f"half.tif lacks {4 * ROWS} pixels" in capfd.readouterr().err
     cube[cube == -9999] = np.nan
     raster(theirs / "half.tif", cube)
-    with pytest.raises(UserError, match=rf"theirs/half\.tif holds {6 * 4 * ROWS} values that are NaN"):
-        results_of("no", "--data", path, "--method", "interpolation", "--compare", f"theirs={theirs}")
+    with pytest.raises(UserError,
+                       match=fr"theirs/half\.tif holds {6 * 4 * ROWS} values that are NaN"):
+        results_of("no", "--data", path, "--method", "interpolation", "--compare",
+                   f"theirs={theirs}")
 
 
 @pytest.mark.parametrize("name", ["lowgrid_8_1", "scaled_biqrnn_2_1"])
@@ -218,12 +238,14 @@ def test_a_network_s_statistics_of_the_scene_leave_missing_pixels_out(name):
     torch.testing.assert_close(sum(seen), expected)
 
 
-# ------------------------------------------------------------------------------------------------- a cube without a truth
+# --------------------------------------------------------------------------- a cube without a truth
 
 @pytest.mark.parametrize("made", ["NaN", "alpha", "ENVI"], indirect=True)
-def test_a_result_has_no_data_where_its_input_has_none_and_its_agreement_is_of_the_others(made, tmp_path):
+def test_a_result_has_no_data_where_its_input_has_none_and_its_agreement_is_of_the_others(
+        made, tmp_path):
     target = tmp_path / f"high{made.suffix}"
-    run("--input", made, "--output", target, "--method", "backprojection", "--report", "--out", "page")
+    run("--input", made, "--output", target, "--method", "backprojection", "--report", "--out",
+        "page")
     result = read_scene(target)
     assert result.cube.shape == (6, 4 * ROWS, 4 * COLUMNS), "an alpha band is no band"
     gone = np.isnan(result.cube) if np.isnan(result.nodata) else result.cube == result.nodata
@@ -238,7 +260,8 @@ def test_the_result_is_the_same_by_tiles(tmp_path):
     given(tmp_path / "given.pth")
     path = raster(tmp_path / "half.tif", half(-9999), -9999)
     for tile in (0, 64):
-        run("-rp", tmp_path / "given.pth", "--input", path, "--output", f"tile_{tile}.tif", "--tile", tile)
+        run("-rp", tmp_path / "given.pth", "--input", path, "--output", f"tile_{tile}.tif",
+            "--tile", tile)
     one, other = (read_scene(f"tile_{tile}.tif").cube.astype(int) for tile in (0, 64))
     assert np.abs(one - other).max() <= 1 and ((one == -9999) == (other == -9999)).all()
 
@@ -246,7 +269,8 @@ def test_the_result_is_the_same_by_tiles(tmp_path):
 def test_pixels_that_a_bad_band_lacks_are_no_data_in_that_band_of_a_result(tmp_path):
     cube = scene()
     cube[2, 10:14, 20:24] = -9999
-    run("--input", raster(tmp_path / "low.tif", cube, -9999), "--output", "high.tif", "--method", "interpolation")
+    run("--input", raster(tmp_path / "low.tif", cube, -9999), "--output", "high.tif", "--method",
+        "interpolation")
     gone = read_scene("high.tif").cube == -9999
     assert gone[2, 40:56, 80:96].all() and gone.sum() == 256
 
@@ -262,17 +286,21 @@ def test_no_scale_of_a_figure_is_of_missing_pixels():
     assert all(column < 24 for _, column in choose_pixels(spoiled, crop))
 
 
-# ------------------------------------------------------------------------------------------------------------- databases
+# ---------------------------------------------------------------------------------------- databases
 
 @pytest.mark.parametrize("made", ["int16, declared", "NaN", "mask"], indirect=True)
-def test_no_patch_of_a_database_has_a_missing_pixel_and_those_left_out_are_counted(made, tmp_path, capfd):
+def test_no_patch_of_a_database_has_a_missing_pixel_and_those_left_out_are_counted(
+        made, tmp_path, capfd):
     meta = build_database(tmp_path / "a.lmdb", [made], generic_card(8), val_last=2)
     data, cube = LMDBDataset(tmp_path / "a.lmdb"), open_as(made).cube
     low, high = cube.min(), cube.max()
     expected = (scene()[:, :, :SEAM].astype(float) - low) / (high - low)
     found = np.stack([data[i] for i in range(len(data))])
-    np.testing.assert_allclose(found, np.concatenate(list(extract_patches(expected, 8, [8], [1.0]))), atol=1e-6)
-    assert meta["sources"][0]["left_out"] == 30 and "30 patches with a pixel that nobody measured" in capfd.readouterr().err
+    np.testing.assert_allclose(found,
+                               np.concatenate(list(extract_patches(expected, 8, [8], [1.0]))),
+                               atol=1e-6)
+    assert (meta["sources"][0]["left_out"] == 30
+            and "30 patches with a pixel that nobody measured" in capfd.readouterr().err)
     with pytest.raises(UserError, match="has a pixel that nobody measured"):
         build_database(tmp_path / "b.lmdb", [made], generic_card(48), val_last=0)
 
@@ -289,13 +317,16 @@ def test_a_patch_of_a_smaller_copy_is_made_of_measured_pixels_alone():
 
 
 def test_a_test_cube_that_is_cut_from_a_scene_keeps_its_missing_pixels(tmp_path):
-    (tmp_path / "mine.toml").write_text(f'title = "Mine"\nsize = [{ROWS}, {COLUMNS}]\npatch = 8\nstrides = [8]\n'
-                                        'test_region = [16, 32, 16, 16]\nnormalise = "crop"\n')
+    (tmp_path / "mine.toml").write_text(f'title = "Mine"\nsize = [{ROWS}, {COLUMNS}]\npatch = '
+                                        '8\nstrides = [8]\ntest_region = [16, 32, 16, '
+                                        '16]\nnormalise = "crop"\n')
     path = raster(tmp_path / "half.tif", half(-9999), -9999)
-    build_database(tmp_path / "a.lmdb", [path], load_card(tmp_path / "mine.toml"), test_out=tmp_path / "test", val_last=2)
+    build_database(tmp_path / "a.lmdb", [path], load_card(tmp_path / "mine.toml"),
+                   test_out=tmp_path / "test", val_last=2)
     cut = read_scene(tmp_path / "test" / "half_test.mat")
     assert np.isnan(cut.nodata) and (np.isnan(cut.cube) == GONE[16:32, 32:48]).all()
-    assert np.nanmin(cut.cube) == 0 and np.nanmax(cut.cube) == 1, "the range of a crop is of its own pixels"
+    assert (np.nanmin(cut.cube) == 0
+            and np.nanmax(cut.cube) == 1), "the range of a crop is of its own pixels"
     again = open_as(tmp_path / "test" / "half_test.mat", Reading())
     np.testing.assert_array_equal(again.filled, GONE[16:32, 32:48])
 
@@ -304,7 +335,8 @@ def test_nothing_is_adapted_to_pixels_that_nobody_measured(tmp_path, capfd):
     given(Path("given.pth"))
     cube = np.rint(smooth(4, 80, 80) * 1000).astype(np.int16) + 1
     cube[:, ::20] = -1  # no square of 36 pixels is whole
-    run("-rp", "given.pth", "--adapt", raster(tmp_path / "low.tif", cube, -1), "--output", "high.tif", "--no-cuda")
+    run("-rp", "given.pth", "--adapt", raster(tmp_path / "low.tif", cube, -1), "--output",
+        "high.tif", "--no-cuda")
     assert "too few" in capfd.readouterr().err
     row, = json.loads(Path("high_adapted/test/metrics.json").read_text())["images"]
     assert row["missing_pixels"] == 4 * 80 and row["network"]["counted_pixels"] < 80 * 76

@@ -1,4 +1,5 @@
-"""The network family: names, sizes, and what a network computes, against a plain restatement of its definition."""
+"""The network family: names, sizes, and what a network computes, against a plain restatement of its
+definition."""
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,10 @@ from made import filled
 from models import Execution, create_model, list_models
 from models.layers.row_blocks import voxels_in
 
-PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957, "iqrnn_16_5": 1_720_231}
-GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}  # of the ends, of encoder and decoder
+PARAMETERS = {"biqrnn_16_5": 1_288_227, "fqrnn_16_5": 859_683, "qrnn_16_5": 1_289_957,
+              "iqrnn_16_5": 1_720_231}
+# of the ends, of encoder and decoder
+GATES = {"biqrnn": (3, 3), "fqrnn": (3, 2), "qrnn": (5, 3), "iqrnn": (7, 4)}
 SMALL = ["biqrnn_3_5", "fqrnn_3_5", "qrnn_3_5", "iqrnn_3_5"]
 
 
@@ -18,7 +21,7 @@ def image(bands=3, height=16, width=12, batch=1):
     return torch.rand(batch, 1, bands, height, width, generator=torch.Generator().manual_seed(1))
 
 
-# ------------------------------------------------------------------------------------------- the definition, once more
+# ------------------------------------------------------------------------ the definition, once more
 
 def scan(f, drive, backward):
     """s_t = f_t s_{t-1} + drive_t along bands, from a state of zero."""
@@ -56,7 +59,8 @@ def definition(net, family, x):
             h = F.interpolate(h, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
             gates = F.conv3d(h, w[f"{name}.conv.upsample_conv.conv3d.weight"], None, 1, 1)
         else:
-            gates = F.conv_transpose3d(h, w[f"{name}.conv.deconv.weight"], w.get(f"{name}.conv.deconv.bias"), 1, 1)
+            gates = F.conv_transpose3d(h, w[f"{name}.conv.deconv.weight"],
+                                       w.get(f"{name}.conv.deconv.bias"), 1, 1)
         return pooled(gates, family, direction)
 
     h = unit(x, "feature_extractor", "both")
@@ -79,7 +83,7 @@ def test_a_network_computes_its_definition_with_and_without_gradients(name):
         assert torch.allclose(net(x), expected, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------- registry
+# ----------------------------------------------------------------------------------------- registry
 
 def test_the_four_published_networks_have_their_parameters():
     assert set(PARAMETERS) < set(list_models())
@@ -88,11 +92,13 @@ def test_the_four_published_networks_have_their_parameters():
 
 
 def test_names_and_shapes_of_the_weights_are_the_published_ones():
-    expected = {"feature_extractor.conv.conv.weight": (48, 1), "reconstructor.conv.deconv.weight": (16, 3)}
+    expected = {"feature_extractor.conv.conv.weight": (48, 1),
+                "reconstructor.conv.deconv.weight": (16, 3)}
     for i, shape in enumerate([(48, 16), (96, 16), (96, 32), (192, 32), (192, 64)]):
         expected[f"encoder.layers.{i}.conv.conv.weight"] = shape
-    for i, (kind, shape) in enumerate([("deconv", (64, 192)), ("upsample_conv.conv3d", (96, 64)), ("deconv", (32, 96)),
-                                       ("upsample_conv.conv3d", (48, 32)), ("deconv", (16, 48))]):
+    for i, (kind, shape) in enumerate([("deconv", (64, 192)), ("upsample_conv.conv3d", (96, 64)),
+                                       ("deconv", (32, 96)), ("upsample_conv.conv3d", (48, 32)),
+                                       ("deconv", (16, 48))]):
         expected[f"decoder.layers.{i}.conv.{kind}.weight"] = shape
     shapes = {name: tuple(w.shape) for name, w in create_model("biqrnn_16_5").state_dict().items()}
     assert shapes.pop("reconstructor.conv.deconv.bias") == (3,)
@@ -111,21 +117,25 @@ def test_other_families_differ_in_the_number_of_gates_alone(family):
         assert list(w.shape) == expected
 
 
-@pytest.mark.parametrize(("family", "width", "half_depth"), [("biqrnn", 1, 1), ("fqrnn", 2, 2), ("qrnn", 5, 3), ("iqrnn", 8, 4),
-                                                             ("iqrnn", 2, 6), ("biqrnn", 32, 5)])
+@pytest.mark.parametrize(("family", "width", "half_depth"),
+                         [("biqrnn", 1, 1), ("fqrnn", 2, 2), ("qrnn", 5, 3), ("iqrnn", 8, 4),
+                          ("iqrnn", 2, 6), ("biqrnn", 32, 5)])
 def test_any_width_and_depth_can_be_built_by_name(family, width, half_depth):
     with torch.device("meta"):
         net = create_model(f"{family}_{width}_{half_depth}")
     assert len(net.encoder.layers) == len(net.decoder.layers) == half_depth
-    assert net.feature_extractor.channels == width and net.multiple == 2 ** sum(half_depth > i for i in (1, 3))
+    assert (net.feature_extractor.channels == width
+            and net.multiple == 2 ** sum(half_depth > i for i in (1, 3)))
     if width < 8:
         x = image(2, 8, 8)
         assert filled(f"{family}_{width}_{half_depth}")(x).shape == x.shape
 
 
-@pytest.mark.parametrize(("name", "near"), [("biqrn_16_5", "biqrnn_16_5"), ("qrnn3d", "qrnn_16_5"), ("fqrnn", "fqrnn_16_5"),
-                                            ("biqrnn_0_5", "biqrnn_16_5"), ("biqrnn_16_0", "biqrnn_16_5"),
-                                            ("xbiqrnn_16_5", "biqrnn_16_5"), ("biqrnn_16_5x", "biqrnn_16_5"), ("", "biqrnn")])
+@pytest.mark.parametrize(("name", "near"),
+                         [("biqrn_16_5", "biqrnn_16_5"), ("qrnn3d", "qrnn_16_5"),
+                          ("fqrnn", "fqrnn_16_5"), ("biqrnn_0_5", "biqrnn_16_5"),
+                          ("biqrnn_16_0", "biqrnn_16_5"), ("xbiqrnn_16_5", "biqrnn_16_5"),
+                          ("biqrnn_16_5x", "biqrnn_16_5"), ("", "biqrnn")])
 def test_an_unknown_name_is_answered_with_near_ones(name, near):
     with pytest.raises(ValueError, match=rf"unknown network '{name}'; did you mean .*{near}"):
         create_model(name)
@@ -136,14 +146,16 @@ def test_an_unknown_option_is_answered_with_the_known():
         create_model("biqrnn_2_2", skip=True)
 
 
-# ---------------------------------------------------------------------------------------------------------- the network
+# -------------------------------------------------------------------------------------- the network
 
-@pytest.mark.parametrize(("name", "times"), [("fqrnn_3_3", 1), ("qrnn_3_3", 1), ("iqrnn_3_3", 1), ("biqrnn_3_3", 0)])
+@pytest.mark.parametrize(("name", "times"),
+                         [("fqrnn_3_3", 1), ("qrnn_3_3", 1), ("iqrnn_3_3", 1), ("biqrnn_3_3", 0)])
 def test_a_long_skip_adds_the_input_of_an_alternating_network_once_more(name, times):
     x = image()
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
-            assert torch.allclose(filled(name, long_skip=True)(x), filled(name)(x) + times * x, atol=1e-6)
+            assert torch.allclose(filled(name, long_skip=True)(x), filled(name)(x) + times * x,
+                                  atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -154,17 +166,21 @@ def test_the_same_weights_take_any_number_of_bands(name):
         with torch.no_grad():
             out = net(x)
             assert out.shape == x.shape and torch.isfinite(out).all()
-            assert torch.allclose(out[:1], net(x[:1]), atol=1e-5)  # images of a batch know nothing of each other
+            # images of a batch know nothing of each other
+            assert torch.allclose(out[:1], net(x[:1]), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3, 10, 12), (1, 1, 3, 12, 10), (1, 2, 3, 12, 12), (3, 12, 12), (1, 3, 12, 12)])
+@pytest.mark.parametrize(
+        "shape",
+        [(1, 1, 3, 10, 12), (1, 1, 3, 12, 10), (1, 2, 3, 12, 12), (3, 12, 12), (1, 3, 12, 12)])
 def test_wrong_sizes_are_refused(shape):
     for gradients in (False, True):
-        with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match=r"expected \(N, 1, B, H, W\).*multiples of 4"):
+        with (torch.set_grad_enabled(gradients),
+              pytest.raises(ValueError, match=r"expected \(N, 1, B, H, W\).*multiples of 4")):
             create_model("biqrnn_2_5")(torch.zeros(shape))
 
 
-# ------------------------------------------------------------------------------------------------------------ execution
+# ---------------------------------------------------------------------------------------- execution
 
 def gradients_of(net, x):
     net.zero_grad()
@@ -172,10 +188,12 @@ def gradients_of(net, x):
     return [p.grad.clone() for p in net.parameters()]
 
 
-@pytest.mark.parametrize(("name", "changes"), zip(["biqrnn_3_5", *SMALL], [
-    {"checkpoint": True}, {"channels_last": False}, {"deconv_as_conv": False}, {"pooling": "loop"},
-    {"pooling": "loop", "channels_last": False, "deconv_as_conv": False, "own_upsampling": False, "block_voxels": 0}],
-    strict=True), ids=str)
+@pytest.mark.parametrize(("name", "changes"),
+                         zip(["biqrnn_3_5", *SMALL],
+                             [{"checkpoint": True}, {"channels_last": False},
+                              {"deconv_as_conv": False}, {"pooling": "loop"},
+                              {"pooling": "loop", "channels_last": False, "deconv_as_conv": False,
+                               "own_upsampling": False, "block_voxels": 0}], strict=True), ids=str)
 def test_no_way_of_computing_changes_the_result_or_the_gradients(name, changes):
     x = image(3, 16, 16, batch=2)
     plain, other = filled(name), filled(name, **changes)
@@ -192,20 +210,23 @@ def test_blocks_of_rows_give_the_whole_image(name):
     whole = net(x).detach()
     for voxels in (0, 1, 500, None):
         with torch.no_grad():
-            assert torch.allclose(net.set_execution(block_voxels=voxels)(x), whole, rtol=0, atol=1e-11)
+            assert torch.allclose(net.set_execution(block_voxels=voxels)(x), whole, rtol=0,
+                                  atol=1e-11)
 
 
 def test_a_gpu_computes_as_many_voxels_at_once_as_a_quarter_of_its_free_memory_holds():
     weight = torch.empty(48, 16, 3, 3, 3, device="meta")
-    assert voxels_in(80 << 30, weight) == (2**31 - 1) // 48  # of a tensor no kernel takes more values
+    # of a tensor no kernel takes more values
+    assert voxels_in(80 << 30, weight) == (2**31 - 1) // 48
     assert voxels_in(1 << 30, weight) == (1 << 28) // (96 * 4) == voxels_in(1 << 29, weight.half())
     assert voxels_in(0, weight) == 1
 
 
-@pytest.mark.parametrize(("dtype", "on_gpu", "tf32", "expected"), [
-    (torch.float32, False, False, True), (torch.float32, True, False, False), (torch.float32, True, True, True),
-    (torch.bfloat16, True, False, True)])
-def test_convolutions_see_the_memory_format_that_is_fast_there(monkeypatch, dtype, on_gpu, tf32, expected):
+@pytest.mark.parametrize(("dtype", "on_gpu", "tf32", "expected"),
+                         [(torch.float32, False, False, True), (torch.float32, True, False, False),
+                          (torch.float32, True, True, True), (torch.bfloat16, True, False, True)])
+def test_convolutions_see_the_memory_format_that_is_fast_there(
+        monkeypatch, dtype, on_gpu, tf32, expected):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     x = SimpleNamespace(dtype=dtype, is_cuda=on_gpu)
     assert Execution().last(x) == expected
@@ -213,13 +234,14 @@ def test_convolutions_see_the_memory_format_that_is_fast_there(monkeypatch, dtyp
 
 
 def test_the_released_execution_is_the_slow_and_plain_one():
-    assert Execution.released() == Execution(pooling="loop", channels_last=False, deconv_as_conv=False, own_upsampling=False,
-                                              block_voxels=0)
+    assert Execution.released() == Execution(pooling="loop", channels_last=False,
+                                             deconv_as_conv=False, own_upsampling=False,
+                                             block_voxels=0)
     with pytest.raises(TypeError):
         create_model("biqrnn_2_2").set_execution(warp=True)
 
 
-# --------------------------------------------------------------------------------------------------------- first weights
+# ------------------------------------------------------------------------------------ first weights
 
 def test_weights_start_as_pytorch_s_own():
     torch.manual_seed(0)

@@ -10,9 +10,11 @@ from utility.degradation import downsample
 from utility.superres.noise import QUIET, estimated_noise, noise_of_snr, snr_of
 
 
-@pytest.fixture(scope="module", params=[("natural", 31), ("overhead", 120)], ids=["31 bands", "120 bands"])
+@pytest.fixture(scope="module", params=[("natural", 31), ("overhead", 120)],
+                ids=["31 bands", "120 bands"])
 def low(request):
-    """A rendered scene of 128 x 128 pixels at half its resolution, as a sensor of MTF 0.3 takes it."""
+    """A rendered scene of 128 x 128 pixels at half its resolution, as a sensor of MTF 0.3 takes
+    it."""
     kind, bands = request.param
     cube = torch.from_numpy(render_scene(kind, seed=7, number=0, bands=bands))
     return downsample(cube, 2, "mtf 0.3").numpy()
@@ -55,4 +57,5 @@ def test_constant_bands_and_missing_pixels_do_not_disturb_it(low):
     holed[3, 5, 5] = holed[:, 7, 9] = np.nan
     assert np.allclose(estimated_noise(holed), before, rtol=0.05)
     flat = np.concatenate([cube, np.full((1, *cube.shape[1:]), 0.2)])
-    assert np.allclose(estimated_noise(flat)[:-1], before, rtol=0.05) and estimated_noise(flat)[-1] < 1e-5
+    assert (np.allclose(estimated_noise(flat)[:-1], before, rtol=0.05)
+            and estimated_noise(flat)[-1] < 1e-5)

@@ -29,7 +29,8 @@ def events(monkeypatch):
         happened.append(("copy", tuple(x.shape)))
         return x.clone().numpy
 
-    for name, stand_in in {"overlaps": lambda device: True, "pinned": lambda x: x, "on_its_way": on_its_way}.items():
+    for name, stand_in in {"overlaps": lambda device: True, "pinned": lambda x: x,
+                           "on_its_way": on_its_way}.items():
         monkeypatch.setattr(tiling, name, stand_in)
     return happened
 
@@ -63,8 +64,10 @@ def test_a_gpu_computes_while_the_next_tile_is_read_and_the_last_one_handed_on(e
     order = [event for event in events if isinstance(event, str)]
     assert order == ["compute"] * 2 + ["sink", "compute"] * 4 + ["sink"] * 2
     copies = [shape for kind, shape in (event for event in events if not isinstance(event, str))]
-    assert len(copies) == 12 and copies[0] == (2, 36, 36)  # of each tile the result, and its part of the consistency
-    assert np.abs(again.result() - downsample(torch.from_numpy(out), 2, "gaussian").numpy()).max() < 1e-5
+    # of each tile the result, and its part of the consistency
+    assert len(copies) == 12 and copies[0] == (2, 36, 36)
+    assert np.abs(again.result() - downsample(torch.from_numpy(out), 2,
+                                              "gaussian").numpy()).max() < 1e-5
 
 
 def test_a_tile_that_does_not_fit_keeps_the_one_before_it(events, monkeypatch):
@@ -84,7 +87,8 @@ def test_a_tile_that_does_not_fit_keeps_the_one_before_it(events, monkeypatch):
     monkeypatch.setattr(net, "in_window", scarce)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: handlers.append(sys.exc_info()[1]))
     super_resolve(net, tiling.window_of(cube), SHAPE, sink, tile=64)
-    assert np.abs(out - expected).max() < 1e-4 and handlers == [None]  # a handler's traceback holds tensors
+    # a handler's traceback holds tensors
+    assert np.abs(out - expected).max() < 1e-4 and handlers == [None]
 
 
 def test_an_error_of_the_reading_thread_is_the_caller_s(events):
@@ -96,31 +100,40 @@ def test_an_error_of_the_reading_thread_is_the_caller_s(events):
 
 
 def test_a_processor_starts_no_thread():
-    with overlap.Ahead(lambda place: threading.current_thread(), thread=overlap.overlaps(torch.device("cpu"))) as read:
+    with overlap.Ahead(lambda place: threading.current_thread(),
+                       thread=overlap.overlaps(torch.device("cpu"))) as read:
         assert read(1, 2) is threading.main_thread() and read.pool is None
 
 
-@pytest.mark.parametrize(("error", "expected"), [
-    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-    (RuntimeError("GET was unable to find an engine to execute this computation"), True),
-    (RuntimeError("CUDA error: out of memory"), True),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
-    (RuntimeError("CUDA error: an illegal memory access was encountered"), False)])
+@pytest.mark.parametrize(("error", "expected"),
+                         [(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 "
+                                                       "GiB"), True),
+                          (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+                          (RuntimeError(
+                              "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+                           True),
+                          (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
+                                        "`cublasCreate(handle)`"), True),
+                          (RuntimeError(
+                              "GET was unable to find an engine to execute this computation"),
+                           True), (RuntimeError("CUDA error: out of memory"), True),
+                          (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+                          (RuntimeError("CUDA error: an illegal memory access was encountered"),
+                           False)])
 def test_what_a_gpu_says_when_its_memory_is_full_is_known(error, expected):
     assert out_of_memory(error) == expected
 
 
 def test_auto_counts_what_torch_holds_free_and_half_precision(monkeypatch):
-    for name, value in {"mem_get_info": (3 << 30, 80 << 30), "memory_reserved": 30 << 30, "memory_allocated": 25 << 30}.items():
+    for name, value in {"mem_get_info": (3 << 30, 80 << 30), "memory_reserved": 30 << 30,
+                        "memory_allocated": 25 << 30}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     real = create_model("biqrnn_16_5")
-    net = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]), radius=real.radius,
-                          halo=real.halo, bytes_per_pixel=real.bytes_per_pixel)
+    net = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]),
+                          radius=real.radius, halo=real.halo, bytes_per_pixel=real.bytes_per_pixel)
     assert blocks.free_on_gpu(torch.device("cuda")) == 8 << 30  # not 3: the allocator has 5 to give
-    side = {amp: auto_tile(net, (31, 9000, 9000), amp=amp) + 2 * real.halo(1) for amp in ("off", "bf16")}
+    side = {amp: auto_tile(net, (31, 9000, 9000), amp=amp) + 2 * real.halo(1)
+            for amp in ("off", "bf16")}
     for amp, value in (("off", 4), ("bf16", 2)):
         assert side[amp] ** 2 * real.bytes_per_pixel(31, value=value) <= 4 << 30 < (side[amp] + 32) ** 2 * \
             real.bytes_per_pixel(31, value=value)
@@ -154,11 +167,13 @@ def test_a_batch_is_copied_beside_the_step_before_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("steps"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
-    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: SimpleNamespace(record=lambda stream: None,
-                                                                                   elapsed_time=lambda end: 1.0))
+    monkeypatch.setattr(torch.cuda, "Event",
+                        lambda enable_timing: SimpleNamespace(
+                            record=lambda stream: None, elapsed_time=lambda end: 1.0))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     batches = DeviceBatches([Batch(), Batch()], torch.device("cuda"))
     for _ in batches:
         happened.append("step")
-    one = ["copies {", "copy, non_blocking True", "}", "steps wait for copies", "kept for steps", "step"]
+    one = ["copies {", "copy, non_blocking True", "}", "steps wait for copies", "kept for steps",
+           "step"]
     assert happened == 2 * one and batches.waited() == 2e-3

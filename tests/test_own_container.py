@@ -1,4 +1,5 @@
-"""A container of one's own: one file outside utility/, one registration, and every command reads and writes it."""
+"""A container of one's own: one file outside utility/, one registration, and every command reads
+and writes it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -38,8 +39,8 @@ def create_toy(target: Target) -> Iterator[CubeWriter]:
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "TABLE", list(containers.TABLE))  # other tests do without it
-    register(Container("toy", "a toy", (".toy",), lambda path, head: head.startswith(MAGIC), open_toy, create_toy,
-                       types=frozenset({"float32"})))
+    register(Container("toy", "a toy", (".toy",), lambda path, head: head.startswith(MAGIC),
+                       open_toy, create_toy, types=frozenset({"float32"})))
 
 
 def test_a_registered_container_is_written_read_listed_cut_and_tested(tmp_path: Path) -> None:
@@ -52,7 +53,8 @@ def test_a_registered_container_is_written_read_listed_cut_and_tested(tmp_path: 
     write_scene(tmp_path / "again.npz", scene)
     np.testing.assert_array_equal(read_scene(tmp_path / "again.npz").cube, cube)
     assert [path.name for path in list_scenes(tmp_path)] == ["BHW.toy", "HWB.toy", "again.npz"]
-    assert build_database(tmp_path / "toy.lmdb", [tmp_path / "HWB.toy"], generic_card(8), quiet=True)["count"] == 6
+    assert build_database(tmp_path / "toy.lmdb", [tmp_path / "HWB.toy"], generic_card(8),
+                          quiet=True)["count"] == 6
     image, = read_images([tmp_path / "BHW.toy"], Reading(layout="BHW"))
     assert image.cube.shape == (3, 20, 24)
 

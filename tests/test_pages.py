@@ -1,4 +1,5 @@
-"""Every command on every page is one that its script understands, and every link leads somewhere."""
+"""Every command on every page is one that its script understands, and every link leads
+somewhere."""
 from __future__ import annotations
 
 import argparse
@@ -14,7 +15,8 @@ from typed import ROOT
 import hsi_sr
 import hsi_test
 
-PAGES = [path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("studies/results/*.md")]
+PAGES = [path
+         for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("studies/results/*.md")]
          if not {".venv", "results", "runs"} & set(path.relative_to(ROOT).parts[:-1])]
 PROGRAMS = ("python ", "torchrun ", "make ", "sh ")
 
@@ -31,16 +33,19 @@ def commands(page: Path) -> list[str]:
     return [command for command in found if command.startswith(PROGRAMS)]
 
 
-CASES = sorted({(str(page.relative_to(ROOT)), command) for page in PAGES for command in commands(page)})
+CASES = sorted(
+    {(str(page.relative_to(ROOT)), command) for page in PAGES for command in commands(page)})
 
 
 def understand(words: list[str], monkeypatch) -> None:
-    """Raises Understood where a script takes these words; SystemExit or UserError where it does not."""
+    """Raises Understood where a script takes these words; SystemExit or UserError where it does
+    not."""
     if words[0] == "hsi_test.py":
         hsi_test.parse(words[1:])
         raise Understood
     if words[0] == "hsi_sr.py":
-        monkeypatch.setattr("utility.training.runs.newest_checkpoint", lambda *_: Path("runs/NAME/last.pth"))
+        monkeypatch.setattr("utility.training.runs.newest_checkpoint",
+                            lambda *_: Path("runs/NAME/last.pth"))
         hsi_sr.parse(words[1:])
         raise Understood
     parse = argparse.ArgumentParser.parse_args
@@ -61,7 +66,8 @@ def understand(words: list[str], monkeypatch) -> None:
 def test_a_command_on_a_page_is_understood(page, command, monkeypatch):
     program, *words = shlex.split(command, comments=True)
     if program == "make":
-        targets = (ROOT / "Makefile").read_text(encoding="utf-8").split(".PHONY:")[1].split("\n")[0].split()
+        targets = (ROOT / "Makefile").read_text(encoding="utf-8").split(".PHONY:")[1].split("\n")[
+            0].split()
         assert words[0] in targets
         return
     if program == "sh":
@@ -78,7 +84,8 @@ def test_a_command_on_a_page_is_understood(page, command, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_links_of_a_page_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!http|#)([^)#]+)", text) + re.findall(r'src="(?!http)([^"]+)"', text)
+    targets = (
+        re.findall(r"\]\((?!http|#)([^)#]+)", text) + re.findall(r'src="(?!http)([^"]+)"', text))
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 

@@ -1,4 +1,5 @@
-"""Patches are the windows they should be, smaller copies are scipy's, and variants are those that a mode names."""
+"""Patches are the windows they should be, smaller copies are scipy's, and variants are those that a
+mode names."""
 from __future__ import annotations
 
 from collections import Counter
@@ -37,7 +38,8 @@ def as_set(patches: list[np.ndarray]) -> set[bytes]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(height=st.integers(8, 40), width=st.integers(8, 40), patch=st.integers(1, 8), stride=st.integers(1, 9))
+@given(height=st.integers(8, 40), width=st.integers(8, 40), patch=st.integers(1, 8),
+       stride=st.integers(1, 9))
 def test_patches_are_every_window_at_the_stride_in_reading_order(height, width, patch, stride):
     scene = cube(2, height, width)
     expected = [
@@ -57,7 +59,8 @@ def test_a_smaller_copy_is_scipys_cubic_spline_zoom(zoom, size):
     expected = scipy.ndimage.zoom(scene, (1, zoom, zoom), order=3)
     got = zoomed(scene, zoom)
     assert got.shape == expected.shape and got.dtype == np.float32
-    dark = np.zeros_like(expected) == expected  # at some sizes scipy leaves the last row or column black; a copy has none
+    # at some sizes scipy leaves the last row or column black; a copy has none
+    dark = np.zeros_like(expected) == expected
     np.testing.assert_allclose(np.where(dark, expected, got), expected, atol=1e-5)
     assert got[:, -1].any() and got[..., -1].any()
 
@@ -92,7 +95,7 @@ def test_baked_copies_do_not_depend_on_how_patches_are_batched():
     assert np.array_equal(whole, np.concatenate(halves))
 
 
-# --- augmentation ----------------------------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
 
 def test_none_leaves_the_patch_as_it_is():
     assert np.array_equal(augment(SQUARE, "none", 1, 2, 3), SQUARE)

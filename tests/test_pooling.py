@@ -1,4 +1,5 @@
-"""Pooling: every version computes what the loop computes in float64, in values and in gradients, and nothing else."""
+"""Pooling: every version computes what the loop computes in float64, in values and in gradients,
+and nothing else."""
 from __future__ import annotations
 
 import concurrent.futures
@@ -31,8 +32,10 @@ NO_TRITON = importlib.util.find_spec("triton") is None
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
-# Run on a GPU where there is one; otherwise only in the child process that sets TRITON_INTERPRET=1, see below.
-needs_triton = pytest.mark.skipif("triton" not in available_backends(), reason="no GPU, and not under the interpreter")
+# Run on a GPU where there is one; otherwise only in the child process that sets TRITON_INTERPRET=1,
+# see below.
+needs_triton = pytest.mark.skipif("triton" not in available_backends(),
+                                  reason="no GPU, and not under the interpreter")
 
 
 @pytest.fixture
@@ -44,7 +47,9 @@ def no_compiler(monkeypatch):
 
 
 def randn(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (scale
+            * torch.randn(shape, generator=torch.Generator().manual_seed(seed),
+                          dtype=torch.float64))
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
@@ -62,11 +67,12 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
 
 def error(found: Tensor, expected: Tensor) -> float:
     assert found.shape == expected.shape
-    return float((found.detach().cpu().double() - expected).norm() / expected.norm().clamp_min(1e-30))
+    return float(
+        (found.detach().cpu().double() - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-def agree(backend: str, kind: str, direction: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str = "contiguous",
-          with_skip: bool = False, device: str = "cpu") -> None:
+def agree(backend: str, kind: str, direction: str, shape: tuple[int, ...], dtype: torch.dtype,
+          layout: str = "contiguous", with_skip: bool = False, device: str = "cpu") -> None:
     """Compare with the loop in float64; `shape` is that of the output."""
     batch, channels, *rest = shape
     gates = randn(batch, channels * gate_count(kind, direction == "both"), *rest).to(dtype)
@@ -85,8 +91,8 @@ def agree(backend: str, kind: str, direction: str, shape: tuple[int, ...], dtype
     assert error(found_grad, expected_grad) <= TOLERANCE[dtype]
 
 
-SHAPES = st.tuples(st.integers(1, 2), st.sampled_from([1, 2, 3, 8, 16, 17]), st.integers(1, 9), st.integers(1, 5),
-                   st.integers(1, 37))
+SHAPES = st.tuples(st.integers(1, 2), st.sampled_from([1, 2, 3, 8, 16, 17]), st.integers(1, 9),
+                   st.integers(1, 5), st.integers(1, 37))
 CASES = {"kind": st.sampled_from(KINDS), "direction": st.sampled_from(DIRECTIONS), "shape": SHAPES,
          "layout": st.sampled_from(LAYOUTS), "with_skip": st.booleans()}
 
@@ -99,7 +105,8 @@ def test_the_cpu_version_agrees_with_the_loop(kind, direction, shape, dtype, lay
 
 @given(dtype=st.sampled_from(list(TOLERANCE)), **CASES)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_the_loop_in_any_dtype_agrees_with_itself_in_double(kind, direction, shape, dtype, layout, with_skip):
+def test_the_loop_in_any_dtype_agrees_with_itself_in_double(
+        kind, direction, shape, dtype, layout, with_skip):
     agree("loop", kind, direction, shape, dtype, layout, with_skip)
 
 
@@ -116,9 +123,11 @@ def test_without_a_compiler_the_loop_takes_its_place(no_compiler, monkeypatch):
 @every_direction
 def test_the_loop_s_gradients_are_those_of_its_values(kind, direction):
     for bands, channels in ((1, 1), (3, 2)):
-        gates = randn(1, channels * gate_count(kind, direction == "both"), bands, 1, 2).requires_grad_()
+        gates = randn(1, channels * gate_count(kind, direction == "both"), bands, 1,
+                      2).requires_grad_()
         skip = randn(1, channels, bands, 1, 2, seed=1).requires_grad_()
-        assert torch.autograd.gradcheck(lambda g, s: loop.pool(g, kind, direction, s), (gates, skip))
+        assert torch.autograd.gradcheck(lambda g, s: loop.pool(g, kind, direction, s),
+                                        (gates, skip))
 
 
 @pytest.mark.parametrize("backend", ["loop", "cpu"])
@@ -146,11 +155,14 @@ def test_small_values_keep_their_relative_precision():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_saturated_gates_stay_finite_and_nan_stays_nan(dtype):
-    extreme = torch.tensor([-float("inf"), -1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("inf")], dtype=dtype)
-    gates = torch.cartesian_prod(extreme, extreme, extreme).T.reshape(1, 3, 1, 27, 27).repeat(1, 1, 3, 1, 1)
+    extreme = torch.tensor(
+        [-float("inf"), -1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("inf")], dtype=dtype)
+    gates = torch.cartesian_prod(extreme, extreme, extreme).T.reshape(1, 3, 1, 27, 27).repeat(
+        1, 1, 3, 1, 1)
     gates.requires_grad_()
     found = pool(gates, "f", "both")
-    torch.testing.assert_close(found.detach(), loop.pool(gates.detach().double(), "f", "both").to(dtype))
+    torch.testing.assert_close(found.detach(),
+                               loop.pool(gates.detach().double(), "f", "both").to(dtype))
     (grad,) = torch.autograd.grad(found.sum(), gates)
     assert grad.isfinite().all()
     gates.data[0, 1, 1, 3, 4] = float("nan")
@@ -165,9 +177,11 @@ def test_pool_into_writes_its_view_and_nothing_else(direction):
     for layout in ("contiguous", "channels_last", "permuted"):
         for version in ("loop", "cpu"):
             big = laid_out(torch.full((2, 3, 6, 8, 20), 7.0), layout)
-            for top in (0, 5):  # a block of rows of a bigger image, from a block of rows of its gates
+            # a block of rows of a bigger image, from a block of rows of its gates
+            for top in (0, 5):
                 rows = slice(top, top + 3)
-                pool_into(big[..., rows, 1:-1], laid_out(gates, layout)[..., rows, 1:-1], "fo", direction, backend=version)
+                pool_into(big[..., rows, 1:-1], laid_out(gates, layout)[..., rows, 1:-1], "fo",
+                          direction, backend=version)
             written = torch.zeros_like(big, dtype=torch.bool)
             written[..., [0, 1, 2, 5, 6, 7], 1:-1] = True
             assert (big[~written] == 7).all()
@@ -186,7 +200,8 @@ def test_pool_into_may_add_to_its_skip_in_place_and_take_another_dtype():
 
 
 def test_the_skip_is_added_once_and_gets_the_output_gradient():
-    gates, skip = randn(1, 6, 5, 4, 7).float(), randn(1, 2, 5, 4, 7, seed=1).bfloat16().requires_grad_()
+    gates, skip = (randn(1, 6, 5, 4, 7).float(),
+                   randn(1, 2, 5, 4, 7, seed=1).bfloat16().requires_grad_())
     out = pool(gates.bfloat16(), "f", "both", skip)
     assert out.dtype == torch.bfloat16
     out = pool(gates, "f", "both", skip)
@@ -239,14 +254,18 @@ def test_a_compiled_network_passes_over_it_whole():
 def test_the_operator_keeps_what_it_registers(layout):
     gates = laid_out(randn(2, 6, 3, 4, 5).float(), layout).requires_grad_()
     skip = randn(2, 2, 3, 4, 5, seed=1).float().requires_grad_()
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    torch.library.opcheck(torch.ops.bi3dqrnn.pool.default, (gates, skip, "f", "both", "cpu"), test_utils=checks)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor",
+              "test_aot_dispatch_static")
+    torch.library.opcheck(torch.ops.bi3dqrnn.pool.default, (gates, skip, "f", "both", "cpu"),
+                          test_utils=checks)
     torch.library.opcheck(torch.ops.bi3dqrnn.pool_into.default,
-                          (torch.empty(2, 2, 3, 4, 5), gates.detach(), None, "f", "both", "cpu"), test_utils=checks)
+                          (torch.empty(2, 2, 3, 4, 5), gates.detach(), None, "f", "both", "cpu"),
+                          test_utils=checks)
 
 
 def in_a_fork(work: Callable[[], object]) -> int | None:
-    """The exit status of a child process that does `work`, one without the cost of new imports; None: it did not end."""
+    """The exit status of a child process that does `work`, one without the cost of new imports;
+    None: it did not end."""
     def child() -> None:
         torch.set_num_threads(1)  # the parent's threads are not there
         work()
@@ -308,13 +327,15 @@ def test_the_number_of_threads_does_not_change_a_bit():
 
 
 def far_apart(tmp_path: Path, channels: int, device: str) -> Tensor:
-    """bfloat16 (1, channels, 3, 1, 5) whose bands lie more than 2^31 elements apart in all; a sparse file on a CPU."""
+    """bfloat16 (1, channels, 3, 1, 5) whose bands lie more than 2^31 elements apart in all; a
+    sparse file on a CPU."""
     step = 2**30 + 2**29
     size = 2 * step + 5 * channels
     if device == "cuda":
         flat = torch.empty(size, dtype=torch.bfloat16, device=device)
     else:
-        flat = torch.from_file(str(tmp_path / f"sparse{channels}"), shared=True, size=size, dtype=torch.bfloat16)
+        flat = torch.from_file(str(tmp_path / f"sparse{channels}"), shared=True, size=size,
+                               dtype=torch.bfloat16)
     return flat.as_strided((1, channels, 3, 1, 5), (0, 5, step, 0, 1))
 
 
@@ -371,7 +392,7 @@ def test_forcing_triton_where_it_cannot_run_says_so(monkeypatch):
     assert available_backends() == ("loop", "cpu") == BACKENDS[:2]
 
 
-# ------------------------------------------------------------------------------------------------ building the kernel
+# ------------------------------------------------------------------------------ building the kernel
 
 needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler here")
 
@@ -385,10 +406,12 @@ def unoptimised(monkeypatch):
 @needs_compiler
 def test_processes_building_at_once_leave_one_library(unoptimised, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with concurrent.futures.ThreadPoolExecutor(2) as pool_of_two:  # the compiler is a process of its own
+    # the compiler is a process of its own
+    with concurrent.futures.ThreadPoolExecutor(2) as pool_of_two:
         loaded = list(pool_of_two.map(lambda _: cpu.library.__wrapped__(), range(2)))
     assert all(isinstance(library, ctypes.CDLL) for library in loaded)
-    only, checksum = sorted((tmp_path / "bi3dqrnn").iterdir(), key=lambda path: path.suffix != ".so")
+    only, checksum = sorted((tmp_path / "bi3dqrnn").iterdir(),
+                            key=lambda path: path.suffix != ".so")
     assert (only.suffix, checksum.suffix) == (".so", ".sha256")
     built = only.stat().st_mtime_ns
     cpu.library.__wrapped__()

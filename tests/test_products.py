@@ -571,9 +571,8 @@ def test_an_image_of_one_detector_takes_its_bands_of_the_xml(tmp_path: Path) -> 
     folder = made.dlr(tmp_path / "enmap", "enmap")
     image, xml = next(folder.glob("*SPECTRAL_IMAGE.TIF")), next(folder.glob("*METADATA.XML"))
     image.rename(image.with_name(image.name.replace("IMAGE.TIF", "IMAGE_VNIR.TIF")))
-    bands = "".join(
-        f"<b><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand></b>" for nm in range(400, 1200, 100)
-    )
+    bands = "".join(f"<b><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand></b>"
+                    for nm in range(400, 1200, 100))
     xml.write_text(f"<a><expectedChannelsList>1,3,4,6,8</expectedChannelsList>{bands}</a>")
     np.testing.assert_array_equal(read_scene(folder).wavelengths, [400, 600, 700, 900, 1100])
 
@@ -586,7 +585,8 @@ def test_emit_without_a_readable_lookup_table_is_read_and_the_table_is_told(tmp_
     assert scene.cube.shape == (12, ROWS, COLUMNS) and "GLT" in scene.notes[0]
 
 
-@pytest.mark.parametrize(("head", "name"), [(b"CDF\x01", "netCDF-3"), (b"\x0e\x03\x13\x01", "HDF4")])
+@pytest.mark.parametrize(("head", "name"),
+                         [(b"CDF\x01", "netCDF-3"), (b"\x0e\x03\x13\x01", "HDF4")])
 def test_files_of_older_formats_are_named_with_what_makes_them_readable(
     tmp_path: Path, head: bytes, name: str
 ) -> None:

@@ -18,7 +18,8 @@ def clock(monkeypatch):
     return now
 
 
-def test_off_a_terminal_a_line_every_30_s_says_what_is_done_and_left_of_all_that_is_under_way(clock, capsys):
+def test_off_a_terminal_a_line_every_30_s_says_what_is_done_and_left_of_all_that_is_under_way(
+        clock, capsys):
     for scene in track(range(4), "test", unit="scene", leave=False):
         with track(total=10.0, desc="super-resolving") as inner:
             for _ in range(10):
@@ -26,7 +27,8 @@ def test_off_a_terminal_a_line_every_30_s_says_what_is_done_and_left_of_all_that
                 inner.update()
         if scene == 1:
             break
-    assert capsys.readouterr().err == "test: 25% done, 2 min left; super-resolving: 50% done, 10 s left\n"
+    assert (capsys.readouterr().err == "test: 25% done, 2 min left; super-resolving: 50% done, 10 "
+            "s left\n")
 
 
 def test_a_resumed_run_counts_its_own_steps_for_the_time_left(clock, capsys):
@@ -34,7 +36,8 @@ def test_a_resumed_run_counts_its_own_steps_for_the_time_left(clock, capsys):
         clock[0] += 40
         bar.update(10)
     assert capsys.readouterr().err == "epoch 9: 90% done, 40 s left\n"
-    assert [duration(s) for s in (12.4, 89, 100, 5000, 9000)] == ["12 s", "89 s", "2 min", "83 min", "2.5 h"]
+    assert [duration(s) for s in (12.4, 89, 100, 5000, 9000)] == [
+        "12 s", "89 s", "2 min", "83 min", "2.5 h"]
 
 
 def test_a_terminal_gets_a_bar_and_quiet_work_says_nothing(clock, monkeypatch, capsys):

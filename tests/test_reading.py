@@ -1,4 +1,5 @@
-"""Opening a scene as options and card say: the database, the test and the own cube see the same scene."""
+"""Opening a scene as options and card say: the database, the test and the own cube see the same
+scene."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_wavelengths_of_a_card_follow_the_bands_that_are_kept(tmp_path: Path, sc
     assert tested.wavelengths.tolist() == built["wavelengths"] == [400, 500, 700, 800]
 
 
-def test_a_card_with_another_number_of_wavelengths_is_refused_by_all(tmp_path: Path, scene: Path) -> None:
+def test_a_card_with_another_number_of_wavelengths_is_refused_by_all(
+        tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\nwavelengths = [400, 500, 600, 700]\n')
     with pytest.raises(UserError, match=r"scene\.npz.*4 were expected"):
         open_as(scene, card.completed(Reading(drop_bad_bands=True)))
@@ -42,21 +44,25 @@ def test_a_card_with_another_number_of_wavelengths_is_refused_by_all(tmp_path: P
         build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True, quiet=True)
 
 
-def test_options_go_before_the_card_and_the_card_before_the_file(tmp_path: Path, scene: Path) -> None:
+def test_options_go_before_the_card_and_the_card_before_the_file(
+        tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\n')
     assert open_as(scene, card.completed(Reading(drop_bands="2"))).cube.shape == (4, 16, 20)
     assert open_as(scene, card.completed(Reading(key="other", bands="0-1"))).key == "other"
     with pytest.raises(UserError, match="choose one with --key"):
         open_as(scene)
-    assert open_as(scene, Reading(key="cube", fill_nodata=True, drop_bad_bands=True), in_memory=False).cube.shape[0] == 4
+    assert open_as(scene, Reading(key="cube", fill_nodata=True, drop_bad_bands=True),
+                   in_memory=False).cube.shape[0] == 4
 
 
 def test_the_size_of_a_card_is_for_pixels_and_an_option_goes_first(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).random((3, 8, 6))
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(3, -1))
     card = card_of(tmp_path, 'layout = "pixels"\nsize = [8, 6]\n')
-    np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card.completed(Reading())).cube, cube)
-    assert open_as(tmp_path / "flat.npy", card.completed(Reading(size=(6, 8)))).cube.shape == (3, 6, 8)
+    np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card.completed(Reading())).cube,
+                                  cube)
+    assert (open_as(tmp_path / "flat.npy", card.completed(Reading(size=(6, 8)))).cube.shape
+            == (3, 6, 8))
     np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", size=(8, 6)).cube, cube)
 
 

@@ -1,4 +1,5 @@
-"""Rendered scenes: each by (seed, number), any number of bands, and files that a stopped run goes on with."""
+"""Rendered scenes: each by (seed, number), any number of bands, and files that a stopped run goes
+on with."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_a_scene_fills_0_to_1_and_follows_from_seed_and_number_alone(kind, bands
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_have_detail_that_interpolation_loses_and_bands_that_agree(kind):
     for number in range(4):
-        scene = torch.from_numpy(render_scene(kind, seed=2, number=number, bands=31, side=64)).double()
+        scene = torch.from_numpy(render_scene(kind, seed=2, number=number, bands=31,
+                                              side=64)).double()
         lost = (scene - degrade(scene, 4, "gaussian")).std((1, 2)) / scene.std((1, 2))
         assert 0.05 < lost.median() < 0.95
         flat = scene.flatten(1) - scene.flatten(1).mean(1, keepdim=True)
@@ -56,7 +58,8 @@ def test_the_table_tells_noise_from_edges():
     noise = torch.rand(6, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     edge = torch.zeros_like(noise)
     edge[:, :, 32:] = torch.arange(1.0, 7.0, dtype=torch.float64).view(6, 1, 1) / 6
-    of = {name: pair for name, *pair in zip(COLUMNS, statistics(noise), statistics(edge), strict=True)}
+    of = {name: pair
+          for name, *pair in zip(COLUMNS, statistics(noise), statistics(edge), strict=True)}
     assert abs(of["gradient"][0] - 2**0.5) < 0.05 and of["gradient"][1] < 0.5
     assert of["tails"][0] < 4 < of["tails"][1]
     assert abs(of["neighbours"][0]) < 0.1 and of["neighbours"][1] > 0.99

@@ -1,4 +1,5 @@
-"""What the HTML report promises: one file, nothing fetched, everything escaped, every method beside the others."""
+"""What the HTML report promises: one file, nothing fetched, everything escaped, every method beside
+the others."""
 from __future__ import annotations
 
 import base64
@@ -87,30 +88,34 @@ def test_every_image_and_the_mean_have_every_method_in_the_order_given(tmp_path,
         shown = [cells[k + 1] for k, cell in enumerate(cells) if cell == label]
         psnr = [image[key]["psnr"] for image in images]
         assert shown == [f"{value:.3f}" for value in (*psnr, np.mean(psnr))]
-    alone = write(tmp_path / "alone.html", "A test", {}, images, {"backprojection": "bp"}, preset="reference", scale=4,
-                  border=2)
+    alone = write(tmp_path / "alone.html", "A test", {}, images, {"backprojection": "bp"},
+                  preset="reference", scale=4, border=2)
     assert alone.cells.count("bp") == 3 and not alone.bold and "SAM [rad] ↓" in alone.cells
     assert "Preset reference, scale x4, border 2 px" in (tmp_path / "alone.html").read_text()
 
 
-def test_the_best_value_is_bold_and_the_lead_says_the_gain_over_every_other_method(tmp_path, images):
+def test_the_best_value_is_bold_and_the_lead_says_the_gain_over_every_other_method(
+        tmp_path, images):
     image = images[0]
     page = write(tmp_path / "report.html", "A test", {}, [image], METHODS, scale=4)
     assert f"{image['network']['sam']:.3f}" in page.bold
-    assert not {f"{image[key]['sam']:.3f}" for key in ("interpolation", "backprojection")} & set(page.bold)
+    assert not {f"{image[key]['sam']:.3f}" for key in ("interpolation", "backprojection")} & set(
+        page.bold)
     swapped = {**image, "network": image["backprojection"], "backprojection": image["network"]}
     write(tmp_path / "report.html", "A test", {}, [swapped], METHODS, scale=4)
     low, high, ours = (swapped[key]["psnr"] for key in METHODS)
-    assert (f"net: {ours:.2f} dB PSNR on one image, {ours - low:.2f} dB above the {low:.2f} dB of interpolation, "
-            f"{high - ours:.2f} dB below the {high:.2f} dB of back-projection.") in (tmp_path / "report.html").read_text()
+    assert (f"net: {ours:.2f} dB PSNR on one image, {ours - low:.2f} dB above the {low:.2f} dB of "
+            f"interpolation, {high - ours:.2f} dB below the {high:.2f} dB of back-projection.") in (
+                tmp_path / "report.html").read_text()
 
 
 def test_what_was_run_is_listed_with_machine_and_versions(tmp_path):
-    text_of = {"Command": "python hsi_test.py -r", "Network": "biqrnn_16_5", "Scale": 4, "Checkpoint": None}
+    text_of = {"Command": "python hsi_test.py -r", "Network": "biqrnn_16_5", "Scale": 4,
+               "Checkpoint": None}
     write(tmp_path / "report.html", "A test", text_of)
     text = (tmp_path / "report.html").read_text()
-    for part in ("<code>python hsi_test.py -r</code>", "<dd>biqrnn_16_5</dd>", "<dd>4</dd>", "<dt>Date</dt>",
-                 "<dt>Machine</dt>", "torch "):
+    for part in ("<code>python hsi_test.py -r</code>", "<dd>biqrnn_16_5</dd>", "<dd>4</dd>",
+                 "<dt>Date</dt>", "<dt>Machine</dt>", "torch "):
         assert part in text
     assert "Checkpoint" not in text
     assert "<table>" not in text  # nothing to compare without ground truth

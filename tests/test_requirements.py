@@ -1,4 +1,5 @@
-"""What `requirements.txt` names is enough: everything runs without Triton and without what only the tests need."""
+"""What `requirements.txt` names is enough: everything runs without Triton and without what only the
+tests need."""
 import importlib.metadata
 import json
 import subprocess
@@ -44,13 +45,15 @@ assert not blocked & set(sys.modules)
 
 
 def brought_along(requirements: Path) -> set[str]:
-    """The distributions that a list of requirements installs, by their names in small letters with dashes."""
+    """The distributions that a list of requirements installs, by their names in small letters with
+    dashes."""
     lines = requirements.read_text(encoding="utf-8").splitlines()
     wanted, found = [line for line in lines if line and not line.startswith("#")], set()
     while wanted:
         requirement = Requirement(wanted.pop())
         name = requirement.name.lower().replace("_", "-")
-        if name not in found and (not requirement.marker or requirement.marker.evaluate({"extra": ""})):
+        if (name not in found
+                and (not requirement.marker or requirement.marker.evaluate({"extra": ""}))):
             found.add(name)
             wanted += importlib.metadata.requires(name) or []
     return found
@@ -63,7 +66,8 @@ def not_required() -> set[str]:
             if not required & {owner.lower().replace("_", "-") for owner in owners}}
 
 
-@pytest.mark.parametrize("blocked", [{"triton"}, not_required()], ids=["triton", "all that is not required"])
+@pytest.mark.parametrize("blocked", [{"triton"}, not_required()],
+                         ids=["triton", "all that is not required"])
 def test_everything_runs_without(tmp_path, blocked):
     np.save("scene.npy", np.random.default_rng(0).random((5, 48, 48), dtype=np.float32))
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(ROOT), json.dumps(sorted(blocked))],

@@ -32,15 +32,21 @@ def test_one_seed_gives_one_checkpoint_whatever_the_number_of_workers(data):
     assert not same(a["net"], c["net"])
 
 
-@pytest.mark.parametrize(("stop", "changes"), [
-    (3, {"recipe": "released", "epochs": 2}),
-    (5, {"recipe": "fast", "scales": (2, 4), "scale_order": "random", "augment": "spectral", "epochs": 2, "noise": 0.01,
-         "crop": 8}),
-    (4, {"recipe": "fast", "iterations": 9, "weights": (2, 1), "band_window": 4}),
-    (5, {"recipe": "fast", "arch": "lowgrid_2_1_sensor", "degradation": "mtf", "unknown": 0.3, "snr": 20, "shade": 0.5,
-         "band_window": 2, "band_spacing": 2, "epochs": 2}),
-], ids=["released", "scales", "databases", "sensors"])
-def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_path, monkeypatch, changes, stop):
+@pytest.mark.parametrize(("stop", "changes"),
+                         [(3, {"recipe": "released", "epochs": 2}),
+                          (5,
+                           {"recipe": "fast", "scales": (2, 4), "scale_order": "random",
+                            "augment": "spectral", "epochs": 2, "noise": 0.01, "crop": 8}),
+                          (4,
+                           {"recipe": "fast", "iterations": 9, "weights": (2, 1),
+                            "band_window": 4}),
+                          (5,
+                           {"recipe": "fast", "arch": "lowgrid_2_1_sensor", "degradation": "mtf",
+                            "unknown": 0.3, "snr": 20, "shade": 0.5, "band_window": 2,
+                            "band_spacing": 2, "epochs": 2})],
+                         ids=["released", "scales", "databases", "sensors"])
+def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(
+        data, tmp_path, monkeypatch, changes, stop):
     changes = {"tensorboard": True} | changes
     if "weights" in changes:
         data = data, make_database(tmp_path / "more.lmdb", shape=(7, 8, 12))
@@ -50,12 +56,14 @@ def test_an_interrupted_run_that_is_resumed_ends_as_one_that_was_not(data, tmp_p
         first = train(config(data, run_dir="parts", cuda=False, **changes))
     assert first.interrupted and first.iteration == stop
     second = train(configure({"resume": "parts/last.pth"}))
-    assert second.run == first.run and not second.interrupted and second.iteration == whole.iteration
+    assert (
+        second.run == first.run and not second.interrupted and second.iteration == whole.iteration)
     for name in ("last.pth", "best.pth"):
         assert same(contents(f"whole/{name}"), contents(f"parts/{name}"))
     assert tags("whole") == tags("parts")
     whole_rows, rows = history("whole"), history("parts")
-    assert all(float(row.pop("seconds")) > 0 and float(row.pop("processor_seconds")) > 0 for row in rows + whole_rows)
+    assert all(float(row.pop("seconds")) > 0 and float(row.pop("processor_seconds")) > 0
+               for row in rows + whole_rows)
     for row in rows + whole_rows:
         del row["patches_per_s"], row["data_wait"]
     assert rows == whole_rows
@@ -99,30 +107,37 @@ def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-5)
     net(torch.rand(1, 1, 5, 8, 8)).sum().backward()
     optimizer.step()
-    torch.save({"net": {f"module.{k}": v for k, v in net.state_dict().items()}, "optimizer": optimizer.state_dict(),
-                "psnr": np.float64(30), "loss": np.float64(0.1), "epoch": 1, "iteration": 7}, "released.pth")
-    result = train(configure({"resume": "released.pth", "data": data, "batch": 5, "epochs": 2, "tensorboard": False}))
+    torch.save({"net": {f"module.{k}": v for k, v in net.state_dict().items()},
+                "optimizer": optimizer.state_dict(), "psnr": np.float64(30),
+                "loss": np.float64(0.1), "epoch": 1, "iteration": 7}, "released.pth")
+    result = train(configure(
+        {"resume": "released.pth", "data": data, "batch": 5, "epochs": 2, "tensorboard": False}))
     saved = contents(result.last)
     assert (saved["epoch"], saved["iteration"]) == (2, 9)
     assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {3}
     assert saved["history"][0]["lr"] == 3e-5
 
 
-# --- stops and kills -------------------------------------------------------------------------------------------------
+# --- stops and kills ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("stop", "tested"), [(2, "last"), (5, "best")])
-def test_an_interrupted_run_leaves_its_last_state_and_the_best_of_whole_epochs(data, monkeypatch, capsys, stop, tested):
+def test_an_interrupted_run_leaves_its_last_state_and_the_best_of_whole_epochs(
+        data, monkeypatch, capsys, stop, tested):
     interrupt_at(monkeypatch, stop)
     result = train(config(data, run_dir="r", quiet=False))
     assert result.last == Path("r/last.pth") and contents(result.last)["iteration"] == stop
-    assert (result.best is None) == (tested == "last") and (stop < 3 or contents(result.best)["epoch"] == 1)
+    assert ((result.best is None) == (tested == "last")
+            and (stop < 3 or contents(result.best)["epoch"] == 1))
     said = capsys.readouterr().out
-    assert "python hsi_sr.py -r -rp r/last.pth" in said and f"python hsi_test.py -r -rp r/{tested}.pth" in said
+    assert ("python hsi_sr.py -r -rp r/last.pth" in said
+            and f"python hsi_test.py -r -rp r/{tested}.pth" in said)
 
 
 def test_a_second_interruption_stops_at_once_and_keeps_what_was_saved(data, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    after_step(monkeypatch, lambda state: state.iteration == 4 and [signal.raise_signal(signal.SIGINT) for _ in "ab"])
+    after_step(
+        monkeypatch,
+        lambda state: state.iteration == 4 and [signal.raise_signal(signal.SIGINT) for _ in "ab"])
     result = train(config(data, run_dir="r"))
     assert result.interrupted and contents("r/last.pth")["iteration"] == 3
     assert signal.getsignal(signal.SIGINT) is before
@@ -145,7 +160,8 @@ def test_the_same_command_starts_again_after_a_kill_before_the_first_checkpoint(
         killed_at(patch, 2)
         train(config(data, run_dir="r", tensorboard=True))
     train(config(data, run_dir="r", tensorboard=True, epochs=1))
-    assert contents("r/last.pth")["iteration"] == 3 and {step for step, tag in tags("r") if tag == "step/lr"} == {1, 2, 3}
+    assert (contents("r/last.pth")["iteration"] == 3
+            and {step for step, tag in tags("r") if tag == "step/lr"} == {1, 2, 3})
     with pytest.raises(UserError, match="r exists already"):
         train(config(data, run_dir="r"))
 
@@ -158,7 +174,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_was_whole_starts_agai
 
 
 @pytest.mark.parametrize("epochs", [2, 3])
-def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(data, monkeypatch, epochs):
+def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(
+        data, monkeypatch, epochs):
     train(config(data, run_dir="r", epochs=2))
     lines = Path("r/history.csv").read_text().splitlines(keepends=True)
     Path("r/history.csv").write_text("".join(lines[:-1]))
@@ -174,13 +191,15 @@ def test_a_history_that_a_kill_left_an_epoch_behind_is_brought_up_to_date(data, 
 
 def test_events_are_on_the_disk_before_the_checkpoint_that_follows_them(data, monkeypatch):
     real, seen = State.save, []
-    monkeypatch.setattr(State, "save", lambda state, path: (seen.append((path.name, tags(path.parent))), real(state, path)))
+    monkeypatch.setattr(
+        State, "save",
+        lambda state, path: (seen.append((path.name, tags(path.parent))), real(state, path)))
     train(config(data, run_dir="r", epochs=1, tensorboard=True))
     assert [name for name, _ in seen] == ["best.pth", "last.pth"]
     assert all((3, "epoch/psnr") in found and (3, "step/loss") in found for _, found in seen)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
     for name in ("mine", "other"):
@@ -190,7 +209,8 @@ def test_a_resumed_run_never_goes_on_in_the_folder_of_another(data):
         train(configure({"resume": "mine/last.pth", "run_dir": "other", "epochs": 2}))
     assert {path: path.read_bytes() for path in Path("other").iterdir()} == before
     for folder in ("mine/../mine", "fresh"):
-        train(configure({"resume": "mine/last.pth", "run_dir": folder, "epochs": contents("mine/last.pth")["epoch"] + 1}))
+        train(configure({"resume": "mine/last.pth", "run_dir": folder,
+                         "epochs": contents("mine/last.pth")["epoch"] + 1}))
         assert contents(f"{folder}/last.pth")["epoch"] in (2, 3)
 
 
@@ -212,7 +232,7 @@ def test_a_resumed_run_keeps_its_recipe_and_inside_an_epoch_its_batch_size(data,
             train(configure({"resume": "r/last.pth"} | change))
 
 
-# --- how long a resumed run is ---------------------------------------------------------------------------------------
+# --- how long a resumed run is --------------------------------------------------------------------
 
 LENGTHS = [  # the first run, what is given when it is resumed, and the steps and epochs that it makes then; 3 steps a pass
     ({"iterations": 2}, {"epochs": 3}, 9, 4),       # an epoch of 2 steps, two whole ones, and what is left of three passes
@@ -233,7 +253,8 @@ LENGTHS = [  # the first run, what is given when it is resumed, and the steps an
 
 
 @pytest.mark.parametrize(("first", "then", "steps", "epochs"), LENGTHS, ids=str)
-def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(data, capsys, first, then, steps, epochs):
+def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(
+        data, capsys, first, then, steps, epochs):
     given = {"recipe": "fast", "epochs": None} | first
     if given.pop("init", False):
         train(config(data, run_dir="start", iterations=1, epochs=None))

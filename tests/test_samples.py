@@ -1,4 +1,5 @@
-"""The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to learn, and repeatable."""
+"""The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to
+learn, and repeatable."""
 from __future__ import annotations
 
 import sys
@@ -35,16 +36,18 @@ def natural(folder: Path) -> list[Path]:
 
 def test_the_files_are_where_the_cards_look_for_them(folder):
     assert [path.relative_to(folder).as_posix() for path in natural(folder)] == [
-        "natural/test/natural_03.mat", "natural/train/natural_01.mat", "natural/train/natural_02.mat",
-    ]
+        "natural/test/natural_03.mat", "natural/train/natural_01.mat",
+        "natural/train/natural_02.mat"]
     for name in ("sample", "sample_remote"):
         for source in (load_card(name).source, load_card(name).test_source):
             assert any((folder / Path(source).relative_to("data/sample")).glob("*.mat"))
 
 
 def test_the_village_as_flown_covers_the_same_ground_at_a_quarter_of_the_resolution(folder):
-    low, village = read_scene(folder / "own" / "village_16m.tif"), read_scene(folder / "remote" / "village.mat")
-    assert low.cube.shape == (103, 40, 32) and low.transform[0] * 32 == 4 * 128 and "UTM zone 33N" in low.crs
+    low, village = (read_scene(folder / "own" / "village_16m.tif"),
+                    read_scene(folder / "remote" / "village.mat"))
+    assert (low.cube.shape == (103, 40, 32) and low.transform[0] * 32 == 4 * 128
+            and "UTM zone 33N" in low.crs)
     expected = downsample(torch.from_numpy(village.cube.astype(np.float64)), 4, "gaussian").numpy()
     assert np.abs(low.cube - expected).max() <= 0.5
 
@@ -59,7 +62,8 @@ def test_a_natural_scene_is_a_v7_3_file_like_icvls_stored_bands_columns_rows(tmp
         assert file.userblock_size == 512 and file["rad"].attrs["MATLAB_class"] == b"single"
         assert np.array_equal(file["rad"], cube.transpose(0, 2, 1))
     card = load_card("sample")
-    assert np.array_equal(read_scene(path, key=card.key, layout=card.layout, bands=card.bands).cube, cube)
+    assert np.array_equal(read_scene(path, key=card.key, layout=card.layout, bands=card.bands).cube,
+                          cube)
 
 
 def test_the_scenes_are_read_without_being_told_how(folder):
@@ -75,7 +79,8 @@ def test_the_scenes_are_read_without_being_told_how(folder):
 def test_the_scenes_hold_counts_of_a_12_bit_sensor_and_no_bad_band(folder):
     for path in [*natural(folder), folder / "remote" / "village.mat"]:
         cube = read_scene(path).cube
-        assert cube.min() >= 0 and 2500 < cube.max() <= 4095 and np.array_equal(cube, np.round(cube))
+        assert (
+            cube.min() >= 0 and 2500 < cube.max() <= 4095 and np.array_equal(cube, np.round(cube)))
         assert not find_bad_bands(cube)
 
 
@@ -101,12 +106,14 @@ def test_the_same_seed_gives_the_same_scenes_and_another_seed_others():
     for name, seed in (("first", 2021), ("again", 2021), ("other", 7)):
         maker.make_samples(name, seed, train=1, test=0, side=48, remote=(48, 48))
     for part in ("natural/train/natural_01.mat", "remote/village.mat"):
-        first, again, other = (read_scene(Path(name, part)).cube for name in ("first", "again", "other"))
+        first, again, other = (
+            read_scene(Path(name, part)).cube for name in ("first", "again", "other"))
         assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_no_two_scenes_are_alike(folder):
-    first, second, third = (read_scene(path).cube.astype(np.float64).ravel() for path in natural(folder))
+    first, second, third = (
+        read_scene(path).cube.astype(np.float64).ravel() for path in natural(folder))
     assert np.abs(np.corrcoef([first, second, third])[np.triu_indices(3, 1)]).max() < 0.8
 
 
@@ -114,7 +121,8 @@ def test_a_folder_of_something_else_is_not_replaced_even_by_force(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis").write_text("thesis")
     done = typed("data/make_samples.py --out precious --force")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1)
     assert [path.name for path in (tmp_path / "precious").iterdir()] == ["thesis"]
 
 

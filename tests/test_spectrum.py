@@ -43,7 +43,8 @@ def test_what_is_added_is_in_deviations_of_each_band():
 def test_nothing_is_interpolated_over_a_gap(spectrum):
     found = choose_supports(6, EVEN, spectrum)
     assert {0, 19, 20, 39} <= set(found.bands.tolist())
-    assert not found.shares[:20, found.bands >= 20].any() and not found.shares[20:, found.bands < 20].any()
+    assert (not found.shares[:20, found.bands >= 20].any()
+            and not found.shares[20:, found.bands < 20].any())
 
 
 def test_by_wavelength_supports_are_as_far_apart_as_steps_of_the_usual_width():
@@ -61,9 +62,10 @@ def test_a_dark_band_supports_no_other():
     assert choose_supports(13, EVEN, Spectrum()).bands.tolist() == [0, 13, 26, 39]
 
 
-@pytest.mark.parametrize(("name", "bands", "step"), [
-    ("lowgrid_4_2", 31, 1), ("lowgrid_4_2", 71, 1), ("lowgrid_4_2", 103, 2), ("lowgrid_4_2", 224, 6),
-    ("scaled_biqrnn_1_1", 200, 5), ("biqrnn_1_1", 200, 1)])
+@pytest.mark.parametrize(("name", "bands", "step"),
+                         [("lowgrid_4_2", 31, 1), ("lowgrid_4_2", 71, 1), ("lowgrid_4_2", 103, 2),
+                          ("lowgrid_4_2", 224, 6), ("scaled_biqrnn_1_1", 200, 5),
+                          ("biqrnn_1_1", 200, 1)])
 def test_automatic_is_all_of_few_bands_and_36_or_more_of_many(name, bands, step):
     assert band_step(create_model(name), Problem(4), bands) == step
     assert band_step(create_model(name), Problem(4, bands_step=3), bands) == 3
@@ -78,13 +80,15 @@ def cubes(bands=12, side=48):
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_the_network_runs_on_the_supports_and_the_others_get_what_lies_between(ensemble):
     net, low = filled("lowgrid_4_2"), cubes()
-    problem = Problem(4, "gaussian", start="backprojection", bands_step=4, self_ensemble=ensemble, tile=0)
+    problem = Problem(4, "gaussian", start="backprojection", bands_step=4, self_ensemble=ensemble,
+                      tile=0)
     made = methods(net, low, problem)
     found, start = made["network"].cube(), made["backprojection"].cube()
     supports = made["network"].supports
     assert made["network"].computed == len(supports.bands) == 4
-    alone = methods(net, low[supports.bands], Problem(4, "gaussian", start="backprojection", bands_step=1, tile=0,
-                                                      self_ensemble=ensemble))["network"].cube()
+    alone = methods(net, low[supports.bands],
+                    Problem(4, "gaussian", start="backprojection", bands_step=1, tile=0,
+                            self_ensemble=ensemble))["network"].cube()
     assert np.abs(found[supports.bands] - alone).max() < 1e-5
     added = alone - start[supports.bands]
     assert np.abs(added).max() > 0.01
@@ -96,7 +100,8 @@ def test_the_network_runs_on_the_supports_and_the_others_get_what_lies_between(e
 @pytest.mark.parametrize("tile", [32, "auto"])
 def test_tiles_give_the_whole_scene_s_result(monkeypatch, tile):
     net, low, spreads = filled("lowgrid_4_2"), cubes(), {}
-    monkeypatch.setattr("utility.system.memory.free_memory", lambda: 0)  # what little a tile over the width takes
+    # what little a tile over the width takes
+    monkeypatch.setattr("utility.system.memory.free_memory", lambda: 0)
 
     def result(tile):
         problem = Problem(4, "gaussian", bands_step=3, tile=tile, self_ensemble=True)

@@ -15,7 +15,8 @@ from utility.system import devices
 from utility.training import losses
 
 ROOT = Path(__file__).parent.parent
-LARGE = {"torch", "matplotlib", "rasterio", "spectral", "h5py", "scipy", "tensorboardX", "lmdb", "triton"}
+LARGE = {"torch", "matplotlib", "rasterio", "spectral", "h5py", "scipy", "tensorboardX", "lmdb",
+         "triton"}
 
 WATCHED = """
 import json, runpy, sys

@@ -1,4 +1,5 @@
-"""The studies: a small form of each runs, its results are tables and figures, and what has a result is not trained again."""
+"""The studies: a small form of each runs, its results are tables and figures, and what has a result
+is not trained again."""
 from __future__ import annotations
 
 import json
@@ -33,31 +34,36 @@ def work(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_small_form_of_each_study_runs_and_is_drawn(study, work, monkeypatch):
     monkeypatch.chdir(work)
-    monkeypatch.setattr("utility.training.runs.training_curve_figure", lambda *_, **__: None)  # slow, and of no study
+    # slow, and of no study
+    monkeypatch.setattr("utility.training.runs.training_curve_figure", lambda *_, **__: None)
     run.main([study, "--quick", "--scenes", "real", "--out", "out"])
     results = sorted(Path("out/results", study).glob("*.json"))
     todo = list(run.trainings(run.read_study(study), quick=True))
-    assert {path.stem for path in results} == {training.name for training in todo} and len(todo) >= 3
+    assert (
+        {path.stem for path in results} == {training.name for training in todo} and len(todo) >= 3)
     for path in results:
         result = json.loads(path.read_text())
         assert result["steps"] == 2 and result["processor_seconds"] > 0 and result["images"]
         assert all(image["network"]["psnr"] > 0 for image in result["images"])
     text = Path(f"out/results/{study}.md").read_text()
     assert all(arm["name"] in text for arm in run.read_study(study)["arms"])
-    assert all(Path(f"out/results/{study}.{suffix}").stat().st_size for suffix in ("csv", "tex", "png"))
+    assert all(
+        Path(f"out/results/{study}.{suffix}").stat().st_size for suffix in ("csv", "tex", "png"))
     if "errors" in run.read_study(study):
         assert Path(f"out/results/{study}_errors.png").exists()
 
 
-def test_a_training_that_has_a_result_is_left_alone_and_a_scene_that_is_missing_is_named(work, monkeypatch):
+def test_a_training_that_has_a_result_is_left_alone_and_a_scene_that_is_missing_is_named(
+        work, monkeypatch):
     monkeypatch.chdir(work)
     indexes = dict.fromkeys(run.INDEXES, 1.0)
     image = {"name": "scene", "bands": 3, "preset": "standard", "problem": "x4 gaussian",
              **dict.fromkeys(("interpolation", "backprojection", "network"), indexes)}
     Path("done/results/variety").mkdir(parents=True)
     for training in run.trainings(run.read_study("variety"), quick=True):
-        result = {"name": training.name, "arm": training.arm["name"], "budget": "", "part": None, "seed": 1, "arch": "a",
-                  "parameters": 1, "steps": 2, "processor_seconds": 1.0, "device": "cpu", "threads": 1, "images": [image]}
+        result = {"name": training.name, "arm": training.arm["name"], "budget": "", "part": None,
+                  "seed": 1, "arch": "a", "parameters": 1, "steps": 2, "processor_seconds": 1.0,
+                  "device": "cpu", "threads": 1, "images": [image]}
         Path("done/results/variety", f"{training.name}.json").write_text(json.dumps(result))
     run.main(["variety", "--quick", "--out", "done"])
     assert not Path("done/variety").exists() and Path("done/results/variety.md").exists()

@@ -1,4 +1,5 @@
-"""What the tables promise: every method in the order given, the best in bold, numbers with preset, unit and border."""
+"""What the tables promise: every method in the order given, the best in bold, numbers with preset,
+unit and border."""
 from __future__ import annotations
 
 import csv
@@ -24,7 +25,8 @@ from utility.report.tables import (
 )
 from utility.system.errors import UserError
 
-METHODS = {"interpolation": "interpolation", "backprojection": "back-projection", "network": "biqrnn_16_5"}
+METHODS = {"interpolation": "interpolation", "backprojection": "back-projection",
+           "network": "biqrnn_16_5"}
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def images() -> list[dict]:
 
 
 def test_the_mean_over_images_leaves_out_undefined_values_and_adds_up_skipped_pixels():
-    rows = [{"psnr": 30.0, "cc": None, "skipped_pixels": 2}, {"psnr": 40.0, "cc": 0.5, "skipped_pixels": 3}]
+    rows = [{"psnr": 30.0, "cc": None, "skipped_pixels": 2},
+            {"psnr": 40.0, "cc": 0.5, "skipped_pixels": 3}]
     assert mean_of(rows) == {"psnr": 35.0, "cc": 0.5, "skipped_pixels": 5}
     with pytest.raises(UserError):
         mean_of([])
@@ -44,7 +47,8 @@ def test_the_mean_over_images_leaves_out_undefined_values_and_adds_up_skipped_pi
 def test_the_printed_table_has_every_method_in_the_order_given_with_preset_unit_and_border(images):
     lines = format_table(images, METHODS, "standard", 4).splitlines()
     assert "PSNR [dB] ↑" in lines[0] and "SAM [deg] ↓" in lines[0]
-    assert [line.split()[0] for line in lines if not line.startswith(("-", " ", "("))] == ["image", "a", "b", "mean"]
+    assert [line.split()[0] for line in lines if not line.startswith(("-", " ", "("))] == [
+        "image", "a", "b", "mean"]
     for k, (key, label) in enumerate(METHODS.items()):
         assert label in lines[2 + k] and f"{images[0][key]['psnr']:.3f}" in lines[2 + k]
         assert sum(label in line for line in lines) == 3
@@ -63,9 +67,11 @@ def test_what_the_indexes_left_out_or_counted_is_said_below_the_table(images):
 
 def test_the_best_of_each_group_is_bold(images):
     header, groups = result_table(images, METHODS, "standard", ("psnr", "sam", "cc"))
-    assert header == ["image", "method", "PSNR [dB] ↑", "SAM [deg] ↓", "CC ↑", "pixels"] and len(groups) == 3
+    assert (header == ["image", "method", "PSNR [dB] ↑", "SAM [deg] ↓", "CC ↑", "pixels"]
+            and len(groups) == 3)
     for group in groups:
-        assert [[isinstance(cell, Bold) for cell in row[:5]] for row in group] == [[False] * 5] * 2 + [[False] * 2 + [True] * 3]
+        assert ([[isinstance(cell, Bold) for cell in row[:5]] for row in group] == [[False] * 5] * 2
+                + [[False] * 2 + [True] * 3])
     assert groups[0][0][5] == str(images[0]["interpolation"]["counted_pixels"])
     assert groups[1][0][4] == "-"
 
@@ -82,13 +88,16 @@ def balanced(text: str) -> bool:
 def test_the_latex_table_is_a_tabular_that_needs_no_package(images):
     images[0]["name"] = evil = "50%_{a}&#$^~\\b"
     text = latex(*result_table(images, METHODS, "standard"), note="preset standard\nborder 0 px")
-    assert text.startswith("% preset standard\n% border 0 px\n\\begin{tabular}{ll" + "r" * (len(METRICS) + 1) + "}\n")
+    assert text.startswith(
+        "% preset standard\n% border 0 px\n\\begin{tabular}{ll" + "r" * (len(METRICS) + 1) + "}\n")
     assert text.endswith("\\end{tabular}\n") and balanced(text)
     body = [line for line in text.splitlines() if line.endswith(r" \\")]
     assert len(body) == 1 + 3 * 3
     assert all(line.replace(r"\&", "").count("&") == 2 + len(METRICS) for line in body)
-    assert r"50\%\_\{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}b & interpolation" in body[1]
-    assert rf"\textbf{{{images[0]['network']['psnr']:.3f}}}" in body[3] and r"\textbf" not in body[1] + body[2]
+    assert r"50\%\_\{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}b & interpolation" in body[
+        1]
+    assert (fr"\textbf{{{images[0]['network']['psnr']:.3f}}}" in body[3]
+            and r"\textbf" not in body[1] + body[2])
     assert "biqrnn\\_16\\_5" in body[3] and r"PSNR [dB] $\uparrow$" in body[0]
     assert evil not in text and text.isascii()
 
@@ -97,31 +106,41 @@ def test_the_latex_table_is_a_tabular_that_needs_no_package(images):
 def test_the_latex_table_compiles(images, tmp_path):
     images[0]["name"] = "50%_{a}&#$^~\\b<c>|d"
     table = latex(*result_table(images, METHODS, "standard"), note="preset standard")
-    (tmp_path / "page.tex").write_text(rf"\documentclass{{article}}\begin{{document}}{table}\end{{document}}")
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page"], cwd=tmp_path, capture_output=True)
+    (tmp_path / "page.tex").write_text(
+        fr"\documentclass{{article}}\begin{{document}}{table}\end{{document}}")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page"],
+                          cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout.decode()[-1000:]
 
 
 def test_the_markdown_table_has_the_same_cells(images):
     images[0]["name"] = "a|b"
     lines = markdown(*result_table(images, METHODS, "standard", ["psnr"])).splitlines()
-    assert lines[:3] == ["| image | method | PSNR [dB] ↑ | pixels |", "|---|---|---|---|",
-                         f"| a\\|b | interpolation | {images[0]['interpolation']['psnr']:.3f} | 540 |"]
+    assert lines[:3] == [
+        "| image | method | PSNR [dB] ↑ | pixels |", "|---|---|---|---|",
+        f"| a\\|b | interpolation | {images[0]['interpolation']['psnr']:.3f} | 540 |"]
     assert lines[4] == f"|  | biqrnn_16_5 | **{images[0]['network']['psnr']:.3f}** | 540 |"
 
 
 def test_the_csv_holds_the_numbers_of_every_image_method_and_band(images, tmp_path):
-    results = {"preset": "standard", "scale": 4, "degradation": "gaussian", "noise": 0.0, "border": 0, "images": images,
+    results = {"preset": "standard", "scale": 4, "degradation": "gaussian", "noise": 0.0,
+               "border": 0, "images": images,
                "mean": {key: mean_of([image[key] for image in images]) for key in METHODS}}
     write_csv(tmp_path / "metrics.csv", result_rows(results, METHODS))
     header, *rows = csv.reader((tmp_path / "metrics.csv").open(newline=""))
-    assert header[7:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse", "q", *COUNTS]
-    assert [row[:2] for row in rows] == [[name, key] for name in ("a", "b", "mean") for key in METHODS]
+    assert header[7:] == ["psnr [dB]", "cube_psnr [dB]", "ssim", "sam [deg]", "ergas", "cc", "rmse",
+                          "q", *COUNTS]
+    assert [row[:2] for row in rows] == [
+        [name, key] for name in ("a", "b", "mean") for key in METHODS]
     assert rows[2][7] == f"{images[0]['network']['psnr']:.6g}" and rows[3][12] == ""  # undefined
     gt = np.linspace(0.1, 0.9, 3 * 144).reshape(3, 12, 12)
     bands = {"network": Comparison(gt + 0.1, gt, 4).band_indexes()}
-    header, found = band_header("standard"), band_rows("a", bands, "standard", [400.0, 500.0, 600.0], 144)
-    assert header == ["image", "method", "preset", "band", "wavelength_nm", "pixels", "psnr [dB]", "ssim", "sam_part [deg]",
-                      "ergas_part", "cc", "rmse", "q"]
-    assert [row[:5] for row in found] == [["a", "network", "standard", b, nm] for b, nm in enumerate((400.0, 500.0, 600.0))]
-    assert [row[5] for row in found] == [144] * 3 and [row[6] for row in found] == pytest.approx([20, 20, 20])
+    header, found = (band_header("standard"),
+                     band_rows("a", bands, "standard", [400.0, 500.0, 600.0], 144))
+    assert (header
+            == ["image", "method", "preset", "band", "wavelength_nm", "pixels", "psnr [dB]", "ssim",
+                "sam_part [deg]", "ergas_part", "cc", "rmse", "q"])
+    assert [row[:5] for row in found] == [
+        ["a", "network", "standard", b, nm] for b, nm in enumerate((400.0, 500.0, 600.0))]
+    assert ([row[5] for row in found] == [144] * 3
+            and [row[6] for row in found] == pytest.approx([20, 20, 20]))

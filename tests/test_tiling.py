@@ -28,8 +28,9 @@ def check_tiles(name, tile, shape):
     assert np.abs(super_resolve_cube(net, cube, tile=tile) - whole).max() <= 1e-4
 
 
-@pytest.mark.parametrize(("name", "tile"), [("biqrnn_16_5", 32), ("fqrnn_4_5", 64), ("qrnn_4_4", 36), ("iqrnn_4_5", 40),
-                                            ("biqrnn_4_1", 100)])
+@pytest.mark.parametrize(("name", "tile"),
+                         [("biqrnn_16_5", 32), ("fqrnn_4_5", 64), ("qrnn_4_4", 36),
+                          ("iqrnn_4_5", 40), ("biqrnn_4_1", 100)])
 def test_tiles_give_the_whole_scene_s_result(name, tile):
     check_tiles(name, tile, (2, 75, 109))
 
@@ -43,7 +44,8 @@ def test_a_31x203x331_scene_is_the_same_in_tiles_of_any_size(name, tile):
 
 @pytest.mark.parametrize("name", ["biqrnn_2_5", "qrnn_2_3", "fqrnn_2_1"])
 def test_the_halo_holds_all_that_an_output_depends_on(name):
-    """Everything outside the halo is replaced; inside the window nothing moves, at every place in the scene."""
+    """Everything outside the halo is replaced; inside the window nothing moves, at every place in
+    the scene."""
     net = network(name)
     torch.manual_seed(0)
     x = torch.rand(1, 1, 2, 128, 144)
@@ -60,7 +62,8 @@ def test_the_halo_holds_all_that_an_output_depends_on(name):
 
 @pytest.mark.parametrize(("name", "spare"), [("biqrnn_2_2", 0), ("qrnn_2_5", 1)])
 def test_a_smaller_halo_would_not_do(name, spare):
-    """Margins are rounded up at every resolution, so that of a deep network may have a step of `net.multiple` to spare."""
+    """Margins are rounded up at every resolution, so that of a deep network may have a step of
+    `net.multiple` to spare."""
     net = network(name).double()
     size = 2 * net.halo(1) + 32
     whole, window = Window.whole(size, size), Window(size - 32, size, size - 32, size, size, size)
@@ -113,11 +116,14 @@ def test_self_ensemble_averages_the_eight_turns_of_the_padded_scene(tile):
                 back = torch.rot90(net(turned), -k, (-2, -1))
                 total += back.flip(-1) if flip else back
     expected = (total / 8)[0, 0, :, :43, :70].numpy()
-    assert np.abs(super_resolve_cube(net, cube, tile=tile, self_ensemble=True) - expected).max() < 1e-5
+    assert np.abs(super_resolve_cube(net, cube, tile=tile,
+                                     self_ensemble=True) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("scripted"),
-                                   RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")], ids=["torch", "cuDNN"])
+@pytest.mark.parametrize("error",
+                         [torch.cuda.OutOfMemoryError("scripted"),
+                          RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")],
+                         ids=["torch", "cuDNN"])
 def test_a_gpu_out_of_memory_quarters_the_tile_and_goes_on(monkeypatch, error):
     net, cube = network(), scene(2, 128, 160)
     expected = super_resolve_cube(net, cube, tile=0)
@@ -182,17 +188,21 @@ def test_windows_of_an_interpolated_scene_are_those_of_the_whole(kind, scale):
     low = scene(3, 60, 47).astype(np.float64) * 900 - 100
     source = interpolated(low, scale, kind, -100.0, 800.0)
     whole = upsample(torch.from_numpy((low + 100) / 900), scale, kind).numpy()
-    for top, bottom, left, right in ((0, 60 * scale, 0, 47 * scale), (8, 40, 16, 60), (100, 60 * scale, 60, 47 * scale)):
-        assert np.abs(source(top, bottom, left, right) - whole[:, top:bottom, left:right]).max() < 1e-5
+    for top, bottom, left, right in ((0, 60 * scale, 0, 47 * scale), (8, 40, 16, 60),
+                                     (100, 60 * scale, 60, 47 * scale)):
+        assert np.abs(source(top, bottom, left, right) - whole[
+            :, top:bottom, left:right]).max() < 1e-5
 
 
 def test_a_large_offset_does_not_swallow_the_range():
     x = scene(2, 12, 12).astype(np.float64)
     expected = upsample(torch.from_numpy(x), 4, "spatial").numpy()
-    assert np.abs(interpolated(1e7 + x, 4, "spatial", 1e7, 1e7 + 1)(0, 48, 0, 48) - expected).max() < 1e-5
+    assert np.abs(interpolated(1e7 + x, 4, "spatial", 1e7, 1e7 + 1)(
+        0, 48, 0, 48) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "scale"), zip([*NAMES, *NAMES], (2, 4, 8, 2, 4, 8, 8, 2, 4, 8, 2, 4), strict=True))
+@pytest.mark.parametrize(("kind", "scale"),
+                         zip([*NAMES, *NAMES], (2, 4, 8, 2, 4, 8, 8, 2, 4, 8, 2, 4), strict=True))
 def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):
     cube = scene(5, 96, 160)
     consistency = Consistency(cube.shape, scale, kind)

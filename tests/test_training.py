@@ -28,22 +28,27 @@ from utility.training.plan import prepare
 from utility.training.steps import seconds_per_step
 from utility.training.validation import psnr
 
-# --- what it learns --------------------------------------------------------------------------------------------------
+# --- what it learns -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("start", "other"), [("interpolation", "backprojection"), ("backprojection", "interpolation")])
+@pytest.mark.parametrize(("start", "other"),
+                         [("interpolation", "backprojection"), ("backprojection", "interpolation")])
 def test_the_fast_recipe_starts_as_the_start_image(data, start, other):
     row = first_validation(prepare(config(data, recipe="fast", start=start)))
     assert row["psnr"] == row[f"{start}_psnr"] > 10 and row["psnr"] != row[f"{other}_psnr"]
 
 
 def test_back_projection_is_the_start_of_every_recipe_but_the_released_one(data):
-    assert [config(data, recipe=name).start for name in RECIPES] == ["interpolation", "backprojection", "backprojection"]
+    assert [config(data, recipe=name).start for name in RECIPES] == [
+        "interpolation", "backprojection", "backprojection"]
 
 
-def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_drawn_by_the_seed(data):
-    plain, noisy, again, other = (first_validation(prepare(config(data, recipe="fast", **changes))) for changes in (
-        {}, {"noise": 0.05}, {"noise": 0.05}, {"noise": 0.05, "seed": 1}))
-    lost = {name: plain[f"{name}_psnr"] - noisy[f"{name}_psnr"] for name in ("interpolation", "backprojection")}
+def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_drawn_by_the_seed(
+        data):
+    plain, noisy, again, other = (first_validation(prepare(config(data, recipe="fast", **changes)))
+                                  for changes in ({}, {"noise": 0.05}, {"noise": 0.05},
+                                                  {"noise": 0.05, "seed": 1}))
+    lost = {name: plain[f"{name}_psnr"] - noisy[f"{name}_psnr"]
+            for name in ("interpolation", "backprojection")}
     assert lost["backprojection"] > lost["interpolation"] + 1 and lost["interpolation"] > 0
     assert noisy == again and noisy["psnr"] != other["psnr"]
 
@@ -72,7 +77,8 @@ def test_the_released_recipe_lowers_its_rate_on_a_plateau_down_to_the_lowest(dat
 def test_the_fast_rate_warms_up_and_falls_to_zero(data, monkeypatch):
     rates = []
     after_step(monkeypatch, lambda state: rates.append(state.lr))
-    train(config(data, recipe="fast", arch="biqrnn_1_1", warmup=5, lr=1e-3, iterations=50, val_batches=1, record_interval=99))
+    train(config(data, recipe="fast", arch="biqrnn_1_1", warmup=5, lr=1e-3, iterations=50,
+                 val_batches=1, record_interval=99))
     assert rates[0] == pytest.approx(1e-3 / 5) and max(rates) > 0.97e-3 and rates[-1] < 2e-6
     assert rates.index(max(rates)) == 4
 
@@ -83,7 +89,8 @@ def test_psnr_of_the_validation_is_the_one_of_the_indexes():
     sr = (gt + 0.1 * rng.normal(size=gt.shape)).astype(np.float32)
     sr[0, 0] = gt[0, 0]  # an identical band, capped
     mine = psnr(torch.from_numpy(sr), torch.from_numpy(gt))
-    assert mine.tolist() == pytest.approx([evaluate(a, b, 4)["psnr"] for a, b in zip(sr, gt, strict=True)], abs=1e-9)
+    assert mine.tolist() == pytest.approx(
+        [evaluate(a, b, 4)["psnr"] for a, b in zip(sr, gt, strict=True)], abs=1e-9)
 
 
 def test_bfloat16_trains_to_nearly_the_same(data):
@@ -110,8 +117,10 @@ def test_the_time_of_a_step_is_measured_without_changing_the_network(data):
 
 
 @pytest.mark.parametrize(("recipe", "best"), [("released", 1), ("fast", 2)])
-def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(data, monkeypatch, recipe, best):
-    rows = [{"psnr": 21.0, "val_loss": 0.1}, {"psnr": 23.0, "val_loss": 0.2}, {"psnr": 22.0, "val_loss": 0.3}]
+def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(
+        data, monkeypatch, recipe, best):
+    rows = [{"psnr": 21.0, "val_loss": 0.1}, {"psnr": 23.0, "val_loss": 0.2},
+            {"psnr": 22.0, "val_loss": 0.3}]
     validating(monkeypatch, *rows)
     train(config(data, run_dir="r", recipe=recipe))
     assert contents("r/best.pth")["epoch"] == best and contents("r/last.pth")["epoch"] == 3
@@ -119,15 +128,22 @@ def test_the_released_recipe_picks_the_best_by_its_loss_and_others_by_psnr(data,
 
 
 def pair(seed=0):
-    truth = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return truth + 0.1 * torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64), truth
+    truth = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64)
+    return (truth
+            + 0.1
+            * torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed + 1),
+                         dtype=torch.float64), truth)
 
 
 def test_the_band_loss_computes_its_formula():
     out, truth = pair()
-    bands = [math.log(float((out[n, b] - truth[n, b]).square().mean() / truth[n, b].var(correction=0)) + 1e-4)
+    bands = [math.log(
+        float((out[n, b] - truth[n, b]).square().mean() / truth[n, b].var(correction=0)) + 1e-4)
              for n in range(2) for b in range(4)]
-    angles = [math.log(float(torch.arccos(torch.cosine_similarity(out[n], truth[n], dim=0)).mean()) + 1e-3) for n in range(2)]
+    angles = [math.log(
+        float(torch.arccos(torch.cosine_similarity(out[n], truth[n], dim=0)).mean()) + 1e-3)
+              for n in range(2)]
     assert abs(float(band_loss(out, truth)) - sum(bands) / 8 - 0.3 * sum(angles) / 2) < 0.02
 
 
@@ -138,7 +154,8 @@ def test_the_band_loss_weighs_a_dark_band_as_much_as_a_bright_one():
         worse, gain = out.clone(), torch.ones(1, 4, 1, 1, dtype=torch.float64)
         gain[:, 0] = 0.05
         worse[:, band] += 0.5 * truth[:, band].std()
-        losses.append(float(band_loss(worse * gain, truth * gain) - band_loss(out * gain, truth * gain)))
+        losses.append(
+            float(band_loss(worse * gain, truth * gain) - band_loss(out * gain, truth * gain)))
     assert 0.5 < losses[0] / losses[1] < 1.5
 
 
@@ -149,7 +166,7 @@ def test_the_band_loss_s_gradient_is_finite_where_the_result_is_exact_or_dark():
         assert out.grad.isfinite().all()
 
 
-# --- the problem -----------------------------------------------------------------------------------------------------
+# --- the problem ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("order", ["turn", "random"])
 def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, order):
@@ -157,7 +174,8 @@ def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, o
     monkeypatch.setattr(steps, "given", lambda config, gt, scale, *how, **more: (
         scales.append(scale), real(config, gt, scale, *how, **more))[1])
     validating(monkeypatch, {})
-    small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8), "scale_order": order}
+    small = {"arch": "biqrnn_1_1", "batch": 1, "epochs": 1, "scales": (2, 4, 8),
+             "scale_order": order}
     train(config(data, **small))
     first, scales = scales, []
     train(config(data, run_dir="again", **small))
@@ -173,7 +191,8 @@ def test_a_database_without_validation_holds_out_its_last_patches(tmp_path):
 
 def test_a_pass_takes_every_patch_also_those_that_do_not_fill_a_batch(data, monkeypatch):
     real, sizes = training.train_step, []
-    monkeypatch.setattr(training, "train_step", lambda state, net, gt, whole: (sizes.append(len(gt)), real(state, net, gt)))
+    monkeypatch.setattr(training, "train_step",
+                        lambda state, net, gt, whole: (sizes.append(len(gt)), real(state, net, gt)))
     train(config(data, batch=4, epochs=1))
     assert sizes == [4, 4, 1] and prepare(config(data, batch=64)).steps == 1
 
@@ -184,7 +203,8 @@ def test_patches_are_cropped_to_what_scale_and_network_need(tmp_path):
     assert "cropped to 16x20" in (result.run / "log.txt").read_text()
 
 
-def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patches(data, monkeypatch):
+def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patches(
+        data, monkeypatch):
     seen, forward = [], LowGrid.forward
 
     def record(self, x, low, statistics):
@@ -194,8 +214,10 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
 
     monkeypatch.setattr(LowGrid, "forward", record)
     for name, crop in (("crop", 8), ("whole", None)):
-        train(config(data, arch="lowgrid_2_1", recipe="fast", iterations=6, crop=crop, run_dir=name, cuda=False))
-    for (x, low, statistics), (whole_x, whole_low, whole_statistics) in zip(seen[:6], seen[6:], strict=True):
+        train(config(data, arch="lowgrid_2_1", recipe="fast", iterations=6, crop=crop, run_dir=name,
+                     cuda=False))
+    for (x, low, statistics), (whole_x, whole_low, whole_statistics) in zip(
+            seen[:6], seen[6:], strict=True):
         assert torch.equal(statistics, whole_statistics)
         places = [(i, j) for i in (0, 1, 2) for j in (0, 1, 2)
                   if torch.equal(low, whole_low[..., i:i + 2, j:j + 2])
@@ -206,18 +228,23 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
 
 
 def test_patches_that_reference_darkens_are_said_once(tmp_path):
-    data = tuple(make_database(tmp_path / f"{k}.lmdb", shape=(3, 32, 32), count=4, validation=2) for k in range(2))
-    said = [prepare(config(data, scales=(2,), degradation=kind, recipe="fast")).notes for kind in ("reference", "spatial")]
+    data = tuple(make_database(tmp_path / f"{k}.lmdb", shape=(3, 32, 32), count=4, validation=2)
+                 for k in range(2))
+    said = [prepare(config(data, scales=(2,), degradation=kind, recipe="fast")).notes
+            for kind in ("reference", "spatial")]
     assert said[1] == [] and len(said[0]) == 1 and "26 or 34 instead of 32 pixels" in said[0][0]
 
 
-def test_several_databases_of_other_bands_train_the_same_weights_and_each_is_validated(data, tmp_path):
+def test_several_databases_of_other_bands_train_the_same_weights_and_each_is_validated(
+        data, tmp_path):
     more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), seed=1, count=9, validation=3)
-    result = train(config((data, more), scales=(2,), epochs=1, run_dir="r", quiet=False, cuda=False))
+    result = train(config((data, more), scales=(2,), epochs=1, run_dir="r", quiet=False,
+                          cuda=False))
     row = contents(result.last)["history"][0]
     assert result.iteration == 3 + 2
     assert row["gain"] == pytest.approx((row["gain_small"] + row["gain_more"]) / 2)
-    assert "more +" in (result.run / "log.txt").read_text() or "more -" in (result.run / "log.txt").read_text()
+    assert ("more +" in (result.run / "log.txt").read_text()
+            or "more -" in (result.run / "log.txt").read_text())
     assert contents(result.last)["bands"] == [5, 9]
     alone = first_validation(prepare(configure({"init": "r/last.pth", "data": data})))
     assert alone["gain"] == pytest.approx(row["gain_small"])
@@ -227,7 +254,9 @@ def test_weights_share_the_steps_of_several_databases(data, tmp_path, monkeypatc
     more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), count=9, validation=3)
     bands = []
     real = training.train_step
-    monkeypatch.setattr(training, "train_step", lambda state, net, gt, whole: (bands.append(gt.shape[1]), real(state, net, gt)))
+    monkeypatch.setattr(
+        training, "train_step",
+        lambda state, net, gt, whole: (bands.append(gt.shape[1]), real(state, net, gt)))
     validating(monkeypatch, {})
     train(config((data, more), scales=(2,), iterations=12, weights=(1, 3), arch="biqrnn_1_1"))
     assert bands.count(5) == 3 and bands[:4].count(5) == 1
@@ -254,7 +283,7 @@ def test_few_steps_of_the_released_recipe_are_remarked_on(data):
                    for note in prepare(config(data, **changes)).notes)
 
 
-# --- weights to start from -------------------------------------------------------------------------------------------
+# --- weights to start from ------------------------------------------------------------------------
 
 @pytest.fixture
 def pretrained(data) -> str:
@@ -264,10 +293,12 @@ def pretrained(data) -> str:
 
 def test_a_fine_tuning_never_ends_below_where_it_started(pretrained, tmp_path, capsys):
     scene = make_database(tmp_path / "scene.lmdb", count=9, shape=(5, 32, 32), validation=2)
-    result = train(configure({"init": pretrained, "data": scene, "lr": 0.5, "last_lr": 1.0, "epoch_steps": 3, "patience": 2,
-                              "run_dir": "tuned", "tensorboard": False}))
+    result = train(configure({"init": pretrained, "data": scene, "lr": 0.5, "last_lr": 1.0,
+                              "epoch_steps": 3, "patience": 2, "run_dir": "tuned",
+                              "tensorboard": False}))
     rows, best = contents(result.last)["history"], contents(result.best)
-    assert [row["epoch"] for row in rows] == [0, 1, 2] and contents(result.last)["config"]["iterations"] == 1000
+    assert ([row["epoch"] for row in rows] == [0, 1, 2]
+            and contents(result.last)["config"]["iterations"] == 1000)
     assert rows[1]["psnr"] < rows[0]["psnr"] == best["psnr"] and best["epoch"] == 0
     assert same(dict(best["net"]), dict(contents(pretrained)["net"]))
     assert "before any step" in (result.run / "log.txt").read_text()
@@ -277,18 +308,20 @@ def test_a_fine_tuning_never_ends_below_where_it_started(pretrained, tmp_path, c
 
 def test_fine_tuning_is_counted_in_steps_and_leaves_no_patch_out(pretrained, data):
     plan = prepare(configure({"init": pretrained, "data": data}))
-    assert (plan.config.recipe, plan.total, plan.steps) == ("finetune", 1000, 27)  # 9 passes of 3 steps
+    # 9 passes of 3 steps
+    assert (plan.config.recipe, plan.total, plan.steps) == ("finetune", 1000, 27)
     assert plan.config.batch <= 4 and plan.config.last_lr > 0.1 and plan.config.lr == 5e-5
     assert prepare(configure({"init": pretrained, "data": data, "epochs": 2})).total == 54
 
 
 def test_frozen_parts_keep_their_weights_also_when_resumed(pretrained, data):
-    tuned = {"init": pretrained, "data": data, "freeze": ("encoder", "feature_extractor"), "epochs": 1, "epoch_steps": 1,
-             "tensorboard": False, "run_dir": "r"}
+    tuned = {"init": pretrained, "data": data, "freeze": ("encoder", "feature_extractor"),
+             "epochs": 1, "epoch_steps": 1, "tensorboard": False, "run_dir": "r"}
     train(configure(tuned))
     train(configure({"resume": "r/last.pth", "epochs": 2}))
     before, after = contents(pretrained)["net"], contents("r/last.pth")["net"]
-    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    changed = {
+        name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder", "reconstructor"}
     with pytest.raises(UserError, match=r"no part encodr.*encoder"):
         prepare(configure(tuned | {"freeze": ("encodr",)}))
@@ -298,10 +331,12 @@ def test_init_takes_weights_network_and_problem_and_starts_anew_on_any_bands(dat
     train(config(data, epochs=1, scales=(2,), degradation="gaussian", run_dir="first"))
     other = make_database(tmp_path / "other.lmdb", shape=(9, 16, 16))
     plan = prepare(configure({"init": "first/best.pth", "data": other, "recipe": "fast"}))
-    assert (plan.config.arch, plan.config.scales, plan.config.degradation) == ("biqrnn_2_1", (2,), "gaussian")
+    assert (plan.config.arch, plan.config.scales, plan.config.degradation) == (
+        "biqrnn_2_1", (2,), "gaussian")
     assert same(dict(plan.net.state_dict()), dict(contents("first/best.pth")["net"]))
-    result = train(configure({"init": "first/best.pth", "data": other, "epochs": 1, "batch": 5, "run_dir": "second",
-                              "scales": (4,), "tensorboard": False, "quiet": True, "recipe": "released"}))
+    result = train(configure({"init": "first/best.pth", "data": other, "epochs": 1, "batch": 5,
+                              "run_dir": "second", "scales": (4,), "tensorboard": False,
+                              "quiet": True, "recipe": "released"}))
     saved = contents(result.last)
     assert (saved["epoch"], saved["iteration"], saved["bands"], saved["scale"]) == (1, 2, 9, 4)
     assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {2}
@@ -316,25 +351,28 @@ def test_a_released_alternating_network_is_noted_when_nothing_says_how_it_adds_i
 
 
 def test_a_checkpoint_names_all_scenes_that_its_weights_have_seen(tmp_path):
-    first, second = ({"file": f"{name}.mat", "sha256": name, "regions": [[0, 0, 8, 8]]} for name in "ab")
+    first, second = (
+        {"file": f"{name}.mat", "sha256": name, "regions": [[0, 0, 8, 8]]} for name in "ab")
     one = make_database(tmp_path / "one.lmdb", sources=[first])
     both = make_database(tmp_path / "both.lmdb", sources=[first, second])
     small = {"tensorboard": False, "arch": "biqrnn_1_1"}
     train(config(one, run_dir="r", epochs=1, **small))
     assert contents("r/last.pth")["trained_on"] == [first]
-    train(configure({"init": "r/last.pth", "data": both, "iterations": 1, "run_dir": "s", "tensorboard": False}))
+    train(configure({"init": "r/last.pth", "data": both, "iterations": 1, "run_dir": "s",
+                     "tensorboard": False}))
     assert contents("s/last.pth")["trained_on"] == [first, second]
     train(configure({"resume": "s/last.pth", "data": one, "iterations": 2}))
     assert contents("s/last.pth")["trained_on"] == [first, second]
 
 
-# --- what it refuses -------------------------------------------------------------------------------------------------
+# --- what it refuses ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(data, monkeypatch, epoch):
     real = LOSSES["mse"]
     calls = iter(range(10**6))
-    monkeypatch.setitem(LOSSES, "mse", lambda a, b: real(a, b) * (float("nan") if next(calls) > 7 * epoch else 1))
+    monkeypatch.setitem(LOSSES, "mse",
+                        lambda a, b: real(a, b) * (float("nan") if next(calls) > 7 * epoch else 1))
     with pytest.raises(UserError) as error:
         train(config(data, run_dir="r"))
     assert "\n" not in str(error.value) and f"epoch {epoch + 1}" in str(error.value)
@@ -389,11 +427,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(data, tmp_path, changes, w
 def test_a_gpu_that_is_not_there_is_refused_when_it_was_asked_for(data):
     with pytest.raises(UserError, match="--no-cuda"):
         prepare(config(data, gpu_ids=(0,)))
-    assert prepare(config(data)).device.type == prepare(config(data, gpu_ids=(0,), cuda=False)).device.type == "cpu"
+    assert (prepare(config(data)).device.type
+            == prepare(config(data, gpu_ids=(0,), cuda=False)).device.type == "cpu")
 
 
-@pytest.mark.parametrize(("shape", "changes", "words"), [
-    ((3, 6, 6), {"scales": (8,)}, "at least 8x8"), ((2, 16, 16), {"amp": "bf16", "cuda": False}, "2 bands")])
+@pytest.mark.parametrize(("shape", "changes", "words"),
+                         [((3, 6, 6), {"scales": (8,)}, "at least 8x8"),
+                          ((2, 16, 16), {"amp": "bf16", "cuda": False}, "2 bands")])
 def test_patches_too_small_for_the_scale_or_the_precision_are_refused(shape, changes, words):
     with pytest.raises(UserError, match=words):
         prepare(config(make_database("small.lmdb", shape=shape), **changes))
@@ -404,7 +444,8 @@ def test_patches_too_small_for_the_scale_or_the_precision_are_refused(shape, cha
 def test_a_compiled_network_is_trained_to_nearly_the_same(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     small = {"arch": "biqrnn_1_1", "iterations": 3, "recipe": "fast", "cuda": False}
-    plain, compiled = (train(config(data, compile=on, run_dir=f"compile_{on}", **small)) for on in (False, True))
+    plain, compiled = (
+        train(config(data, compile=on, run_dir=f"compile_{on}", **small)) for on in (False, True))
     assert list((tmp_path / "inductor").rglob("*.so"))  # it was compiled indeed
     assert compiled.iteration == 3 and compiled.psnr == pytest.approx(plain.psnr, abs=1e-3)
     assert contents(compiled.last)["net"].keys() == contents(plain.last)["net"].keys()
@@ -413,9 +454,12 @@ def test_a_compiled_network_is_trained_to_nearly_the_same(data, tmp_path, monkey
 def test_a_network_that_cannot_be_compiled_ends_the_run_with_one_sentence(data, monkeypatch):
     def compiled(net):
         def call(*inputs):
-            raise type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})("no compiler.\nand more")
+            raise type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})(
+                "no compiler.\nand more")
         return call
 
     monkeypatch.setattr(torch, "compile", compiled)
-    with pytest.raises(UserError, match=r"^biqrnn_2_1 cannot be compiled here \(InductorError: no compiler\); leave --compile"):
+    with pytest.raises(UserError,
+                       match=r"^biqrnn_2_1 cannot be compiled here \(InductorError: no compiler\); "
+                       r"leave --compile"):
         train(config(data, compile=True))

@@ -11,7 +11,8 @@ TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, tor
 
 
 def image(*shape, dtype=torch.float64, seed=0, layout="channels_last"):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype)
     if layout == "sliced":
         big = x.new_full([*shape[:3], shape[3] + 2, 2 * shape[4]], float("nan"))
         return big[..., 1:-1, ::2].copy_(x)
@@ -19,7 +20,8 @@ def image(*shape, dtype=torch.float64, seed=0, layout="channels_last"):
 
 
 def exact(x):
-    return F.interpolate(x.detach().double(), scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+    return F.interpolate(x.detach().double(), scale_factor=(1, 2, 2), mode="trilinear",
+                         align_corners=True)
 
 
 def agree(shape, dtype, layout):
@@ -35,7 +37,8 @@ def agree(shape, dtype, layout):
         assert (a.double() - b).abs().max() <= TOLERANCE[dtype] * b.abs().max()
 
 
-SHAPES = st.tuples(st.integers(1, 2), st.sampled_from([1, 3, 16]), st.integers(1, 3), st.integers(1, 7), st.integers(1, 9))
+SHAPES = st.tuples(st.integers(1, 2), st.sampled_from([1, 3, 16]), st.integers(1, 3),
+                   st.integers(1, 7), st.integers(1, 9))
 CASES = {"shape": SHAPES, "dtype": st.sampled_from(list(TOLERANCE)),
          "layout": st.sampled_from(["contiguous", "channels_last", "sliced"])}
 
@@ -47,15 +50,18 @@ def test_values_and_gradients_are_torch_s_in_float64(shape, dtype, layout):
 
 
 def test_the_layout_is_kept_forward_and_backward():
-    for layout, expected in (("channels_last", torch.channels_last_3d), ("contiguous", torch.contiguous_format)):
+    for layout, expected in (("channels_last", torch.channels_last_3d),
+                             ("contiguous", torch.contiguous_format)):
         x = image(1, 4, 3, 4, 5, dtype=torch.float32, layout=layout).requires_grad_()
         out = double(x)
         (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
-        assert out.is_contiguous(memory_format=expected) and grad.is_contiguous(memory_format=expected)
+        assert (out.is_contiguous(memory_format=expected)
+                and grad.is_contiguous(memory_format=expected))
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
-    x, before = image(2, 16, 9, 16, 16, dtype=torch.float32).requires_grad_(), torch.get_num_threads()
+    x, before = (image(2, 16, 9, 16, 16, dtype=torch.float32).requires_grad_(),
+                 torch.get_num_threads())
     grad, found = image(2, 16, 9, 32, 32, dtype=torch.float32, seed=1), []
     try:
         for threads in (1, 3):
@@ -68,7 +74,8 @@ def test_the_number_of_threads_does_not_change_a_bit():
 
 
 def windows_agree(x, whole, dtype):
-    """Every window, of a source that has one sample more on each side than the window needs, or ends where the image ends."""
+    """Every window, of a source that has one sample more on each side than the window needs, or
+    ends where the image ends."""
     height, width = x.shape[-2:]
     for top, bottom, left, right in ((0, height, 0, width), (1, 5, 2, width), (2, height, 0, 4)):
         source = Window(top, bottom, left, right, height, width)

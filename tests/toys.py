@@ -1,4 +1,5 @@
-"""Two architectures in one file outside `models/`, known by the decorator alone: one on each grid."""
+"""Two architectures in one file outside `models/`, known by the decorator alone: one on each
+grid."""
 from __future__ import annotations
 
 import torch
@@ -16,7 +17,8 @@ class Toy(Network):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv3d(4, 1, 3, padding=1))
+        self.layers = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Tanh(),
+                                    nn.Conv3d(4, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -40,7 +42,8 @@ class ToyFar(Toy):
 
 @register("toy_low_3", pattern=r"toy_low_(?P<width>\d+)", form="toy_low_<width>")
 class ToyLow(Network):
-    """A stride of 2 on the low-resolution grid, an end for each scale, each band in units of its deviation in the scene."""
+    """A stride of 2 on the low-resolution grid, an end for each scale, each band in units of its
+    deviation in the scene."""
 
     takes_low = takes_statistics = True
     multiple = 2
@@ -51,7 +54,8 @@ class ToyLow(Network):
     def __init__(self, width: str) -> None:
         super().__init__()
         self.body = nn.Conv3d(1, int(width), 3, (1, 2, 2), 1)
-        self.ends = nn.ModuleDict({str(s): nn.Conv3d(int(width), s * s, 3, padding=1) for s in self.scales})
+        self.ends = nn.ModuleDict(
+            {str(s): nn.Conv3d(int(width), s * s, 3, padding=1) for s in self.scales})
 
     def statistics(self, low: Tensor) -> Tensor:
         return torch.stack([low[:, 0].mean((-2, -1)), low[:, 0].square().mean((-2, -1))], dim=1)
@@ -60,7 +64,8 @@ class ToyLow(Network):
         scale = x.shape[-1] // low.shape[-1]
         mean, square = statistics[:, :, :, None, None].to(low.dtype).unbind(1)
         deviation = (square - mean.square()).clamp(min=1e-6).sqrt()
-        h = F.interpolate(torch.tanh(self.body((low - mean[:, None]) / deviation[:, None])), scale_factor=(1, 2, 2))
+        h = F.interpolate(torch.tanh(self.body((low - mean[:, None]) / deviation[:, None])),
+                          scale_factor=(1, 2, 2))
         residual = F.pixel_shuffle(self.ends[str(scale)](h).transpose(1, 2), scale)[:, :, 0]
         return x + (deviation * residual)[:, None]
 

@@ -16,7 +16,8 @@ from utility.training.loader import validation_loader
 
 def config(data: str, **changes) -> TrainingConfig:
     """A training of seconds: 3 epochs of 3 steps."""
-    small = {"arch": "biqrnn_2_1", "batch": 3, "epochs": 3, "tensorboard": False, "quiet": True, "data": data}
+    small = {"arch": "biqrnn_2_1", "batch": 3, "epochs": 3, "tensorboard": False, "quiet": True,
+             "data": data}
     return configure(small | changes)
 
 
@@ -47,7 +48,8 @@ def after_step(monkeypatch, action) -> None:
 
 def interrupt_at(monkeypatch, iteration: int, number: int = signal.SIGINT) -> None:
     """Ctrl-C reaches the process while this iteration runs."""
-    after_step(monkeypatch, lambda state: state.iteration == iteration and signal.raise_signal(number))
+    after_step(monkeypatch,
+               lambda state: state.iteration == iteration and signal.raise_signal(number))
 
 
 class Killed(BaseException):
@@ -64,12 +66,14 @@ def killed_at(monkeypatch, iteration: int) -> None:
 
 def first_validation(plan) -> dict[str, float]:
     """Of the network that has made no step."""
-    return training.validate(plan.state(), {"one": validation_loader(plan.sources[0].validation, 4)})[0]
+    return training.validate(plan.state(),
+                             {"one": validation_loader(plan.sources[0].validation, 4)})[0]
 
 
 def validating(monkeypatch, *rows: dict[str, float]) -> None:
     """The validations find these rows, one after the other; the last one for ever."""
     left = list(rows)
-    plain = {"val_loss": 1.0, "psnr": 20.0, "interpolation_psnr": 20.0, "gain": 0.0, "backprojection_gain": 0.0}
+    plain = {"val_loss": 1.0, "psnr": 20.0, "interpolation_psnr": 20.0, "gain": 0.0,
+             "backprojection_gain": 0.0}
     monkeypatch.setattr(training, "validate", lambda *_: (
         plain | (left.pop(0) if len(left) > 1 else left[0]), np.zeros((1, 1, 3), np.uint8)))

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def typed(line: str) -> CompletedProcess:
-    """Exit code and output of a line such as "hsi_test.py -r"; the script is one of this repository."""
+    """Exit code and output of a line such as "hsi_test.py -r"; the script is one of this
+    repository."""
     script, *words = shlex.split(line.removeprefix("python "))
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patch.object(sys, "argv", [script, *words]), \

@@ -1,12 +1,15 @@
-"""One scene without ground truth, super-resolved by the best of three: weights adapted to it, weights as given, no network.
+"""One scene without ground truth, super-resolved by the best of three: weights adapted to it,
+weights as given, no network.
 
-Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is the truth, and its own degraded copy is the input.
+Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is the truth, and its own
+degraded copy is the input.
 
-    scene -> a part without missing pixels -> rectangles for training, validation and test that share no pixel
-    given weights -> fine-tuned on the first; the second picks the checkpoint; the third compares
-    whole scene -> super-resolved by what did best in the third
+    scene -> a part without missing pixels -> rectangles for training, validation and test that
+    share no pixel given weights -> fine-tuned on the first; the second picks the checkpoint; the
+    third compares whole scene -> super-resolved by what did best in the third
 
-A folder keeps the checkpoint, the test, the figures and one page. After an interruption the same command goes on.
+A folder keeps the checkpoint, the test, the figures and one page. After an interruption the same
+command goes on.
 """
 from __future__ import annotations
 
@@ -50,26 +53,33 @@ from utility.weights import sha256
 
 MARKS = ("adapt.json",)
 LARGEST = 1 << 27
-"""Voxels of the part of a scene that is cut into training, validation and test: 512 MB in float32."""
+"""Voxels of the part of a scene that is cut into training, validation and test: 512 MB in
+float32."""
 
 TEST_SIDE = 256
 """Rows and columns of the test part at most: enough to compare on, and the rest trains."""
 
 PATCH, LARGE_PATCH = 36, 64
-"""Side of a training patch; the large one where three of them fit beside each other in the test part."""
+"""Side of a training patch; the large one where three of them fit beside each other in the test
+part."""
 
-RECIPE = {"loss": "band", "clip": 1.0, "last_lr": 1.0, "patience": 8, "val_batches": 3, "tensorboard": False}
+RECIPE = {"loss": "band", "clip": 1.0, "last_lr": 1.0, "patience": 8, "val_batches": 3,
+          "tensorboard": False}
 MOST_STEPS = 1000
 WINDOW = 16
-"""Neighbouring bands of a training patch: runs of them train a long spectrum as well, and cheaply."""
+"""Neighbouring bands of a training patch: runs of them train a long spectrum as well, and
+cheaply."""
 
-NAMES = {"unadapted": "the given weights as they are", "network": "the adapted network", "backprojection": "back-projection"}
-"""What may be delivered: {name in metrics.json: what a reader sees}. Of equals the first is taken."""
+NAMES = {"unadapted": "the given weights as they are", "network": "the adapted network",
+         "backprojection": "back-projection"}
+"""What may be delivered: {name in metrics.json: what a reader sees}. Of equals the first is
+taken."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """Where a scene is cut. All but `test` and `validation` trains, in patches of `patch` x `patch`."""
+    """Where a scene is cut. All but `test` and `validation` trains, in patches of `patch` x
+    `patch`."""
 
     test: Rectangle
     validation: Rectangle
@@ -77,31 +87,36 @@ class Division:
 
 
 def divide(height: int, width: int, scale: int) -> Division | None:
-    """The lower right corner tests, a strip left of it validates; None where patches do not fit beside them."""
+    """The lower right corner tests, a strip left of it validates; None where patches do not fit
+    beside them."""
     h, w = (min(n // 2, TEST_SIDE) // scale * scale for n in (height, width))
     patch = LARGE_PATCH if min(h, w) >= 3 * LARGE_PATCH else PATCH
     if patch > min(h, w):
         return None
     top = height - h
-    return Division((top, width - w, h, w), (top, 0, min(h, patch * 5 // 4), min(width - w, 2 * patch)), patch)
+    return Division((top, width - w, h, w),
+                    (top, 0, min(h, patch * 5 // 4), min(width - w, 2 * patch)), patch)
 
 
-def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem, reading: Reading,
-          writing: Writing, *, folder: Path, minutes: float, facts: Mapping[str, Any],
-          computing: Mapping[str, Any] | None = None, progress: bool = True) -> Applied:
-    """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to `target`.
+def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem,
+          reading: Reading, writing: Writing, *, folder: Path, minutes: float,
+          facts: Mapping[str, Any], computing: Mapping[str, Any] | None = None,
+          progress: bool = True) -> Applied:
+    """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to
+    `target`.
 
     Args:
         net, info: given weights, on the device that shall compute, and what their checkpoint says.
-        folder: the results folder, locked. One that an interrupted call with the same scene, weights and target left is
-            gone on with.
-        minutes: for training, tests and result, as estimated before the training. The training gets what the others
-            leave, a tenth at least.
+        folder: the results folder, locked. One that an interrupted call with the same scene,
+            weights and target left is gone on with.
+        minutes: for training, tests and result, as estimated before the training. The training gets
+            what the others leave, a tenth at least.
         facts: for the report, "Command" and "Computed on" among them.
         computing: fields of `TrainingConfig` that say how it is computed.
 
     Raises:
-        UserError: the scene cannot be used, an output exists, or the scene has fewer pixels than the degradation needs.
+        UserError: the scene cannot be used, an output exists, or the scene has fewer pixels than
+            the degradation needs.
         KeyboardInterrupt: the training was interrupted; the folder keeps its state.
     """
     begin = time.monotonic()
@@ -113,8 +128,9 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     scene = _part(whole, reading.keep_range)
     bands, height, width = scene.cube.shape
     division = None if scene.nodata is not None else divide(height, width, problem.scale)
-    asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube), "weights": sha256(info.path),
-             "scale": problem.scale, "degradation": problem.degradation, "output": output}
+    asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube),
+             "weights": sha256(info.path), "scale": problem.scale,
+             "degradation": problem.degradation, "output": output}
     steps = begun.get("steps")
     if begun.get("asked") != asked:
         steps = None
@@ -122,8 +138,9 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         refuse_foreign(folder, MARKS)
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / MARKS[0], {"asked": asked})
-    card = Card(name="", folder=CARD_FOLDER, title=source.name, patch=division.patch if division else 1, strides=(1,),
-                bands=bands, size=(height, width), test_region=division and division.test,
+    card = Card(name="", folder=CARD_FOLDER, title=source.name,
+                patch=division.patch if division else 1, strides=(1,), bands=bands,
+                size=(height, width), test_region=division and division.test,
                 validation_region=division and division.validation)
     part = folder / f"{source.stem}.mat"
     write_scene(part, scene, overwrite=True)
@@ -132,9 +149,10 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         final = bool(more) or not division
         outputs = evaluation.Outputs(cubes=not final, figures=final)
         tested = replace(problem, snr=None)  # a test would add that noise
-        return evaluation.run(net, info, read_images([part], Reading(), card), tested, folder / name,
-                              outputs=outputs, overwrite=True, progress=False,
-                              facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
+        return evaluation.run(net, info, read_images([part], Reading(), card), tested,
+                              folder / name, outputs=outputs, overwrite=True, progress=False,
+                              facts={"command": facts["Command"], "device": facts["Computed on"]},
+                              **more)
 
     if progress:
         say(first_line(scene))
@@ -143,20 +161,23 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     chosen = net, info
     if division:
         tested = time.monotonic() - begun
-        rest = 1.5 * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1) + tested)
+        rest = (1.5
+                * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1)
+                   + tested))
         if steps is None:
-            steps = _train(part, card, info, folder, begin, minutes, rest, progress, {
-                "scales": (problem.scale,), "degradation": problem.degradation, "unknown": float(not problem.mtf_known),
-                **(computing or {})})
+            steps = _train(part, card, info, folder, begin, minutes, rest, progress,
+                           {"scales": (problem.scale,), "degradation": problem.degradation,
+                            "unknown": float(not problem.mtf_known), **(computing or {})})
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
-        chosen = model_from_checkpoint(folder / "training" / "best.pth", pooling=net.execution.pooling)
+        chosen = model_from_checkpoint(folder / "training" / "best.pth",
+                                       pooling=net.execution.pooling)
         chosen[0].to(next(net.parameters()).device)
         results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
     else:
         few = (f"{height} x {width} pixels are too few" if scene.nodata is None else
                f"no {PATCH} x {PATCH} pixels without a missing one are there, too few")
-        note(f"{source}: {few} to train on some and test on others, so nothing is adapted; the scene's own degraded copy "
-             "compares the given weights with back-projection")
+        note(f"{source}: {few} to train on some and test on others, so nothing is adapted; the "
+             "scene's own degraded copy compares the given weights with back-projection")
         results["mean"]["unadapted"] = results["mean"]["network"]
     if division:
         results["methods"]["network"] = f"{info.arch}, adapted"
@@ -164,27 +185,35 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     best = max(psnr, key=psnr.get)
     why = _why(psnr, best, division)
     net, info = {"unadapted": (net, info), "network": chosen, "backprojection": (None, None)}[best]
-    applied = problem if net else replace(problem, method="backprojection", backproject=0, self_ensemble=False)
+    applied = (problem if net
+               else replace(problem, method="backprojection", backproject=0, self_ensemble=False))
     facts = {**facts, "Network": info and info.arch, "Checkpoint": info and str(info.path)}
     done = deliver(net, source, target, applied, reading, replace(writing, overwrite=True),
                            folder=folder / "result", facts=facts, progress=progress)
-    state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr, "division": division and asdict(division),
-             "steps": steps, "best_step": chosen[1].iteration if division else None,
-             "seconds": round(time.monotonic() - begin, 1), "output": str(target), "command": facts["Command"]}
-    shown_facts = {**facts, "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
+    state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr,
+             "division": division and asdict(division), "steps": steps,
+             "best_step": chosen[1].iteration if division else None,
+             "seconds": round(time.monotonic() - begin, 1), "output": str(target),
+             "command": facts["Command"]}
+    shown_facts = {
+        **facts,
+        "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
     _finish(folder, part, state, results, shown_facts, problem.preset)
     for text in results["warnings"]:
         warn(text)
     if progress:
-        say(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
+        say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
+                         problem.border))
     say(why)
     return done
 
 
 def _part(whole: Scene, keep_range: bool) -> Scene:
-    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without missing pixels.
+    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without
+    missing pixels.
 
-    Where no patch fits into that rectangle, it is the whole scene, and its missing pixels are NaN, a declared value.
+    Where no patch fits into that rectangle, it is the whole scene, and its missing pixels are NaN,
+    a declared value.
     """
     bad = set(whole.metadata.get("bad_bands", []))
     scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
@@ -201,12 +230,13 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
     gone = None if whole.filled is None else whole.filled[top:top + h, left:left + w]
     if missing := gone is not None and bool(gone.any()):
         cube[:, gone] = np.nan
-    return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True, wavelengths=scene.wavelengths,
-                 nodata=np.nan if missing else None)
+    return Scene(cube, whole.name, layout="HWB", key="cube", normalised=True,
+                 wavelengths=scene.wavelengths, nodata=np.nan if missing else None)
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
-    """What an interrupted call left in its folder: what it was asked for, and its steps where the training ended."""
+    """What an interrupted call left in its folder: what it was asked for, and its steps where the
+    training ended."""
     try:
         begun = json.loads((folder / MARKS[0]).read_text(encoding="utf-8"))
         return {} if "delivered" in begun else begun
@@ -214,9 +244,10 @@ def _unfinished(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float, rest: float,
-           progress: bool, asked: Mapping[str, Any]) -> int:
-    """Fine-tune, or go on with an interrupted training; returns its steps. `asked` are fields of its configuration.
+def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float,
+           rest: float, progress: bool, asked: Mapping[str, Any]) -> int:
+    """Fine-tune, or go on with an interrupted training; returns its steps. `asked` are fields of
+    its configuration.
 
     The time is what `rest`, the seconds of what follows, leaves of `minutes` from `begin` on.
     """
@@ -233,7 +264,8 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
     if last.exists():
         config = configure({**given, "resume": str(last)})
     else:
-        config = configure({**given, **RECIPE, "init": str(info.path), "band_window": WINDOW if card.bands > WINDOW else None})
+        config = configure({**given, **RECIPE, "init": str(info.path),
+                            "band_window": WINDOW if card.bands > WINDOW else None})
     plan = prepare(config)
     if (state := plan.state()).finished:  # and ended before adapt.json said so
         return state.iteration
@@ -247,10 +279,11 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
         config.warmup = min(20, config.iterations // 5)
     if progress:
         training = min(seconds, config.iterations * step * 1.25)
-        say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, training about "
-            f"{duration(training)}, test and whole scene about {duration(rest)}")
+        say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, "
+            f"training about {duration(training)}, test and whole scene about {duration(rest)}")
         if spent + training + rest > 66 * minutes:
-            note(f"--minutes {minutes:g} is less than the test and the scene take here; the training gets the least it can")
+            note(f"--minutes {minutes:g} is less than the test and the scene take here; the "
+                 "training gets the least it can")
     result = train(config, plan, next_line=False)  # the database is gone at the end
     if result.interrupted:
         say("the same command goes on")
@@ -260,21 +293,27 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
 
 def _why(psnr: Mapping[str, float], best: str, division: Division | None) -> str:
     """What is delivered, and the figures that say why."""
-    others = " and ".join(f"{value:.2f} dB of {NAMES[key]}" for key, value in psnr.items() if key != best)
-    where = f"the {division.test[2]} x {division.test[3]} pixels held out" if division else "the degraded copy of the scene"
+    others = " and ".join(
+        f"{value:.2f} dB of {NAMES[key]}" for key, value in psnr.items() if key != best)
+    where = (f"the {division.test[2]} x {division.test[3]} pixels held out" if division
+             else "the degraded copy of the scene")
     return f"delivered: {NAMES[best]}, with {psnr[best]:.2f} dB PSNR on {where}, against {others}"
 
 
-def _finish(folder: Path, part: Path, state: Mapping[str, Any], results: Mapping[str, Any], facts: Mapping[str, Any],
-            preset: str) -> None:
-    """The page and adapt.json; the database and the cut scene are made again when they are needed."""
-    figures = [(f"held-out part: {kind}", folder / "test" / name) for kind, name in results["images"][0]["figures"].items()]
+def _finish(folder: Path, part: Path, state: Mapping[str, Any], results: Mapping[str, Any],
+            facts: Mapping[str, Any], preset: str) -> None:
+    """The page and adapt.json; the database and the cut scene are made again when they are
+    needed."""
+    figures = [(f"held-out part: {kind}", folder / "test" / name)
+               for kind, name in results["images"][0]["figures"].items()]
     if (curve := folder / "training" / "training.png").exists():
         figures.append(("training", curve))
-    figures.append(("the scene (its middle) and its super-resolution", folder / "result" / "figure.png"))
+    figures.append(
+        ("the scene (its middle) and its super-resolution", folder / "result" / "figure.png"))
     asked = state["asked"]
     title = f"{Path(asked['scene']).name}, x{asked['scale']}: {NAMES[state['delivered']]}"
-    write_report(folder / "report.html", title, facts, results["images"], results["methods"], figures, preset, asked["scale"],
+    write_report(folder / "report.html", title, facts, results["images"], results["methods"],
+                 figures, preset, asked["scale"],
                  lead=f"{state['why'][0].upper()}{state['why'][1:]}.")
     for made in ("database.lmdb", "unadapted"):
         shutil.rmtree(folder / made, ignore_errors=True)

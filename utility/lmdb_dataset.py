@@ -1,8 +1,9 @@
 """Patches in an LMDB folder, for training: the reader, and the writer.
 
-A database of this project: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON (version, dtype, shape,
-count, validation, sources); the last `validation` patches are for validation. The reader also takes the databases published
-with this family of networks, which hold `Datum` records (`utility.system.datum`) and no ``__meta__``.
+A database of this project: key ``{:08d}`` -> the raw little-endian patch, key ``__meta__`` -> JSON
+(version, dtype, shape, count, validation, sources); the last `validation` patches are for
+validation. The reader also takes the databases published with this family of networks, which hold
+`Datum` records (`utility.system.datum`) and no ``__meta__``.
 
     with writing_database("data/lmdb/mine.lmdb") as writer:
         writer.write(patches)                                   # (n, B, h, w), as often as needed
@@ -43,20 +44,23 @@ _environments: dict[str, tuple[int, tuple[int, ...], lmdb.Environment]] = {}
 class LMDBDataset(Dataset):
     """Map-style dataset: item i is a (B, h, w) float32 array that may be written to.
 
-    It may be pickled and used by fork and spawn workers: each process opens the database on its first read.
+    It may be pickled and used by fork and spawn workers: each process opens the database on its
+    first read.
 
     Args:
         path: the database's folder (or its single file).
-        split: None for all patches, "validation" for the last ones, as many as the database says, "train" for the rest. A
-            published database does not say it, and is split by `default_validation`.
+        split: None for all patches, "validation" for the last ones, as many as the database says,
+            "train" for the rest. A published database does not say it, and is split by
+            `default_validation`.
 
     Attributes:
         meta: the database's ``__meta__``.
         shape: (B, h, w).
 
     Raises:
-        UserError: `path` is missing, is not a database of either kind, is of a version that is not known here, or is
-            truncated; on reading, a record is missing or corrupt (named by its key).
+        UserError: `path` is missing, is not a database of either kind, is of a version that is not
+            known here, or is truncated; on reading, a record is missing or corrupt
+            (named by its key).
     """
 
     def __init__(self, path: str | Path, split: str | None = None) -> None:
@@ -84,7 +88,8 @@ class LMDBDataset(Dataset):
         with environment.begin() as transaction:
             stored = transaction.get(META_KEY)
         self.datum = stored is None
-        self.meta: dict[str, Any] = self._published_meta() if stored is None else _checked_meta(stored, path)
+        self.meta: dict[str, Any] = (
+            self._published_meta() if stored is None else _checked_meta(stored, path))
         self.shape: tuple[int, int, int] = tuple(self.meta["shape"])
         self._dtype = np.dtype(self.meta["dtype"]).newbyteorder("<")
         count = self.meta["count"]
@@ -117,19 +122,20 @@ class LMDBDataset(Dataset):
                 return self._decoded(key, record)
             expected = math.prod(self.shape) * self._dtype.itemsize
             if len(record) != expected:
-                raise UserError(
-                    f"{self.path}: the record {key} has {len(record)} bytes, and a patch of {self.shape} {self._dtype.name} "
-                    f"has {expected}; build or copy the database again."
-                )
+                raise UserError(f"{self.path}: the record {key} has {len(record)} bytes, and a "
+                                f"patch of {self.shape} {self._dtype.name} has {expected}; build "
+                                "or copy the database again.")
             return np.frombuffer(record, self._dtype).astype(np.float32).reshape(self.shape)
 
     def _decoded(self, key: str, record: memoryview) -> np.ndarray:
         try:
             patch = decode_datum(record)
         except ValueError as error:
-            raise UserError(f"{self.path}: the record {key} is not a Datum patch ({error}); copy it again.") from None
+            raise UserError(f"{self.path}: the record {key} is not a Datum patch ({error}); copy "
+                            "it again.") from None
         if patch.shape != self.shape:
-            raise UserError(f"{self.path}: the record {key} is {patch.shape}, others are {self.shape}; copy it again.")
+            raise UserError(f"{self.path}: the record {key} is {patch.shape}, others are "
+                            f"{self.shape}; copy it again.")
         return patch
 
     def _published_meta(self) -> dict[str, Any]:
@@ -142,30 +148,28 @@ class LMDBDataset(Dataset):
                 raise ValueError("there is no record 00000000")
             shape = decode_datum(first).shape
         except ValueError as error:
-            raise UserError(
-                f"{self.path} is an LMDB database, but neither one of utility/lmdb_data.py (no {META_KEY.decode()}) "
-                f"nor one of Datum patches ({error}); build one with utility/lmdb_data.py."
-            ) from None
-        return {
-            "version": VERSION, "format": "datum", "dtype": "float32", "shape": list(shape), "count": count,
-            "validation": 0, "sources": [],
-        }
+            raise UserError(f"{self.path} is an LMDB database, but neither one of "
+                            f"utility/lmdb_data.py (no {META_KEY.decode()}) nor one of Datum "
+                            f"patches ({error}); build one with utility/lmdb_data.py.") from None
+        return {"version": VERSION, "format": "datum", "dtype": "float32", "shape": list(shape),
+                "count": count, "validation": 0, "sources": []}
 
     def _environment(self) -> lmdb.Environment:
         process, held = os.getpid(), _environments.get(self.path)
         if held and held[0] == process and held[1] == self._identity:
             return held[2]
         if _identity(_data_file(Path(self.path))) != self._identity:
-            raise UserError(f"{self.path} was replaced while it was being read; start again, on the new database.")
+            raise UserError(f"{self.path} was replaced while it was being read; start again, on "
+                            "the new database.")
         try:
             if held:
                 held[2].close()
-            environment = lmdb.open(
-                self.path, subdir=os.path.isdir(self.path), readonly=True, create=False, lock=False, readahead=False
-            )
+            environment = lmdb.open(self.path, subdir=os.path.isdir(self.path), readonly=True,
+                                    create=False, lock=False, readahead=False)
         except lmdb.Error as error:
             reason = str(error).rpartition(": ")[2]
-            raise UserError(f"{self.path} is not an LMDB database, or truncated ({reason}); build it again.") from error
+            raise UserError(f"{self.path} is not an LMDB database, or truncated ({reason}); build "
+                            "it again.") from error
         _environments[self.path] = process, self._identity, environment
         return environment
 
@@ -178,18 +182,21 @@ def _identity(data: Path) -> tuple[int, ...]:
 
 def _damaged(path: str | Path, error: lmdb.Error) -> UserError:
     """One sentence for LMDB's errors on damaged pages."""
-    return UserError(f"{path} is damaged ({str(error).rpartition(': ')[2]}); build or copy it again.")
+    return UserError(
+        f"{path} is damaged ({str(error).rpartition(': ')[2]}); build or copy it again.")
 
 
 def default_validation(count: int) -> int:
-    """The default number of validation patches: 1,000 as released, or a tenth of `count` if that is less."""
+    """The default number of validation patches: 1,000 as released, or a tenth of `count` if that is
+    less."""
     return min(1000, max(count // 10, min(1, count - 1)))
 
 
 @contextmanager
 def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = False,
                      map_size_mb: int = 1024) -> Iterator[DatabaseWriter]:
-    """A writer for the database `path`, which appears when the block ends; after a failure nothing is left.
+    """A writer for the database `path`, which appears when the block ends; after a failure nothing
+    is left.
 
     Args:
         dtype: of the stored values, one of `STORED`.
@@ -204,7 +211,8 @@ def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = 
     if path.exists():
         inside = {file.name for file in path.iterdir()} if path.is_dir() else set()
         if "data.mdb" not in inside or not inside <= {"data.mdb", "lock.mdb"}:
-            raise UserError(f"{path} exists and is not an LMDB database, so it is not replaced; choose another --out.")
+            raise UserError(f"{path} exists and is not an LMDB database, so it is not replaced; "
+                            "choose another --out.")
     with locked(path), replacing(path, force, marks=("data.mdb",)) as temporary, \
             closing(DatabaseWriter(temporary, dtype, map_size_mb)) as writer:
         yield writer
@@ -223,12 +231,14 @@ class DatabaseWriter:
         # Nothing reads this folder before it is renamed: no lock, and one sync at the end.
         self._folder = folder
         with self._system_errors():
-            self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False, sync=False)
+            self._environment = lmdb.open(str(folder), map_size=map_size_mb << 20, lock=False,
+                                          sync=False)
 
     def write(self, patches: np.ndarray) -> None:
         """Store patches (n, B, h, w), in [0, 1], under the next numbers."""
         stored = np.ascontiguousarray(patches, np.dtype(self.dtype).newbyteorder("<"))
-        self._commit([(f"{self.count + i:08d}".encode(), memoryview(patch).cast("B")) for i, patch in enumerate(stored)])
+        self._commit([(f"{self.count + i:08d}".encode(), memoryview(patch).cast("B"))
+                      for i, patch in enumerate(stored)])
         self._shape = stored.shape[1:]
         self.count += len(stored)
         self.bytes += stored.nbytes
@@ -246,9 +256,11 @@ class DatabaseWriter:
         if validation is None:
             validation = default_validation(self.count)
         if validation >= self.count:
-            raise UserError(f"{validation} of {self.count} patches would be for validation; hold out fewer (--val-last).")
-        meta = {"version": VERSION, "dtype": self.dtype, "shape": list(self._shape), "count": self.count,
-                "validation": validation, "created_by": f"bi3dqrnn {project_version()}", "sources": [], **facts}
+            raise UserError(f"{validation} of {self.count} patches would be for validation; hold "
+                            "out fewer (--val-last).")
+        meta = {"version": VERSION, "dtype": self.dtype, "shape": list(self._shape),
+                "count": self.count, "validation": validation,
+                "created_by": f"bi3dqrnn {project_version()}", "sources": [], **facts}
         self._commit([(META_KEY, json.dumps(meta, allow_nan=False).encode())])
         with self._system_errors():
             self._environment.sync(True)
@@ -275,7 +287,8 @@ class DatabaseWriter:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            code = errno.ENOSPC if isinstance(error, lmdb.DiskError) else max(getattr(error, "code", 0), 0) or errno.EIO
+            code = (errno.ENOSPC if isinstance(error, lmdb.DiskError)
+                    else max(getattr(error, "code", 0), 0) or errno.EIO)
             if code == errno.EIO and shutil.disk_usage(self._folder.parent).free < 1 << 20:
                 code = errno.ENOSPC  # LMDB says EIO where a part of a write finds room
             raise OSError(code, os.strerror(code)) from error
@@ -286,9 +299,11 @@ def _data_file(path: Path) -> Path:
         sweep(path.parent)  # it may have lost its name to a process that was killed
     data = path / "data.mdb" if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"There is no database {path}; build it with python utility/lmdb_data.py, or check the path.")
+        raise UserError(f"There is no database {path}; build it with python utility/lmdb_data.py, "
+                        "or check the path.")
     if not data.is_file():
-        raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); build one with utility/lmdb_data.py.")
+        raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); build one with "
+                        "utility/lmdb_data.py.")
     return data
 
 
@@ -302,12 +317,15 @@ def _checked_meta(stored: bytes, path: str | Path) -> dict[str, Any]:
             if not whole or len(shape) != 3 or min(shape) < 1 or not 0 <= validation <= count:
                 raise ValueError("its sizes disagree")
             sources = meta.get("sources", [])
-            if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
+            if (not isinstance(sources, list)
+                    or not all(isinstance(source, dict) for source in sources)):
                 raise ValueError("its sources are no list of tables")
             if meta["dtype"] not in STORED:
                 raise ValueError(f"dtype {meta['dtype']}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: {META_KEY.decode()} cannot be used ({error!r}); build the database again.") from error
+        raise UserError(f"{path}: {META_KEY.decode()} cannot be used ({error!r}); build the "
+                        "database again.") from error
     if version != VERSION:
-        raise UserError(f"{path} is of version {version!r}, and this program reads version {VERSION}; build it again.")
+        raise UserError(f"{path} is of version {version!r}, and this program reads version "
+                        f"{VERSION}; build it again.")
     return meta

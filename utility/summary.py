@@ -1,13 +1,17 @@
 """One table of many tests: methods x data sets x scales, mean and standard deviation over runs.
 
     python utility/summary.py results/*                                   prints a table in Markdown
-    python utility/summary.py results/* --out summary                     and writes summary.csv, summary.md and summary.tex
-    python utility/summary.py ours=results/seed1 ours=results/seed2 vdsr=results/v    names the network of each
+    python utility/summary.py results/* --out summary
+            and writes summary.csv, summary.md and summary.tex
+    python utility/summary.py ours=results/seed1 ours=results/seed2 vdsr=results/v
+            names the network of each
 
-Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same method, ground truths, degradation
-and scale are runs of one experiment, such as trainings with several seeds: the table gives the mean over them, the sample
-standard deviation where they differ, and their number. Ground truths are the same whose compared values are (their hash), so
-other scenes of one name, other bands and another range are rows of their own. Weights that were tested twice are one run.
+Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same
+method, ground truths, degradation and scale are runs of one experiment, such as trainings with
+several seeds: the table gives the mean over them, the sample standard deviation where they differ,
+and their number. Ground truths are the same whose compared values are (their hash), so other scenes
+of one name, other bands and another range are rows of their own. Weights that were tested twice are
+one run.
 """
 from __future__ import annotations
 
@@ -30,7 +34,8 @@ from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import shown  # noqa: E402
 
 Images = Sequence[Mapping[str, Any]]
-Runs = dict[tuple[str, str, str], list[Mapping[str, Any]]]  # (data set, problem, method) -> the mean indexes of each run
+# (data set, problem, method) -> the mean indexes of each run
+Runs = dict[tuple[str, str, str], list[Mapping[str, Any]]]
 
 
 class How(NamedTuple):
@@ -47,9 +52,11 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
     """The runs in results folders, given as FOLDER or NAME=FOLDER, and how they were computed.
 
     Raises:
-        UserError: a folder has no results, a file is none of hsi_test.py, or presets or borders differ.
+        UserError: a folder has no results, a file is none of hsi_test.py, or presets or borders
+            differ.
     """
-    found: list[tuple[str, Images, str, Mapping[str, Any]]] = []  # (problem, images, method, mean indexes)
+    # (problem, images, method, mean indexes)
+    found: list[tuple[str, Images, str, Mapping[str, Any]]] = []
     how: dict[How, Path] = {}
     weights = set()
     for name, path in _files(arguments):
@@ -59,20 +66,25 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
             problem = f"x{results['scale']} {results['degradation']}" + (
                 f", noise {results['noise']:g}" if results.get("noise") else "")
             how.setdefault(How(results["preset"], results["border"]), path)
-            methods = results.get("methods") or {key: results["arch"] if key == "network" else key for key in results["mean"]}
+            methods = (results.get("methods")
+                       or {key: results["arch"] if key == "network" else key
+                           for key in results["mean"]})
             for key, label in methods.items():
                 method = _of_network(results, name or label) if key == "network" else label
-                again = key == "network" and (results.get("weights_sha256"), problem, method, _identity(images))
+                again = (key == "network"
+                         and (results.get("weights_sha256"), problem, method, _identity(images)))
                 if again and again[0] and again in weights:
                     continue
                 weights.add(again)
                 found.append((problem, images, method, results["mean"][key]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} cannot be used as results of hsi_test.py ({type(error).__name__}: {error}); test again, "
-                            "or leave it out.") from error
+            raise UserError(f"{path} cannot be used as results of hsi_test.py "
+                            f"({type(error).__name__}: {error}); test again, or leave it "
+                            "out.") from error
     if len(how) > 1:
         words = "; ".join(f"{one} in {shown(path)}" for one, path in how.items())
-        raise UserError(f"Numbers of different presets or borders cannot stand in one table ({words}); test again with one.")
+        raise UserError("Numbers of different presets or borders cannot stand in one table "
+                        f"({words}); test again with one.")
     labels = _labels([images for _, images, _, _ in found])
     runs: Runs = {}
     for problem, images, method, mean in found:
@@ -81,17 +93,20 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
 
 
 def _identity(images: Images) -> tuple[Any, ...]:
-    """What tells the ground truths of one test from those of another: what was compared, and at how many pixels."""
+    """What tells the ground truths of one test from those of another: what was compared, and at how
+    many pixels."""
     told = []
     for image in images:
         pixels = image.get("interpolation", {}).get("counted_pixels")
-        told.append((image.get("sha256") or (image["name"], image.get("card"), str(image.get("region")), image.get("bands"),
-                                             image.get("low"), image.get("high")), pixels))
+        told.append((image.get("sha256")
+                     or (image["name"], image.get("card"), str(image.get("region")),
+                         image.get("bands"), image.get("low"), image.get("high")), pixels))
     return tuple(told)
 
 
 def _labels(tests: Sequence[Images]) -> dict[tuple[Any, ...], str]:
-    """A name for each set of ground truths; those of one name get what differs between them, too."""
+    """A name for each set of ground truths; those of one name get what differs between them,
+    too."""
     known = {_identity(images): images for images in tests}
     labels = {identity: _data_set(images) for identity, images in known.items()}
     for label in set(labels.values()):
@@ -99,7 +114,9 @@ def _labels(tests: Sequence[Images]) -> dict[tuple[Any, ...], str]:
         if len(alike) < 2:
             continue
         for describe in _DIFFERENCES:
-            words = {identity: "; ".join(dict.fromkeys(describe(image) for image in known[identity])) for identity in alike}
+            words = {identity: "; ".join(dict.fromkeys(describe(image)
+                                                       for image in known[identity]))
+                     for identity in alike}
             if len(set(words.values())) == len(alike):
                 break
         else:
@@ -119,11 +136,15 @@ _DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
 
 
 def _of_network(results: Mapping[str, Any], name: str) -> str:
-    """The network by name, with what its numbers depend on beside its weights: none of it is another run of the same."""
-    if Path(str(results.get("checkpoint"))).parent.name == "checkpoints":  # shipped weights are no seeds of one training
+    """The network by name, with what its numbers depend on beside its weights: none of it is
+    another run of the same."""
+    # shipped weights are no seeds of one training
+    if Path(str(results.get("checkpoint"))).parent.name == "checkpoints":
         name = name if name != results["arch"] else f"{name} ({Path(results['checkpoint']).stem})"
-    words = [name, *([f"{steps} steps of back-projection"] if (steps := results.get("backproject")) else []),
-             *(key.replace("_", "-") for key in ("self_ensemble", "bandwise") if results.get(key))]
+    words = [
+        name,
+        *([f"{steps} steps of back-projection"] if (steps := results.get("backproject")) else []),
+        *(key.replace("_", "-") for key in ("self_ensemble", "bandwise") if results.get(key))]
     if (step := results.get("bands_step")) not in (None, "auto", 1):
         words.append(f"one of {step} bands computed")
     seen = any(image.get("trained_on") for image in results["images"])
@@ -133,17 +154,20 @@ def _of_network(results: Mapping[str, Any], name: str) -> str:
 def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
     seen: dict[Path, str | None] = {}
     for argument in arguments:
-        name, _, folder = ("", "", argument) if Path(argument).exists() else argument.rpartition("=")
+        name, _, folder = (
+            ("", "", argument) if Path(argument).exists() else argument.rpartition("="))
         found = [Path(folder, "metrics.json")] if Path(folder, "metrics.json").exists() else sorted(
             Path(folder).glob("*/metrics.json"))
         if not found:
-            raise UserError(f"{folder} has no metrics.json, nor has a folder in it; give folders that hsi_test.py wrote.")
+            raise UserError(f"{folder} has no metrics.json, nor has a folder in it; give folders "
+                            "that hsi_test.py wrote.")
         seen |= {path.resolve(): name or None for path in found}
     return [(name, path) for path, name in seen.items()]
 
 
 def _data_set(images: Images) -> str:
-    """The card of all images, else their names; and how many images, where the names do not show it."""
+    """The card of all images, else their names; and how many images, where the names do not show
+    it."""
     names, cards = [image["name"] for image in images], {image.get("card") for image in images}
     if len(cards) == 1 and None not in cards:
         return f"{cards.pop()} ({len(names)})" if len(names) > 1 else cards.pop()
@@ -151,13 +175,16 @@ def _data_set(images: Images) -> str:
 
 
 def statistics(runs: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation of an index over the runs that have it; None where there are too few."""
+    """Mean and sample standard deviation of an index over the runs that have it; None where there
+    are too few."""
     values = [run[key] for run in runs if run.get(key) is not None]
-    return (float(np.mean(values)) if values else None, float(np.std(values, ddof=1)) if len(values) > 1 else None)
+    return (float(np.mean(values)) if values else None,
+            float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
 def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list[list[list[str]]]]:
-    """Header and one group of rows for each data set and problem; the best mean of a group is bold."""
+    """Header and one group of rows for each data set and problem; the best mean of a group is
+    bold."""
     groups = []
     for data, problem in dict.fromkeys(key[:2] for key in runs):
         methods = {key[2]: found for key, found in runs.items() if key[:2] == (data, problem)}
@@ -165,15 +192,21 @@ def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list
                 for k, (method, found) in enumerate(methods.items())]
         for key in keys:
             pairs = [statistics(found, key) for found in methods.values()]
-            for row, (mean, deviation), best in zip(rows, pairs, METRICS[key].best([mean for mean, _ in pairs]), strict=True):
-                text = METRICS[key].format(mean) + (f" ± {METRICS[key].format(deviation)}" if deviation else "")
+            for row, (mean, deviation), best in zip(rows, pairs,
+                                                    METRICS[key].best([mean for mean, _ in pairs]),
+                                                    strict=True):
+                text = (METRICS[key].format(mean)
+                        + (f" ± {METRICS[key].format(deviation)}" if deviation else ""))
                 row.append((Bold if best else str)(text))
         groups.append(rows)
-    return ["data set", "problem", "method", "runs", *(METRICS[key].header(preset) for key in keys)], groups
+    return (
+        ["data set", "problem", "method", "runs", *(METRICS[key].header(preset) for key in keys)],
+        groups)
 
 
 def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
-    units = {key: f" [{METRICS[key].unit_in(preset)}]" if METRICS[key].unit_in(preset) else "" for key in keys}
+    units = {key: f" [{METRICS[key].unit_in(preset)}]" if METRICS[key].unit_in(preset) else ""
+             for key in keys}
     titles = [f"{key}_{what}{units[key]}" for key in keys for what in ("mean", "std")]
     return [["data_set", "problem", "method", "runs", *titles],
             *([*names, len(found), *(value for key in keys for value in statistics(found, key))]
@@ -183,9 +216,11 @@ def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        allow_abbrev=False)
-    parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS", help="folders that hsi_test.py wrote; NAME is what the "
-                        "table calls the network (default: its architecture)")
-    parser.add_argument("--indexes", nargs="+", choices=METRICS, metavar="INDEX", default=["psnr", "ssim", "sam", "ergas"],
+    parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS",
+                        help="folders that hsi_test.py wrote; NAME is what the table calls the "
+                        "network (default: its architecture)")
+    parser.add_argument("--indexes", nargs="+", choices=METRICS, metavar="INDEX",
+                        default=["psnr", "ssim", "sam", "ergas"],
                         help=f"columns, of {', '.join(METRICS)} (default: psnr ssim sam ergas)")
     parser.add_argument("--out", metavar="NAME", help="write NAME.csv, NAME.md and NAME.tex too")
     options = parser.parse_args(arguments)
@@ -197,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_csv(f"{options.out}.csv", csv_rows(runs, how.preset, options.indexes))
         write_text(f"{options.out}.md", text)
         write_text(f"{options.out}.tex", latex(header, groups, str(how)))
-        print(f"\nwrote {', '.join(shown(f'{options.out}.{suffix}') for suffix in ('csv', 'md', 'tex'))}")
+        print("\nwrote "
+              f"{', '.join(shown(f'{options.out}.{suffix}') for suffix in ('csv', 'md', 'tex'))}")
 
 
 if __name__ == "__main__":

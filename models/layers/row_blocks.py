@@ -1,9 +1,10 @@
 """One unit without gradients, in blocks of rows, on a whole image or on a tile of a larger one.
 
-Three facts make this exact. Pooling is independent for every pixel; a 3x3x3 convolution needs one row above and below; and
-the upsampling is linear with known coordinates, so any of its rows can be computed alone. For a tile those coordinates are
-the whole image's: with align_corners=True an upsampled pixel depends on the whole size. The gates of a whole scene never exist
-at once, and a block stays in the cache.
+Three facts make this exact. Pooling is independent for every pixel; a 3x3x3 convolution needs one
+row above and below; and the upsampling is linear with known coordinates, so any of its rows can be
+computed alone. For a tile those coordinates are the whole image's: with align_corners=True an
+upsampled pixel depends on the whole size. The gates of a whole scene never exist at once, and a
+block stays in the cache.
 """
 from __future__ import annotations
 
@@ -19,15 +20,18 @@ from models.layers.units import Unit, laid_out
 from models.layers.upsampling import double_part
 from models.network import Execution, Window
 
-_ONEDNN = getattr(torch, "mkldnn_convolution", None)  # not documented, so another torch may not have it
+# not documented, so another torch may not have it
+_ONEDNN = getattr(torch, "mkldnn_convolution", None)
 
 
 def margins_of(units: Sequence[Unit]) -> list[int]:
-    """For each unit in order, how many pixels of its input around the wanted window are needed, at its own resolution.
+    """For each unit in order, how many pixels of its input around the wanted window are needed, at
+    its own resolution.
 
-    Walks back from the output. A convolution needs one pixel more than is asked of it. One of stride 2 needs 2r + 1, made
-    even so that its rows stay aligned. An upsampled pixel p comes from source pixels floor and floor + 1 of a coordinate
-    between p/2 - 1/2 and p/2. A skip never needs more than the path around it.
+    Walks back from the output. A convolution needs one pixel more than is asked of it. One of
+    stride 2 needs 2r + 1, made even so that its rows stay aligned. An upsampled pixel p comes from
+    source pixels floor and floor + 1 of a coordinate between p/2 - 1/2 and p/2. A skip never needs
+    more than the path around it.
     """
     margins: list[int] = []
     needed = 0
@@ -42,16 +46,19 @@ def margins_of(units: Sequence[Unit]) -> list[int]:
     return margins[::-1]
 
 
-def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, target: Window, skip: Tensor | None = None,
-             out: Tensor | None = None) -> Tensor:
-    """One unit, from its input x (N, C, B, rows, columns) in the window `source` to its output in the window `target`.
+def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, target: Window,
+             skip: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """One unit, from its input x (N, C, B, rows, columns) in the window `source` to its output in
+    the window `target`.
 
     Args:
         skip: added to the output, of its shape.
         out: where the output is written; it may be `skip`.
     """
-    half = torch.is_autocast_enabled(x.device.type)  # which would cast the weights again for every block
-    weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype, execution.last(x))
+    # which would cast the weights again for every block
+    half = torch.is_autocast_enabled(x.device.type)
+    weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype,
+                                    execution.last(x))
     n, _, bands, height, _ = x.shape
     out_height, out_width = target.bottom - target.top, target.right - target.left
     if unit.upsamples:
@@ -60,11 +67,13 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     rows = rows_per_block(execution, x, weight, n * bands * out_width)
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
-        first, last = stride * top - 1, stride * (bottom - 1) + 2  # input rows, with one on each side
+        # input rows, with one on each side
+        first, last = stride * top - 1, stride * (bottom - 1) + 2
         above, below = max(-first, 0), max(last - height, 0)
         first, last = max(first, 0), min(last, height)
         if unit.upsamples:
-            piece = double_part(x, source, replace(target, top=target.top + first, bottom=target.top + last))
+            piece = double_part(x, source,
+                                replace(target, top=target.top + first, bottom=target.top + last))
         else:
             piece = x[..., first:last, :]
         whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
@@ -73,24 +82,28 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
         gates = convolved(laid_out(piece, execution.last(x)), weight, bias, stride, int(whole))
         if out is None:
             dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
-            out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype, device=x.device,
-                              memory_format=execution.layout(x))
+            out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype,
+                              device=x.device, memory_format=execution.layout(x))
         pool_into(out[..., top:bottom, :], gates, unit.kind, unit.direction,
                   None if skip is None else skip[..., top:bottom, :], execution.pooling)
     return out
 
 
-def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, rows: int = 1) -> Tensor:
-    """A convolution with a kernel (1 or 3, 3, 3), padded by `rows` above and below, and along bands and columns."""
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1,
+              rows: int = 1) -> Tensor:
+    """A convolution with a kernel (1 or 3, 3, 3), padded by `rows` above and below, and along bands
+    and columns."""
     padding = (weight.shape[2] // 2, rows, 1)
     if takes_onednn(x):
-        # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower than oneDNN's.
+        # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower
+        # than oneDNN's.
         return _ONEDNN(x, weight, bias, padding, (1, stride, stride), (1, 1, 1), 1)
     return F.conv3d(x, weight, bias, (1, stride, stride), padding)
 
 
 def takes_onednn(x: Tensor) -> bool:
-    """Whether oneDNN's convolution can be called by itself: by its size conv3d would take another one."""
+    """Whether oneDNN's convolution can be called by itself: by its size conv3d would take another
+    one."""
     return bool(_ONEDNN) and x.device.type == "cpu" and x.dtype == torch.float32 \
         and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu") \
         and not torch.is_grad_enabled()
@@ -100,16 +113,20 @@ def rows_per_block(execution: Execution, x: Tensor, weight: Tensor, voxels_per_r
     """Rows that a unit of this convolution computes at once; see `Execution.block_voxels`."""
     voxels = execution.block_voxels
     if voxels is None:
-        voxels = voxels_in(free_on_gpu(x.device), weight) if x.is_cuda else 2**15  # a block in a processor's cache
+        # a block in a processor's cache
+        voxels = voxels_in(free_on_gpu(x.device), weight) if x.is_cuda else 2**15
     return max(1, voxels // voxels_per_row) if voxels else 2**31
 
 
 def voxels_in(free: int, weight: Tensor) -> int:
-    """Voxels whose gates, and three copies of their input, take a quarter of `free` bytes; tensors stay below 2^31 values."""
+    """Voxels whose gates, and three copies of their input, take a quarter of `free` bytes; tensors
+    stay below 2^31 values."""
     gates, inputs = weight.shape[:2]
-    return max(1, min(free // 4 // ((gates + 3 * inputs) * weight.element_size()), (2**31 - 1) // gates))
+    return max(
+        1, min(free // 4 // ((gates + 3 * inputs) * weight.element_size()), (2**31 - 1) // gates))
 
 
 def free_on_gpu(device: torch.device) -> int:
     """Bytes that a GPU has free, what torch holds without using it included."""
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

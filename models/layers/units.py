@@ -1,4 +1,5 @@
-"""The quasi-recurrent unit: one 3x3x3 convolution that gives all gates, then pooling along bands (`models.layers.pooling`)."""
+"""The quasi-recurrent unit: one 3x3x3 convolution that gives all gates, then pooling along bands
+(`models.layers.pooling`)."""
 from __future__ import annotations
 
 import torch
@@ -11,12 +12,14 @@ from models.network import Execution
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    """(N, C, B, H, W) in the memory format in which it is convolved: a copy, or where x has it already a view.
+    """(N, C, B, H, W) in the memory format in which it is convolved: a copy, or where x has it
+    already a view.
 
-    One channel in either format is the same memory, and a convolution takes its format from the strides. So one channel gets
-    those of channels-last, 1 and not B H W.
+    One channel in either format is the same memory, and a convolution takes its format from the
+    strides. So one channel gets those of channels-last, 1 and not B H W.
     """
-    x = x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+    x = x.contiguous(
+        memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
     return x[:, 0].unsqueeze(-1).movedim(-1, 1) if channels_last and x.shape[1] == 1 else x
 
 
@@ -41,14 +44,16 @@ class UpsampleConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.upsample_conv = nn.ModuleDict({"conv3d": nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)})
+        self.upsample_conv = nn.ModuleDict(
+            {"conv3d": nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)})
 
 
 class Unit(nn.Module):
     """One quasi-recurrent unit: convolution to gates, then pooling along bands.
 
     Args:
-        conv: one of the three holders above, with gate_count(kind) times the unit's channels as outputs.
+        conv: one of the three holders above, with gate_count(kind) times the unit's channels as
+            outputs.
         kind: `f`, `fo` or `ifo`.
         direction: `forward`, `backward` or `both`.
     """
@@ -70,7 +75,8 @@ class Unit(nn.Module):
 
     @property
     def parameters_of_conv(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (gates, inputs, 3, 3, 3) and bias of the plain convolution that this unit's holder amounts to."""
+        """Weight (gates, inputs, 3, 3, 3) and bias of the plain convolution that this unit's holder
+        amounts to."""
         if isinstance(self.conv, Deconv):
             return self.conv.deconv.weight.transpose(0, 1).flip(2, 3, 4), self.conv.deconv.bias
         if isinstance(self.conv, UpsampleConv):
@@ -79,20 +85,25 @@ class Unit(nn.Module):
 
     @torch.no_grad()
     def convolution(self, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor | None]:
-        """`parameters_of_conv` without gradients, of a dtype and laid out; made again only when a parameter has changed.
+        """`parameters_of_conv` without gradients, of a dtype and laid out; made again only when a
+        parameter has changed.
 
         A change in place through `.data`, which torch does not count, is not seen.
         """
-        key = dtype, channels_last, *((id(p), p.data_ptr(), p.device, p._version) for p in self.conv.parameters())
+        key = (dtype, channels_last,
+               *((id(p), p.data_ptr(), p.device, p._version) for p in self.conv.parameters()))
         if self._kept is None or self._kept[0] != key:
             weight, bias = self.parameters_of_conv
-            self._kept = key, (laid_out(weight.to(dtype), channels_last), None if bias is None else bias.to(dtype))
+            self._kept = (key,
+                          (laid_out(weight.to(dtype), channels_last),
+                           None if bias is None else bias.to(dtype)))
         return self._kept[1]
 
     @property
     def gates(self) -> int:
         conv = self.conv
-        return conv.deconv.weight.shape[1] if isinstance(conv, Deconv) else self.parameters_of_conv[0].shape[0]
+        return (conv.deconv.weight.shape[1] if isinstance(conv, Deconv)
+                else self.parameters_of_conv[0].shape[0])
 
     @property
     def channels(self) -> int:
@@ -104,10 +115,12 @@ class Unit(nn.Module):
 
     def _gates(self, x: Tensor, execution: Execution) -> Tensor:
         if self.upsamples:
-            x = double(x) if execution.own_upsampling else F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear",
-                                                                         align_corners=True)
+            x = (double(x) if execution.own_upsampling
+                 else F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear",
+                                    align_corners=True))
         if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
             return self.conv.deconv(x)
         weight, bias = self.parameters_of_conv
         last = execution.last(x)
-        return F.conv3d(laid_out(x, True) if last else x, laid_out(weight, last), bias, (1, self.stride, self.stride), 1)
+        return F.conv3d(laid_out(x, True) if last else x, laid_out(weight, last), bias,
+                        (1, self.stride, self.stride), 1)

@@ -1,11 +1,12 @@
 """Break the program on purpose, and count what holds.
 
     make faults                            all groups (under 30 minutes)
-    make faults GROUP=mutations            one of kills, mutations, hostile, disks; groups may run side by side
+    make faults GROUP=mutations
+            one of kills, mutations, hostile, disks; groups may run side by side
     python tests/faults --share 0.02       a fiftieth of the counts
 
-Prints a table, and writes results/faults/GROUP.json with every count, the place of every kill and every failure. Files that
-failed are kept under results/faults/. Ends with 1 on any failure.
+Prints a table, and writes results/faults/GROUP.json with every count, the place of every kill and
+every failure. Files that failed are kept under results/faults/. Ends with 1 on any failure.
 """
 from __future__ import annotations
 
@@ -28,15 +29,20 @@ import hostile
 import kills
 import mutations
 
-GROUPS = {"kills": kills.run, "mutations": mutations.run, "hostile": hostile.run, "disks": disks.run}
+GROUPS = {"kills": kills.run, "mutations": mutations.run, "hostile": hostile.run,
+          "disks": disks.run}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP",
+                        help=f"of {', '.join(GROUPS)} (default: all)")
     parser.add_argument("--share", type=float, default=1.0, help="of the counts (default: 1)")
-    parser.add_argument("--seed", type=int, default=2021, help="of the draws (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/faults"), help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2021,
+                        help="of the draws (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/faults"),
+                        help="(default: %(default)s)")
     options = parser.parse_args()
     tallies = []
     for group in options.groups or GROUPS:
@@ -46,7 +52,8 @@ def main() -> int:
         found = []
         for tally in GROUPS[group](scratch, options.share, options.seed):
             found.append(tally)
-            print(f"{group}: {tally.what}: {dict(tally.outcomes)}, {len(tally.failures)} failures", file=sys.stderr, flush=True)
+            print(f"{group}: {tally.what}: {dict(tally.outcomes)}, {len(tally.failures)} failures",
+                  file=sys.stderr, flush=True)
             for failure in tally.failures[:5]:
                 print(f"  {failure}", file=sys.stderr)
         harness.save(options.out / f"{group}.json", found)

@@ -38,7 +38,8 @@ class Tally:
 
 
 class Watch:
-    """What a child has passed, in memory that its parent reads: the number of places, and the name of the last one.
+    """What a child has passed, in memory that its parent reads: the number of places, and the name
+    of the last one.
 
     Args:
         stop: the child gets `number` at this place; None: at none.
@@ -65,8 +66,10 @@ class Watch:
         return self.shared[8:256].rstrip(b"\0").decode()
 
 
-def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None, seconds: int = 900) -> int:
-    """Start a child that does `work` as a script would, with its output in `log`; returns its number.
+def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None,
+         seconds: int = 900) -> int:
+    """Start a child that does `work` as a script would, with its output in `log`; returns its
+    number.
 
     Args:
         memory: bytes that the child may take beside what it has.
@@ -128,11 +131,13 @@ def said(log: Path) -> str:
 
 def is_sentence(text: str) -> bool:
     """Whether the errors that a script printed are one line without a traceback."""
-    return sum(line.startswith("error: ") for line in text.splitlines()) == 1 and "Traceback" not in text
+    return (sum(line.startswith("error: ") for line in text.splitlines()) == 1
+            and "Traceback" not in text)
 
 
 def outcome_of(read: Callable[[], Any]) -> tuple[str, Any]:
-    """What reading ends as: "read" and its value, "refused" or "no memory" and the sentence, "fault" and the traceback."""
+    """What reading ends as: "read" and its value, "refused" or "no memory" and the sentence,
+    "fault" and the traceback."""
     try:
         return "read", read()
     except UserError as error:
@@ -157,5 +162,6 @@ def table(tallies: list[Tally]) -> str:
     for tally in tallies:
         tried = sum(tally.outcomes.values()) + len(tally.failures)
         outcome = ", ".join(f"{count:,} {name}" for name, count in sorted(tally.outcomes.items()))
-        lines.append(f"| {tally.group} | {tally.what} | {tried:,} | {outcome} | {len(tally.failures)} |")
+        lines.append(
+            f"| {tally.group} | {tally.what} | {tried:,} | {outcome} | {len(tally.failures)} |")
     return "\n".join(lines)

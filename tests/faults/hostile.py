@@ -1,4 +1,5 @@
-"""Files that somebody made on purpose: refused in one sentence, before they cost memory, time or a look at anything else."""
+"""Files that somebody made on purpose: refused in one sentence, before they cost memory, time or a
+look at anything else."""
 from __future__ import annotations
 
 import io
@@ -24,7 +25,8 @@ from utility.datasets.cards import load_card, split
 from utility.lmdb_dataset import LMDBDataset
 from utility.scenes import read_scene
 
-LISTENER = socket.create_server(("127.0.0.1", 0))  # answers nothing: who connects is found out, and waits
+# answers nothing: who connects is found out, and waits
+LISTENER = socket.create_server(("127.0.0.1", 0))
 ADDRESS = f"http://127.0.0.1:{LISTENER.getsockname()[1]}"
 CUBE = np.arange(4 * 6 * 5, dtype=np.uint16).reshape(4, 6, 5)
 SIDE = 1 << 18
@@ -46,7 +48,7 @@ def _read(path: Path) -> str:
     return f"{read_scene(path).cube.shape}"
 
 
-# --- makers: each writes one file; what it returns is the words of the refusal, or "" where the file may be read ------------
+# --- makers: each writes one file; what it returns is the words of the refusal, or "" where the fil
 
 def claims(suffix: str) -> Callable[[Path], str]:
     """A small file whose header claims 1 TB."""
@@ -56,8 +58,8 @@ def claims(suffix: str) -> Callable[[Path], str]:
             with h5py.File(path, "w") as file:
                 file.create_dataset("cube", (4, SIDE, SIDE), "f4", chunks=(1, 64, 64))
         elif suffix == ".tif":
-            with rasterio.open(path, "w", "GTiff", SIDE, SIDE, 4, dtype="uint16", tiled=True, BIGTIFF="YES", blockxsize=65536,
-                               blockysize=65536, SPARSE_OK=True):
+            with rasterio.open(path, "w", "GTiff", SIDE, SIDE, 4, dtype="uint16", tiled=True,
+                               BIGTIFF="YES", blockxsize=65536, blockysize=65536, SPARSE_OK=True):
                 pass
         elif suffix == ".npy":
             with open(path, "wb") as file:
@@ -68,7 +70,8 @@ def claims(suffix: str) -> Callable[[Path], str]:
             with open(path.with_suffix(".img"), "wb") as file:
                 file.truncate(16 * SIDE * SIDE)
         elif suffix == ".npz":
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("cube.npy", "w") as file:
+            with (zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+                  archive.open("cube.npy", "w") as file):
                 np.lib.format.write_array_header_1_0(file, header)
                 for _ in range(16):
                     file.write(bytes(1 << 20))
@@ -84,7 +87,8 @@ def claims(suffix: str) -> Callable[[Path], str]:
 
 
 def packed_header(path: Path) -> str:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("cube.npy", "w") as file:
+    with (zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+          archive.open("cube.npy", "w") as file):
         file.write(b"\x93NUMPY\x02\x00" + (900 << 20).to_bytes(4, "little"))
         for _ in range(60):
             file.write(b" " * (1 << 20))
@@ -115,7 +119,8 @@ def object_array(path: Path) -> str:
 def external_hdf5(path: Path) -> str:
     (path.parent / "secret.txt").write_bytes(CUBE.tobytes())
     with h5py.File(path, "w") as file:
-        file.create_dataset("cube", CUBE.shape, CUBE.dtype, external=[(str(path.parent / "secret.txt"), 0, CUBE.nbytes)])
+        file.create_dataset("cube", CUBE.shape, CUBE.dtype,
+                            external=[(str(path.parent / "secret.txt"), 0, CUBE.nbytes)])
     return "other files"
 
 
@@ -147,25 +152,28 @@ def empty_chunk(path: Path) -> str:
 
 
 def vrt(path: Path) -> str:
-    bands = "".join(f'<VRTRasterBand dataType="Byte" band="{b}"><SimpleSource><SourceFilename>/vsicurl/{ADDRESS}/vrt.tif'
-                    f'</SourceFilename></SimpleSource></VRTRasterBand>' for b in (1, 2))
+    bands = "".join('<VRTRasterBand dataType="Byte" '
+                    f'band="{b}"><SimpleSource><SourceFilename>/vsicurl/{ADDRESS}/vrt.tif'
+                    '</SourceFilename></SimpleSource></VRTRasterBand>' for b in (1, 2))
     path.write_text(f'<VRTDataset rasterXSize="4" rasterYSize="4">{bands}</VRTDataset>')
     return path.name
 
 
 def wms(path: Path) -> str:
-    path.write_text(
-        f'<GDAL_WMS><Service name="TMS"><ServerUrl>{ADDRESS}/${{z}}.png</ServerUrl></Service><DataWindow><UpperLeftX>-1'
-        '</UpperLeftX><UpperLeftY>1</UpperLeftY><LowerRightX>1</LowerRightX><LowerRightY>-1</LowerRightY><TileLevel>1'
-        '</TileLevel></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>')
+    path.write_text('<GDAL_WMS><Service '
+                    f'name="TMS"><ServerUrl>{ADDRESS}/${{z}}.png</ServerUrl></Service><DataWindow><UpperLeftX>-1'
+                    '</UpperLeftX><UpperLeftY>1</UpperLeftY><LowerRightX>1</LowerRightX><LowerRightY>-1</LowerRightY><TileLevel>1'
+                    '</TileLevel></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>')
     return path.name
 
 
 def overviews(path: Path) -> str:
-    with rasterio.open(path, "w", driver="GTiff", count=4, height=6, width=5, dtype="uint16") as target:
+    with rasterio.open(path, "w", driver="GTiff", count=4, height=6, width=5,
+                       dtype="uint16") as target:
         target.write(CUBE)
         target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=f"/vsicurl/{ADDRESS}/overview.tif")
-    path.with_name(f"{path.name}.aux.xml").write_text(f"<PAMDataset><SRS>{ADDRESS}/srs</SRS></PAMDataset>")
+    path.with_name(f"{path.name}.aux.xml").write_text(
+        f"<PAMDataset><SRS>{ADDRESS}/srs</SRS></PAMDataset>")
     return ""
 
 
@@ -204,10 +212,12 @@ def released() -> dict[str, Any]:
     optimizer = torch.optim.Adam(net.parameters())
     sum(p.sum() for p in net.parameters()).backward()
     optimizer.step()
-    return {"net": net.state_dict(), "arch": "biqrnn_1_1", "optimizer": optimizer.state_dict(), "epoch": 1, "iteration": 3}
+    return {"net": net.state_dict(), "arch": "biqrnn_1_1", "optimizer": optimizer.state_dict(),
+            "epoch": 1, "iteration": 3}
 
 
-def checkpoint(change: Callable[[dict[str, Any], Path], Any], words: str, **how: Any) -> Callable[[Path], str]:
+def checkpoint(change: Callable[[dict[str, Any], Path], Any], words: str,
+               **how: Any) -> Callable[[Path], str]:
     def make(path: Path) -> str:
         contents = released()
         change(contents, path.parent)
@@ -236,14 +246,16 @@ def forged_size(path: Path, *, new: bool = True) -> str:
         with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
             for record in source.infolist():
                 data = source.read(record)
-                target.writestr(record.filename, forge(data) if record.filename.endswith("data.pkl") else data)
+                target.writestr(record.filename,
+                                forge(data) if record.filename.endswith("data.pkl") else data)
     else:
         path.write_bytes(forge(buffer.getvalue()))
     return "cannot be read"
 
 
 def packed_checkpoint(path: Path) -> str:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data/0", "w") as file:
+    with (zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+          archive.open("archive/data/0", "w") as file):
         for _ in range(64):
             file.write(bytes(1 << 20))
     return "compressed"
@@ -255,7 +267,8 @@ def _expand_moments(contents: dict[str, Any], folder: Path) -> None:
 
 
 CASES: dict[str, tuple[str, Callable[..., str], Callable[[Path], Any]]] = {
-    **{f"1 TB claimed, {end}": (end, claims(end), _read) for end in (".h5", ".tif", ".npy", ".hdr", ".npz", ".mat")},
+    **{f"1 TB claimed, {end}": (end, claims(end), _read)
+       for end in (".h5", ".tif", ".npy", ".hdr", ".npz", ".mat")},
     "a packed header of 900 MB": (".npz", packed_header, _read),
     "half of a packed variable": (".mat", packed_variable, _read),
     "a variable of no type": (".mat", wrong_tag, _read),
@@ -264,36 +277,51 @@ CASES: dict[str, tuple[str, Callable[..., str], Callable[[Path], Any]]] = {
     "HDF5 with a virtual dataset": (".h5", virtual_hdf5, _read),
     "HDF5 with a link to another file": (".h5", linked_hdf5, _read),
     "HDF5 with an empty chunk": (".h5", empty_chunk, _read),
-    "VRT to the network": (".vrt", vrt, _read),
-    "WMS as .tif": (".tif", wms, _read),
+    "VRT to the network": (".vrt", vrt, _read), "WMS as .tif": (".tif", wms, _read),
     "GeoTIFF with overviews elsewhere": (".tif", overviews, _read),
     "ENVI with a projection elsewhere": (".hdr", projection, _read),
-    **{f"a pipe as {what}": (suffix, pipe, read) for what, suffix, read in (
-        ("scene", ".mat", _read), ("checkpoint", ".pth", model_from_checkpoint), ("card", ".toml", load_card),
-        ("safetensors", ".safetensors", model_from_checkpoint))},
-    "a pipe as database": (".lmdb", lambda path: pipe(path) and "not an LMDB database", LMDBDataset),
-    "a device as scene": (".npy", device, _read),
-    "a card whose list is a pipe": (".toml", piped_list, lambda path: split(load_card(path), [path], "training")),
+    **{f"a pipe as {what}": (suffix, pipe, read)
+       for what, suffix, read in (("scene", ".mat", _read),
+                                  ("checkpoint", ".pth", model_from_checkpoint),
+                                  ("card", ".toml", load_card),
+                                  ("safetensors", ".safetensors", model_from_checkpoint))},
+    "a pipe as database": (".lmdb", lambda path: pipe(path) and "not an LMDB database",
+                           LMDBDataset), "a device as scene": (".npy", device, _read),
+    "a card whose list is a pipe": (".toml", piped_list,
+                                    lambda path: split(load_card(path), [path], "training")),
     "a card of 5,000 nested lists": (".toml", text("a = " + "[" * 5000 + "]" * 5000), load_card),
     "a card of 5,000 digits": (".toml", text(CARD + "bands = " + "9" * 5000), load_card),
-    "a card of 9,000 hexadecimal digits": (".toml", text(CARD + f"rgb = [0, 1, 0x{'f' * 9000}]"), load_card),
-    "a card of 10^12 bands": (".toml", text(CARD + "wavelengths = {first = 4, last = 7, count = 1000000000000}"), load_card),
-    "code in a checkpoint": (".pth", checkpoint(lambda c, folder: c.update(epoch=Hostile(folder / "was_here")),
-                                                "could run any code"), model_from_checkpoint),
+    "a card of 9,000 hexadecimal digits": (".toml", text(CARD + f"rgb = [0, 1, 0x{'f' * 9000}]"),
+                                           load_card),
+    "a card of 10^12 bands": (
+        ".toml", text(CARD + "wavelengths = {first = 4, last = 7, count = 1000000000000}"),
+        load_card),
+    "code in a checkpoint": (".pth",
+                             checkpoint(
+                                 lambda c, folder: c.update(epoch=Hostile(folder / "was_here")),
+                                 "could run any code"), model_from_checkpoint),
     "code in a bare pickle": (".pth", bare_pickle, model_from_checkpoint),
     "a tensor that claims more than its file": (".pth", forged_size, model_from_checkpoint),
-    "the same in the old format": (".pth", lambda path: forged_size(path, new=False), model_from_checkpoint),
+    "the same in the old format": (".pth", lambda path: forged_size(path, new=False),
+                                   model_from_checkpoint),
     "a checkpoint of packed zeros": (".pth", packed_checkpoint, model_from_checkpoint),
-    "a network of 32 GB": (".pth", checkpoint(lambda c, _: c.update(arch="biqrnn_9999_99"), "another network"),
-                           model_from_checkpoint),
-    "weights of 4 TB that hold one number": (".pth", checkpoint(
-        lambda c, _: c["net"].update(a=torch.zeros(1).expand(1 << 20, 1 << 20)), "one by one"), model_from_checkpoint),
-    "moments that share one number": (".pth", checkpoint(_expand_moments, "one by one"), model_from_checkpoint),
-    "sparse weights of 4 TB": (".pth", checkpoint(
-        lambda c, _: c["net"].update(a=torch.sparse_coo_tensor(size=(1 << 20, 1 << 20))), "one by one"), model_from_checkpoint),
-    "weights without values": (".pth", checkpoint(
-        lambda c, _: c["net"].update({k: v.to("meta") for k, v in c["net"].items()}), "one by one"), model_from_checkpoint),
-}
+    "a network of 32 GB": (
+        ".pth", checkpoint(lambda c, _: c.update(arch="biqrnn_9999_99"), "another network"),
+        model_from_checkpoint),
+    "weights of 4 TB that hold one number": (".pth",
+                                             checkpoint(lambda c, _: c["net"].update(
+                                                 a=torch.zeros(1).expand(1 << 20, 1 << 20)),
+                                                        "one by one"), model_from_checkpoint),
+    "moments that share one number": (".pth", checkpoint(_expand_moments, "one by one"),
+                                      model_from_checkpoint),
+    "sparse weights of 4 TB": (".pth",
+                               checkpoint(lambda c, _: c["net"].update(
+                                   a=torch.sparse_coo_tensor(size=(1 << 20, 1 << 20))),
+                                          "one by one"), model_from_checkpoint),
+    "weights without values": (".pth",
+                               checkpoint(lambda c, _: c["net"].update(
+                                   {k: v.to("meta") for k, v in c["net"].items()}), "one by one"),
+                               model_from_checkpoint)}
 
 
 def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
@@ -304,10 +332,13 @@ def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
         folder.mkdir()
         path = folder / f"file{suffix}"
         words = make(path)
-        code = ended(fork(lambda path=path, read=read: _judge(path, read), folder / "log", memory=1 << 30, seconds=120))
+        code = ended(fork(lambda path=path, read=read: _judge(path, read), folder / "log",
+                          memory=1 << 30, seconds=120))
         outcome, _, sentence = said(folder / "log").partition(": ")
-        good = code == 0 and (outcome == "refused" and words in sentence if words else outcome == "read")
-        tally.check(good and not (folder / "was_here").exists(), outcome, f"{name}: exit {code}, {outcome}: {sentence[-1500:]}")
+        good = (code == 0
+                and (outcome == "refused" and words in sentence if words else outcome == "read"))
+        tally.check(good and not (folder / "was_here").exists(), outcome,
+                    f"{name}: exit {code}, {outcome}: {sentence[-1500:]}")
     LISTENER.setblocking(False)
     try:
         LISTENER.accept()[0].close()

@@ -1,4 +1,5 @@
-"""Processes killed at every place of their work: nothing is lost, nothing half-made has a name, the same command goes on."""
+"""Processes killed at every place of their work: nothing is lost, nothing half-made has a name, the
+same command goes on."""
 from __future__ import annotations
 
 import contextlib
@@ -36,12 +37,13 @@ from utility.training.runs import SPEEDS, Board, RunFolder
 from utility.training.state import State
 
 SUFFIXES = (".mat", ".h5", ".npy", ".npz", ".hdr", ".tif")
-TRAIN = ["-a", "biqrnn_1_1", "--data", "data.lmdb", "-b", "3", "-n", "3", "--save-minutes", "1e-4", "--run-dir", "run", "--ri",
-         "2", "--quiet", "--no-cuda"]
+TRAIN = ["-a", "biqrnn_1_1", "--data", "data.lmdb", "-b", "3", "-n", "3", "--save-minutes", "1e-4",
+         "--run-dir", "run", "--ri", "2", "--quiet", "--no-cuda"]
 
 
 def _plain(path: str | os.PathLike[str]) -> str:
-    return re.sub(r"^\.(.+)\.[0-9a-f]{12}-\d+-[0-9a-f]{8}\.(partial|old)", r"\1.\2", Path(path).name)
+    return re.sub(r"^\.(.+)\.[0-9a-f]{12}-\d+-[0-9a-f]{8}\.(partial|old)", r"\1.\2",
+                  Path(path).name)
 
 
 def _marked(owner: object, name: str, watch: Watch, label: Callable[..., str]) -> None:
@@ -63,8 +65,10 @@ def mark(watch: Watch) -> None:
     _marked(os, "fsync", watch, lambda file: "fsync")
     _marked(shutil, "rmtree", watch, lambda path, *_: f"rmtree {_plain(path)}")
     _marked(Path, "unlink", watch, lambda path, *_: f"unlink {_plain(path)}")
-    for owner, name in ((training, "train_step"), (training, "validate"), (RunFolder, "write_history"), (Board, "flush"),
-                        (State, "save"), (DatabaseWriter, "write"), (DatabaseWriter, "finish"), (CubeWriter, "__setitem__")):
+    for owner, name in ((training, "train_step"), (training, "validate"),
+                        (RunFolder, "write_history"), (Board, "flush"), (State, "save"),
+                        (DatabaseWriter, "write"), (DatabaseWriter, "finish"),
+                        (CubeWriter, "__setitem__")):
         _marked(owner, name, watch, lambda *_, name=name: name)
 
     def write_bytes(path: Path, data: bytes) -> None:
@@ -89,7 +93,8 @@ class Work:
     Attributes:
         prepare: makes a folder in which the work can start.
         work: is done with that folder as the working folder.
-        found: what stands there, "old" or "new", or "refused" where half a pair is refused by name; anything else raises.
+        found: what stands there, "old" or "new", or "refused" where half a pair is refused by name;
+            anything else raises.
     """
 
     what: str
@@ -111,8 +116,8 @@ def start(work: Callable[[], object], folder: Path, watch: Watch, log: Path | No
     return fork(watched, log or folder.with_suffix(".log"))
 
 
-def kill(work: Callable[[], object], folder: Path, draw: random.Random, places: float, seconds: float,
-         number: int = signal.SIGKILL) -> tuple[int, str]:
+def kill(work: Callable[[], object], folder: Path, draw: random.Random, places: float,
+         seconds: float, number: int = signal.SIGKILL) -> tuple[int, str]:
     """Kill the work within its first places or, in half of the cases, its first seconds.
 
     Returns its exit code, and the last place that it passed.
@@ -126,7 +131,7 @@ def kill(work: Callable[[], object], folder: Path, draw: random.Random, places: 
     return code, watch.place
 
 
-# --- work that replaces something as a whole -----------------------------------------------------------------------------
+# --- work that replaces something as a whole ------------------------------------------------------
 
 def _cube(value: int) -> np.ndarray:
     return np.arange(value, value + 4 * 80 * 64, dtype=np.uint16).reshape(4, 80, 64)
@@ -151,16 +156,20 @@ def database(with_old: bool) -> Work:
         except UserError:
             assert not with_old and not (folder / "out.lmdb").exists()
             return "old"
-        assert len(data) == 20 and all(np.isfinite(data[i]).all() for i in range(20)), "the database is not whole"
+        assert (len(data) == 20
+                and all(np.isfinite(data[i]).all() for i in range(20))), "the database is not whole"
         return {"old.npy": "old", "new.npy": "new"}[data.meta["sources"][0]["file"]]
 
-    return Work(f"build of a database{', over an old one' if with_old else ''}", prepare, lambda: build("new"), found)
+    return Work(f"build of a database{', over an old one' if with_old else ''}", prepare,
+                lambda: build("new"), found)
 
 
 def scene(suffix: str) -> Work:
-    """In two blocks, and for ENVI with another interleave, so that a wrong pair reads as something else."""
+    """In two blocks, and for ENVI with another interleave, so that a wrong pair reads as something
+    else."""
     def write(value: int) -> None:
-        like = Scene(_cube(value), "scene", layout="BHW", metadata={"interleave": "bip" if value else "bsq"})
+        like = Scene(_cube(value), "scene", layout="BHW",
+                     metadata={"interleave": "bip" if value else "bsq"})
         write_scene(f"scene{suffix}", like, overwrite=True)
 
     def prepare(folder: Path) -> None:
@@ -173,7 +182,8 @@ def scene(suffix: str) -> Work:
         except UserError as error:
             assert suffix == ".hdr" and "scene.hdr" in str(error), error
             return "refused"
-        which = [name for name, value in (("old", 0), ("new", 7)) if np.array_equal(cube, _cube(value))]
+        which = [
+            name for name, value in (("old", 0), ("new", 7)) if np.array_equal(cube, _cube(value))]
         assert which, "another cube is read"
         return which[0]
 
@@ -182,8 +192,9 @@ def scene(suffix: str) -> Work:
 
 def test() -> Work:
     def test(border: int) -> None:
-        hsi_test.main(["--data", "scene.npy", "--method", "interpolation", "--scale", "4", "--border", str(border), "--out",
-                       "results", "--no-figures", "--quiet", "--force", "--no-cuda"])
+        hsi_test.main(["--data", "scene.npy", "--method", "interpolation", "--scale", "4",
+                       "--border", str(border), "--out", "results", "--no-figures", "--quiet",
+                       "--force", "--no-cuda"])
 
     files = {"metrics.json", "metrics.csv", "metrics_bands.csv"}
 
@@ -238,11 +249,13 @@ def _killed(work: Work, scratch: Path, count: int, draw: random.Random, number: 
             code = ended(start(work.work, folder, Watch()))
             if code or work.found(folder) != "new" or hidden(folder):
                 problem = f"again: exit {code}, left {hidden(folder)}: {said(folder.with_suffix('.log'))[-1000:]}"
-        tally.check(not problem, f"{outcome} whole" if outcome != "refused" else "half a pair refused", f"{place}: {problem}")
+        tally.check(not problem,
+                    f"{outcome} whole" if outcome != "refused" else "half a pair refused",
+                    f"{place}: {problem}")
     return tally
 
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 def _train(*arguments: str) -> int:
     return hsi_sr.main([*TRAIN, *arguments])
@@ -271,19 +284,24 @@ def _go_on(folder: Path) -> Callable[[], int]:
 
 def _left(run: Path) -> dict[str, object]:
     """All that a run leaves, but for what measures time."""
-    found: dict[str, object] = {path.name: torch.load(path, weights_only=True) for path in sorted(run.glob("*.pth"))
+    found: dict[str, object] = {path.name: torch.load(path, weights_only=True)
+                                for path in sorted(run.glob("*.pth"))
                                 if path.name != "last.prev.pth"}
     with open(run / "history.csv", newline="") as file:
-        found["history.csv"] = [{k: v for k, v in row.items() if k not in SPEEDS} for row in csv.DictReader(file)]
-    found["events"] = sorted(
-        (event.step, value.tag, value.simple_value, value.image.encoded_image_string)
-        for event in events(run) for value in event.summary.value if value.tag.removeprefix("epoch/") not in SPEEDS)
+        found["history.csv"] = [
+            {k: v for k, v in row.items() if k not in SPEEDS} for row in csv.DictReader(file)]
+    found["events"] = sorted((event.step, value.tag, value.simple_value,
+                              value.image.encoded_image_string) for event in events(run)
+                             for value in event.summary.value
+                             if value.tag.removeprefix("epoch/") not in SPEEDS)
     return found
 
 
 def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
-    """Runs that are killed again and again until they have made `count` kills, each compared with one that was not."""
-    kills, chains = Tally("kills", "training, killed"), Tally("kills", "training, killed and resumed to its end")
+    """Runs that are killed again and again until they have made `count` kills, each compared with
+    one that was not."""
+    kills, chains = (Tally("kills", "training, killed"),
+                     Tally("kills", "training, killed and resumed to its end"))
     stopped = Tally("kills", "training, terminated")
     sound = scratch / "sound_training"
     sound.mkdir()
@@ -315,8 +333,10 @@ def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
             elif code == 130 and sort == signal.SIGTERM:
                 stopped.places[place] += 1
                 left = set(hidden(folder)) - before  # a kill before it may have left others
-                stopped.check("Traceback" not in log and not left, "state saved", f"{path}: {left} {log}")
-            elif code == 0 or (code == 2 and "all that were asked for" in log):  # killed after the last checkpoint
+                stopped.check("Traceback" not in log and not left, "state saved",
+                              f"{path}: {left} {log}")
+            # killed after the last checkpoint
+            elif code == 0 or (code == 2 and "all that were asked for" in log):
                 break
             else:
                 problem = f"{path}: exit {code}: {log[-1500:]}"
@@ -338,7 +358,7 @@ def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
         return max(1, round(count * share))
 
     yield from chains(scratch, part(80), draw)
-    for work, count in ((database(True), 30), (database(False), 15), *((scene(suffix), 8) for suffix in SUFFIXES),
-                        (test(), 27)):
+    for work, count in ((database(True), 30), (database(False), 15),
+                        *((scene(suffix), 8) for suffix in SUFFIXES), (test(), 27)):
         for number, of in ((signal.SIGKILL, count), (signal.SIGTERM, count // 3)):
             yield _killed(work, scratch, part(of), draw, number)

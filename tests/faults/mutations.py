@@ -1,4 +1,5 @@
-"""Damaged files of every format that is read: each is read or refused in one sentence, and never ends the process."""
+"""Damaged files of every format that is read: each is read or refused in one sentence, and never
+ends the process."""
 from __future__ import annotations
 
 import json
@@ -36,7 +37,8 @@ class Format:
         write: makes a sound file under this path.
         read: reads the file whole.
         exact: whether what is still read of a damaged file must be what was written.
-        loops: whether the library that reads the file is known to loop for ever on some of them (libhdf5, GDAL's JPEG 2000).
+        loops: whether the library that reads the file is known to loop for ever on some of them
+            (libhdf5, GDAL's JPEG 2000).
     """
 
     suffix: str
@@ -47,17 +49,21 @@ class Format:
 
 
 def _scene(path: Path) -> None:
-    write_scene(path, Scene(CUBE, "a", layout="BHW", wavelengths=np.arange(400.0, 404), band_names=list("abcd"), nodata=0))
+    write_scene(path,
+                Scene(CUBE, "a", layout="BHW", wavelengths=np.arange(400.0, 404),
+                      band_names=list("abcd"), nodata=0))
 
 
 def _deflated_tiff(path: Path) -> None:
-    with rasterio.open(path, "w", "GTiff", 8, 9, 4, dtype="uint16", compress="deflate", predictor=2) as file:
+    with rasterio.open(path, "w", "GTiff", 8, 9, 4, dtype="uint16", compress="deflate",
+                       predictor=2) as file:
         file.write(CUBE)
 
 
 def _chunked_hdf5(path: Path) -> None:
     with h5py.File(path, "w") as file:
-        file.create_dataset("group/cube", data=CUBE, chunks=(2, 4, 4), compression="gzip", shuffle=True, fletcher32=True)
+        file.create_dataset("group/cube", data=CUBE, chunks=(2, 4, 4), compression="gzip",
+                            shuffle=True, fletcher32=True)
         file["group/cube"].attrs["unit"] = "m"
 
 
@@ -76,8 +82,10 @@ def _database(path: Path) -> None:
 
 
 def _published_database(path: Path) -> None:
-    datum = b"\x08\x02\x10\x03\x18\x02" + b"".join(b"\x35" + np.float32(v).tobytes() for v in range(12))
-    with lmdb.open(str(path), subdir=False, lock=False) as database, database.begin(write=True) as transaction:
+    datum = (b"\x08\x02\x10\x03\x18\x02"
+             + b"".join(b"\x35" + np.float32(v).tobytes() for v in range(12)))
+    with (lmdb.open(str(path), subdir=False, lock=False) as database,
+          database.begin(write=True) as transaction):
         for i in range(40):
             transaction.put(f"{i:08d}".encode(), datum)
 
@@ -91,9 +99,12 @@ def _read_database(path: Path) -> None:
 def _contents() -> dict[str, Any]:
     net = create_model(ARCH)
     torch.nn.init.constant_(net.last_layer()[0], 0.5)
-    return {"net": {name: torch.full_like(weight, 0.25) for name, weight in net.state_dict().items()}, "arch": ARCH, "epoch": 3,
-            "scale": [2, 4], "degradation": "gaussian", "psnr": 30.5, "history": [{"epoch": 1, "psnr": 30.5}],
-            "optimizer": torch.optim.Adam(net.parameters()).state_dict(), "trained_on": [{"file": "a.mat"}]}
+    return {
+        "net": {name: torch.full_like(weight, 0.25) for name, weight in net.state_dict().items()},
+        "arch": ARCH, "epoch": 3, "scale": [2, 4], "degradation": "gaussian", "psnr": 30.5,
+        "history": [{"epoch": 1, "psnr": 30.5}],
+        "optimizer": torch.optim.Adam(net.parameters()).state_dict(),
+        "trained_on": [{"file": "a.mat"}]}
 
 
 def _safetensors(path: Path) -> None:
@@ -103,37 +114,46 @@ def _safetensors(path: Path) -> None:
 
 def _read_checkpoint(path: Path) -> str:
     net, info = model_from_checkpoint(path)
-    return repr((checksum(net.state_dict()), info.arch, info.scales, info.degradation, info.psnr, info.epoch, info.trained_on))
+    return repr((checksum(net.state_dict()), info.arch, info.scales, info.degradation, info.psnr,
+                 info.epoch, info.trained_on))
 
 
-FORMATS = {
-    "MATLAB v5": Format(".mat", _scene),
-    "MATLAB v5, compressed": Format(".mat", lambda path: scipy.io.savemat(
-        path, {"cube": CUBE.transpose(1, 2, 0), "wavelengths": np.arange(400.0, 404)}, do_compression=True)),
-    "MATLAB v7.3": Format(".mat", lambda path: write_scene(path, Scene(CUBE, "a", format="mat7.3", layout="BHW")),
-                          loops=True),
-    "HDF5": Format(".h5", _scene, loops=True),
-    "HDF5, packed chunks": Format(".h5", _chunked_hdf5, loops=True),
-    ".npy": Format(".npy", _scene),
-    ".npz": Format(".npz", _scene),
-    "ENVI header": Format(".hdr", _scene),
-    "GeoTIFF": Format(".tif", _scene),
-    "GeoTIFF, deflate": Format(".tif", _deflated_tiff),
-    "JPEG 2000": Format(".jp2", _jpeg2000, loops=True),
-    "LMDB": Format(".mdb", _database, _read_database),
-    "LMDB, published": Format(".mdb", _published_database, _read_database),
-    "checkpoint": Format(".pth", lambda path: save_checkpoint(path, _contents()), _read_checkpoint, exact=True),
-    "checkpoint, old format": Format(".pth", lambda path: torch.save(_contents(), path, _use_new_zipfile_serialization=False),
-                                     _read_checkpoint),
-    "safetensors": Format(".safetensors", _safetensors, _read_checkpoint, exact=True),
-    "dataset card": Format(".toml", lambda path: shutil.copy(CARD_FOLDER / "pavia_center.toml", path), load_card),
-}
+FORMATS = {"MATLAB v5": Format(".mat", _scene),
+           "MATLAB v5, compressed": Format(".mat",
+                                           lambda path: scipy.io.savemat(
+                                               path,
+                                               {"cube": CUBE.transpose(1, 2, 0),
+                                                "wavelengths": np.arange(400.0, 404)},
+                                               do_compression=True)),
+           "MATLAB v7.3": Format(
+               ".mat",
+               lambda path: write_scene(path, Scene(CUBE, "a", format="mat7.3", layout="BHW")),
+               loops=True), "HDF5": Format(".h5", _scene, loops=True),
+           "HDF5, packed chunks": Format(".h5", _chunked_hdf5, loops=True),
+           ".npy": Format(".npy", _scene), ".npz": Format(".npz", _scene),
+           "ENVI header": Format(".hdr", _scene), "GeoTIFF": Format(".tif", _scene),
+           "GeoTIFF, deflate": Format(".tif", _deflated_tiff),
+           "JPEG 2000": Format(".jp2", _jpeg2000, loops=True),
+           "LMDB": Format(".mdb", _database, _read_database),
+           "LMDB, published": Format(".mdb", _published_database, _read_database),
+           "checkpoint": Format(".pth", lambda path: save_checkpoint(path, _contents()),
+                                _read_checkpoint, exact=True),
+           "checkpoint, old format": Format(
+               ".pth",
+               lambda path: torch.save(_contents(), path, _use_new_zipfile_serialization=False),
+               _read_checkpoint),
+           "safetensors": Format(".safetensors", _safetensors, _read_checkpoint, exact=True),
+           "dataset card": Format(".toml",
+                                  lambda path: shutil.copy(CARD_FOLDER / "pavia_center.toml", path),
+                                  load_card)}
 
 
 def damaged(sound: bytes, rng: np.random.Generator, exact: bool) -> bytes:
-    """One to three faults of a transfer, a disk or a hand; half of them lie in the first or last 512 bytes.
+    """One to three faults of a transfer, a disk or a hand; half of them lie in the first or last
+    512 bytes.
 
-    Of a format that must be read exactly or not at all, half of the files have one wrong bit, which lies anywhere.
+    Of a format that must be read exactly or not at all, half of the files have one wrong bit, which
+    lies anywhere.
     """
     data = bytearray(sound)
     if exact and rng.integers(2):
@@ -142,17 +162,20 @@ def damaged(sound: bytes, rng: np.random.Generator, exact: bool) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         size = max(len(data), 1)
         near = int(rng.integers(min(size, 512)))
-        at = (int(rng.integers(size)), int(rng.integers(size)), near, size - 1 - near)[rng.integers(4)]
+        at = (int(rng.integers(size)), int(rng.integers(size)), near, size - 1 - near)[
+            rng.integers(4)]
         length = int(rng.integers(1, 65))
         match int(rng.integers(9)):
             case 0 | 1:
-                data[at:at + 1] = bytes([(data[at] if at < len(data) else 0) ^ 1 << int(rng.integers(8))])
+                data[at:at + 1] = bytes(
+                    [(data[at] if at < len(data) else 0) ^ 1 << int(rng.integers(8))])
             case 2:
                 data[at:at + 1] = bytes([(0, 1, 127, 128, 255)[rng.integers(5)]])
             case 3:
                 value = (0, 1, -1, 1 << 31, (1 << 31) - 1, 1 << 62, 1 << 20)[rng.integers(7)]
                 width = (2, 4, 8)[rng.integers(3)]
-                data[at:at + width] = (value % (1 << 8 * width)).to_bytes(width, ("little", "big")[rng.integers(2)])
+                data[at:at + width] = (value % (1 << 8 * width)).to_bytes(
+                    width, ("little", "big")[rng.integers(2)])
             case 4:
                 data[at:at + length] = rng.bytes(length)
             case 5:
@@ -182,8 +205,10 @@ def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
         yield tally
 
 
-def _many(kind: Format, path: Path, sound: bytes, right: Any, key: tuple[int, int], numbers: range, tally: Tally) -> int:
-    """One child reads the files of these numbers until one of them kills the child; returns the number to go on with."""
+def _many(kind: Format, path: Path, sound: bytes, right: Any, key: tuple[int, int], numbers: range,
+          tally: Tally) -> int:
+    """One child reads the files of these numbers until one of them kills the child; returns the
+    number to go on with."""
     results, log = path.with_suffix(".results"), path.with_suffix(".log")
 
     def work() -> None:
@@ -210,7 +235,8 @@ def _many(kind: Format, path: Path, sound: bytes, right: Any, key: tuple[int, in
     done = numbers.start + len(lines)
     if len(lines) < len(numbers):
         _keep(kind, path, sound, key, done)
-        tally.check(kind.loops and code == -signal.SIGPROF, "lost in an endless loop of the library",
+        tally.check(kind.loops and code == -signal.SIGPROF,
+                    "lost in an endless loop of the library",
                     f"file {done}: the process ended with {code} {said(log)[-2000:]}")
         done += 1
     return done

@@ -27,10 +27,11 @@ class BadBand:
 
 def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None,
                    statistics: BandStatistics | None = None) -> list[BadBand]:
-    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel); indices from 0.
+    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel);
+    indices from 0.
 
-    `missing` (H, W) is True for pixels that count as no-data whatever their value; `statistics` are those of the cube, for
-    a caller that has them.
+    `missing` (H, W) is True for pixels that count as no-data whatever their value; `statistics` are
+    those of the cube, for a caller that has them.
     """
     found = []
     statistics = statistics or band_statistics(cube, nodata, missing)
@@ -63,8 +64,8 @@ def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
             try:
                 ends = int(first), int(last if dash else first)
             except ValueError:
-                raise UserError(f"'{text}' is no list of bands; write indices and ranges counted from 0, such as "
-                                f"0-49,60.") from None
+                raise UserError(f"'{text}' is no list of bands; write indices and ranges counted "
+                                "from 0, such as 0-49,60.") from None
             if ends[0] > ends[1]:
                 raise UserError(f"The bands '{part}' run backwards; write {ends[1]}-{ends[0]}.")
             chosen.update(range(ends[0], min(ends[1], count) + 1))
@@ -72,13 +73,15 @@ def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
         chosen = set(map(int, text))
     outside = [b for b in chosen if not 0 <= b < count]
     if outside or not chosen:
-        found = f"'{text}' names band {max(outside, key=abs)}" if outside else f"'{text}' names no band"
+        found = (f"'{text}' names band {max(outside, key=abs)}" if outside
+                 else f"'{text}' names no band")
         raise UserError(f"{found}, and the scene has bands 0 to {count - 1}.")
     return sorted(chosen)
 
 
 def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
-    """The scene of some of its bands (indices from 0), with their wavelengths, names and per-band metadata."""
+    """The scene of some of its bands (indices from 0), with their wavelengths, names and per-band
+    metadata."""
     bands, count = list(bands), scene.cube.shape[0]
     if bands == list(range(count)):
         return scene
@@ -92,17 +95,20 @@ def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
             wanted = bands[b]
             return whole[wanted[0]:wanted[-1] + 1, r, c][[i - wanted[0] for i in wanted]]
 
-        cube = LazyCube((len(bands), *whole.shape[1:]), whole.dtype, read, slowest_of(whole), getattr(whole, "grain", 1))
+        cube = LazyCube((len(bands), *whole.shape[1:]), whole.dtype, read, slowest_of(whole),
+                        getattr(whole, "grain", 1))
     metadata = _per_band(scene.metadata, bands, count)
     source = metadata.get("source_bands", range(count))
     metadata["source_bands"] = [source[b] for b in bands]
-    facts = {name: values if (values := getattr(scene, name)) is None else [values[b] for b in bands] if
-             isinstance(values, list) else np.asarray(values)[bands] for name in PER_BAND}
+    facts = {name: values if (values := getattr(scene, name)) is None
+             else [values[b] for b in bands] if isinstance(values, list)
+             else np.asarray(values)[bands] for name in PER_BAND}
     return dataclasses.replace(scene, cube=cube, metadata=metadata, **facts)
 
 
-NOT_PER_BAND = {"map info", "projection info", "coordinate system string", "geo points", "pixel size", "class names",
-                "class lookup", "default bands", "source_bands", "bad_bands"}
+NOT_PER_BAND = {"map info", "projection info", "coordinate system string", "geo points",
+                "pixel size", "class names", "class lookup", "default bands", "source_bands",
+                "bad_bands"}
 
 
 def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[str, Any]:
@@ -121,35 +127,43 @@ def _per_band(metadata: dict[str, Any], bands: list[int], count: int) -> dict[st
     return chosen
 
 
-def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False, bands: str | Sequence[int] | None = None,
-          drop: str | Sequence[int] | None = None, *, keep_bad: bool = False) -> Scene:
+def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
+          bands: str | Sequence[int] | None = None, drop: str | Sequence[int] | None = None, *,
+          keep_bad: bool = False) -> Scene:
     """The scene with the chosen bands, none of them bad, ready for a network.
 
-    A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has invalid pixels: NaN, infinite or
-    no-data. Pixels are missing that are invalid in every band that has valid pixels, such as those outside a flight line,
-    or that a mask of the file declares so. They make no band bad: they get the values of their nearest valid pixel, so that
-    a network can be given the cube, are remembered as `Facts.missing`, and are no-data again in results. `Facts.filled`
-    has these and all other pixels of which a value was made up: no number is to be computed from them. A scene without a
-    no-data value gets one, NaN or the lowest of its type.
+    A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has
+    invalid pixels: NaN, infinite or no-data. Pixels are missing that are invalid in every band that
+    has valid pixels, such as those outside a flight line, or that a mask of the file declares so.
+    They make no band bad: they get the values of their nearest valid pixel, so that a network can
+    be given the cube, are remembered as `Facts.missing`, and are no-data again in results.
+    `Facts.filled` has these and all other pixels of which a value was made up: no number is to be
+    computed from them. A scene without a no-data value gets one, NaN or the lowest of its type.
 
     Args:
-        scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels are filled.
-        drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that are not filled.
-        fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their band.
-        bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from 0.
-        keep_bad: keep bad bands, filled where they can be; ``metadata["bad_bands"]`` holds their indices, and
-            ``metadata["bad_pixels"]`` {index: (H, W), True for invalid pixels} of those that were filled.
+        scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels
+            are filled.
+        drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that
+            are not filled.
+        fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their
+            band.
+        bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from
+            0.
+        keep_bad: keep bad bands, filled where they can be;
+            ``metadata["bad_bands"]`` holds their indices, and ``metadata["bad_pixels"]`` {index:
+            (H, W), True for invalid pixels} of those that were filled.
 
     Raises:
-        UserError: a band is bad and not dropped, filled or kept (the message names it), or fewer than 2 bands remain.
+        UserError: a band is bad and not dropped, filled or kept (the message names it), or fewer
+            than 2 bands remain.
     """
     count = scene.cube.shape[0]
     wanted = parse_bands(bands, count) if bands is not None else list(range(count))
     if drop is not None:
         wanted = [b for b in wanted if b not in set(parse_bands(drop, count))]
     if len(wanted) < 2:
-        raise UserError(f"{scene} would have {len(wanted)} of its {count} bands left, and at least 2 are needed; choose "
-                        "others.")
+        raise UserError(f"{scene} would have {len(wanted)} of its {count} bands left, and at least "
+                        "2 are needed; choose others.")
     scene = select_bands(scene, wanted)
     statistics = band_statistics(scene.cube, scene.nodata, scene.missing)
     if scene.nodata is None and (fill := likely_fill(scene.cube, statistics)):
@@ -161,7 +175,9 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     partial = [b for b in bad if b.fillable]
     missing = missing_pixels(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
-    refused = [b for b in bad if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
+    refused = [b
+               for b in bad
+               if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
     refused += [BadBand(i, "marked as bad in the file") for i in marked]
     refused.sort(key=lambda b: b.index)
     kept = sorted(set(range(len(wanted))) - {b.index for b in refused})
@@ -171,11 +187,13 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     carry = keep_bad and not drop_bad_bands
     if refused and not ((drop_bad_bands or carry) and len(kept) >= 2):
         named = in_words(refused, scene.metadata.get("source_bands", range(count)))
-        advice = f"give {' or '.join(flags)}" if flags else "the others are too few to work on; use another scene"
-        raise UserError(f"{scene} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted from 0): {named}; "
-                        f"{advice}.")
+        advice = (f"give {' or '.join(flags)}" if flags
+                  else "the others are too few to work on; use another scene")
+        raise UserError(f"{scene} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted "
+                        f"from 0): {named}; {advice}.")
     if carry and refused:
-        scene = dataclasses.replace(scene, metadata={**scene.metadata, "bad_bands": [b.index for b in refused]})
+        scene = dataclasses.replace(
+            scene, metadata={**scene.metadata, "bad_bands": [b.index for b in refused]})
     else:
         scene = select_bands(scene, kept)
     return _filled(scene, missing) if partial and (gone or fill_nodata or carry) else scene
@@ -193,13 +211,15 @@ def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
     marker = marker_of(scene.cube.dtype, scene.nodata)
     for index in blocks(scene.cube):
         block = scene.cube[index]
-        living = [i for i, b in enumerate(range(*index[0].indices(len(scene.cube)))) if b not in dead]
+        living = [
+            i for i, b in enumerate(range(*index[0].indices(len(scene.cube)))) if b not in dead]
         everywhere[index[1:]] &= _invalid(block[living], marker).all(axis=0)
     return everywhere if scene.missing is None else everywhere | scene.missing
 
 
 def missing_anywhere(scene: Scene) -> np.ndarray | None:
-    """(H, W), True where the file declares a pixel of one band at least missing; None where it declares none."""
+    """(H, W), True where the file declares a pixel of one band at least missing; None where it
+    declares none."""
     marker = marker_of(scene.cube.dtype, scene.nodata)
     nan = scene.nodata is not None and np.isnan(scene.nodata)
     gone = np.zeros(scene.cube.shape[1:], bool) if scene.missing is None else scene.missing.copy()
@@ -221,11 +241,13 @@ def in_words(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
         run = [item for _, item in run]
         first, last = run[0][0], run[-1][0]
         groups.append(f"{first if first == last else f'{first}-{last}'} {run[0][1]}")
-    return ", ".join(groups[:most]) + (f" and {len(groups) - most} more" if len(groups) > most else "")
+    return (", ".join(groups[:most])
+            + (f" and {len(groups) - most} more" if len(groups) > most else ""))
 
 
 def _filled(scene: Scene, missing: np.ndarray) -> Scene:
-    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid pixel stay.
+    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid
+    pixel stay.
 
     Args:
         missing: (H, W), True for pixels that count as invalid in every band.
@@ -242,7 +264,8 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
         invalid = _invalid(band, marker) | missing
         if invalid.all() or not invalid.any():
             continue
-        if before is None or not np.array_equal(invalid, before):  # a scene's border is the same in all its bands
+        # a scene's border is the same in all its bands
+        if before is None or not np.array_equal(invalid, before):
             before = invalid
             nearest = _nearest(invalid)
         band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
@@ -254,11 +277,13 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
     if (missing.any() or bad_pixels) and marker is None and not (real and nodata is not None):
         nodata = np.nan if real else float(np.iinfo(cube.dtype).min)
     metadata = {**scene.metadata, "bad_pixels": bad_pixels} if bad_pixels else scene.metadata
-    return dataclasses.replace(scene, cube=cube, nodata=nodata, missing=missing, filled=made_up, metadata=metadata)
+    return dataclasses.replace(scene, cube=cube, nodata=nodata, missing=missing, filled=made_up,
+                               metadata=metadata)
 
 
 def fill(cube: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """A copy of (B, H, W) in which the pixels of `missing` (H, W), not all of them, have the values of their nearest others."""
+    """A copy of (B, H, W) in which the pixels of `missing` (H, W), not all of them, have the values
+    of their nearest others."""
     nearest = _nearest(missing)
     filled = np.array(cube)
     filled[:, missing] = cube[:, nearest[0][missing], nearest[1][missing]]
@@ -267,4 +292,5 @@ def fill(cube: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 def _nearest(missing: np.ndarray) -> np.ndarray:
     """(2, H, W): row and column of the nearest pixel that is False in `missing`."""
-    return scipy.ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+    return scipy.ndimage.distance_transform_edt(missing, return_distances=False,
+                                                return_indices=True)

@@ -1,6 +1,7 @@
 """The table of containers, from which sniffing, reading, writing, suffixes and messages follow.
 
-A new container is one file with a reader and a writer, and one row here; or one call of `register` from anywhere.
+A new container is one file with a reader and a writer, and one row here; or one call of `register`
+from anywhere.
 """
 from __future__ import annotations
 
@@ -24,19 +25,24 @@ from utility.system.files import require_file
 PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP"}
 """First bytes of files whose three colours are no spectrum."""
 
-OTHERS = {b"CDF\x01": "a netCDF-3 file (nccopy -k nc4 makes it netCDF-4)", b"CDF\x02": "a netCDF-3 file (nccopy -k nc4 makes it "
-          "netCDF-4)", b"\x0e\x03\x13\x01": "an HDF4 file (h4toh5 makes it HDF5)"}
+OTHERS = {b"CDF\x01": "a netCDF-3 file (nccopy -k nc4 makes it netCDF-4)",
+          b"CDF\x02": "a netCDF-3 file (nccopy -k nc4 makes it netCDF-4)",
+          b"\x0e\x03\x13\x01": "an HDF4 file (h4toh5 makes it HDF5)"}
 """First bytes of files of data that are not read, and what makes them readable."""
 
-NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"})
+NUMBERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+                     "float32", "float64"})
 
 
 CAMERA = ("ground control points", "RPCs")
-FACTS: dict[str, Callable[[Scene], Any]] = {
-    "wavelengths": lambda like: like.wavelengths, "band names": lambda like: like.band_names,
-    "the no-data value": lambda like: like.nodata, "CRS and transform": lambda like: like.transform,
-    "gain and offset": lambda like: like.gain, "longitudes and latitudes": lambda like: like.lonlat,
-    CAMERA[0]: lambda like: like.metadata.get("gcps"), CAMERA[1]: lambda like: like.metadata.get("rpcs")}
+FACTS: dict[str, Callable[[Scene], Any]] = {"wavelengths": lambda like: like.wavelengths,
+                                            "band names": lambda like: like.band_names,
+                                            "the no-data value": lambda like: like.nodata,
+                                            "CRS and transform": lambda like: like.transform,
+                                            "gain and offset": lambda like: like.gain,
+                                            "longitudes and latitudes": lambda like: like.lonlat,
+                                            CAMERA[0]: lambda like: like.metadata.get("gcps"),
+                                            CAMERA[1]: lambda like: like.metadata.get("rpcs")}
 """What a scene knows beside its values, in words."""
 
 
@@ -45,41 +51,51 @@ class Container:
     """One kind of file that holds a cube, with its reader and its writer."""
     name: str                                                          # the `format` of its scenes
     title: str                                                         # for messages
-    suffixes: tuple[str, ...]                                          # of files written, the usual one first
-    sniff: Callable[[Path, bytes], bool]                               # path and first 512 bytes -> is a file one?
-    open: Callable[[Path, str | None], Stored]                         # path and key -> what the file holds
-    create: Callable[[Target], AbstractContextManager[CubeWriter]]     # the file takes its name when the context ends
-    types: frozenset[str] | None = None                                # names of data types that it can hold; None: any
-    fixed_axes: bool = False                                           # the container says which axis is which
-    mirrored: bool = False                                             # Python shows the axes in reverse order
-    usual_layout: str = "BHW"                                          # for scenes from a container of fixed axes
-    suits: Callable[[Scene, int], bool] = lambda like, size: True      # scene and bytes -> may be written?
-    is_scene: Callable[[Path], bool] = lambda path: True               # is a file in a folder a scene of its own?
-    files: Callable[[Path], Iterable[Path]] = lambda path: ()          # other files that reading or writing may involve
-    lacks: tuple[str, ...] = CAMERA                                    # of FACTS: what its files have no room for
+    suffixes: tuple[str, ...]  # of files written, the usual one first
+    sniff: Callable[[Path, bytes], bool]  # path and first 512 bytes -> is a file one?
+    open: Callable[[Path, str | None], Stored]  # path and key -> what the file holds
+    # the file takes its name when the context ends
+    create: Callable[[Target], AbstractContextManager[CubeWriter]]
+    types: frozenset[str] | None = None  # names of data types that it can hold; None: any
+    fixed_axes: bool = False  # the container says which axis is which
+    mirrored: bool = False  # Python shows the axes in reverse order
+    usual_layout: str = "BHW"  # for scenes from a container of fixed axes
+    # scene and bytes -> may be written?
+    suits: Callable[[Scene, int], bool] = lambda like, size: True
+    # is a file in a folder a scene of its own?
+    is_scene: Callable[[Path], bool] = lambda path: True
+    # other files that reading or writing may involve
+    files: Callable[[Path], Iterable[Path]] = lambda path: ()
+    lacks: tuple[str, ...] = CAMERA  # of FACTS: what its files have no room for
 
 
-TABLE = [
-    Container("mat5", "MATLAB v5", (".mat",), lambda path, head: head.startswith(b"MATLAB 5.0"),
-              matlab.open_mat5, matlab.create_mat5, NUMBERS, usual_layout="HWB",
-              suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT, is_scene=matlab.holds_cube),
-    Container("mat7.3", "MATLAB v7.3", (".mat",), lambda path, head: head.startswith(b"MATLAB 7.3"),
-              hdf5.open_hdf5, hdf5.create_hdf5, NUMBERS, mirrored=True, usual_layout="HWB"),
-    Container("netcdf", "netCDF", (".nc",), hdf5.is_netcdf_file, hdf5.open_hdf5, netcdf.create_netcdf),
-    Container("hdf5", "HDF5", (".h5", ".hdf5"), lambda path, head: h5py.is_hdf5(path), hdf5.open_hdf5, hdf5.create_hdf5),
-    Container("npy", ".npy", (".npy",), lambda path, head: head.startswith(b"\x93NUMPY"),
-              numpy_files.open_npy, numpy_files.create_npy, is_scene=numpy_files.npy_holds_cube,
-              lacks=tuple(FACTS)),
-    Container("npz", ".npz", (".npz",), lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
-              numpy_files.open_npz, numpy_files.create_npz),
-    Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
-              lambda path, head: header.is_header(path) or (not rasters.driver_of(head) and bool(header.header_of(path))),
-              envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True, is_scene=envi.is_scene,
-              files=envi.files_of),
-    Container("raster", "GeoTIFF or JPEG 2000", (".tif", ".tiff"), lambda path, head: rasters.driver_of(head) is not None,
-              rasters.open_raster, rasters.create_raster, NUMBERS, fixed_axes=True,
-              is_scene=rasters.is_scene, lacks=()),
-]
+TABLE = [Container("mat5", "MATLAB v5", (".mat",),
+                   lambda path, head: head.startswith(b"MATLAB 5.0"), matlab.open_mat5,
+                   matlab.create_mat5, NUMBERS, usual_layout="HWB",
+                   suits=lambda like, size: like.format != "mat7.3" and size <= matlab.LIMIT,
+                   is_scene=matlab.holds_cube),
+         Container("mat7.3", "MATLAB v7.3", (".mat",),
+                   lambda path, head: head.startswith(b"MATLAB 7.3"), hdf5.open_hdf5,
+                   hdf5.create_hdf5, NUMBERS, mirrored=True, usual_layout="HWB"),
+         Container("netcdf", "netCDF", (".nc",), hdf5.is_netcdf_file, hdf5.open_hdf5,
+                   netcdf.create_netcdf),
+         Container("hdf5", "HDF5", (".h5", ".hdf5"), lambda path, head: h5py.is_hdf5(path),
+                   hdf5.open_hdf5, hdf5.create_hdf5),
+         Container("npy", ".npy", (".npy",), lambda path, head: head.startswith(b"\x93NUMPY"),
+                   numpy_files.open_npy, numpy_files.create_npy,
+                   is_scene=numpy_files.npy_holds_cube, lacks=tuple(FACTS)),
+         Container("npz", ".npz", (".npz",),
+                   lambda path, head: head.startswith(b"PK\x03\x04") and numpy_files.is_npz(path),
+                   numpy_files.open_npz, numpy_files.create_npz),
+         Container("envi", "ENVI", (".hdr", ".img", ".dat", ".bsq", ".bil", ".bip"),
+                   lambda path, head: header.is_header(path)
+                   or (not rasters.driver_of(head) and bool(header.header_of(path))),
+                   envi.open_envi, envi.create_envi, NUMBERS - {"int8"}, fixed_axes=True,
+                   is_scene=envi.is_scene, files=envi.files_of),
+         Container("raster", "GeoTIFF or JPEG 2000", (".tif", ".tiff"),
+                   lambda path, head: rasters.driver_of(head) is not None, rasters.open_raster,
+                   rasters.create_raster, NUMBERS, fixed_axes=True, is_scene=rasters.is_scene,
+                   lacks=())]
 
 
 def register(container: Container) -> None:
@@ -110,23 +126,29 @@ def sniff(path: Path) -> Container | None:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data files are not.
+    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data
+    files are not.
 
-    A file that is named like a scene and cannot be read is one, unless it belongs to another: nothing is left out silently.
+    A file that is named like a scene and cannot be read is one, unless it belongs to another:
+    nothing is left out silently.
     """
     if belongs(path):
         return False
     container = _readable(path)
     if container:
         return container.is_scene(path)
-    return path.suffix.lower() in {".jp2", *(suffix for container in TABLE for suffix in container.suffixes)} and not any(
-        other.stem == path.stem and _readable(other) for other in path.parent.iterdir())
+    return (path.suffix.lower() in {
+        ".jp2", *(suffix for container in TABLE for suffix in container.suffixes)}
+            and not any(
+                other.stem == path.stem and _readable(other) for other in path.parent.iterdir()))
 
 
 def without_cube(path: Path) -> bool:
-    """Whether a file found in a folder holds data, but no cube: a mask, a map of classes, a spectral library."""
+    """Whether a file found in a folder holds data, but no cube: a mask, a map of classes, a
+    spectral library."""
     container = _readable(path)
-    if container is None or belongs(path) or (container.name == "envi" and not envi.stands_alone(path)):
+    if (container is None or belongs(path)
+            or (container.name == "envi" and not envi.stands_alone(path))):
         return False
     return not container.is_scene(path)
 
@@ -139,7 +161,8 @@ def _readable(path: Path) -> Container | None:
 
 
 def result_suffix(path: Path) -> str:
-    """The suffix of a result in the container of the scene in `path`; the suffix of `path` if the scene cannot be read."""
+    """The suffix of a result in the container of the scene in `path`; the suffix of `path` if the
+    scene cannot be read."""
     found = product_of(path)
     if found and found[0].suffix:
         return found[0].suffix
@@ -148,11 +171,12 @@ def result_suffix(path: Path) -> str:
 
 
 def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
-    """Open a file by the reader of its container; returns the stored array with its facts, and the container.
+    """Open a file by the reader of its container; returns the stored array with its facts, and the
+    container.
 
     Raises:
-        UserError: the file is missing, a folder of no product, empty, of no known container or damaged, or the key is
-            unknown or ambiguous.
+        UserError: the file is missing, a folder of no product, empty, of no known container or
+            damaged, or the key is unknown or ambiguous.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
@@ -167,19 +191,24 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
         stored.product = product.title
         return stored, named(stored.format)
     if path.is_dir():
-        raise UserError(f"{path} is a folder, where the file of a scene was expected; name one file in it.")
+        raise UserError(
+            f"{path} is a folder, where the file of a scene was expected; name one file in it.")
     require_file(path)
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty (0 bytes), where a scene was expected; copy or download it again.")
+        raise UserError(
+            f"{path} is empty (0 bytes), where a scene was expected; copy or download it again.")
     try:
         container = sniff(path)
         if container is None:
-            lone = ", and there is no header beside it" if path.suffix.lower() in named("envi").suffixes else ""
+            lone = (", and there is no header beside it"
+                    if path.suffix.lower() in named("envi").suffixes else "")
             with open(path, "rb") as file:
                 head = file.read(8)
             known_as = {start: f"a {name} picture" for start, name in PICTURES.items()} | OTHERS
-            picture = next((f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
-            raise UserError(f"{path} is {picture}not a scene that can be read: its content is not {known()}{lone}.")
+            picture = next(
+                (f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
+            raise UserError(f"{path} is {picture}not a scene that can be read: its content is not "
+                            f"{known()}{lone}.")
         return container.open(path, key), container
     except (UserError, MemoryError):
         raise
@@ -188,30 +217,37 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
 
 
 def writers_of(path: Path) -> list[Container]:
-    """The containers that the suffix of `path` names, one at least. Raises UserError: there is none."""
+    """The containers that the suffix of `path` names, one at least. Raises UserError: there is
+    none."""
     fitting = [container for container in TABLE if path.suffix.lower() in container.suffixes]
     if not fitting:
         suffixes = dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes)
-        raise UserError(f"{path} does not say by its suffix how to write the scene; use one of {', '.join(suffixes)}.")
+        raise UserError(f"{path} does not say by its suffix how to write the scene; use one of "
+                        f"{', '.join(suffixes)}.")
     return fitting
 
 
 def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
            overwrite: bool) -> AbstractContextManager[CubeWriter]:
-    """The writer of the container that the suffix of `path` names; see `utility.scenes.create_scene`."""
-    container = next(c for c in writers_of(path) if c.suits(like, math.prod(shape) * dtype.itemsize))
+    """The writer of the container that the suffix of `path` names; see
+    `utility.scenes.create_scene`."""
+    container = next(c
+                     for c in writers_of(path) if c.suits(like, math.prod(shape) * dtype.itemsize))
     if container.types is not None and dtype.name not in container.types:
-        raise UserError(f"{path} cannot hold values of type {dtype}; write float32, or choose .npy or .h5.")
+        raise UserError(
+            f"{path} cannot hold values of type {dtype}; write float32, or choose .npy or .h5.")
     source, layout = named(like.format), like.layout
     if source and source.fixed_axes:
-        layout = container.usual_layout if not container.mirrored else reversed_layout(container.usual_layout)
+        layout = (container.usual_layout if not container.mirrored
+                  else reversed_layout(container.usual_layout))
     elif bool(source and source.mirrored) != container.mirrored:
         layout = reversed_layout(layout)
     return container.create(Target(path, like, shape, dtype, layout, overwrite))
 
 
 def left_out(path: Path, like: Scene) -> str | None:
-    """What the file `path` will not hold of a scene, and which suffix does; None where it holds everything."""
+    """What the file `path` will not hold of a scene, and which suffix does; None where it holds
+    everything."""
     container = writers_of(path)[0]
     lost = [name for name in container.lacks if FACTS[name](like) is not None]
     if not lost:
@@ -236,6 +272,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def shared_file(first: Path, second: Path) -> Path | None:
-    """A file that belongs to both scenes `first` and `second`, by its name in `first`; follows links."""
+    """A file that belongs to both scenes `first` and `second`, by its name in `first`; follows
+    links."""
     others = files_of(second)
-    return next((file for file in files_of(first) if any(file.samefile(other) for other in others)), None)
+    return next((file for file in files_of(first) if any(file.samefile(other) for other in others)),
+                None)

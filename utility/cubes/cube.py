@@ -1,4 +1,5 @@
-"""A cube (bands, rows, columns), where it lies (memory, memory map, file read by blocks), and what its file says about it."""
+"""A cube (bands, rows, columns), where it lies (memory, memory map, file read by blocks), and what
+its file says about it."""
 from __future__ import annotations
 
 import errno
@@ -31,30 +32,37 @@ class Facts:
     """What a file says about its cube."""
     format: str = ""                              # name of the container, see `containers`
     key: str | None = None                        # name of the array in its file
-    layout: str | None = None                     # one of `layouts.LAYOUTS`; None: the file does not say
+    layout: str | None = None  # one of `layouts.LAYOUTS`; None: the file does not say
     layout_by: str = ""                           # what decided it
-    product: str = ""                             # of an agency or a laboratory, in words; see `products`
+    product: str = ""  # of an agency or a laboratory, in words; see `products`
     wavelengths: np.ndarray | None = None         # nm, (B,)
     wavelengths_by: str = ""                      # where they stand
     fwhm: np.ndarray | None = None                # nm, (B,)
-    good: np.ndarray | None = None                # (B,) bool, False where the file marks a band as bad
-    gain: np.ndarray | None = None                # (B,) of the physical value, gain x value + offset
+    good: np.ndarray | None = None  # (B,) bool, False where the file marks a band as bad
+    gain: np.ndarray | None = None  # (B,) of the physical value, gain x value + offset
     offset: np.ndarray | None = None              # (B,)
     units: str = ""                               # of the physical value
     band_names: list[str] | None = None
     nodata: float | None = None
-    missing: np.ndarray | None = None             # (H, W) bool, True where a mask or an alpha band says that nobody measured
-    filled: np.ndarray | None = None              # (H, W) bool, True where `bands.clean` made up a value, in a band at least
-    normalised: bool = False                      # the values are in [0, 1] of a scene's range, and are not scaled again
+    # (H, W) bool, True where a mask or an alpha band says that nobody measured
+    missing: np.ndarray | None = None
+    # (H, W) bool, True where `bands.clean` made up a value, in a band at least
+    filled: np.ndarray | None = None
+    # the values are in [0, 1] of a scene's range, and are not scaled again
+    normalised: bool = False
     crs: str | None = None                        # WKT
-    transform: tuple[float, ...] | None = None    # affine a..f: x = a column + b row + c, y = d column + e row + f
-    lonlat: tuple[np.ndarray, np.ndarray] | None = None  # degrees, (H, W), of pixel centres on a sensor's own grid
-    notes: list[str] = field(default_factory=list)       # what a user should know of how the file was understood
+    # affine a..f: x = a column + b row + c, y = d column + e row + f
+    transform: tuple[float, ...] | None = None
+    # degrees, (H, W), of pixel centres on a sensor's own grid
+    lonlat: tuple[np.ndarray, np.ndarray] | None = None
+    # what a user should know of how the file was understood
+    notes: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 BY_PRODUCT = "the product"
-"""`Facts.layout_by` where the reader of a product has put the axes in order, so that no option can."""
+"""`Facts.layout_by` where the reader of a product has put the axes in order, so that no option
+can."""
 
 PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
 """The facts that have a value for each band."""
@@ -62,12 +70,16 @@ PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
 
 @dataclass
 class Stored(Facts):
-    """The result of a reader: the array with its axes in Python's order, and the facts beside it."""
+    """The result of a reader: the array with its axes in Python's order, and the facts beside
+    it."""
     array: Any                                    # np.ndarray, np.memmap or LazyCube, 2-D or 3-D
-    mirrored: bool = False                        # MATLAB v7.3 wrote the file: the axes appear in reverse order
-    size: tuple[int, int] | None = None           # (rows, columns) of the image, as scalars of the same file say
-    vectors: list[np.ndarray] = field(default_factory=list)       # vectors of the same file that may be wavelengths, in nm
-    planes: list[tuple[int, ...]] = field(default_factory=list)   # shapes of the 2-D arrays of the same file
+    mirrored: bool = False  # MATLAB v7.3 wrote the file: the axes appear in reverse order
+    # (rows, columns) of the image, as scalars of the same file say
+    size: tuple[int, int] | None = None
+    # vectors of the same file that may be wavelengths, in nm
+    vectors: list[np.ndarray] = field(default_factory=list)
+    # shapes of the 2-D arrays of the same file
+    planes: list[tuple[int, ...]] = field(default_factory=list)
 
 
 @dataclass
@@ -84,7 +96,8 @@ class Scene(Facts):
 
 
 class LazyCube:
-    """An array that stays on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte order.
+    """An array that stays on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte
+    order.
 
     Args:
         shape: (B, H, W); any number of axes for an array whose layout is not known yet.
@@ -94,9 +107,10 @@ class LazyCube:
         grain: a block thinner than this along `slowest` reads disk blocks more than once.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, read: Callable[..., np.ndarray], slowest: int = 0,
-                 grain: int = 1) -> None:
-        self.shape, self.dtype, self.slowest, self.grain = tuple(map(int, shape)), native(dtype), slowest, grain
+    def __init__(self, shape: tuple[int, ...], dtype: Any, read: Callable[..., np.ndarray],
+                 slowest: int = 0, grain: int = 1) -> None:
+        self.shape, self.dtype, self.slowest, self.grain = (
+            tuple(map(int, shape)), native(dtype), slowest, grain)
         self.ndim, self._read = len(self.shape), read
 
     def __len__(self) -> int:
@@ -108,7 +122,8 @@ class LazyCube:
             if isinstance(item, slice):
                 start, stop, step = item.indices(n)
                 if step < 1:
-                    raise IndexError("a cube on disk is sliced forwards; reverse the block after reading")
+                    raise IndexError(
+                        "a cube on disk is sliced forwards; reverse the block after reading")
                 ranges.append(slice(start, max(start, stop)))
                 inner.append(slice(None, None, step))
             else:
@@ -124,7 +139,8 @@ class LazyCube:
 
 
 class CubeWriter:
-    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, with slices of step 1.
+    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, with slices of step
+    1.
 
     Args:
         path: the final name, for messages.
@@ -132,7 +148,8 @@ class CubeWriter:
         slowest: as for `LazyCube`.
     """
 
-    def __init__(self, path: Path, shape: Shape, dtype: Any, write: Callable[[slice, slice, slice, np.ndarray], None],
+    def __init__(self, path: Path, shape: Shape, dtype: Any,
+                 write: Callable[[slice, slice, slice, np.ndarray], None],
                  slowest: int = 0) -> None:
         self.shape, self.dtype, self.slowest = tuple(map(int, shape)), native(dtype), slowest
         self._path, self._write = path, write
@@ -140,15 +157,19 @@ class CubeWriter:
     @classmethod
     def into(cls, path: Path, view: np.ndarray) -> CubeWriter:
         """A writer that puts its blocks into a (B, H, W) array."""
-        return cls(path, view.shape, view.dtype, lambda b, r, c, block: view.__setitem__((b, r, c), block), slowest_of(view))
+        return cls(path, view.shape, view.dtype,
+                   lambda b, r, c, block: view.__setitem__((b, r, c), block), slowest_of(view))
 
     def __setitem__(self, index: Any, block: Any) -> None:
-        ranges = [slice(*item.indices(n)[:2]) for item, n in zip(_full_index(index, 3), self.shape, strict=True)]
+        ranges = [slice(*item.indices(n)[:2])
+                  for item, n in zip(_full_index(index, 3), self.shape, strict=True)]
         block, expected = np.asarray(block), tuple(r.stop - r.start for r in ranges)
         if block.shape != expected:
-            raise ValueError(f"a block of shape {block.shape} was written where {expected} was expected")
+            raise ValueError(
+                f"a block of shape {block.shape} was written where {expected} was expected")
         if not np.can_cast(block.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"a block of {block.dtype} was written to a cube of {self.dtype}; convert it first")
+            raise TypeError(
+                f"a block of {block.dtype} was written to a cube of {self.dtype}; convert it first")
         with writing(self._path):
             self._write(*ranges, block)
 
@@ -168,7 +189,8 @@ def _full_index(index: Any, ndim: int) -> list[Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """A cube to be written: its file, its shape (B, H, W) and type, and the scene whose facts it keeps."""
+    """A cube to be written: its file, its shape (B, H, W) and type, and the scene whose facts it
+    keeps."""
     path: Path
     like: Scene
     shape: Shape
@@ -187,10 +209,13 @@ def slowest_of(cube: Any) -> int:
     return cube.slowest if hasattr(cube, "slowest") else int(np.argmax(np.abs(cube.strides)))
 
 
-def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Iterator[tuple[slice, slice, slice]]:
-    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes (BLOCK), in the order of the disk.
+def blocks(cube: Any, axis: int | None = None,
+           target: int | None = None) -> Iterator[tuple[slice, slice, slice]]:
+    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes (BLOCK), in the order
+    of the disk.
 
-    A block is a slab across `axis`. Where one band is larger than `target`, a block is some rows of a band.
+    A block is a slab across `axis`. Where one band is larger than `target`, a block is some rows of
+    a band.
     """
     target = target or BLOCK
     axis = slowest_of(cube) if axis is None else axis
@@ -204,13 +229,15 @@ def blocks(cube: Any, axis: int | None = None, target: int | None = None) -> Ite
             require_memory(slab * step, "A block of the scene")
             yield tuple(index)
             continue
-        rows = max(256, target * cube.shape[1] // (slab * step) // 256 * 256)  # whole tiles of a raster
+        # whole tiles of a raster
+        rows = max(256, target * cube.shape[1] // (slab * step) // 256 * 256)
         for top in range(0, cube.shape[1], rows):
             yield index[0], slice(top, min(top + rows, cube.shape[1])), index[2]
 
 
 def load(cube: Any) -> np.ndarray:
-    """The cube in memory, C-contiguous, in native byte order; such an array is returned as it is."""
+    """The cube in memory, C-contiguous, in native byte order; such an array is returned as it
+    is."""
     if isinstance(cube, np.ndarray) and cube.flags.c_contiguous and cube.dtype.isnative:
         return cube if type(cube) is np.ndarray else np.array(cube)  # a memory map in one move
     whole = np.empty(cube.shape, native(cube.dtype))
@@ -220,10 +247,12 @@ def load(cube: Any) -> np.ndarray:
 
 
 def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
-    """An array of zeros to work in. A large one is a memory map of a nameless file, which disappears with the array.
+    """An array of zeros to work in. A large one is a memory map of a nameless file, which
+    disappears with the array.
 
     Args:
-        folder: of that file; by default the system's folder for temporary files (TMPDIR), which may lie in memory.
+        folder: of that file; by default the system's folder for temporary files (TMPDIR), which may
+            lie in memory.
 
     Raises:
         UserError: the disk is full or not writable.
@@ -238,7 +267,8 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
 
 
 def at_hand(cube: Any, folder: Path | None = None) -> Any:
-    """The cube, read once: one that is decoded at every read (a `LazyCube`) as a `scratch` array in `folder`."""
+    """The cube, read once: one that is decoded at every read (a `LazyCube`) as a `scratch` array in
+    `folder`."""
     if not isinstance(cube, LazyCube):
         return cube
     copy = scratch(cube.shape, cube.dtype, folder)
@@ -248,7 +278,8 @@ def at_hand(cube: Any, folder: Path | None = None) -> Any:
 
 
 def reserve(path: Path, size: int | None = None) -> None:
-    """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a library later.
+    """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a
+    library later.
 
     Args:
         path: made if it does not exist.
@@ -265,13 +296,16 @@ def _claim(file: IO[bytes], size: int) -> None:
 
 @contextmanager
 def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Turn the errors that libraries raise when a write to `path` fails into a UserError; `more` names further types."""
+    """Turn the errors that libraries raise when a write to `path` fails into a UserError; `more`
+    names further types."""
     try:
         yield
     except (OSError, RuntimeError, SystemError, *more) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
-        code = getattr(error, "errno", None) or (errno.ENOSPC if "No space left" in reason else errno.EIO)
-        raise write_failure(path, OSError(code, getattr(error, "strerror", None) or reason)) from error
+        code = (getattr(error, "errno", None)
+                or (errno.ENOSPC if "No space left" in reason else errno.EIO))
+        raise write_failure(path,
+                            OSError(code, getattr(error, "strerror", None) or reason)) from error
 
 
 def damaged(path: Path | str, error: BaseException) -> UserError:
@@ -279,4 +313,5 @@ def damaged(path: Path | str, error: BaseException) -> UserError:
     if isinstance(error, PermissionError):
         return UserError(f"{path} may not be read ({error.strerror}); change its permissions.")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{path} cannot be read; it is truncated or damaged ({reason}); copy or download it again.")
+    return UserError(
+        f"{path} cannot be read; it is truncated or damaged ({reason}); copy or download it again.")

@@ -1,4 +1,5 @@
-"""The values of a cube: lowest and highest, what is missing, the way to [0, 1] and back, and their hash."""
+"""The values of a cube: lowest and highest, what is missing, the way to [0, 1] and back, and their
+hash."""
 from __future__ import annotations
 
 import hashlib
@@ -21,7 +22,8 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
         keep: the user says that the values are in [0, 1] already; the range is (0, 1) then.
 
     Raises:
-        UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value lies outside [0, 1].
+        UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value lies
+            outside [0, 1].
     """
     if scene.normalised:
         return 0.0, 1.0
@@ -30,8 +32,8 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     statistics = band_statistics(scene.cube, missing=scene.filled)
     low, high = float(np.nanmin(statistics.low)), float(np.nanmax(statistics.high))
     if not (low >= 0 and high <= 1):
-        raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects them in [0, 1]; leave "
-                        "it out to scale them by their minimum and maximum.")
+        raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects "
+                        "them in [0, 1]; leave it out to scale them by their minimum and maximum.")
     return 0.0, 1.0
 
 
@@ -41,11 +43,13 @@ def _limits(cube: Any, place: Scene | str, filled: np.ndarray | None = None) -> 
         raise UserError(f"{place} has no pixel that was measured in all its bands; leave it out.")
     statistics = band_statistics(cube, missing=filled)
     if statistics.not_finite.any():
-        raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or infinite, where numbers were "
-                        "expected; drop those bands or fill them first (--drop-bad-bands, --fill-nodata).")
+        raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or "
+                        "infinite, where numbers were expected; drop those bands or fill them "
+                        "first (--drop-bad-bands, --fill-nodata).")
     low, high = float(statistics.low.min()), float(statistics.high.max())
     if not high > low:
-        raise UserError(f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
+        raise UserError(
+            f"{place} is constant ({low:g}), and has no contrast to work on; leave it out.")
     return low, high
 
 
@@ -58,18 +62,20 @@ def without_gain(scene: Scene) -> Scene:
 
 
 def content_hash(cube: Any) -> str:
-    """SHA-256 of a cube's shape and values as float32: the same whatever the file, layout and data type that held them."""
+    """SHA-256 of a cube's shape and values as float32: the same whatever the file, layout and data
+    type that held them."""
     digest = hashlib.sha256(repr(tuple(cube.shape)).encode())
     for index in blocks(cube, axis=0):
         digest.update(np.ascontiguousarray(cube[index], "<f4"))
     return digest.hexdigest()
 
 
-def unit_range(cube: Any, low: float | None = None, high: float | None = None) -> tuple[np.ndarray, float, float]:
+def unit_range(cube: Any, low: float | None = None,
+               high: float | None = None) -> tuple[np.ndarray, float, float]:
     """``(cube - low) / (high - low)`` in float64, returned as float32, with the low and high used.
 
-    Without low or high they are the cube's own minimum and maximum, and the result lies in [0, 1]; values outside given
-    limits are left outside.
+    Without low or high they are the cube's own minimum and maximum, and the result lies in [0, 1];
+    values outside given limits are left outside.
 
     Raises:
         UserError: the cube is constant, or holds NaN or infinite values.
@@ -79,15 +85,16 @@ def unit_range(cube: Any, low: float | None = None, high: float | None = None) -
         low, high = least if low is None else low, most if high is None else high
     span = float(high) - float(low)
     if not span > 0 or not math.isfinite(span):
-        raise UserError(f"The cube's values run from {low:g} to {high:g}, where a range was expected; it has no "
-                        f"contrast to work on.")
+        raise UserError(f"The cube's values run from {low:g} to {high:g}, where a range was "
+                        "expected; it has no contrast to work on.")
     unit = np.empty(cube.shape, np.float32)
     for index in blocks(cube, target=4 << 20):
         unit[index] = (np.asarray(cube[index]).astype(np.float64) - low) / span
     return unit, float(low), float(high)
 
 
-def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_overflow: str = "refuse") -> np.ndarray:
+def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
+                    on_overflow: str = "refuse") -> np.ndarray:
     """``low + cube * (high - low)`` in float64, rounded for an integer `dtype`; the opposite of `unit_range`.
 
     Args:
@@ -97,7 +104,8 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
         on_overflow: what happens to values that `dtype` cannot hold: "refuse" or "clip".
 
     Raises:
-        UserError: values overflow `dtype` and on_overflow is "refuse", or NaN is to become an integer.
+        UserError: values overflow `dtype` and on_overflow is "refuse", or NaN is to become an
+            integer.
     """
     if on_overflow not in ("refuse", "clip"):
         raise ValueError(f"on_overflow is {on_overflow!r}, expected 'refuse' or 'clip'")
@@ -115,9 +123,10 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
     above, below = values > float(most), values < float(least)
     outside = int(above.sum() + below.sum())
     if outside and on_overflow == "refuse":
-        raise UserError(f"{outside} values of the result ({values.min():g} .. {values.max():g}) do not fit {dtype} "
-                        f"({least} .. {most}); clip them, or write a wider type.")
-    if float(most) != most:  # float64 rounds a limit of 64 bits up, and the rounded limit would wrap
+        raise UserError(f"{outside} values of the result ({values.min():g} .. {values.max():g}) do "
+                        f"not fit {dtype} ({least} .. {most}); clip them, or write a wider type.")
+    # float64 rounds a limit of 64 bits up, and the rounded limit would wrap
+    if float(most) != most:
         above = values >= float(most)
     if not (above.any() or below.any()):
         return values.astype(dtype)
@@ -128,14 +137,16 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any, on_ov
 
 @dataclass
 class BandStatistics:
-    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and counts of the others."""
+    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and
+    counts of the others."""
     low: np.ndarray         # (B,) float64
     high: np.ndarray        # (B,) float64
     not_finite: np.ndarray  # (B,) pixels that are NaN or infinite
     missing: np.ndarray     # (B,) pixels that hold the no-data value, or are declared missing
 
 
-def band_statistics(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None) -> BandStatistics:
+def band_statistics(cube: Any, nodata: float | None = None,
+                    missing: np.ndarray | None = None) -> BandStatistics:
     """One pass over a cube in memory or on disk, in blocks.
 
     Args:
@@ -150,7 +161,8 @@ def band_statistics(cube: Any, nodata: float | None = None, missing: np.ndarray 
         block = np.asarray(cube[index])
         at = index[0]
         least, most = block.min((1, 2)), block.max((1, 2))
-        if marker is not None or missing is not None or not np.isfinite(least).all() or not np.isfinite(most).all():
+        if (marker is not None or missing is not None or not np.isfinite(least).all()
+                or not np.isfinite(most).all()):
             finite = np.isfinite(block)
             gone = block == marker if marker is not None else np.zeros_like(finite)
             if missing is not None:
@@ -159,8 +171,10 @@ def band_statistics(cube: Any, nodata: float | None = None, missing: np.ndarray 
             lost[at] += gone.sum((1, 2))
             valid = finite & ~gone
             limits = limits_of(block.dtype)
-            least = np.where(valid.any((1, 2)), block.min((1, 2), where=valid, initial=limits.max), np.inf)
-            most = np.where(valid.any((1, 2)), block.max((1, 2), where=valid, initial=limits.min), -np.inf)
+            least = np.where(valid.any((1, 2)), block.min((1, 2), where=valid, initial=limits.max),
+                             np.inf)
+            most = np.where(valid.any((1, 2)), block.max((1, 2), where=valid, initial=limits.min),
+                            -np.inf)
         low[at], high[at] = np.minimum(low[at], least), np.maximum(high[at], most)
     empty = low > high
     low[empty] = high[empty] = np.nan
@@ -173,7 +187,8 @@ def limits_of(dtype: np.dtype) -> np.finfo | np.iinfo:
 
 
 def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
-    """The no-data value as the cube's own type stores it; None where the type cannot hold it, or there is none."""
+    """The no-data value as the cube's own type stores it; None where the type cannot hold it, or
+    there is none."""
     dtype = np.dtype(dtype)
     if nodata is None or math.isnan(nodata):
         return None
@@ -181,4 +196,5 @@ def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
         with np.errstate(over="ignore"):
             return dtype.type(nodata)
     limits = np.iinfo(dtype)
-    return dtype.type(int(nodata)) if float(nodata).is_integer() and limits.min <= nodata <= limits.max else None
+    return (dtype.type(int(nodata))
+            if float(nodata).is_integer() and limits.min <= nodata <= limits.max else None)

@@ -1,9 +1,10 @@
 """Figures of a result: composites with zoomed crops, error maps, spectra, per-band curves.
 
-Cubes are (B, H, W) arrays with any number of bands, in memory or memory-mapped. Errors need values in [0, 1]; figures show
-them times 255, the field's unit. Every function draws without a display and without global state, and returns the `Figure`.
-It saves the figure, whole or not at all, when `path` is given (PNG, or PDF by suffix). All panels of a figure share their
-stretch and their colour scale. Scales, crops and pixels come from the ground truth or the input, never from a method.
+Cubes are (B, H, W) arrays with any number of bands, in memory or memory-mapped. Errors need values
+in [0, 1]; figures show them times 255, the field's unit. Every function draws without a display and
+without global state, and returns the `Figure`. It saves the figure, whole or not at all, when
+`path` is given (PNG, or PDF by suffix). All panels of a figure share their stretch and their colour
+scale. Scales, crops and pixels come from the ground truth or the input, never from a method.
 """
 from __future__ import annotations
 
@@ -36,57 +37,63 @@ ERROR_MAX = 20.0  # of 255: the colour scale of the field's error maps
 # Okabe and Ito's colours are told apart with any colour vision.
 TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK = "black", "#D55E00", "#009E73", "#0072B2"
 OTHERS = ("#CC79A7", "#56B4E9", "#E69F00")
-TRUE_COLOUR, FALSE_COLOUR = (640.0, 550.0, 460.0), (860.0, 650.0, 550.0)  # nm shown as red, green, blue
+# nm shown as red, green, blue
+TRUE_COLOUR, FALSE_COLOUR = (640.0, 550.0, 460.0), (860.0, 650.0, 550.0)
 GAMMA = 1.6
-STYLE = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.titlepad": 4,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
-    "grid.linewidth": 0.4, "grid.color": "0.88", "lines.linewidth": 1.2, "legend.frameon": False,
-    "pdf.fonttype": 42, "savefig.facecolor": "white",
-}
+STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7,
+         "ytick.labelsize": 7, "legend.fontsize": 7, "font.family": "DejaVu Sans",
+         "axes.linewidth": 0.6, "axes.titlepad": 4, "xtick.major.width": 0.6,
+         "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+         "grid.linewidth": 0.4, "grid.color": "0.88", "lines.linewidth": 1.2,
+         "legend.frameon": False, "pdf.fonttype": 42, "savefig.facecolor": "white"}
 
-# What is shown of a cube ----------------------------------------------------------------------------------------------
+# What is shown of a cube --------------------------------------------------------------------------
 
 def display_bands(bands: int, wavelengths: Sequence[float] | None = None,
                   rgb: Sequence[int] | None = None) -> tuple[tuple[int, int, int], str]:
     """The band indices shown as red, green and blue, and words for the caption.
 
-    True colour (640, 550, 460 nm) when the wavelengths cover it, else near infrared, red, green (860, 650, 550 nm),
-    else the `rgb` bands of a card, else three bands evenly spread with the last as red.
+    True colour (640, 550, 460 nm) when the wavelengths cover it, else near infrared, red, green
+    (860, 650, 550 nm), else the `rgb` bands of a card, else three bands evenly spread with the last
+    as red.
     """
     if bands == 1:
         return (0, 0, 0), "single band"
     if wavelengths is not None:
         nm = np.asarray(wavelengths, dtype=float)
-        for targets, words, reach in ((TRUE_COLOUR, "true colour", 30), (FALSE_COLOUR, "false colour", 45)):
+        for targets, words, reach in ((TRUE_COLOUR, "true colour", 30),
+                                      (FALSE_COLOUR, "false colour", 45)):
             nearest = [int(np.argmin(np.abs(nm - t))) for t in targets]
-            if len(set(nearest)) == 3 and all(abs(nm[b] - t) <= reach for b, t in zip(nearest, targets, strict=True)):
+            if (len(set(nearest)) == 3
+                    and all(abs(nm[b] - t) <= reach
+                            for b, t in zip(nearest, targets, strict=True))):
                 return tuple(nearest), f"{words} ({', '.join(f'{nm[b]:.0f}' for b in nearest)} nm)"
     if rgb is None or not all(0 <= b < bands for b in rgb):
         rgb = [round(f * (bands - 1)) for f in (5 / 6, 1 / 2, 1 / 6)]
     return tuple(int(b) for b in rgb), f"bands {', '.join(str(b) for b in rgb)} as red, green, blue"
 
 
-def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None, rgb: Sequence[int] | None = None,
-              reference: np.ndarray | None = None) -> np.ndarray:
+def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None,
+              rgb: Sequence[int] | None = None, reference: np.ndarray | None = None) -> np.ndarray:
     """Colour image of a cube, (H, W, 3) uint8.
 
-    Each channel is stretched between the 1st and 99th percentile of that channel of `reference` (default: the cube), so
-    that panels with one reference can be compared. Gamma correction follows: linear light looks black on a screen. NaN is
-    black. `display_bands` chooses the bands.
+    Each channel is stretched between the 1st and 99th percentile of that channel of `reference`
+    (default: the cube), so that panels with one reference can be compared. Gamma correction
+    follows: linear light looks black on a screen. NaN is black. `display_bands` chooses the bands.
     """
     _check_cube(cube)
     bands, _ = display_bands(len(cube), wavelengths, rgb)
     reference = cube if reference is None else reference
     if len(reference) != len(cube):
-        raise UserError(f"The reference of a composite has {len(reference)} bands and the cube {len(cube)}; "
-                        "give cubes of the same bands.")
+        raise UserError(f"The reference of a composite has {len(reference)} bands and the cube "
+                        f"{len(cube)}; give cubes of the same bands.")
     image = np.empty((*cube.shape[1:], 3), np.uint8)
-    step = max(1, max(reference.shape[1:]) // 512)  # percentiles of a large scene from a regular sample of it
+    # percentiles of a large scene from a regular sample of it
+    step = max(1, max(reference.shape[1:]) // 512)
     for channel, b in enumerate(bands):
         sample = np.asarray(reference[b, ::step, ::step], dtype=np.float32)
-        low, high = np.percentile(sample[np.isfinite(sample)], (1, 99)) if np.isfinite(sample).any() else (0, 1)
+        low, high = (np.percentile(sample[np.isfinite(sample)], (1, 99))
+                     if np.isfinite(sample).any() else (0, 1))
         x = (np.asarray(cube[b], dtype=np.float32) - low) / max(high - low, 1e-12)
         x = np.clip(np.nan_to_num(x), 0, 1) ** (1 / GAMMA)
         image[..., channel] = np.round(x * 255)
@@ -94,9 +101,11 @@ def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None, rgb:
 
 
 def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
-    """The window (top, left, height, width), a quarter of each side, that holds the most gradient energy."""
+    """The window (top, left, height, width), a quarter of each side, that holds the most gradient
+    energy."""
     bands, height, width = cube.shape
-    fraction = min(1.0, max(0.25, 12 / min(height, width)))  # at least 12 pixels, in the shape of the image
+    # at least 12 pixels, in the shape of the image
+    fraction = min(1.0, max(0.25, 12 / min(height, width)))
     h, w = (max(1, round(fraction * n)) for n in (height, width))
     energy = np.zeros((height, width))
     for b in np.unique(np.linspace(0.1, 0.9, 5) * (bands - 1) + 0.5).astype(int):
@@ -105,7 +114,8 @@ def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
         for axis in (0, 1):
             if x.shape[axis] > 1:
                 energy += np.nan_to_num(np.gradient(x, axis=axis) ** 2 / (variance + 1e-12))
-    energy = np.minimum(energy, np.percentile(energy, 98))  # a few dead or glinting pixels must not decide
+    # a few dead or glinting pixels must not decide
+    energy = np.minimum(energy, np.percentile(energy, 98))
     table = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     score = table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]
     top, left = np.unravel_index(int(score.argmax()), score.shape)
@@ -113,10 +123,11 @@ def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tuple[int, int]]:
-    """Two pixels (row, column) of different materials: a bright one in the crop, and another outside of it.
+    """Two pixels (row, column) of different materials: a bright one in the crop, and another
+    outside of it.
 
-    The second is brighter than the median, and its spectral angle to the first is at the 98th percentile, not the largest:
-    the largest is often a faulty pixel.
+    The second is brighter than the median, and its spectral angle to the first is at the 98th
+    percentile, not the largest: the largest is often a faulty pixel.
     """
     height, width = cube.shape[1:]
     step = max(1, max(height, width) // 96)
@@ -134,19 +145,22 @@ def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tup
     margin_r, margin_c = height // 20, width // 20
     inside = (r >= top) & (r < top + h) & (c >= left) & (c < left + w)
     central = ((r >= margin_r) & (r < height - margin_r) & (c >= margin_c) & (c < width - margin_c))
-    inner = (r >= top + h // 6) & (r < top + h - h // 6) & (c >= left + w // 6) & (c < left + w - w // 6)
-    region = next(region for region in (inner & measured, inside & measured, measured) if region.any())
+    inner = (r >= top + h // 6) & (r < top + h - h // 6) & (c >= left + w // 6) & (
+        c < left + w - w // 6)
+    region = next(
+        region for region in (inner & measured, inside & measured, measured) if region.any())
     first = np.unravel_index(int(np.where(region, bright, -1).argmax()), bright.shape)
     region = next(region for region in (~inside & central & measured, measured) if region.any())
     lit = region & (bright >= np.median(bright[region]))
     spectrum = grid[:, first[0], first[1]]
-    cosine = np.einsum("b,bij->ij", spectrum, grid) / (np.linalg.norm(spectrum) * np.linalg.norm(grid, axis=0) + 1e-12)
+    cosine = np.einsum("b,bij->ij", spectrum, grid) / (
+        np.linalg.norm(spectrum) * np.linalg.norm(grid, axis=0) + 1e-12)
     order = np.argsort(np.where(lit, 1 - cosine, -1), axis=None)[::-1]
     second = np.unravel_index(int(order[round(0.02 * (lit.sum() - 1))]), cosine.shape)
     return [(int(rows[p[0]]), int(columns[p[1]])) for p in (first, second)]
 
 
-# Figures --------------------------------------------------------------------------------------------------------------
+# Figures ------------------------------------------------------------------------------------------
 
 @rc_context(STYLE)
 def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray], *,
@@ -154,7 +168,8 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
                       pixels: Sequence[tuple[int, int]] | None = None, note: str = "") -> Figure:
-    """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers, spectra of two pixels.
+    """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers,
+    spectra of two pixels.
 
     Args:
         gt: (B, H, W) in [0, 1].
@@ -180,11 +195,14 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
         ax = page.axes(k, 2)
         error = _mean_error(cube, gt)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
-        ax.set_title(title := f"mean error {np.nanmean(error):.2f} / 255", size=_fitting([title], page.width), color=colour)
+        ax.set_title(title := f"mean error {np.nanmean(error):.2f} / 255",
+                     size=_fitting([title], page.width), color=colour)
     # The error of the ground truth is zero by definition: its place holds the colour bar.
     x, y = page.corner(0, 2)
     bar = _axes(fig, x + 0.08 * page.width, y + 0.45 * page.height, 0.84 * page.width, 0.09)
-    _colour_bar(bar, mappable, f"Mean |error|{' ' if page.width > 1.5 else chr(10)}over bands (×255)", horizontal=True)
+    _colour_bar(bar, mappable,
+                f"Mean |error|{' ' if page.width > 1.5 else chr(10)}over bands (×255)",
+                horizontal=True)
 
     if metrics:
         ax = _axes(fig, 0.1, page.below, page.page_width - 0.2, numbers)
@@ -195,14 +213,17 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
 
 @rc_context(STYLE)
 def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
-                    wavelengths: Sequence[float] | None = None, name: str = "", scale: float | None = None,
-                    note: str = "") -> Figure:
-    """A cube without ground truth: the input and the results of the methods, with crops and spectra.
+                    wavelengths: Sequence[float] | None = None, name: str = "",
+                    scale: float | None = None, note: str = "") -> Figure:
+    """A cube without ground truth: the input and the results of the methods, with crops and
+    spectra.
 
     Args:
         low: (B, h, w), the input; shown with its pixels as squares.
-        results: {label: (B, H, W)}, H and W the same multiple of h and w, in the order in which they are drawn.
-        note: a line under the title, such as how well the result, degraded again, agrees with the input.
+        results: {label: (B, H, W)}, H and W the same multiple of h and w, in the order in which
+            they are drawn.
+        note: a line under the title, such as how well the result, degraded again, agrees with the
+            input.
     """
     first = next(iter(results.values()))
     _check_same(first, results)
@@ -210,29 +231,33 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
     height, width = first.shape[1:]
     ratio = (height / low.shape[1], width / low.shape[2])
     if len(low) != len(first) or ratio[0] != ratio[1] or ratio[0] % 1:
-        raise UserError(f"The input has shape {low.shape} and its super-resolved cube {first.shape}; "
-                        "the bands must be the same and the size a whole multiple.")
+        raise UserError(f"The input has shape {low.shape} and its super-resolved cube "
+                        f"{first.shape}; the bands must be the same and the size a whole multiple.")
     factor = int(ratio[0])
     top, left, h, w = choose_crop(low)
     crop = (top * factor, left * factor, h * factor, w * factor)
-    pixels = [(r * factor + factor // 2, c * factor + factor // 2) for r, c in choose_pixels(low, (top, left, h, w))]
+    pixels = [(r * factor + factor // 2, c * factor + factor // 2)
+              for r, c in choose_pixels(low, (top, left, h, w))]
     page = _Page((height, width), 1 + len(results), rows=2, below=2.3)
     words = display_bands(len(low), wavelengths)[1]
     _title(page.figure, name, scale or factor, f"{words}; {note}" if note else words)
     colours = (TRUTH, *method_colours(len(results)))
-    _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels, wavelengths, None)
-    _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels, wavelengths)
+    _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels,
+              wavelengths, None)
+    _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels,
+                 wavelengths)
     return saved(page.figure, path)
 
 
 @rc_context(STYLE)
-def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray], band: int,
-                 wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside that band itself."""
+def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray],
+                 band: int, wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
+    """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside
+    that band itself."""
     _check_same(gt, methods)
     if not -len(gt) <= band < len(gt):
-        raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with {len(gt)} bands; "
-                        f"give a band from 0 to {len(gt) - 1}.")
+        raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with "
+                        f"{len(gt)} bands; give a band from 0 to {len(gt) - 1}.")
     band %= len(gt)
     where = f"band {band}" + ("" if wavelengths is None else f", {wavelengths[band]:.0f} nm")
     page = _Page(gt.shape[1:], 1 + len(methods), bar=True)
@@ -242,7 +267,8 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
     low, high = np.nanpercentile(truth, (1, 99))
     _show(ax, truth, cmap="gray", norm=Normalize(low, max(high, low + 1e-12)))
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
-    errors = {label: np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255 for label, cube in methods.items()}
+    errors = {label: np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255
+              for label, cube in methods.items()}
     titles = [f"{label}: mean {np.nanmean(error):.2f} / 255" for label, error in errors.items()]
     ax.set_title(f"Ground truth, {where}", size=_fitting(titles, page.width))
     for k, (error, title) in enumerate(zip(errors.values(), titles, strict=True), start=1):
@@ -254,9 +280,10 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
 
 
 @rc_context(STYLE)
-def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str, unit: str = "",
-               name: str = "") -> Figure:
-    """A map of one number a pixel, such as an angle: one panel per method, one colour bar. Pixels of NaN are grey.
+def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str,
+               unit: str = "", name: str = "") -> Figure:
+    """A map of one number a pixel, such as an angle: one panel per method, one colour bar. Pixels
+    of NaN are grey.
 
     Args:
         maps: {label: (H, W)}.
@@ -264,10 +291,11 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
     """
     page = _Page(next(iter(maps.values())).shape, len(maps), bar=True)
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
-    mappable = ScalarMappable(Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
+    mappable = ScalarMappable(
+        Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
     _title(page.figure, name, None, title)
-    titles = [f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else method
-              for method, values in maps.items()]
+    titles = [f"{method}: mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any()
+              else method for method, values in maps.items()]
     for k, (values, title) in enumerate(zip(maps.values(), titles, strict=True)):
         ax = page.axes(k)
         ax.set_facecolor("0.7")
@@ -278,9 +306,11 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
 
 
 @rc_context(STYLE)
-def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pixels: Sequence[tuple[int, int]],
-                   wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground truth)."""
+def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
+                   pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None = None,
+                   name: str = "") -> Figure:
+    """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground
+    truth)."""
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
     rows = math.ceil(len(pixels) / columns)
@@ -298,12 +328,14 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray], pix
 @rc_context(STYLE)
 def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
                      wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """PSNR of each band, one line per method: {label: (B,) dB} from `indexes.band_psnr`, interpolation first."""
+    """PSNR of each band, one line per method: {label: (B,) dB} from `indexes.band_psnr`,
+    interpolation first."""
     fig = Figure(figsize=(WIDTH * 0.62, 2.7))
     ax = _axes(fig, 0.6, 0.4, WIDTH * 0.62 - 0.75, 1.8)
     _title(fig, name, None, "PSNR of each band")
     for (label, psnr), colour in zip(curves.items(), method_colours(len(curves)), strict=True):
-        _curve(ax, wavelengths, np.asarray(psnr), color=colour, label=f"{label} (mean {np.mean(psnr):.2f} dB)",
+        _curve(ax, wavelengths, np.asarray(psnr), color=colour,
+               label=f"{label} (mean {np.mean(psnr):.2f} dB)",
                linestyle="--" if colour == INTERPOLATION else "-")
     _band_axis(ax, wavelengths, len(psnr))
     ax.set_ylabel("PSNR (dB)")
@@ -313,13 +345,14 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
 
 
 @rc_context(STYLE)
-def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]], name: str = "",
-                          loss: str = "MSE", steps: Sequence[tuple[int, int, float]] = (), note: str = "") -> Figure:
+def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, Any]],
+                          name: str = "", loss: str = "MSE",
+                          steps: Sequence[tuple[int, int, float]] = (), note: str = "") -> Figure:
     """Loss and validation PSNR over iterations.
 
     Args:
-        rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr", "backprojection_psnr" (dB); a curve
-            leaves out what is missing or None.
+        rows: dicts with "iteration" and any of "loss", "psnr", "interpolation_psnr",
+            "backprojection_psnr" (dB); a curve leaves out what is missing or None.
         loss: what the loss is, for the label of its axis.
         steps: (iteration, number of steps, their mean loss), drawn behind the means of the epochs.
         note: a warning, for the title.
@@ -328,20 +361,22 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     _title(fig, name, None, f"WARNING: {note}" if note else "training")
     loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.65, 1.65) for left in (0.82, 4.32))
     if steps:
-        loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK, alpha=0.35, linewidth=0.6,
-                     label="Steps")
+        loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK,
+                     alpha=0.35, linewidth=0.6, label="Steps")
     for ax, key, colour, label in (
         (loss_ax, "loss", NETWORK, "Mean of an epoch"),
         (psnr_ax, "psnr", NETWORK, "Network"),
         (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
         (psnr_ax, "backprojection_psnr", BACKPROJECTION, "Back-projection"),
     ):
-        points = np.array([(row["iteration"], row[key]) for row in rows if row.get(key) is not None], dtype=float)
+        points = np.array(
+            [(row["iteration"], row[key]) for row in rows if row.get(key) is not None], dtype=float)
         if not len(points) and key != "loss":
             continue
         few = 0 < len(points) < 25 and colour == NETWORK
-        ax.plot(*points.reshape(-1, 2).T, color=colour, label=label, linestyle="-" if colour == NETWORK else "--",
-                marker="o" if few else "", markersize=2.5)
+        ax.plot(*points.reshape(-1, 2).T, color=colour, label=label,
+                linestyle="-" if colour == NETWORK else "--", marker="o" if few else "",
+                markersize=2.5)
     if all(line.get_ydata().size and np.nanmin(line.get_ydata()) > 0 for line in loss_ax.lines):
         loss_ax.set_yscale("log")
     loss_ax.set_ylabel(f"Training loss ({loss})" if len(loss) < 8 else f"Training loss\n({loss})")
@@ -356,26 +391,33 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     return saved(fig, path)
 
 
-# Page layout, in inches from the top left corner ----------------------------------------------------------------------
+# Page layout, in inches from the top left corner --------------------------------------------------
 
 class _Page:
-    """Equal picture panels of the images' shape, at most five side by side; room for a colour bar, and for plots below.
+    """Equal picture panels of the images' shape, at most five side by side; room for a colour bar,
+    and for plots below.
 
     Each of the `count` things shown has `rows` panels, one under the other.
     """
 
     top, gap_x, gap_y, side = 0.5, 0.08, 0.27, 0.06
 
-    def __init__(self, shape: tuple[int, int], count: int, rows: int = 1, bar: bool = False, below: float = 0.0) -> None:
+    def __init__(self, shape: tuple[int, int], count: int, rows: int = 1, bar: bool = False,
+                 below: float = 0.0) -> None:
         self.columns, self.rows = count if count < 6 else 4, rows
         right = 0.62 if bar else 0.0
-        self.width = (WIDTH - 2 * self.side - right - self.gap_x * (self.columns - 1)) / self.columns
+        self.width = (WIDTH - 2 * self.side - right
+                      - self.gap_x * (self.columns - 1)) / self.columns
         self.width = min(self.width, 2.6)
-        # The panel of a very long image is shorter than the image, which sits centred in it: the page stays readable.
+        # The panel of a very long image is shorter than the image, which sits centred in it: the
+        # page stays readable.
         self.height = self.width * min(max(shape[0] / shape[1], 0.45), 1.25)
-        self.page_width = max(2 * self.side + right + self.columns * self.width + (self.columns - 1) * self.gap_x, 3.4)
+        self.page_width = max(
+            2 * self.side + right + self.columns * self.width + (self.columns - 1) * self.gap_x,
+            3.4)
         self.below = self.top + rows * math.ceil(count / self.columns) * (self.height + self.gap_y)
-        self.figure = Figure(figsize=(self.page_width, self.below + (below or self.side - self.gap_y)))
+        self.figure = Figure(
+            figsize=(self.page_width, self.below + (below or self.side - self.gap_y)))
 
     def corner(self, k: int, row: int = 0) -> tuple[float, float]:
         """Left and top edge of panel `row` of the k-th thing."""
@@ -406,7 +448,8 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> None:
     start = shown.get_window_extent(renderer).x1 / fig.dpi + 0.1 if head else 0.06
     text = fig.text(start / width, y, words, color="0.35", size=7.5, va="center")
     # Long words stay on the page; letters are some 5 % wider at the resolution of the saved file.
-    while words and text.get_size() > 3 and start + 1.05 * text.get_window_extent(renderer).width / fig.dpi > width - 0.06:
+    while (words and text.get_size() > 3
+            and start + 1.05 * text.get_window_extent(renderer).width / fig.dpi > width - 0.06):
         text.set_size(0.93 * text.get_size())
 
 
@@ -417,7 +460,8 @@ def _fitting(titles: Iterable[str], width: float) -> float:
 
 def _show(ax: Axes, image: np.ndarray, **how: Any) -> None:
     # Small images show their own pixels; large ones are averaged down to the page's.
-    ax.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 512 else "antialiased", **how)
+    ax.imshow(image, interpolation="nearest" if max(image.shape[:2]) <= 512 else "antialiased",
+              **how)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_anchor("C")
@@ -425,31 +469,36 @@ def _show(ax: Axes, image: np.ndarray, **how: Any) -> None:
         spine.set_linewidth(0.4)
 
 
-def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarray, colours: Sequence[str],
-              crop: tuple[int, int, int, int], pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None,
+def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarray,
+              colours: Sequence[str], crop: tuple[int, int, int, int],
+              pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None,
               rgb: Sequence[int] | None) -> None:
-    """Two rows of composites: whole images with the crop's box and the pixels marked, and the crops.
+    """Two rows of composites: whole images with the crop's box and the pixels marked, and the
+    crops.
 
-    The crop and the pixels are in the grid of the last cube; a cube of a coarser grid is drawn at the same place.
+    The crop and the pixels are in the grid of the last cube; a cube of a coarser grid is drawn at
+    the same place.
     """
     top, left, h, w = crop
     height, width = list(cubes.values())[-1].shape[1:]
     for column, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
         factor = height // cube.shape[1]
-        step = max(1, max(cube.shape[1:]) // 1500)  # a page holds no more; the composite of a huge scene stays small
+        # a page holds no more; the composite of a huge scene stays small
+        step = max(1, max(cube.shape[1:]) // 1500)
         ax = page.axes(column)
         _show(ax, composite(cube[:, ::step, ::step], wavelengths, rgb, reference),
               extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         ax.set_title(label, size=_fitting(cubes, page.width), color=colour, weight="bold")
         for line, edge in ((2.4, "black"), (1.2, "white")):
-            ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=edge, linewidth=line))
+            ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=edge,
+                                   linewidth=line))
         for (r, c), letter in zip(pixels, cycle(ascii_uppercase), strict=False):
             outline = [withStroke(linewidth=2, foreground="black")]
             ax.plot(c, r, "+", color="white", ms=6, mew=1.2, path_effects=outline)
             right = c < 0.85 * width
-            ax.annotate(letter, (c, r), (3 if right else -3, 3 if r > 0.1 * height else -9), color="white", size=8,
-                        weight="bold", textcoords="offset points", ha="left" if right else "right",
-                        path_effects=outline)
+            ax.annotate(letter, (c, r), (3 if right else -3, 3 if r > 0.1 * height else -9),
+                        color="white", size=8, weight="bold", textcoords="offset points",
+                        ha="left" if right else "right", path_effects=outline)
         ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         ax = page.axes(column, 1)
         inside = np.s_[:, top // factor:(top + h) // factor, left // factor:(left + w) // factor]
@@ -458,8 +507,8 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
             ax.set_title(f"Crop: {h} × {w} pixels", color="0.35")
 
 
-def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequence[str], preset: str,
-                  border: int) -> None:
+def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequence[str],
+                  preset: str, border: int) -> None:
     """One line of numbers per method, the best of each column bold."""
     ax.set_axis_off()
     ax.set(xlim=(0, 1), ylim=(len(rows) + 2, 0))
@@ -468,7 +517,8 @@ def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequ
     ax.text(0, 0.6, f"preset {preset}, border {border} px", color="0.35", size=6.5, va="center")
     ax.plot((0, 1), (1.1, 1.1), color="0.6", linewidth=0.6)
     for line, (label, colour) in enumerate(zip(rows, colours, strict=True)):
-        ax.text(0, line + 1.6, label, color=colour, weight="bold", size=min(7.5, 7.5 * 36 / len(label)), va="center")
+        ax.text(0, line + 1.6, label, color=colour, weight="bold",
+                size=min(7.5, 7.5 * 36 / len(label)), va="center")
     for x, metric in zip(ends, shown, strict=True):
         ax.text(x, 0.6, metric.header(preset), ha="right", size=7.5, va="center")
         values = [row[metric.name] for row in rows.values()]
@@ -479,7 +529,8 @@ def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequ
 
 def _colour_bar(ax: Axes, mappable: ScalarMappable, label: str, horizontal: bool = False) -> None:
     """One bar for all maps of the page."""
-    bar = ax.figure.colorbar(mappable, cax=ax, extend="max", orientation="horizontal" if horizontal else "vertical")
+    bar = ax.figure.colorbar(mappable, cax=ax, extend="max",
+                             orientation="horizontal" if horizontal else "vertical")
     bar.locator = MaxNLocator(5)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=6.5, pad=1.5)
@@ -495,13 +546,13 @@ def _spectra_row(page: _Page, top: float, cubes: Mapping[str, Any], colours: Seq
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
 
 
-def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel: tuple[int, int], letter: str,
-              wavelengths: Sequence[float] | None, legend: bool) -> None:
+def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel: tuple[int, int],
+              letter: str, wavelengths: Sequence[float] | None, legend: bool) -> None:
     r, c = pixel
     for k, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
         spectrum = np.asarray(cube[:, r, c], dtype=np.float64)
-        _curve(ax, wavelengths, spectrum, color=colour, label=label, linewidth=1.6 if k == 0 else 1.1,
-               linestyle="--" if k == 1 else "-", zorder=2 + k)
+        _curve(ax, wavelengths, spectrum, color=colour, label=label,
+               linewidth=1.6 if k == 0 else 1.1, linestyle="--" if k == 1 else "-", zorder=2 + k)
     _band_axis(ax, wavelengths, len(spectrum))
     ax.set_ylabel("Values in [0, 1] of\nthe scene's range", size=7, linespacing=1.0, labelpad=2)
     ax.set_title(f"{letter}: row {r}, column {c}")
@@ -511,7 +562,8 @@ def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel:
 
 def _curve(ax: Axes, wavelengths: Sequence[float] | None, y: np.ndarray, **how: Any) -> None:
     """A line over bands, broken where bands were removed (water vapour); few bands get markers."""
-    x = np.arange(len(y), dtype=float) if wavelengths is None else np.asarray(wavelengths, dtype=float)
+    x = (np.arange(len(y), dtype=float) if wavelengths is None
+         else np.asarray(wavelengths, dtype=float))
     order = np.argsort(x, kind="stable")
     x, y = x[order], np.asarray(y, dtype=float)[order]
     if len(x) > 2:
@@ -546,7 +598,7 @@ def saved(fig: Figure, path: str | Path | None) -> Figure:
     return fig
 
 
-# Small helpers --------------------------------------------------------------------------------------------------------
+# Small helpers ------------------------------------------------------------------------------------
 
 class _Enlarged:
     """A low-resolution cube read at the pixels of a grid `factor` times finer."""
@@ -567,37 +619,41 @@ def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
 
 
 def method_colours(count: int) -> list[str]:
-    """Interpolation, back-projection, network, then others: the order in which methods are given."""
+    """Interpolation, back-projection, network, then others: the order in which methods are
+    given."""
     return [(INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)[k % 6] for k in range(count)]
 
 
 def _round_up(value: float) -> float:
-    """A round end for a colour bar: the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten."""
+    """A round end for a colour bar: the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of
+    ten."""
     if not value > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(m * power for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * power >= value * (1 - 1e-9))
+    return next(m * power
+                for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * power >= value * (1 - 1e-9))
 
 
 def _check_cube(cube: np.ndarray) -> None:
     if cube.ndim != 3 or 0 in cube.shape:
-        raise UserError(f"An array of shape {cube.shape} cannot be drawn; give a cube (bands, height, width).")
+        raise UserError(
+            f"An array of shape {cube.shape} cannot be drawn; give a cube (bands, height, width).")
 
 
 def _check_same(gt: np.ndarray, methods: Mapping[str, np.ndarray]) -> None:
     _check_cube(gt)
     for label, cube in methods.items():
         if cube.shape != gt.shape:
-            raise UserError(f"The cube of {label} has shape {cube.shape} and is compared with one of shape {gt.shape}; "
-                            "give cubes of one shape.")
+            raise UserError(f"The cube of {label} has shape {cube.shape} and is compared with one "
+                            f"of shape {gt.shape}; give cubes of one shape.")
 
 
 def _check_pixels(cube: np.ndarray, pixels: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     height, width = cube.shape[1:]
     for r, c in pixels:
         if not (0 <= r < height and 0 <= c < width):
-            raise UserError(f"The pixel ({r}, {c}) lies outside of an image of {height} rows and {width} columns; "
-                            "give ROW,COLUMN inside of the image.")
+            raise UserError(f"The pixel ({r}, {c}) lies outside of an image of {height} rows and "
+                            f"{width} columns; give ROW,COLUMN inside of the image.")
     if not pixels:
         raise UserError("No pixel was given to draw spectra of; give at least one as ROW,COLUMN.")
     return [(int(r), int(c)) for r, c in pixels]

@@ -1,4 +1,5 @@
-"""One self-contained HTML page of a result: what was run, the table, the figures. It opens from disk with no network."""
+"""One self-contained HTML page of a result: what was run, the table, the figures. It opens from
+disk with no network."""
 from __future__ import annotations
 
 import base64
@@ -55,25 +56,28 @@ def machine_facts() -> dict[str, str]:
     """Date, CPU and versions; the caller adds the GPU."""
     here = describe_environment(torch.device("cpu"))
     versions = [f"{name} {here[name]}" for name in ("torch", "numpy", "scipy")]
-    return {
-        "Date": here["started"].replace("T", " "),
-        "Machine": f"{here['platform']}, {here['device']}, threads: {here['threads']}",
-        "Versions": ", ".join([f"bi3dqrnn {here['version']}", f"Python {here['python']}", *versions]),
-    }
+    return {"Date": here["started"].replace("T", " "),
+            "Machine": f"{here['platform']}, {here['device']}, threads: {here['threads']}",
+            "Versions": ", ".join(
+                [f"bi3dqrnn {here['version']}", f"Python {here['python']}", *versions])}
 
 
-def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images: Sequence[Mapping[str, Any]] = (),
-                 methods: Mapping[str, str] | None = None, figures: Sequence[tuple[str, str | Path]] = (),
-                 preset: str = "standard", scale: float = 1, border: int = 0, lead: str = "") -> None:
-    """Write the page, whole or not at all. The page holds its styles and pictures, and runs no script.
+def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
+                 images: Sequence[Mapping[str, Any]] = (), methods: Mapping[str, str] | None = None,
+                 figures: Sequence[tuple[str, str | Path]] = (), preset: str = "standard",
+                 scale: float = 1, border: int = 0, lead: str = "") -> None:
+    """Write the page, whole or not at all. The page holds its styles and pictures, and runs no
+    script.
 
     Args:
-        facts: shown in this order, then those of `machine_facts` that are not among them. "Command" gets a fixed-width font.
-            A value of None is left out.
-        images: as in `metrics.json`, dicts with "name" and the numbers of every method; empty when there is no ground truth.
+        facts: shown in this order, then those of `machine_facts` that are not among them. "Command"
+            gets a fixed-width font. A value of None is left out.
+        images: as in `metrics.json`, dicts with "name" and the numbers of every method; empty when
+            there is no ground truth.
         methods: {name in `images`: what the page calls it}, in the order of the rows.
         figures: (caption, PNG or JPEG file).
-        lead: the sentence under the title; by default the gain of the network (or the last method) over the others.
+        lead: the sentence under the title; by default the gain of the network (or the last method)
+            over the others.
 
     Raises:
         UserError: a figure is missing or is not a PNG or JPEG.
@@ -93,7 +97,8 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any], images:
     if images:
         how = describe(preset, scale, border, images, methods)
         parts += ["<h2>Results</h2>", _table(images, methods, preset),
-                  f'<p class="soft">{escape(f"{how[0].upper()}{how[1:]}. Bold: the best of each group.")}</p>']
+                  '<p '
+                  f'class="soft">{escape(f"{how[0].upper()}{how[1:]}. Bold: the best of each group.")}</p>']
     parts += ["<h2>What was run</h2>", _facts(facts)]
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
@@ -106,8 +111,9 @@ def _gain(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> st
     psnr = {key: mean_of([image[key] for image in images])["psnr"] for key in methods}
     ours = "network" if "network" in methods else list(methods)[-1]
     over = f"over {len(images)} images" if len(images) > 1 else "on one image"
-    rivals = [f"{abs(psnr[ours] - psnr[key]):.2f} dB {'above' if psnr[ours] >= psnr[key] else 'below'} "
-              f"the {psnr[key]:.2f} dB of {label}" for key, label in methods.items() if key != ours]
+    rivals = [f"{abs(psnr[ours] - psnr[key]):.2f} dB "
+              f"{'above' if psnr[ours] >= psnr[key] else 'below'} the {psnr[key]:.2f} dB of {label}"
+              for key, label in methods.items() if key != ours]
     return ", ".join([f"{methods[ours]}: {psnr[ours]:.2f} dB PSNR {over}", *rivals]) + "."
 
 
@@ -115,13 +121,17 @@ def _table(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str], pres
     header, groups = result_table(images, methods, preset)
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header[2:])
     parts = ['<div class="scroll"><table>',
-             f'<thead><tr><th scope="col">Image</th><th scope="col" class="method">Method</th>{head}</tr></thead>']
+             '<thead><tr><th scope="col">Image</th><th scope="col" '
+             f'class="method">Method</th>{head}</tr></thead>']
     for number, group in enumerate(groups):
         parts.append("<tbody>" if number < len(images) else '<tbody class="mean">')
         for (name, label, *values), colour in zip(group, method_colours(len(methods)), strict=True):
-            first = f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>' if name else ""
-            cells = "".join(f"<td><b>{v}</b></td>" if isinstance(v, Bold) else f"<td>{v}</td>" for v in values)
-            parts.append(f'<tr>{first}<td class="method" style="color: {colour}">{escape(label)}</td>{cells}</tr>')
+            first = (f'<th scope="rowgroup" rowspan="{len(methods)}">{escape(name)}</th>' if name
+                     else "")
+            cells = "".join(
+                f"<td><b>{v}</b></td>" if isinstance(v, Bold) else f"<td>{v}</td>" for v in values)
+            parts.append(f'<tr>{first}<td class="method" style="color: '
+                         f'{colour}">{escape(label)}</td>{cells}</tr>')
         parts.append("</tbody>")
     return "\n".join([*parts, "</table></div>"])
 
@@ -139,12 +149,14 @@ def _figure(caption: str, file: Path) -> str:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise UserError(f"The figure {file} cannot be read ({error.strerror}); draw it before writing the report.") from error
+        raise UserError(f"The figure {file} cannot be read ({error.strerror}); draw it before "
+                        "writing the report.") from error
     kind = next((kind for magic, kind in _TYPES.items() if data.startswith(magic)), None)
     if kind is None:
         raise UserError(f"The figure {file} is neither PNG nor JPEG; save it as PNG.")
     text = base64.b64encode(data).decode("ascii")
-    # All figures have one size of type: their resolution is the same, and the page shows two thirds of it.
+    # All figures have one size of type: their resolution is the same, and the page shows two thirds
+    # of it.
     width = f' width="{int.from_bytes(data[16:20], "big") * 2 // 3}"' if kind == "png" else ""
     return (f'<figure><figcaption>{escape(caption)}</figcaption>'
             f'<img alt="{escape(caption)}"{width} src="data:image/{kind};base64,{text}"></figure>')

@@ -10,7 +10,8 @@ AT_ONCE = 1 << 17
 
 
 class Agreement:
-    """PSNR and spectral angle between two cubes (B, h, w) that are given in parts, of bands or of rows.
+    """PSNR and spectral angle between two cubes (B, h, w) that are given in parts, of bands or of
+    rows.
 
     Sums over bands are kept for each pixel, so no cube is held.
 
@@ -39,13 +40,16 @@ class Agreement:
                 self._squares[band] += np.square(a - b).sum(where=self.counted[place])
 
     def found(self) -> dict[str, float | None]:
-        """`psnr` in dB, mean over bands, and `sam` in degrees, mean over pixels whose spectra are not zero."""
+        """`psnr` in dB, mean over bands, and `sam` in degrees, mean over pixels whose spectra are
+        not zero."""
         mse = np.maximum(self._squares / self.counted.sum(), np.finfo(float).tiny)
         angles, count = 0.0, 0
-        for inside, *row in zip(self.counted, self._product, self._again, self._given, strict=True):  # a row of pixels each
+        # a row of pixels each
+        for inside, *row in zip(self.counted, self._product, self._again, self._given, strict=True):
             product, again, given = (values[inside] for values in row)
             norms = np.sqrt(again * given)
             cosine = product[norms > 0] / norms[norms > 0]
-            angles, count = angles + np.degrees(np.arccos(cosine.clip(-1, 1))).sum(), count + cosine.size
+            angles, count = (angles + np.degrees(np.arccos(cosine.clip(-1, 1))).sum(),
+                             count + cosine.size)
         return {"psnr": float(np.minimum(-10 * np.log10(mse), PSNR_CAP).mean()),
                 "sam": float(angles / count) if count else None}

@@ -4,7 +4,7 @@ A test and a user's own cube are computed by the same objects, in memory or from
 
     interpolation     x = U y
     back-projection   x = U z             z = `Degradation.prefilter` of y
-    network           x = N(x_0, y)       x_0 is one of the two above; then, if back-projected, x + U e with
+    network   x = N(x_0, y)       x_0 is one of the two above; then, if back-projected, x + U e with
                                           e the prefiltered y - D x
 
 y, z and e lie on the low-resolution grid, so any window of a product with U is computed alone.
@@ -46,7 +46,8 @@ class Method:
 
     def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None,
                  noise: np.ndarray | None = None, missing: np.ndarray | None = None) -> None:
-        self.low, self.problem, self.folder, self.noise, self.missing = low, problem, folder, noise, missing
+        self.low, self.problem, self.folder, self.noise, self.missing = (
+            low, problem, folder, noise, missing)
         self.degradation = Degradation.of(problem.scale, problem.degradation)
         self.shape = (low.shape[0], low.shape[1] * problem.scale, low.shape[2] * problem.scale)
 
@@ -75,25 +76,31 @@ class Method:
 
     @cached_property
     def counted(self) -> np.ndarray | None:
-        """(h, w) bool, the pixels of y that no made-up one has a part in, once y is brought up and down again; None: all."""
+        """(h, w) bool, the pixels of y that no made-up one has a part in, once y is brought up and
+        down again; None: all."""
         if self.missing is None:
             return None
-        free = ~maximum_filter(self.missing, [2 * far + 1 for far in self.degradation.reach], mode="constant")
+        free = ~maximum_filter(self.missing, [2 * far + 1 for far in self.degradation.reach],
+                               mode="constant")
         return free if free.any() else ~self.missing
 
     def on_low_grid(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> np.ndarray:
-        """An operation on cubes like y, a few bands at a time, or all of them where the degradation mixes bands."""
+        """An operation on cubes like y, a few bands at a time, or all of them where the degradation
+        mixes bands."""
         out = scratch(self.low.shape, np.float32, self.folder)
         for part, result in self._parts(operation, *cubes):
             out[part] = result
         return out
 
-    def _parts(self, operation: Callable[..., Tensor], *cubes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    def _parts(self, operation: Callable[..., Tensor],
+               *cubes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         bands, height, width = self.low.shape
-        step = bands if self.degradation.band_operations else max(1, AT_ONCE // (4 * height * width))
+        step = (
+            bands if self.degradation.band_operations else max(1, AT_ONCE // (4 * height * width)))
         for first in range(0, bands, step):
             part = slice(first, min(first + step, bands))
-            yield part, operation(*(torch.from_numpy(np.array(cube[part])) for cube in cubes)).numpy()
+            yield part, operation(*(torch.from_numpy(np.array(cube[part]))
+                                    for cube in cubes)).numpy()
 
     def _compared(self, parts: Iterable[tuple[slice, np.ndarray]]) -> dict[str, float | None]:
         """The agreement of a cube, given in parts of its bands, with y."""
@@ -116,9 +123,11 @@ class Untrained(Method):
     def _prefiltered(self) -> np.ndarray:
         if self.noise is None:
             return self.on_low_grid(self.degradation.prefilter, self.low)
-        # The noise beside its bands, as an image of one pixel each: `on_low_grid` takes a few bands at a time.
+        # The noise beside its bands, as an image of one pixel each: `on_low_grid` takes a few bands
+        # at a time.
         noise = self.noise[:, None, None]
-        return self.on_low_grid(lambda y, sigma: self.degradation.prefilter(y, noise=sigma[:, 0, 0]), self.low, noise)
+        return self.on_low_grid(
+            lambda y, sigma: self.degradation.prefilter(y, noise=sigma[:, 0, 0]), self.low, noise)
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
         return {self.key: self._compared(self._parts(self.degradation.round_trip, self._mean))}
@@ -138,26 +147,31 @@ class Networked(Method):
 
     Attributes:
         supports: these; None is all.
-        again, before: the result degraded again, (B, h, w), and likewise before its back-projection; after `write`.
+        again, before: the result degraded again, (B, h, w), and likewise before its
+            back-projection; after `write`.
     """
 
-    def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem, folder: Path | None = None,
-                 noise: np.ndarray | None = None, spectrum: Spectrum | None = None,
-                 missing: np.ndarray | None = None) -> None:
+    def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem,
+                 folder: Path | None = None, noise: np.ndarray | None = None,
+                 spectrum: Spectrum | None = None, missing: np.ndarray | None = None) -> None:
         super().__init__(low, problem, folder, noise, missing)
         self.net, self.start = net, start
         self.again = self.before = None
         step = band_step(net, problem, len(low))
-        self.supports = None if step == 1 else choose_supports(step, deviations(low, missing), spectrum or Spectrum())
+        self.supports = (None if step == 1
+                         else choose_supports(step, deviations(low, missing),
+                                              spectrum or Spectrum()))
 
     @property
     def computed(self) -> int:
         return len(self.supports.bands) if self.supports else self.shape[0]
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
-        cubes = {"network": self.again} | ({} if self.before is None else {"network_before": self.before})
+        cubes = ({"network": self.again}
+                 | ({} if self.before is None else {"network_before": self.before}))
         bands = [slice(band, band + 1) for band in range(len(self.low))]
-        return {name: self._compared((band, cube[band]) for band in bands) for name, cube in cubes.items()}
+        return {name: self._compared((band, cube[band]) for band in bands)
+                for name, cube in cubes.items()}
 
     def told(self) -> Tensor | None:
         """What `Network.inputs` takes as told; None for a network that takes nothing."""
@@ -170,50 +184,62 @@ class Networked(Method):
         told[0, 2] = float(self.problem.mtf_known)
         return told
 
-    def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False, together: bool = False) -> None:
-        """As `Method.write`; `spread`, `progress` and `together` are those of `tiling.super_resolve`."""
+    def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False,
+              together: bool = False) -> None:
+        """As `Method.write`; `spread`, `progress` and `together` are those of
+        `tiling.super_resolve`."""
         problem = self.problem
         consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
         told = self.told()
-        how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale, "self_ensemble": problem.self_ensemble,
-               "together": together, "memory": problem.memory, "missing": self.missing}
+        how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale,
+               "self_ensemble": problem.self_ensemble, "together": together,
+               "memory": problem.memory, "missing": self.missing}
         if not (problem.backproject or problem.bandwise):
-            super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, supports=self.supports, told=told, **how)
+            super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low),
+                          again=consistency, spread=spread, progress=progress,
+                          supports=self.supports, told=told, **how)
             self.again = consistency.result()
             return
         whole = scratch(self.shape, np.float32, self.folder)
         if problem.bandwise:
             for band in range(self.shape[0]):
                 one = slice(band, band + 1)
-                super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]), into(whole[one]),
-                              low=window_of(self.low[one]), told=None if told is None else told[..., one], **how)
+                super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]),
+                              into(whole[one]), low=window_of(self.low[one]),
+                              told=None if told is None else told[..., one], **how)
             for top, bottom, left, right in strips(self.shape):
                 consistency.add(top, left, whole[:, top:bottom, left:right])
         else:
-            super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low), again=consistency,
-                          spread=spread, progress=progress, supports=self.supports, told=told, **how)
+            super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low),
+                          again=consistency, spread=spread, progress=progress,
+                          supports=self.supports, told=told, **how)
         self.again = consistency.result()
         correction = self._back_projected() if problem.backproject else None
         for top, bottom, left, right in strips(self.shape):
             block = whole[:, top:bottom, left:right]
-            sink(top, left, block if correction is None else block + correction(top, bottom, left, right))
+            sink(top, left,
+                 block if correction is None else block + correction(top, bottom, left, right))
 
     def _back_projected(self) -> Source:
         """What back-projection adds to the result; `again` becomes that of the sum."""
         steps, degradation, self.before = self.problem.backproject, self.degradation, self.again
-        error = self.on_low_grid(lambda y, again: degradation.prefilter(y - again, steps - 1), self.low, self.before)
-        self.again = self.on_low_grid(lambda again, e: again + degradation.round_trip(e), self.before, error)
+        error = self.on_low_grid(lambda y, again: degradation.prefilter(y - again, steps - 1),
+                                 self.low, self.before)
+        self.again = self.on_low_grid(lambda again, e: again + degradation.round_trip(e),
+                                      self.before, error)
         return self.upsampled(error)
 
 
 def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None,
             noise: np.ndarray | None = None, spectrum: Spectrum | None = None,
             missing: np.ndarray | None = None) -> dict[str, Method]:
-    """The untrained methods and, where there is one, the network, applied to a cube; see `Method`."""
-    made: dict[str, Method] = {key: Untrained(key, low, problem, folder, noise, missing) for key in UNTRAINED}
+    """The untrained methods and, where there is one, the network, applied to a cube; see
+    `Method`."""
+    made: dict[str, Method] = {
+        key: Untrained(key, low, problem, folder, noise, missing) for key in UNTRAINED}
     if net:
-        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise, spectrum, missing)
+        made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise,
+                                    spectrum, missing)
     return made
 
 

@@ -1,8 +1,10 @@
-"""The noise of a low-resolution cube: stated as a signal-to-noise ratio, or estimated from the cube.
+"""The noise of a low-resolution cube: stated as a signal-to-noise ratio, or estimated from the
+cube.
 
-The estimate is the residual of each band's linear regression on all other bands (Roger and Arnold, Int. J. Remote Sens. 17(10),
-1996; Bioucas-Dias and Nascimento, IEEE TGRS 46(8), 2008). Neighbouring bands of a scene tell each other's values; noise they
-do not tell. With C the covariance of the bands, the variance of the residual of band b is 1 / (C^-1)_bb.
+The estimate is the residual of each band's linear regression on all other bands (Roger and Arnold,
+Int. J. Remote Sens. 17(10), 1996; Bioucas-Dias and Nascimento, IEEE TGRS 46(8), 2008). Neighbouring
+bands of a scene tell each other's values; noise they do not tell. With C the covariance of the
+bands, the variance of the residual of band b is 1 / (C^-1)_bb.
 """
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ ENOUGH = 4
 PIXELS = 200_000
 """Pixels of a large cube that are taken, in even steps."""
 QUIET = 40.0
-"""dB of the signal-to-noise ratio above which an estimate counts as none: so much a regression leaves of any scene."""
+"""dB of the signal-to-noise ratio above which an estimate counts as none: so much a regression
+leaves of any scene."""
 
 
 def noise_of_snr(cube: np.ndarray, snr: float) -> np.ndarray:
-    """The standard deviation of each band's noise, (B,): its root mean square divided by 10^(snr / 20).
+    """The standard deviation of each band's noise, (B,): its root mean square divided by
+    10^(snr / 20).
 
     Args:
         cube: (B, h, w) in [0, 1]; NaN does not count.
@@ -30,10 +34,12 @@ def noise_of_snr(cube: np.ndarray, snr: float) -> np.ndarray:
 
 
 def estimated_noise(cube: np.ndarray) -> np.ndarray | None:
-    """The standard deviation of each band's noise, (B,), from a cube (B, h, w); see the top of this file.
+    """The standard deviation of each band's noise, (B,), from a cube (B, h, w); see the top of this
+    file.
 
-    A band is compared with the bands of its run alone, where there are too few pixels for a regression on all. None where
-    there are too few pixels for two bands. Pixels that are NaN in any band do not count.
+    A band is compared with the bands of its run alone, where there are too few pixels for a
+    regression on all. None where there are too few pixels for two bands. Pixels that are NaN in any
+    band do not count.
     """
     bands = len(cube)
     step = max(1, round((cube[0].size / PIXELS) ** 0.5))
@@ -47,17 +53,21 @@ def estimated_noise(cube: np.ndarray) -> np.ndarray | None:
 
 
 def _left_over(pixels: np.ndarray) -> np.ndarray:
-    """The standard deviation of what a regression on the other bands leaves of each: (bands, pixels) -> (bands,)."""
+    """The standard deviation of what a regression on the other bands leaves of each:
+    (bands, pixels) -> (bands,)."""
     bands, count = pixels.shape
     covariance = np.atleast_2d(np.cov(pixels))
     # A constant band has no inverse: a trace of the others' variance stands for its own.
-    covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands, np.finfo(float).tiny)
+    covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands,
+                                              np.finfo(float).tiny)
     # The regression has used up a degree of freedom for each band.
     return np.sqrt(count / (count - bands) / np.diag(np.linalg.inv(covariance)))
 
 
-def with_noise(cube: np.ndarray, snr: float, seed: int, *key: int | str) -> tuple[np.ndarray, np.ndarray]:
-    """A cube (B, h, w) with white noise of a signal-to-noise ratio in dB, and its standard deviation by band, (B,).
+def with_noise(cube: np.ndarray, snr: float, seed: int,
+               *key: int | str) -> tuple[np.ndarray, np.ndarray]:
+    """A cube (B, h, w) with white noise of a signal-to-noise ratio in dB, and its standard
+    deviation by band, (B,).
 
     The noise depends on the seed, the key and the shape alone.
     """
@@ -67,7 +77,8 @@ def with_noise(cube: np.ndarray, snr: float, seed: int, *key: int | str) -> tupl
 
 
 def told_noise(cube: np.ndarray, snr: float | str | None) -> np.ndarray | None:
-    """The standard deviation of each band's noise that methods are told, (B,), of a cube whose noise is not known.
+    """The standard deviation of each band's noise that methods are told, (B,), of a cube whose
+    noise is not known.
 
     Args:
         cube: (B, h, w) in [0, 1].

@@ -1,4 +1,5 @@
-"""What lets a GPU compute while the host reads the next tile and writes the last one. On a processor the three take turns."""
+"""What lets a GPU compute while the host reads the next tile and writes the last one. On a
+processor the three take turns."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,7 +22,8 @@ def overlaps(device: torch.device) -> bool:
 def pinned(x: Tensor) -> Tensor:
     """x in page-locked memory, from which a copy to a GPU makes nobody wait.
 
-    torch keeps such memory, and gives it out again when the copy is done: two buffers serve all tiles.
+    torch keeps such memory, and gives it out again when the copy is done: two buffers serve all
+    tiles.
     """
     return x.pin_memory()
 
@@ -42,7 +44,8 @@ def on_its_way(x: Tensor) -> Callable[[], np.ndarray]:
 
 
 class Ahead(Generic[Place, Read]):
-    """Calls `read` for one place after another; with `thread`, for the place that follows while the caller uses this one."""
+    """Calls `read` for one place after another; with `thread`, for the place that follows while the
+    caller uses this one."""
 
     def __init__(self, read: Callable[[Place], Read], thread: bool) -> None:
         self.read, self.pool = read, ThreadPoolExecutor(1) if thread else None
@@ -55,7 +58,8 @@ class Ahead(Generic[Place, Read]):
         if self.begun is None or self.begun[0] != place:
             self.begun = place, self.pool.submit(self.read, place)
         found = self.begun[1].result()
-        self.begun = None if following is None else (following, self.pool.submit(self.read, following))
+        self.begun = (
+            None if following is None else (following, self.pool.submit(self.read, following)))
         return found
 
     def __enter__(self) -> Ahead[Place, Read]:

@@ -36,7 +36,8 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
         metadata.pop(name, None)
     marker, missing = None, scene.missing
     if type(cube) is np.ndarray and scene.nodata is not None:
-        marker = np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f" else marker_of(cube.dtype, scene.nodata)
+        marker = (np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f"
+                  else marker_of(cube.dtype, scene.nodata))
     of_result = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
     if of_result and missing.any() and marker is not None:
         cube = cube.copy()
@@ -49,7 +50,8 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
             metadata[name] = finer(metadata[name], across, down)
     if "lookup" in metadata:
         metadata["lonlat of the input"] = scene.lonlat
-    transform, lonlat, shape = scene.transform, scene.lonlat, tuple(n * scale for n in scene.cube.shape[1:])
+    transform, lonlat, shape = (scene.transform, scene.lonlat,
+                                tuple(n * scale for n in scene.cube.shape[1:]))
     return dataclasses.replace(
         scene, cube=cube, metadata=metadata, missing=None, filled=None,
         transform=None if transform is None else ground.finer_transform(transform, across, down),
@@ -74,7 +76,7 @@ def write_lonlat(path: Path, like: Scene, overwrite: bool) -> None:
 class OnMap:
     """A result that is put on the map grid of a lookup table."""
     lookup: Lookup                                     # of the input's pixels
-    lonlat: tuple[np.ndarray, np.ndarray] | None       # of the input's pixels, where they fit the table
+    lonlat: tuple[np.ndarray, np.ndarray] | None  # of the input's pixels, where they fit the table
     scale: int
     like: Scene                                        # of the file to write
 
@@ -100,17 +102,19 @@ def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
     """
     lookup = like.metadata.get("lookup")
     if lookup is None:
-        raise UserError(f"--ortho puts a result on the map grid of the lookup table (GLT) that comes with a scene, and "
-                        f"{like} has none; leave --ortho out.")
+        raise UserError("--ortho puts a result on the map grid of the lookup table (GLT) that "
+                        f"comes with a scene, and {like} has none; leave --ortho out.")
     if not Degradation.of(scale, kind).block_grid:
-        raise UserError(f"--ortho needs pixels that are parts of the input's, and degradation {kind} has a grid of its own; "
-                        "choose another --degradation.")
+        raise UserError("--ortho needs pixels that are parts of the input's, and degradation "
+                        f"{kind} has a grid of its own; choose another --degradation.")
     if like.nodata is None and dtype.kind != "f":
-        raise UserError("--ortho needs a value for cells without a pixel; name one with --nodata, or give --dtype float32.")
+        raise UserError("--ortho needs a value for cells without a pixel; name one with --nodata, "
+                        "or give --dtype float32.")
     lonlat = like.metadata.get("lonlat of the input")
     on_map = lookup.rows_of(0, 1).finer(scale)
-    return OnMap(lookup, lonlat if lonlat and lookup.fits(lonlat) else None, scale, dataclasses.replace(
-        like, transform=on_map.transform, crs=lookup.crs, lonlat=None, nodata=np.nan if like.nodata is None else like.nodata))
+    return OnMap(lookup, lonlat if lonlat and lookup.fits(lonlat) else None, scale,
+                 dataclasses.replace(like, transform=on_map.transform, crs=lookup.crs, lonlat=None,
+                                     nodata=np.nan if like.nodata is None else like.nodata))
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
@@ -126,7 +130,8 @@ def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
     for scene in (first, second):
         a, b, c, d, e, f = scene.transform
         _, rows, columns = scene.cube.shape
-        corners.append([(c + a * x + b * y, f + d * x + e * y) for x in (0, columns) for y in (0, rows)])
+        corners.append(
+            [(c + a * x + b * y, f + d * x + e * y) for x in (0, columns) for y in (0, rows)])
     (across, down), unit = (1.0, 1.0), "m"
     crs = CRS.from_wkt(first.crs) if first.crs else None
     if crs and crs.is_geographic:
@@ -136,4 +141,5 @@ def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
         across = down = crs.linear_units_factor[1]
     else:
         unit = "map units"
-    return max(math.hypot(across * (x - u), down * (y - v)) for (x, y), (u, v) in zip(*corners, strict=True)), unit
+    return (max(math.hypot(across * (x - u), down * (y - v))
+                for (x, y), (u, v) in zip(*corners, strict=True)), unit)

@@ -1,4 +1,5 @@
-"""What is asked for: scale factor, degradation, the method that enlarges a cube, and how its result is measured."""
+"""What is asked for: scale factor, degradation, the method that enlarges a cube, and how its result
+is measured."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ class Problem:
     scale: int
     degradation: str = DEFAULT_KIND
     start: str = STARTS[0]            # what the network is given; see `degradation.start_image`
-    mtf_known: bool = True            # whether a network is told the MTF of the degradation; else it was assumed
-    noise: float = 0.0                # standard deviation, added to the low-resolution cube of a test, in units of [0, 1]
-    snr: float | str | None = None    # dB, of the noise: added in a test, told of an own cube, or `auto`, estimated; None: none
+    # whether a network is told the MTF of the degradation; else it was assumed
+    mtf_known: bool = True
+    # standard deviation, added to the low-resolution cube of a test, in units of [0, 1]
+    noise: float = 0.0
+    # dB, of the noise: added in a test, told of an own cube, or `auto`, estimated; None: none
+    snr: float | str | None = None
     seed: int = 2021                  # of the noise
     method: str = "network"           # or one of UNTRAINED
     backproject: int = 0              # steps of back-projection on the network's output
     tile: int | str = "auto"
-    memory: int | None = None         # bytes for the whole process, on a processor; None: half of what is free
+    # bytes for the whole process, on a processor; None: half of what is free
+    memory: int | None = None
     bands_step: int | str = "auto"    # the network computes one of so many bands; see `spectrum`
     amp: str = "off"
     self_ensemble: bool = False
@@ -34,22 +39,24 @@ class Problem:
     border: int = 0
 
 
-def state_problem(info: CheckpointInfo | None, scale: int | None = None, degradation: str | None = None,
-                  own: bool = False, **more: Any) -> Problem:
+def state_problem(info: CheckpointInfo | None, scale: int | None = None,
+                  degradation: str | None = None, own: bool = False, **more: Any) -> Problem:
     """The requested problem; fields that are not given come from the training of the checkpoint.
 
-    A note on stderr says where the two differ, and what is taken where neither says. `own` is for a cube without ground truth,
-    whose sensor is not known: its MTF is then assumed, unless it is given, or the weights know one kind alone. `more` are other
-    fields of `Problem`.
+    A note on stderr says where the two differ, and what is taken where neither says. `own` is for a
+    cube without ground truth, whose sensor is not known: its MTF is then assumed, unless it is
+    given, or the weights know one kind alone. `more` are other fields of `Problem`.
 
     Raises:
-        UserError: a released checkpoint does not say its scale factor, or scale and degradation do not go together.
+        UserError: a released checkpoint does not say its scale factor, or scale and degradation do
+            not go together.
     """
     chosen, asked = scale is not None, degradation
     if info is not None:
         scale = scale or (info.scales[0] if info.scales else None)
         if scale is None:
-            raise UserError(f"{info.path} does not say for which scale factor it was trained; give the factor with --scale.")
+            raise UserError(f"{info.path} does not say for which scale factor it was trained; give "
+                            "the factor with --scale.")
         more["start"] = info.start
     elif scale is None:
         scale = 4
@@ -59,15 +66,16 @@ def state_problem(info: CheckpointInfo | None, scale: int | None = None, degrada
         found = Degradation.of(scale, kind)
     except ValueError as error:
         where = f"{info.path} cannot be used at " if info else ""
-        raise UserError(f"{where}scale factor {scale} and degradation {kind}: {error}. Give others with --scale and "
-                        "--degradation.") from error
+        raise UserError(f"{where}scale factor {scale} and degradation {kind}: {error}. Give others "
+                        "with --scale and --degradation.") from error
     if info is not None:
         _note_differences(info, found, chosen)
     safe = own and not asked and found.kind == ANY
     if own and not safe and not asked and found.block_grid:
         mtf = found.nearest_mtf[0]
-        note(f"{info.path if info else 'this method'} knows one blur, {kind}: at x{scale} a sensor's MTF of {mtf:.2g}. For a "
-             "sharper sensor its result is worse than the interpolation")
+        note(f"{info.path if info else 'this method'} knows one blur, {kind}: at x{scale} a "
+             f"sensor's MTF of {mtf:.2g}. For a sharper sensor its result is worse than the "
+             "interpolation")
     return Problem(scale, kind, mtf_known=not safe, **more)
 
 
@@ -81,19 +89,21 @@ def _default_kind(info: CheckpointInfo | None, own: bool) -> str:
 def _note_differences(info: CheckpointInfo, asked: Degradation, chosen: bool) -> None:
     """Notes where a checkpoint was trained for another problem, or does not say for which."""
     if info.scales and asked.scale not in info.scales:
-        note(f"{info.path} was trained for scale factor {', '.join(map(str, info.scales))}, and {asked.scale} is asked for: "
-             "expect less of it")
+        note(f"{info.path} was trained for scale factor {', '.join(map(str, info.scales))}, and "
+             f"{asked.scale} is asked for: expect less of it")
     elif len(info.scales or ()) > 1 and not chosen:
-        note(f"{info.path} was trained for scale factors {', '.join(map(str, info.scales))}; {asked.scale} is taken, --scale "
-             "chooses another")
+        note(f"{info.path} was trained for scale factors {', '.join(map(str, info.scales))}; "
+             f"{asked.scale} is taken, --scale chooses another")
     if not info.degradation:
         note(f"{info.path} does not say its degradation; {asked.name} is taken")
     elif info.degradation != asked.name and not (info.degradation == ANY and asked.block_grid):
-        note(f"{info.path} was trained for degradation {info.degradation}, and {asked.name} is asked for: expect less of it")
+        note(f"{info.path} was trained for degradation {info.degradation}, and {asked.name} is "
+             "asked for: expect less of it")
 
 
 def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
-    """What is assumed of the sensor that took a cube, and what that means; `snr` is that of its noise, in dB."""
+    """What is assumed of the sensor that took a cube, and what that means; `snr` is that of its
+    noise, in dB."""
     found = Degradation.of(problem.scale, problem.degradation)
     mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
     if not found.block_grid:
@@ -102,6 +112,8 @@ def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
         kind = "" if found.kind == ANY else f" ({problem.degradation})"
         text = f"takes the sensor's MTF for {mtf}{kind} at the Nyquist frequency of the cube"
     else:
-        text = (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the cube, which is safe for any sensor; where "
-                "the MTF is known, --mtf M gains detail")
-    return text if snr is None else f"{text}; its noise has a signal-to-noise ratio of {snr:.0f} dB, and is not sharpened"
+        text = (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the cube, which is "
+                "safe for any sensor; where the MTF is known, --mtf M gains detail")
+    return (text if snr is None
+            else f"{text}; its noise has a signal-to-noise ratio of {snr:.0f} dB, and is not "
+            "sharpened")

@@ -1,4 +1,5 @@
-"""What a result says about itself, in its file: its pixels are computed, by what, from what and when."""
+"""What a result says about itself, in its file: its pixels are computed, by what, from what and
+when."""
 from __future__ import annotations
 
 from datetime import datetime
@@ -15,14 +16,17 @@ from utility.system.environment import project_version
 
 def weights_hash(net: Network | None) -> str | None:
     """SHA-256 of names, types, shapes and values of the weights, whatever file they came from."""
-    return net and checksum({name: tensor.detach().cpu() for name, tensor in net.state_dict().items()})
+    return (net
+            and checksum({name: tensor.detach().cpu()
+                          for name, tensor in net.state_dict().items()}))
 
 
-def provenance(net: Network | None, problem: Problem, scene: Scene, more: str = "") -> dict[str, Any]:
-    """The metadata of a `Scene` by which every writer marks its file as computed from `scene`; the scene's own description
-    follows."""
-    method = (f"the network {net.name} (SHA-256 of its weights {weights_hash(net)}) from the {UNTRAINED[problem.start]}"
-              if net else UNTRAINED[problem.method])
+def provenance(net: Network | None, problem: Problem, scene: Scene,
+               more: str = "") -> dict[str, Any]:
+    """The metadata of a `Scene` by which every writer marks its file as computed from `scene`; the
+    scene's own description follows."""
+    method = (f"the network {net.name} (SHA-256 of its weights {weights_hash(net)}) from the "
+              f"{UNTRAINED[problem.start]}" if net else UNTRAINED[problem.method])
     step = band_step(net, problem, len(scene.cube)) if net else 1
     method += f", computed on one of {step} bands and interpolated between" * (step > 1)
     ensemble = ", mean over 8 rotations and flips" * problem.self_ensemble
@@ -31,6 +35,8 @@ def provenance(net: Network | None, problem: Problem, scene: Scene, more: str = 
     own = tags.get("TIFFTAG_IMAGEDESCRIPTION") or header.get("description")
     own = f" Input: {own if isinstance(own, str) else ', '.join(own)}" if own else ""
     name = scene.path.name if scene.path else scene.name
-    text = (f"Computed pixels, not measured: x{problem.scale} super-resolution of {name}{more} by {method}{ensemble}{steps}, "
-            f"degradation {problem.degradation}{'' if problem.mtf_known else ' (assumed)'}, {datetime.now():%Y-%m-%d}.{own}")
+    text = (f"Computed pixels, not measured: x{problem.scale} super-resolution of {name}{more} by "
+            f"{method}{ensemble}{steps}, degradation "
+            f"{problem.degradation}{'' if problem.mtf_known else ' (assumed)'}, "
+            f"{datetime.now():%Y-%m-%d}.{own}")
     return {"provenance": {"software": f"bi3dqrnn {project_version()}", "description": text}}

@@ -1,4 +1,5 @@
-"""What a user is told of a result: how well it agrees with its input, what is not certain, what to beware of."""
+"""What a user is told of a result: how well it agrees with its input, what is not certain, what to
+beware of."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,36 +13,42 @@ from utility.superres.uncertainty import FAR, MUCH
 
 def uncertainty_in_words(summary: Mapping[str, Any]) -> str:
     """The shares of halos and the spread in a summary of `inference`."""
-    text = (f"{_shares(summary, 'halo')[0]} of its values lie outside the range of the 3 x 3 input pixels around them "
-            f"({_shares(summary, 'halo')[1]}): halos, or detail finer than these pixels")
+    text = (f"{_shares(summary, 'halo')[0]} of its values lie outside the range of the 3 x 3 input "
+            f"pixels around them ({_shares(summary, 'halo')[1]}): halos, or detail finer than "
+            "these pixels")
     if found := summary["spread"]:
-        text += (f"; the 8 results of the self-ensemble have a standard deviation of {found['mean']:.3g}, "
-                 f"{found['mean_of_range']:.2%} of the range of the values, as a map in {found['file']}")
+        text += ("; the 8 results of the self-ensemble have a standard deviation of "
+                 f"{found['mean']:.3g}, {found['mean_of_range']:.2%} of the range of the values, "
+                 f"as a map in {found['file']}")
     return text
 
 
 def far_out(summary: Mapping[str, Any]) -> list[str]:
-    """A warning where a summary of `inference` counts many values far outside their band's range."""
+    """A warning where a summary of `inference` counts many values far outside their band's
+    range."""
     if summary["far_out"][summary["method"]] <= MUCH or summary.get("likely_fill"):
         return []
     (own, rivals), kind = _shares(summary, "far_out"), summary["degradation"]
     cure = f". Where the input is sharper than {kind} at x{summary['scale']} assumes, a larger --mtf fits better"
-    return [f"{own} of the values lie outside the range of their band in the input by more than {FAR:.0%} of it ({rivals}), "
-            f"more than detail explains: they overshoot{cure}"]
+    return [f"{own} of the values lie outside the range of their band in the input by more than "
+            f"{FAR:.0%} of it ({rivals}), more than detail explains: they overshoot{cure}"]
 
 
 def _shares(summary: Mapping[str, Any], what: str) -> tuple[str, str]:
     """The share of the result, and those of the untrained methods by name."""
     share, method = summary[what], summary["method"]
-    return f"{share[method]:.1%}", ", ".join(f"{name}: {share[key]:.1%}" for key, name in UNTRAINED.items() if key != method)
+    return (
+        f"{share[method]:.1%}",
+        ", ".join(f"{name}: {share[key]:.1%}" for key, name in UNTRAINED.items() if key != method))
 
 
 def bad_in_words(whole: Scene, bad: list[int]) -> str | None:
     """Which bands are bad and what becomes of them; None where none is."""
     numbers = [str(whole.metadata.get("source_bands", range(len(whole.cube)))[b]) for b in bad]
     listed = ", ".join(numbers[:20]) + ", ..." * (len(numbers) > 20)
-    return (f"{len(bad)} bad band{'s' * (len(bad) > 1)} ({listed}, counted from 0), enlarged by interpolation in space, "
-            "without the network; a constant band stays constant") if bad else None
+    return ((f"{len(bad)} bad band{'s' * (len(bad) > 1)} ({listed}, counted from 0), enlarged by "
+             "interpolation in space, without the network; a constant band stays constant") if bad
+            else None)
 
 
 def agreement_in_words(summary: Mapping[str, Any]) -> str:
@@ -53,29 +60,36 @@ def agreement_in_words(summary: Mapping[str, Any]) -> str:
         words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
     _, height, width = summary["shape"]
     pixels, all_pixels = summary["compared_pixels"], height * width // summary["scale"] ** 2
-    left_out = f", at the {pixels} of {all_pixels} pixels that no missing one has a part in" if pixels < all_pixels else ""
-    return (f"degraded again it agrees with the input to {_agreement(rows[method])} ({'; '.join(words)}){left_out}. This is "
-            "agreement with the input, not accuracy")
+    left_out = (f", at the {pixels} of {all_pixels} pixels that no missing one has a part in"
+                if pixels < all_pixels else "")
+    return (f"degraded again it agrees with the input to {_agreement(rows[method])} "
+            f"({'; '.join(words)}){left_out}. This is agreement with the input, not accuracy")
 
 
 def _agreement(row: Mapping[str, float | None]) -> str:
-    return f"{row['psnr']:.1f} dB PSNR" + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM")
+    return (f"{row['psnr']:.1f} dB PSNR"
+            + ("" if row["sam"] is None else f", {row['sam']:.2f} deg SAM"))
 
 
 def warnings_of(summary: Mapping[str, Any], scene: Scene) -> list[str]:
-    """Sentences about what a user must not miss: a network that agrees less than the interpolation, values far out, a grid
-    of its own, dark rows."""
+    """Sentences about what a user must not miss: a network that agrees less than the interpolation,
+    values far out, a grid of its own, dark rows."""
     rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
     warnings = []
-    # Back-projection agrees by construction, better than good networks do: its figure stands beside, and warns of nothing.
+    # Back-projection agrees by construction, better than good networks do: its figure stands
+    # beside, and warns of nothing.
     if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:
-        warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) than the interpolation does "
-                        f"({_agreement(rows['interpolation'])})"
-                        + ("" if summary["backproject"] else f"; --backproject {STEPS} makes its result agree"))
+        warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) "
+                        f"than the interpolation does ({_agreement(rows['interpolation'])})"
+                        + ("" if summary["backproject"]
+                           else f"; --backproject {STEPS} makes its result agree"))
     height, width = scene.cube.shape[1:]
-    if not Degradation.of(scale, kind).block_grid and (scene.transform or "map info" in scene.metadata.get("header", {})):
+    if (not Degradation.of(scale, kind).block_grid
+            and (scene.transform or "map info" in scene.metadata.get("header", {}))):
         size, edge = grid(width, scale, kind)
-        warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the result are {size:.5f} of the "
-                        f"input's, and its corner lies {edge:.2f} input pixels inside of the input's. Its transform says so; "
-                        "--degradation gaussian or bicubic keeps edges and corner")
-    return [*warnings, *far_out(summary), *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]
+        warnings.append(f"the grid of degradation {kind} is not the sensor's: the pixels of the "
+                        f"result are {size:.5f} of the input's, and its corner lies {edge:.2f} "
+                        "input pixels inside of the input's. Its transform says so; --degradation "
+                        "gaussian or bicubic keeps edges and corner")
+    return [*warnings, *far_out(summary),
+            *filter(None, [dark_note(height * scale, width * scale, scale, kind)])]

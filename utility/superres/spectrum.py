@@ -1,11 +1,12 @@
 """Which bands a network computes, and how what it adds to them reaches the bands between.
 
-Neighbouring bands of a spectrometer show the same detail, so a network tells nearly the same of each of
-them. It runs on every k-th band, the supports. What it adds to a support, in deviations of that band, is
-interpolated linearly to the bands between, and each band adds it to its own start image in deviations of
-its own:
+Neighbouring bands of a spectrometer show the same detail, so a network tells nearly the same of
+each of them. It runs on every k-th band, the supports. What it adds to a support, in deviations of
+that band, is interpolated linearly to the bands between, and each band adds it to its own start
+image in deviations of its own:
 
-    x_b = s_b + d_b ((1 - w) r_j / d_j + w r_j+1 / d_j+1)      s start image, d deviation, r residual of a support
+    x_b = s_b + d_b ((1 - w) r_j / d_j + w r_j+1 / d_j+1)
+            s start image, d deviation, r residual of a support
 """
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from utility.cubes.cube import Scene
 from utility.superres.problem import Problem
 
 ENOUGH = 36
-"""Bands that a network computes at least where it leaves some out. Measured on real scenes of 156 to 205 bands at
-x2 and x4, every fifth band gives on the mean a PSNR 0.06 dB above that of all bands, and a better SAM; of 31 bands
-every second one gives a worse SAM."""
+"""Bands that a network computes at least where it leaves some out. Measured on real scenes of 156
+to 205 bands at x2 and x4, every fifth band gives on the mean a PSNR 0.06 dB above that of all
+bands, and a better SAM; of 31 bands every second one gives a worse SAM."""
 GAP = 2.5
-"""A step between wavelengths this many times the usual one is a gap, such as that of water vapour."""
+"""A step between wavelengths this many times the usual one is a gap, such as that of water
+vapour."""
 DARK = 0.05
-"""A band whose deviation is below this share of the median one supports no other band: its residual is noise."""
+"""A band whose deviation is below this share of the median one supports no other band: its residual
+is noise."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Spectrum:
 
     Attributes:
         wavelengths: (B,) nm, or None.
-        places: (B,) the number of each band in its file, which tells where bands were left out; None: none was.
+        places: (B,) the number of each band in its file, which tells where bands were left out;
+            None: none was.
     """
 
     wavelengths: np.ndarray | None = None
@@ -63,7 +67,8 @@ class Spectrum:
 
 
 def deviations(low: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """The standard deviation of each band of a cube (B, h, w), without the pixels of `missing` (h, w): (B,) float64."""
+    """The standard deviation of each band of a cube (B, h, w), without the pixels of `missing`
+    (h, w): (B,) float64."""
     measured = True if missing is None else ~missing
     return np.array([np.asarray(band).std(dtype=np.float64, where=measured) for band in low])
 
@@ -71,11 +76,11 @@ def deviations(low: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray
 def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Supports | None:
     """Choose the bands that a network computes; None: all of them.
 
-    The spectrum is cut at gaps: where bands are missing, where the wavelength jumps by more than `GAP` usual steps or
-    runs back, as where one detector follows another. The ends of each piece are supports. Between them the
-    supports are as evenly spaced as can be, by wavelength where it is known, and no further apart than
-    `step` usual steps. A dark band hands its part to the nearest brighter one. The first and the last band
-    of all are supports in any case.
+    The spectrum is cut at gaps: where bands are missing, where the wavelength jumps by more than
+    `GAP` usual steps or runs back, as where one detector follows another. The ends of each piece
+    are supports. Between them the supports are as evenly spaced as can be, by wavelength where it
+    is known, and no further apart than `step` usual steps. A dark band hands its part to the
+    nearest brighter one. The first and the last band of all are supports in any case.
 
     Args:
         step: k, at least 1; 1 gives all bands.
@@ -96,7 +101,8 @@ def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Su
     below = np.searchsorted(chosen, everyone, "right") - 1
     above = np.minimum(below + 1, len(chosen) - 1)
     span = at[chosen[above]] - at[chosen[below]]
-    weight = np.where(span > 0, (at - at[chosen[below]]) / np.where(span > 0, span, 1), 0).clip(0, 1)
+    weight = np.where(span > 0, (at - at[chosen[below]]) / np.where(span > 0, span, 1), 0).clip(
+        0, 1)
     shares = np.zeros((bands, len(chosen)))
     np.add.at(shares, (everyone, below), 1 - weight)
     np.add.at(shares, (everyone, above), weight)
@@ -104,7 +110,8 @@ def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Su
 
 
 def _evenly(at: np.ndarray, step: int, places: Sequence[int] | None) -> set[int]:
-    """Bands at the positions `at` (B,), in each piece of the spectrum evenly spaced, ends included."""
+    """Bands at the positions `at` (B,), in each piece of the spectrum evenly spaced, ends
+    included."""
     steps = np.diff(at)
     usual = float(np.median(np.abs(steps))) or 1.0
     breaks = (steps > GAP * usual) | (steps <= 0)
@@ -115,7 +122,8 @@ def _evenly(at: np.ndarray, step: int, places: Sequence[int] | None) -> set[int]
     for piece in np.split(np.arange(len(at)), np.flatnonzero(breaks) + 1):
         first, last = at[piece[0]], at[piece[-1]]
         count = int(np.ceil((last - first) / (step * usual) - 1e-6)) + 1
-        found |= {int(piece[np.abs(at[piece] - mark).argmin()]) for mark in np.linspace(first, last, count)}
+        found |= {int(piece[np.abs(at[piece] - mark).argmin()])
+                  for mark in np.linspace(first, last, count)}
         found.add(int(piece[-1]))
     return found
 

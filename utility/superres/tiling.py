@@ -1,8 +1,9 @@
 """Super-resolving a scene in bounded memory, tile by tile, with the whole scene's result.
 
-A tile is computed from its own pixels and a halo as wide as the network's receptive field (`Network.halo`), so nothing is
-blended and there is no seam. Bands are never tiled: a network sees the whole spectrum. Sources and sinks are read and written
-a window at a time, so neither need fit in memory.
+A tile is computed from its own pixels and a halo as wide as the network's receptive field
+(`Network.halo`), so nothing is blended and there is no seam. Bands are never tiled: a network sees
+the whole spectrum. Sources and sinks are read and written a window at a time, so neither need fit
+in memory.
 """
 from __future__ import annotations
 
@@ -36,16 +37,17 @@ COLUMNS = 256
 """Columns that a matrix is multiplied with at a time: their taps lie near one another."""
 
 Source = Callable[..., np.ndarray]
-"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]; with a fifth argument, the numbers of
-some bands, those alone."""
+"""(top, bottom, left, right) -> float32 (B, rows, columns) of a scene in [0, 1]; with a fifth
+argument, the numbers of some bands, those alone."""
 Bands = slice | np.ndarray
 Sink = Callable[[int, int, np.ndarray], None]
 """(top, left, float32 (B, rows, columns)): takes one finished block."""
 
 
-def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *, tile: int | str = "auto",
-                       amp: str = "off", told: Tensor | None = None, self_ensemble: bool = False,
-                       progress: bool = False, together: bool = False) -> np.ndarray:
+def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *,
+                       tile: int | str = "auto", amp: str = "off", told: Tensor | None = None,
+                       self_ensemble: bool = False, progress: bool = False,
+                       together: bool = False) -> np.ndarray:
     """Super-resolve a cube in memory; see `super_resolve`.
 
     Args:
@@ -59,56 +61,66 @@ def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None =
     def sink(top: int, left: int, block: np.ndarray) -> None:
         out[:, top:top + block.shape[1], left:left + block.shape[2]] = block
 
-    super_resolve(net, window_of(start), start.shape, sink, low=None if low is None else window_of(low),
-                  scale=1 if low is None else start.shape[1] // low.shape[1],
-                  tile=tile, amp=amp, told=told, self_ensemble=self_ensemble, progress=progress, together=together)
+    super_resolve(net, window_of(start), start.shape, sink,
+                  low=None if low is None else window_of(low),
+                  scale=1 if low is None else start.shape[1] // low.shape[1], tile=tile, amp=amp,
+                  told=told, self_ensemble=self_ensemble, progress=progress, together=together)
     return out
 
 
 def window_of(cube: np.ndarray) -> Source:
     """A cube in memory as a source."""
-    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
+    def source(top: int, bottom: int, left: int, right: int,
+               bands: Bands = slice(None)) -> np.ndarray:
         return cube[bands, top:bottom, left:right]
 
     return source
 
 
 @torch.no_grad()
-def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *, low: Source | None = None,
-                  scale: int = 1, tile: int | str = "auto", amp: str = "off", told: Tensor | None = None,
-                  self_ensemble: bool = False, spread: Callable[[int, int, np.ndarray], None] | None = None,
+def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink: Sink, *,
+                  low: Source | None = None, scale: int = 1, tile: int | str = "auto",
+                  amp: str = "off", told: Tensor | None = None, self_ensemble: bool = False,
+                  spread: Callable[[int, int, np.ndarray], None] | None = None,
                   again: Consistency | None = None, supports: Supports | None = None,
                   missing: np.ndarray | None = None, memory: int | None = None,
                   progress: bool = False, together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
-    The scene is padded by reflection at its lower and right edges to multiples of `net.step(scale)`, and cropped again.
-    While a GPU computes a tile, the host reads the next one and hands on the one before.
+    The scene is padded by reflection at its lower and right edges to multiples of
+    `net.step(scale)`, and cropped again. While a GPU computes a tile, the host reads the next one
+    and hands on the one before.
 
     Args:
         net: on the device that shall compute.
         start: reads windows of the start image.
         shape: (B, H, W) of the start image.
-        sink: takes the result, every pixel once, in row-major order of the tiles and of thin strips of each; it
-            must not keep the array.
-        low: reads windows of the true low-resolution cube, (B, H/s, W/s), for a network that takes it.
+        sink: takes the result, every pixel once, in row-major order of the tiles and of thin strips
+            of each; it must not keep the array.
+        low: reads windows of the true low-resolution cube, (B, H/s, W/s), for a network that takes
+            it.
         scale: the factor s between the two.
-        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is the whole scene at
-            once; `auto` what memory allows, on a processor over the whole width. On a GPU that runs out of memory,
-            tiles are quartered. A network of unknown receptive field gets the whole scene at once in any case.
+        tile: rows and columns of a tile (at least 32, rounded up to a multiple of `net.step`); 0 is
+            the whole scene at once; `auto` what memory allows, on a processor over the whole width.
+            On a GPU that runs out of memory, tiles are quartered. A network of unknown receptive
+            field gets the whole scene at once in any case.
         amp: `off`, `bf16` or `fp16`.
         told: (1, 3, B), what is known of the sensor; see `Network.inputs`.
         self_ensemble: average over the 8 rotations and flips, at 8 times the cost.
-        spread: takes their standard deviation, mean over bands, likewise: (top, left, (rows, columns)).
+        spread: takes their standard deviation, mean over bands, likewise: (top, left,
+            (rows, columns)).
         again: takes the result too; a GPU degrades its tiles itself where it computes all bands.
         supports: the bands that the network computes (see `spectrum`); None: all.
-        missing: (H/s, W/s) bool, pixels of `low` that nobody measured: the network's statistics of the scene leave them out.
+        missing: (H/s, W/s) bool, pixels of `low` that nobody measured: the network's statistics of
+            the scene leave them out.
         memory: bytes that may be used in all; None: half of what is free.
         progress: show a bar, or lines (see `progress.track`).
-        together: every process calls this for the same scene, computes some of its tiles, and its sink takes all of them.
+        together: every process calls this for the same scene, computes some of its tiles, and its
+            sink takes all of them.
 
     Raises:
-        UserError: a tile smaller than 32, or what must be computed at once does not fit in the GPU's memory.
+        UserError: a tile smaller than 32, or what must be computed at once does not fit in the
+            GPU's memory.
     """
     bands, height, width = shape
     step = net.step(scale)
@@ -121,22 +133,31 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             tile, across = _over_the_width(tile, net.halo(scale), padded.width)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
     if parts > 1:  # the smallest that a process can take, and one for each process
-        tile = min(-distributed.highest(-(tile or height + width)), max(SMALLEST_TILE, math.isqrt(height * width // parts)))
+        tile = min(-distributed.highest(-(tile or height + width)),
+                   max(SMALLEST_TILE, math.isqrt(height * width // parts)))
     if tile and tile < SMALLEST_TILE:
-        raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} are expected; give --tile "
-                        f"{SMALLEST_TILE} or more, 0 for the whole scene, or auto.")
-    size = -(-tile // step) * step if tile and net.radius is not None else max(padded.height, padded.width)
-    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told, missing)
+        raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} "
+                        f"are expected; give --tile {SMALLEST_TILE} or more, 0 for the whole "
+                        "scene, or auto.")
+    size = (-(-tile // step) * step if tile and net.radius is not None
+            else max(padded.height, padded.width))
+    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
+                   missing)
     queue = _split(padded, size, across)[::-1]
     overlap, done = overlaps(given.device), 0
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
-    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel", quiet=not progress,
-                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]")
+    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel",
+                quiet=not progress,
+                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, "
+                "{rate_fmt}{postfix}]")
 
     def started(window: Window, following: Window | None) -> list[Any]:
-        """The result in a window, the spread and the consistency's part; each as `on_its_way` gives it."""
+        """The result in a window, the spread and the consistency's part; each as `on_its_way` gives
+        it."""
         cut = ..., slice(height - window.top), slice(width - window.left)
-        found = [x[cut] for x in _one_tile(net, given, window, read(window, following), amp, self_ensemble)]
+        found = [x[cut]
+                 for x in _one_tile(net, given, window, read(window, following), amp,
+                                    self_ensemble)]
         if again and overlap and not supports:
             found.append(again.degraded(window.top, window.left, found[0]))
         return [on_its_way(x) for x in found]
@@ -144,7 +165,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     with bar, Ahead(given.inside, thread=overlap) as read:
         while queue:
             windows = [queue.pop() for _ in range(min(parts, len(queue)))]
-            own, following = (next(iter(some), None) for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
+            own, following = (next(iter(some), None)
+                              for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
             result, reason = [], ""
             try:
                 if own:
@@ -161,12 +183,15 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                 rows, columns = max(window.size for window in windows)
                 size = -(-max(rows, columns) // (2 * step)) * step
                 if size < SMALLEST_TILE or net.radius is None:
-                    raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does not fit in the GPU's memory, "
-                                    f"and cannot be made smaller ({reason}); run with --no-cuda.")
-                queue = [tile for whole in queue + windows[::-1] for tile in _split(whole, size)[::-1]]
+                    raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does "
+                                    "not fit in the GPU's memory, and cannot be made smaller "
+                                    f"({reason}); run with --no-cuda.")
+                queue = [
+                    tile for whole in queue + windows[::-1] for tile in _split(whole, size)[::-1]]
                 continue
             begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
-            while len(begun) > (overlap and parts == 1 and bool(queue)):  # a GPU's last tile is handed on beside the next
+            # a GPU's last tile is handed on beside the next
+            while len(begun) > (overlap and parts == 1 and bool(queue)):
                 window, result = begun.pop(0)
                 block, *others = result if parts > 1 else [arrived() for arrived in result]
                 if again and overlap and not supports:
@@ -182,7 +207,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                 bar.update(bands * block.shape[1] * block.shape[2] / 1e6)
 
 
-def _strips(block: np.ndarray, window: Window, start: Source, supports: Supports | None) -> Iterator[tuple[int, np.ndarray]]:
+def _strips(block: np.ndarray, window: Window, start: Source,
+            supports: Supports | None) -> Iterator[tuple[int, np.ndarray]]:
     """The result in a window, (first row, all bands) of thin strips.
 
     `block` is the result itself; with `supports`, what the network adds to their bands.
@@ -193,24 +219,26 @@ def _strips(block: np.ndarray, window: Window, start: Source, supports: Supports
     for first in range(0, rows, step):
         part, top = block[:, first:first + step], window.top + first
         if supports:
-            added = torch.from_numpy(supports.shares) @ torch.from_numpy(np.ascontiguousarray(part)).flatten(1)
+            added = torch.from_numpy(supports.shares) @ torch.from_numpy(
+                np.ascontiguousarray(part)).flatten(1)
             part = start(top, top + part.shape[1], window.left, window.left + columns)
             part = added.view(part.shape).add_(torch.from_numpy(part)).numpy()
         yield top, part
 
 
 def _over_the_width(side: int, halo: int, width: int) -> tuple[int, int | None]:
-    """Rows and columns of a tile as large as a square one, halo included, over the whole width; the square one where
-    that would be too flat."""
+    """Rows and columns of a tile as large as a square one, halo included, over the whole width; the
+    square one where that would be too flat."""
     rows = ((side + 2 * halo) ** 2 // width - 2 * halo) // 32 * 32
     return (rows, width) if rows >= max(SMALLEST_TILE, halo) else (side, None)
 
 
 def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: str = "off",
               memory: int | None = None) -> int:
-    """The largest tile, a multiple of 32, that memory allows; 0 where the scene fits, or where the network's receptive
-    field is unknown. Activations take at most half of the free memory, or what `memory` leaves. A unit's gates, and
-    pieces of its input, get a quarter of what is left (see `models.layers.row_blocks`)."""
+    """The largest tile, a multiple of 32, that memory allows; 0 where the scene fits, or where the
+    network's receptive field is unknown. Activations take at most half of the free memory, or what
+    `memory` leaves. A unit's gates, and pieces of its input, get a quarter of what is left (see
+    `models.layers.row_blocks`)."""
     if net.radius is None:
         return 0
     device = next(net.parameters()).device
@@ -222,13 +250,16 @@ def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: st
 
 
 def in_unit_range(cube: np.ndarray, low: float, high: float) -> Source:
-    """A cube (B, h, w) of raw values, which may lie on disk, as a source; `low` and `high` become 0 and 1."""
-    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
+    """A cube (B, h, w) of raw values, which may lie on disk, as a source; `low` and `high` become 0
+    and 1."""
+    def source(top: int, bottom: int, left: int, right: int,
+               bands: Bands = slice(None)) -> np.ndarray:
         block = np.asarray(cube[bands, top:bottom, left:right])
         if (low, high) == (0, 1):
             return block.astype(np.float32, copy=False)
         block = block.astype(np.float64)
-        return ((block - low) / (high - low)).astype(np.float32)  # in float32 a large offset would swallow the range
+        # in float32 a large offset would swallow the range
+        return ((block - low) / (high - low)).astype(np.float32)
 
     return source
 
@@ -246,7 +277,8 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
     _, height, width = cube.shape
     read, up = in_unit_range(cube, low, high), Degradation.of(scale, kind).up_operations
 
-    def source(top: int, bottom: int, left: int, right: int, bands: Bands = slice(None)) -> np.ndarray:
+    def source(top: int, bottom: int, left: int, right: int,
+               bands: Bands = slice(None)) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
         rows = torch.from_numpy(rows.astype(np.float32))
         given = np.arange(len(cube))[bands]
@@ -255,7 +287,8 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
             last = min(first + COLUMNS, right)
             column, columns = axis_rows(up, width, scale, first, last)
             block = read(row, row + rows.shape[1], column, column + columns.shape[1], bands)
-            block = torch.from_numpy(np.ascontiguousarray(block)) @ torch.from_numpy(columns.T.astype(np.float32))
+            block = torch.from_numpy(np.ascontiguousarray(block)) @ torch.from_numpy(
+                columns.T.astype(np.float32))
             out[..., first - left:last - left] = rows @ block
         return out.numpy()
 
@@ -263,19 +296,22 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
 
 
 class Consistency:
-    """How well a super-resolved scene explains the low-resolution one: it is degraded again as it is written.
+    """How well a super-resolved scene explains the low-resolution one: it is degraded again as it
+    is written.
 
     The degradation is linear, so every block adds its own part to the low-resolution cube.
     """
 
-    def __init__(self, shape: tuple[int, int, int], scale: int, kind: str, folder: Path | None = None) -> None:
-        """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in `folder`."""
+    def __init__(self, shape: tuple[int, int, int], scale: int, kind: str,
+                 folder: Path | None = None) -> None:
+        """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in
+        `folder`."""
         self.shape, self.scale, self.degradation = shape, scale, Degradation.of(scale, kind)
         self.low = scratch((shape[0], shape[1] // scale, shape[2] // scale), np.float32, folder)
 
     def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
-        """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was called; every pixel is to be
-        given once."""
+        """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was
+        called; every pixel is to be given once."""
         if part is None:  # columns of a block, whose taps lie near one another
             for first in range(0, block.shape[2], COLUMNS):
                 columns = block[:, :, first:first + COLUMNS]
@@ -285,12 +321,14 @@ class Consistency:
         self.low[:, row:row + part.shape[1], column:column + part.shape[2]] += part
 
     def degraded(self, top: int, left: int, block: np.ndarray | Tensor) -> Any:
-        """What a block adds to the low-resolution cube: an array, or a tensor on the device of the block."""
+        """What a block adds to the low-resolution cube: an array, or a tensor on the device of the
+        block."""
         (_, rows), (_, columns) = self._ways(top, left, block.shape)
         if isinstance(block, np.ndarray):
             block = torch.from_numpy(np.ascontiguousarray(block))
             return ((torch.from_numpy(rows) @ block) @ torch.from_numpy(columns.T)).numpy()
-        rows, columns = (pinned(torch.from_numpy(matrix)).to(block.device, non_blocking=True) for matrix in (rows, columns))
+        rows, columns = (pinned(torch.from_numpy(matrix)).to(block.device, non_blocking=True)
+                         for matrix in (rows, columns))
         with full_precision(block.device):
             return rows @ block @ columns.T
 
@@ -303,42 +341,48 @@ class Consistency:
         return np.einsum("cb,bhw->chw", matrix.astype(np.float32), low, optimize=True)
 
     def _ways(self, top: int, left: int, shape: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
-        """For rows and for columns: the first low-resolution one that a block reaches, and the matrix from there on."""
-        places = zip(self.degradation.down_operations, self.shape[1:], (top, left), shape[-2:], strict=True)
+        """For rows and for columns: the first low-resolution one that a block reaches, and the
+        matrix from there on."""
+        places = zip(self.degradation.down_operations, self.shape[1:], (top, left), shape[-2:],
+                     strict=True)
         return [_columns_of(operations, self.scale, *place) for operations, *place in places]
 
 
 @lru_cache(maxsize=256)
-def _columns_of(operations: Operations, scale: int, n: int, first: int, count: int) -> tuple[int, np.ndarray]:
-    """Columns first .. first + count of a way down along an axis of n samples: the first row that is not zero there, and
-    the rows (float32) from it to the last one."""
+def _columns_of(operations: Operations, scale: int, n: int, first: int,
+                count: int) -> tuple[int, np.ndarray]:
+    """Columns first .. first + count of a way down along an axis of n samples: the first row that
+    is not zero there, and the rows (float32) from it to the last one."""
     reach = 8 + 36 * scale  # further than the taps of any kind, the spline's response included
-    row, last = max((first - reach) // scale, 0), min(-(-(first + count + reach) // scale), n // scale)
+    row, last = (max((first - reach) // scale, 0),
+                 min(-(-(first + count + reach) // scale), n // scale))
     start, matrix = axis_rows(operations, n, scale, row, last)
     whole = np.zeros((last - row, count), dtype=np.float32)
     low, high = max(first, start), min(first + count, start + matrix.shape[1])
     whole[:, low - first:high - first] = matrix[:, low - start:high - start]
     used = np.flatnonzero(whole.any(1))
-    return (row + int(used[0]), whole[used[0]:used[-1] + 1].copy()) if len(used) else (row, whole[:1])
+    return (
+        (row + int(used[0]), whole[used[0]:used[-1] + 1].copy()) if len(used) else (row, whole[:1]))
 
 
 def _split(window: Window, size: int, across: int | None = None) -> list[Window]:
     """Tiles of at most size x size, or size x across, in row-major order."""
-    return [Window(top, min(top + size, window.bottom), left, min(left + (across or size), window.right),
-                   window.height, window.width)
+    return [Window(top, min(top + size, window.bottom), left,
+                   min(left + (across or size), window.right), window.height, window.width)
             for top in range(window.top, window.bottom, size)
             for left in range(window.left, window.right, across or size)]
 
 
 class _Given:
-    """The inputs of a network in any window of the padded scene: of all bands, or of the supports alone.
+    """The inputs of a network in any window of the padded scene: of all bands, or of the supports
+    alone.
 
     Raises:
         ValueError: the network takes the low-resolution cube, and there is none.
     """
 
-    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int], scale: int,
-                 supports: Supports | None = None, told: Tensor | None = None,
+    def __init__(self, net: Network, start: Source, low: Source | None, shape: tuple[int, int, int],
+                 scale: int, supports: Supports | None = None, told: Tensor | None = None,
                  missing: np.ndarray | None = None) -> None:
         if net.takes_low and low is None:
             raise ValueError(f"{net.name} takes the true low-resolution cube, and none was given")
@@ -356,12 +400,13 @@ class _Given:
         return window if halo is None else window.grown(halo)
 
     def inside(self, window: Window) -> list[Tensor]:
-        """What the result in a window takes, on the host: (1, 1, B, rows, columns) of the start image, and of the
-        low-resolution cube where the network takes it."""
+        """What the result in a window takes, on the host: (1, 1, B, rows, columns) of the start
+        image, and of the low-resolution cube where the network takes it."""
         have = self.around(window)
         images = [self._read(self.start, have, self.shape[1:])]
         if self.low:
-            images.append(self._read(self.low, have.scaled(1, self.scale), [n // self.scale for n in self.shape[1:]]))
+            images.append(self._read(self.low, have.scaled(1, self.scale),
+                                     [n // self.scale for n in self.shape[1:]]))
         return images
 
     def _read(self, source: Source, have: Window, size: tuple[int, int]) -> Tensor:
@@ -369,21 +414,25 @@ class _Given:
         window = (have.top, bottom, have.left, right)
         cube = source(*window, self.supports.bands) if self.supports else source(*window)
         if (bottom, right) != (have.bottom, have.right):
-            cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)), mode="reflect")
+            cube = np.pad(cube, ((0, 0), (0, have.bottom - bottom), (0, have.right - right)),
+                          mode="reflect")
         x = torch.from_numpy(np.ascontiguousarray(cube, dtype=np.float32))[None, None]
         return pinned(x) if overlaps(self.device) else x
 
     def _statistics(self) -> Tensor:
-        """The network's statistics of the whole scene, from rows of at most 2^22 voxels at a time."""
+        """The network's statistics of the whole scene, from rows of at most 2^22 voxels at a
+        time."""
         height, width = (n // self.scale for n in self.shape[1:])
         measured = np.ones((height, width), bool) if self.missing is None else ~self.missing
         rows, total = max(1, 2**22 // (self.shape[0] * width)), 0
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            part = self._read(self.low, Window(top, bottom, 0, width, height, width), (height, width)).to(self.device)
+            part = self._read(self.low, Window(top, bottom, 0, width, height, width),
+                              (height, width)).to(self.device)
             count = int(measured[top:bottom].sum())
             if count < (bottom - top) * width:  # the pixels that count, as an image of one row
-                part = part[..., torch.from_numpy(measured[top:bottom]).to(self.device)][..., None, :]
+                part = part[..., torch.from_numpy(measured[top:bottom]).to(self.device)][
+                    ..., None, :]
             if count:
                 total = total + self.net.statistics(part) * (count / measured.sum())
         return total
@@ -391,8 +440,8 @@ class _Given:
 
 def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor], amp: str,
               self_ensemble: bool) -> list[Tensor]:
-    """From the inputs of a window of the padded scene, the result there, float32 (B, rows, columns), and the spread of a
-    self-ensemble."""
+    """From the inputs of a window of the padded scene, the result there, float32
+    (B, rows, columns), and the spread of a self-ensemble."""
     have = given.around(window)
     images = [image.to(given.device, non_blocking=True) for image in images]
 
@@ -408,7 +457,8 @@ def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor],
             return [added(compute(images, False, False, False))]
         mean = squares = 0  # Welford, 1962: deviations are far smaller than values
         for count, turn in enumerate(product((False, True), repeat=3), 1):
-            result = _turn_back(compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
+            result = _turn_back(
+                compute([_turn(image, *turn).contiguous() for image in images], *turn), *turn)
             error = result - mean
             mean = mean + error / count
             squares = squares + error * (result - mean)

@@ -1,4 +1,5 @@
-"""What is not certain in a result: halos, and the spread of the eight results of a self-ensemble."""
+"""What is not certain in a result: halos, and the spread of the eight results of a
+self-ensemble."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,16 +17,18 @@ from utility.scenes import write_scene
 ROUNDING = 1e-6
 """Of values in [0, 1]: no halo lies this near to the range of its neighbours."""
 FAR, MUCH = 0.1, 0.02
-"""A value is far out that lies outside its band's range in the input by more than `FAR` of that range; more than `MUCH` of
-them are warned of. Of the true high-resolution cubes of five real scenes 0.4 to 1.3 % are far out, at x2 and x4. Of their
-back-projections it is 2.5 to 8.7 % where `gaussian` at x2 takes a cube for blurred that is not, and below 0.7 % at x4."""
-PLACE = ("map info", "projection info", "coordinate system string", "pixel size", "sensor type", "acquisition time")
+"""A value is far out that lies outside its band's range in the input by more than `FAR` of that
+range; more than `MUCH` of them are warned of. Of the true high-resolution cubes of five real scenes
+0.4 to 1.3 % are far out, at x2 and x4. Of their back-projections it is 2.5 to 8.7 % where
+`gaussian` at x2 takes a cube for blurred that is not, and below 0.7 % at x4."""
+PLACE = ("map info", "projection info", "coordinate system string", "pixel size", "sensor type",
+         "acquisition time")
 """Fields of an ENVI header that hold for a raster of other bands and values too."""
 
 
 class Halo:
-    """Counts the values of a result, given block by block, outside the range of the 3 x 3 low-resolution pixels around them,
-    and those far outside the range of the band (see `FAR`).
+    """Counts the values of a result, given block by block, outside the range of the 3 x 3
+    low-resolution pixels around them, and those far outside the range of the band (see `FAR`).
 
     Args:
         low: (B, h, w) in [0, 1].
@@ -33,7 +36,8 @@ class Halo:
         missing: (h, w), True for pixels that do not count.
     """
 
-    def __init__(self, low: np.ndarray, scale: int, kind: str, missing: np.ndarray | None = None) -> None:
+    def __init__(self, low: np.ndarray, scale: int, kind: str,
+                 missing: np.ndarray | None = None) -> None:
         self.low, self.missing, self.count, self.far, self.total = low, missing, 0, 0, 0
         self._ranges = [(float(band.min()), float(band.max())) for band in low]
         self._places = [Degradation.of(scale, kind).nearest(n) for n in low.shape[1:]]
@@ -53,7 +57,8 @@ class Halo:
             self.count += _counted(band > most, counts) + _counted(band < least, counts)
             margin = np.float32(FAR * (highest - lowest) + ROUNDING)
             if band.max() > highest + margin or band.min() < lowest - margin:
-                self.far += _counted(band > highest + margin, counts) + _counted(band < lowest - margin, counts)
+                self.far += (_counted(band > highest + margin, counts)
+                             + _counted(band < lowest - margin, counts))
         self.total += len(block) * (block[0].size if counts is None else int(counts.sum()))
 
     @property
@@ -70,7 +75,8 @@ def _counted(found: np.ndarray, counts: np.ndarray | None) -> int:
 
 
 class Spread:
-    """The standard deviation over the results of a self-ensemble, mean over bands: a raster of one band beside the result.
+    """The standard deviation over the results of a self-ensemble, mean over bands: a raster of one
+    band beside the result.
 
     As a context: a failure inside takes the raster, if it was written, with it.
 
@@ -97,13 +103,16 @@ class Spread:
         """A part (rows, columns), of values in [0, 1]."""
         self.values[0, top:top + plane.shape[0], left:left + plane.shape[1]] = plane
 
-    def write(self, like: Scene, span: float, missing: np.ndarray | None, overwrite: bool) -> dict[str, Any]:
-        """Write it in the values of the result, whose scene is `like`; where `missing` (h, w) is True, it is NaN.
+    def write(self, like: Scene, span: float, missing: np.ndarray | None,
+              overwrite: bool) -> dict[str, Any]:
+        """Write it in the values of the result, whose scene is `like`; where `missing` (h, w) is
+        True, it is NaN.
 
         Args:
             span: the difference of the values of 1 and 0.
 
-        Returns: for the summary: `file`, `mean` in those values, and `mean_of_range`, the mean in units of the range.
+        Returns: for the summary: `file`, `mean` in those values, and `mean_of_range`, the mean in
+        units of the range.
 
         Raises:
             UserError: the file exists, or cannot be written.
@@ -115,12 +124,17 @@ class Spread:
             self.values[0, missing.repeat(scale, 0).repeat(scale, 1)] = np.nan
         made = dict(like.metadata["provenance"])
         made["description"] = f"Standard deviation of the 8 results of a self-ensemble, mean over bands. {made['description']}"
-        header = {name: value for name, value in like.metadata.get("header", {}).items() if name.lower() in PLACE}
-        kept = {name: like.metadata[name] for name in {"compression", "interleave", "byte order", "cog"} & like.metadata.keys()}
-        write_scene(self.path, replace(
-            like, cube=self.values, key="spread", wavelengths=None, normalised=False, band_names=["spread"],
-            fwhm=None, good=None, gain=None, offset=None, lonlat=None,
-            nodata=np.nan if gone else None, metadata={**kept, "header": header, "provenance": made}), overwrite)
+        header = {name: value
+                  for name, value in like.metadata.get("header", {}).items()
+                  if name.lower() in PLACE}
+        kept = {name: like.metadata[name]
+                for name in {"compression", "interleave", "byte order",
+                             "cog"} & like.metadata.keys()}
+        write_scene(self.path,
+                    replace(like, cube=self.values, key="spread", wavelengths=None,
+                            normalised=False, band_names=["spread"], fwhm=None, good=None,
+                            gain=None, offset=None, lonlat=None, nodata=np.nan if gone else None,
+                            metadata={**kept, "header": header, "provenance": made}), overwrite)
         self._written = True
         mean = float(np.nanmean(self.values, dtype=np.float64))
         return {"file": str(self.path), "mean": mean, "mean_of_range": mean / span}

@@ -1,1 +1,2 @@
-"""The machine underneath: errors in a sentence, files, progress, memory, devices, several processes."""
+"""The machine underneath: errors in a sentence, files, progress, memory, devices, several
+processes."""

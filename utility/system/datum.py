@@ -9,15 +9,18 @@ import numpy as np
 
 @lru_cache(maxsize=1)
 def _message() -> type:
-    """The message as protobuf reads it; protobuf comes with tensorboardX, and is imported for such a database alone."""
+    """The message as protobuf reads it; protobuf comes with tensorboardX, and is imported for such
+    a database alone."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="datum.proto", package="bi3dqrnn", syntax="proto2")
+    file = descriptor_pb2.FileDescriptorProto(name="datum.proto", package="bi3dqrnn",
+                                              syntax="proto2")
     datum = file.message_type.add(name="Datum")
     for number, name, kind in ((1, "channels", field.TYPE_INT32), (2, "height", field.TYPE_INT32),
                                (3, "width", field.TYPE_INT32), (4, "data", field.TYPE_BYTES),
-                               (6, "float_data", field.TYPE_FLOAT), (7, "encoded", field.TYPE_BOOL)):
+                               (6, "float_data", field.TYPE_FLOAT),
+                               (7, "encoded", field.TYPE_BOOL)):
         label = field.LABEL_REPEATED if name == "float_data" else field.LABEL_OPTIONAL
         datum.field.add(name=name, number=number, type=kind, label=label)
     pool = descriptor_pool.DescriptorPool()
@@ -28,8 +31,8 @@ def _message() -> type:
 def decode_datum(record: bytes | memoryview) -> np.ndarray:
     """The patch in a serialized `Datum`: (channels, height, width) float32, a copy.
 
-    `float_data` is taken as it is; `data` of one byte a value is divided by 255, of four bytes a value is little-endian
-    float32.
+    `float_data` is taken as it is; `data` of one byte a value is divided by 255, of four bytes a
+    value is little-endian float32.
 
     Raises:
         ValueError: the record is not such a message, or its sizes disagree with its data.

@@ -1,9 +1,10 @@
-"""Several processes that train or test as one. torchrun starts them; without torchrun nothing here does anything.
+"""Several processes that train or test as one. torchrun starts them; without torchrun nothing here
+does anything.
 
     torchrun --nproc-per-node=2 hsi_sr.py ...                 two processes on this machine
 
-A step's batch is shared among the processes, and the sums of their gradients are those of the whole batch. The first process
-alone writes. Processes on GPUs speak by NCCL, processes on CPUs by Gloo.
+A step's batch is shared among the processes, and the sums of their gradients are those of the whole
+batch. The first process alone writes. Processes on GPUs speak by NCCL, processes on CPUs by Gloo.
 """
 from __future__ import annotations
 
@@ -37,8 +38,10 @@ def restarts() -> int:
 
 
 def launcher() -> str | None:
-    """A name for the torchrun process that started this one, the same after a restart; None without torchrun."""
-    return f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}" if launched() else None
+    """A name for the torchrun process that started this one, the same after a restart; None without
+    torchrun."""
+    return (f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}" if launched()
+            else None)
 
 
 def rank() -> int:
@@ -48,7 +51,8 @@ def rank() -> int:
 
 def size() -> int:
     """How many processes work as one."""
-    dist = sys.modules.get("torch.distributed")  # not imported for the question: a single process never needs it
+    # not imported for the question: a single process never needs it
+    dist = sys.modules.get("torch.distributed")
     return dist.get_world_size() if dist and dist.is_available() and dist.is_initialized() else 1
 
 
@@ -58,7 +62,8 @@ def processes_here() -> int:
 
 
 def share(count: int, part: int, parts: int) -> slice:
-    """Which of `count` things part number `part` of `parts` gets: neighbours, as many as others or one fewer."""
+    """Which of `count` things part number `part` of `parts` gets: neighbours, as many as others or
+    one fewer."""
     return slice(count * part // parts, count * (part + 1) // parts)
 
 
@@ -74,14 +79,16 @@ def own_gpus(asked: Sequence[int] | None) -> Sequence[int] | None:
     gpus = range(torch.cuda.device_count()) if asked is None else asked
     number, here = int(os.environ["LOCAL_RANK"]), processes_here()
     if gpus and len(gpus) < here:
-        raise UserError(f"{here} processes were started on this machine, which has {len(gpus)} GPUs for them; give "
-                        f"torchrun --nproc-per-node={len(gpus)}, or run on the processor with --no-cuda.")
+        raise UserError(f"{here} processes were started on this machine, which has {len(gpus)} "
+                        f"GPUs for them; give torchrun --nproc-per-node={len(gpus)}, or run on the "
+                        "processor with --no-cuda.")
     return gpus[number:number + 1]
 
 
 @contextmanager
 def joined(hours: float = 0.5) -> Iterator[None]:
-    """The processes that torchrun started work as one in this block. A failure in one of them ends all, and is said once.
+    """The processes that torchrun started work as one in this block. A failure in one of them ends
+    all, and is said once.
 
     Args:
         hours: how long a process waits for another one.
@@ -100,26 +107,32 @@ def joined(hours: float = 0.5) -> Iterator[None]:
     timeout = timedelta(hours=hours)
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=timeout))
-        # Defaults of its functions would hold a group that exists already, whose threads then abort the exit of Python.
+        # Defaults of its functions would hold a group that exists already, whose threads then abort
+        # the exit of Python.
         import torch.distributed.nn
-        _store = dist.PrefixStore(f"start {restarts()}", store)  # torchrun keeps the store, with the addresses of the dead
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=_store, rank=number,
-                                world_size=count, timeout=timeout)
+        # torchrun keeps the store, with the addresses of the dead
+        _store = dist.PrefixStore(f"start {restarts()}", store)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                                store=_store, rank=number, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"Process {rank()} did not find the others at {os.environ.get('MASTER_ADDR')}:"
-                        f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}); check the network.") from error
+        raise UserError(f"Process {rank()} did not find the others at "
+                        f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} "
+                        f"({str(error).splitlines()[0]}); check the network.") from error
     try:
         yield
-        last = torch.zeros(1)  # lives on: to free it Gloo's thread needs Python's lock, which torch 2.6 holds at the end
+        # lives on: to free it Gloo's thread needs Python's lock, which torch 2.6 holds at the end
+        last = torch.zeros(1)
         with _together():
             dist.all_reduce(last)  # wait for all
     except (Exception, KeyboardInterrupt) as error:
         _end(error)
-    dist.destroy_process_group()  # not after a failure: others may wait for an answer that never comes
+    # not after a failure: others may wait for an answer that never comes
+    dist.destroy_process_group()
 
 
 def _end(error: BaseException) -> NoReturn:
-    """Raise the error in the process that met it first, and leave the other processes in silence."""
+    """Raise the error in the process that met it first, and leave the other processes in
+    silence."""
     first = True
     with suppress(RuntimeError):  # the store may be gone with the process that held it
         first = _store.add("failures", 1) == 1
@@ -140,8 +153,9 @@ def _together() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise UserError("Another process of this run ended without a word, as a process does that is killed; start again with "
-                        "-r, or let torchrun do so with --max-restarts.") from error
+        raise UserError("Another process of this run ended without a word, as a process does that "
+                        "is killed; start again with -r, or let torchrun do so with "
+                        "--max-restarts.") from error
 
 
 def highest(value: int) -> int:
@@ -175,7 +189,8 @@ def of_first(value: T) -> T:
 
 
 def turns(count: int, name: str) -> Iterator[int]:
-    """Numbers below `count`, each for the process that asks next; every process must ask until none is left."""
+    """Numbers below `count`, each for the process that asks next; every process must ask until none
+    is left."""
     if size() == 1:
         yield from range(count)
         return
@@ -184,9 +199,11 @@ def turns(count: int, name: str) -> Iterator[int]:
 
 
 def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Add the gradients of all processes, and the losses, which are returned: one message, of all values in a row.
+    """Add the gradients of all processes, and the losses, which are returned: one message, of all
+    values in a row.
 
-    The parameters that have a gradient must be the same in all processes. All processes get the same bits.
+    The parameters that have a gradient must be the same in all processes. All processes get the
+    same bits.
     """
     if size() == 1:
         return loss
@@ -194,7 +211,8 @@ def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     import torch.distributed as dist
 
     parameters = [p for p in parameters if p.grad is not None]
-    flat = torch.cat([*(p.grad.flatten() for p in parameters), loss.reshape(1).to(parameters[0].grad.dtype)])
+    flat = torch.cat(
+        [*(p.grad.flatten() for p in parameters), loss.reshape(1).to(parameters[0].grad.dtype)])
     with _together():
         dist.all_reduce(flat)
     *sums, loss = flat.split([*(p.numel() for p in parameters), 1])
@@ -204,12 +222,14 @@ def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
-    """Run this script again as `count` processes on this machine, as torchrun does; returns the exit status."""
+    """Run this script again as `count` processes on this machine, as torchrun does; returns the
+    exit status."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the process that failed has said why
+    # the process that failed has said why
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
         main(["--standalone", f"--nproc-per-node={count}", sys.argv[0], *arguments])
     except ChildFailedError as error:

@@ -1,4 +1,5 @@
-"""What a result depends on beside its configuration: the versions, the commit, the command and the machine."""
+"""What a result depends on beside its configuration: the versions, the commit, the command and the
+machine."""
 from __future__ import annotations
 
 import platform
@@ -42,10 +43,12 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with `+` when files differ from it; None outside of a git checkout."""
+    """The commit of the code, with `+` when files differ from it; None outside of a git
+    checkout."""
     try:
-        described = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-                                   cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], cwd=ROOT,
+            capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None

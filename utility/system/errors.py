@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 class UserError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one sentence that names the file or option, says what was found, what was expected, and what to do.
+    The message is one sentence that names the file or option, says what was found, what was
+    expected, and what to do.
     """
 
 
@@ -30,33 +31,38 @@ class Arguments(argparse.ArgumentParser):
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where they are none."""
+    """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where
+    they are none."""
     try:
         numbers = tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
         numbers = ()
     if not numbers:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, or several with commas between, such as 2,4,8")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number, or several with commas between, such as 2,4,8")
     return numbers
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's ``main`` and exit: 0 when it returns None, 2 for bad input or too little memory, 130 for Ctrl-C
-    and SIGTERM.
+    """Run a script's ``main`` and exit: 0 when it returns None, 2 for bad input or too little
+    memory, 130 for Ctrl-C and SIGTERM.
 
-    A ``UserError`` is printed as one line on stderr without a traceback; any other exception is a fault of this project
-    and keeps its traceback.
+    A ``UserError`` is printed as one line on stderr without a traceback; any other exception is a
+    fault of this project and keeps its traceback.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written is removed, as after Ctrl-C
+    # what is half-written is removed, as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _printed(main) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
+        if (not isinstance(error, MemoryError) and "allocate memory" not in str(error)
+                and "out of memory" not in str(error)):
             raise
-        print(f"error: The memory is not enough ({str(error).splitlines()[0] if str(error) else 'MemoryError'}); use smaller "
+        print("error: The memory is not enough "
+              f"({str(error).splitlines()[0] if str(error) else 'MemoryError'}); use smaller "
               "scenes, batches or tiles, or a larger machine.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
@@ -77,12 +83,14 @@ def _printed(main: Callable[[], int | None]) -> int | None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block, such as a removal that would be left half done."""
+    """Ctrl-C and SIGTERM wait for the end of the block, such as a removal that would be left half
+    done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, lambda number, _: came.append(number))
+              for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -93,12 +101,14 @@ def held_back() -> Iterator[None]:
 
 
 class Interruption:
-    """Turns the first Ctrl-C (or SIGTERM) into `requested`, which a loop reads between two steps; a second one stops at once.
+    """Turns the first Ctrl-C (or SIGTERM) into `requested`, which a loop reads between two steps; a
+    second one stops at once.
 
     A step that is cut in two leaves weights and optimizer that belong to no iteration.
 
     Args:
-        patient: later ones change nothing. A scheduler and torchrun may each send one, and torchrun ends what takes 30 s.
+        patient: later ones change nothing. A scheduler and torchrun may each send one, and torchrun
+            ends what takes 30 s.
         quiet: say nothing.
     """
 
@@ -108,7 +118,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._ask)
+                            for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,9 @@
-"""The tree of an LMDB file, checked before LMDB trusts it: a wrong number in a page ends the process, not the reading.
+"""The tree of an LMDB file, checked before LMDB trusts it: a wrong number in a page ends the
+process, not the reading.
 
-A file is a sequence of pages. Each of the two meta pages names the root of a tree; the later one counts. A branch page names
-other pages. A leaf page holds keys and values, or names the pages of a long value. (Structure: mdb.c of LMDB 0.9.)
+A file is a sequence of pages. Each of the two meta pages names the root of a tree; the later one
+counts. A branch page names other pages. A leaf page holds keys and values, or names the pages of a
+long value. (Structure: mdb.c of LMDB 0.9.)
 """
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ HEAD = 16  # bytes, of a page
 
 
 def check_pages(data: Path, name: str | Path) -> None:
-    """Raise UserError where `data`, the file of the database `name`, is truncated, or its tree leaves the file.
+    """Raise UserError where `data`, the file of the database `name`, is truncated, or its tree
+    leaves the file.
 
     A file that LMDB itself refuses passes.
     """
@@ -30,7 +33,8 @@ def check_pages(data: Path, name: str | Path) -> None:
             return
         page, = struct.unpack_from("<I", head, 40)
         if page not in (256 << n for n in range(9)):
-            raise UserError(f"{name} is damaged: it says pages of {page} bytes; build or copy it again.")
+            raise UserError(
+                f"{name} is damaged: it says pages of {page} bytes; build or copy it again.")
         file.seek(page)
         other = file.read(152)
         if len(other) < 152:
@@ -38,8 +42,8 @@ def check_pages(data: Path, name: str | Path) -> None:
         metas = [struct.unpack("<92xH34xQQQ", meta) for meta in (head, other)]
         flags, root, last, _ = metas[metas[0][3] < metas[1][3]]  # as LMDB chooses
         if size < (last + 1) * page:
-            raise UserError(f"{name} is truncated: its file has {size} bytes and {(last + 1) * page} were written; copy or "
-                            "build it again.")
+            raise UserError(f"{name} is truncated: its file has {size} bytes and "
+                            f"{(last + 1) * page} were written; copy or build it again.")
         try:
             if flags:
                 raise ValueError(f"flags {flags:#x}")
@@ -49,7 +53,8 @@ def check_pages(data: Path, name: str | Path) -> None:
 
 
 def _walk(file: BinaryIO, root: int, page: int, count: int) -> None:
-    """Visit all branch and leaf pages once. Raises ValueError or IndexError where one of them points out of itself."""
+    """Visit all branch and leaf pages once. Raises ValueError or IndexError where one of them
+    points out of itself."""
     waiting, seen = [] if root == NONE else [root], set()
     while waiting:
         number = waiting.pop()
@@ -76,7 +81,9 @@ def _walk(file: BinaryIO, root: int, page: int, count: int) -> None:
         if at.size and end.max() > page:
             raise ValueError(f"the page {number}")
         if long.any():
-            first = words.view(np.uint8)[(at + 8 + key)[long, None] + np.arange(8)].view("<u8")[:, 0]
+            first = words.view(np.uint8)[(at + 8 + key)[long, None] + np.arange(8)].view("<u8")[
+                :, 0]
             over = first + ((HEAD + held[long] + page - 1) // page).astype(np.uint64)
             if first.min() < 2 or first.max() >= count or over.max() > count:
-                raise ValueError(f"a value in the pages from {first.min()} to {first.max()}, of {count}")
+                raise ValueError(
+                    f"a value in the pages from {first.min()} to {first.max()}, of {count}")

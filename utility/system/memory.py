@@ -8,42 +8,50 @@ from utility.system.errors import UserError
 
 
 def require_memory(size: int, what: str | Path) -> None:
-    """Raise UserError where `what` needs more bytes than are free; small sizes are not looked at."""
+    """Raise UserError where `what` needs more bytes than are free; small sizes are not looked
+    at."""
     if size > 64 << 20 and size > (free := free_memory()):
-        raise UserError(f"{what} needs {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free; use a smaller scene, "
-                        "or a larger machine.")
+        raise UserError(f"{what} needs {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
+                        "are free; use a smaller scene, or a larger machine.")
 
 
 def free_memory(root: str | Path = "/") -> int:
-    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where it does not.
+    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where
+    it does not.
 
-    The least of what the machine has and what the control groups of this process (a container, a batch job) leave it.
-    `root` is where /proc and /sys are.
+    The least of what the machine has and what the control groups of this process
+    (a container, a batch job) leave it. `root` is where /proc and /sys are.
     """
     root = Path(root)
-    machine = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in _lines(root / "proc/meminfo")
+    machine = {line.split(":")[0]: int(line.split()[1]) * 1024
+               for line in _lines(root / "proc/meminfo")
                if line.startswith(("MemTotal:", "MemAvailable:"))}
     free = [machine["MemAvailable"]] if "MemAvailable" in machine else []
     top = root / "sys/fs/cgroup"
     v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    groups = [(top, v2), (top / "memory", v1)]  # the process's own, where a container shows nothing above it
+    # the process's own, where a container shows nothing above it
+    groups = [(top, v2), (top / "memory", v1)]
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         start, names = (top / "memory", v1) if "memory" in controllers.split(",") else (top, v2)
-        parts = [part for part in path.split("/") if part and ".." not in part] if names is v1 or not controllers else []
+        parts = ([part for part in path.split("/") if part and ".." not in part]
+                 if names is v1 or not controllers else [])
         groups += [(start.joinpath(*parts[:n]), names) for n in range(1, len(parts) + 1)]
     for folder, (most, used, cached) in groups:
         limit = _number(folder / most)  # no limit is "max", or a number that no machine reaches
-        if limit is not None and limit < machine.get("MemTotal", limit + 1) and (usage := _number(folder / used)) is not None:
-            files = sum(int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
-            free.append(max(limit - usage + files, 0))  # the cache of files is given back when it is needed
+        if (limit is not None and limit < machine.get("MemTotal", limit + 1)
+                and (usage := _number(folder / used)) is not None):
+            files = sum(int(line.split()[1])
+                        for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
+            # the cache of files is given back when it is needed
+            free.append(max(limit - usage + files, 0))
     return min(free, default=4 << 30)
 
 
 def budget(memory: int | None = None) -> float:
-    """Bytes that a computation may take beside what this process holds already: what `memory`, a limit for the whole
-    process, leaves, 64 MB at least; without a limit half of what is free."""
+    """Bytes that a computation may take beside what this process holds already: what `memory`, a
+    limit for the whole process, leaves, 64 MB at least; without a limit half of what is free."""
     if memory is None:
         return free_memory() / 2
     pages = next(iter(_lines(Path("/proc/self/statm"))), "0 0").split()[1]
@@ -65,12 +73,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had too little memory: torch says so by type, the driver, cuBLAS and cuDNN in words.
+    """Whether a GPU had too little memory: torch says so by type, the driver, cuBLAS and cuDNN in
+    words.
 
-    Torch's "unable to find an engine" means that no algorithm of cuDNN got its workspace, or that cuDNN has none for the
-    shapes.
+    Torch's "unable to find an engine" means that no algorithm of cuDNN got its workspace, or that
+    cuDNN has none for the shapes.
     """
     import torch
 
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in (
-        "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine", "CUDA error: out of memory"))
+    return (isinstance(error, torch.cuda.OutOfMemoryError)
+            or any(words in str(error)
+                   for words in ("STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED",
+                                 "unable to find an engine", "CUDA error: out of memory")))

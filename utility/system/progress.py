@@ -1,4 +1,5 @@
-"""What a script says, and how far long work is: a bar on a terminal, elsewhere a line on stderr now and then."""
+"""What a script says, and how far long work is: a bar on a terminal, elsewhere a line on stderr now
+and then."""
 from __future__ import annotations
 
 import sys
@@ -17,7 +18,8 @@ _silent = False
 
 
 def heeds_quiet(main: Callable[[Sequence[str] | None], Any]) -> Callable[..., Any]:
-    """A script's `main`, in which --quiet lets `say` and `note` print nothing and draws no bars; `warn` prints always."""
+    """A script's `main`, in which --quiet lets `say` and `note` print nothing and draws no bars;
+    `warn` prints always."""
     @wraps(main)
     def run(arguments: Sequence[str] | None = None) -> Any:
         global _silent
@@ -48,21 +50,24 @@ def warn(text: str, kind: str = "warning") -> None:
     tqdm.write(f"{kind}: {text}", file=sys.stderr)
 
 
-def track(items: Iterable[Any] | None = None, desc: str = "", *, quiet: bool = False, **how: Any) -> Bar:
-    """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit, ...)."""
+def track(items: Iterable[Any] | None = None, desc: str = "", *, quiet: bool = False,
+          **how: Any) -> Bar:
+    """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit,
+    ...)."""
     if (quiet := quiet or _silent) or sys.stderr.isatty():
         return tqdm(items, desc, disable=quiet, **how)
     return Lines(items, desc, **how)
 
 
 class Lines:
-    """What is used of tqdm's interface, as a line every `EVERY` seconds: share done and time left of all that is under way."""
+    """What is used of tqdm's interface, as a line every `EVERY` seconds: share done and time left
+    of all that is under way."""
 
     active: ClassVar[list[Lines]] = []
     said = time.monotonic()
 
-    def __init__(self, items: Iterable[Any] | None, desc: str, *, total: float | None = None, initial: float = 0,
-                 **_: Any) -> None:
+    def __init__(self, items: Iterable[Any] | None, desc: str, *, total: float | None = None,
+                 initial: float = 0, **_: Any) -> None:
         self.items, self.desc, self.n, self.initial = items, desc, initial, initial
         self.total = len(items) if total is None and hasattr(items, "__len__") else total
         self.begin = time.monotonic()

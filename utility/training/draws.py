@@ -1,12 +1,14 @@
-"""What a network is given in training: the low-resolution cubes of a batch, made as the configuration says or as drawn.
+"""What a network is given in training: the low-resolution cubes of a batch, made as the
+configuration says or as drawn.
 
-With the degradation `mtf` each patch is blurred as by a sensor of its own: an MTF from .08 to .8, a tenth of the patches by
-the mean of each block. The network is told an MTF that is a little off, or, for a part of the patches, none: its start image is
-then made for `SAFE_MTF`, as for a sensor that nobody knows. Noise is drawn by patch and band, and told a little off, too; of
-half of the patches it is small, and not told.
+With the degradation `mtf` each patch is blurred as by a sensor of its own: an MTF from .08 to .8, a
+tenth of the patches by the mean of each block. The network is told an MTF that is a little off, or,
+for a part of the patches, none: its start image is then made for `SAFE_MTF`, as for a sensor that
+nobody knows. Noise is drawn by patch and band, and told a little off, too; of half of the patches
+it is small, and not told.
 
-A draw depends on the seed, its key and the number of the patch in the whole step alone. So a resumed run, or another number of
-processes, sees the same.
+A draw depends on the seed, its key and the number of the patch in the whole step alone. So a
+resumed run, or another number of processes, sees the same.
 """
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ LOWEST, HIGHEST = 0.08, 0.8
 CLEAREST = 45.0
 """dB, the largest signal-to-noise ratio of a patch whose noise is told."""
 QUIET = 35.0, 60.0
-"""dB, lowest and highest signal-to-noise ratio of a patch whose noise is not told: every sensor has some. Without it a network
-takes the noise in dark parts, which back-projection amplifies, for detail."""
+"""dB, lowest and highest signal-to-noise ratio of a patch whose noise is not told: every sensor has
+some. Without it a network takes the noise in dark parts, which back-projection amplifies, for
+detail."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Given:
-    """Low-resolution cubes (N, B, h, w), images of them (N, B, H, W), and what `Network.inputs` takes as told."""
+    """Low-resolution cubes (N, B, h, w), images of them (N, B, H, W), and what `Network.inputs`
+    takes as told."""
 
     low: Tensor
     starts: dict[str, Tensor]
@@ -68,7 +72,8 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
         told[:, 1] = float(np.mean(degradation.nearest_mtf))
         told[:, 2] = 1 - config.unknown
         return Given(low, {start: degradation.start(low, start) for start in starts}, told)
-    made = [_one(config, patch, scale, starts, random(config.seed, *key, before + k)) for k, patch in enumerate(gt)]
+    made = [_one(config, patch, scale, starts, random(config.seed, *key, before + k))
+            for k, patch in enumerate(gt)]
     low, told, *images = (torch.stack(parts) for parts in zip(*made, strict=True))
     return Given(low, dict(zip(starts, images, strict=True)), told)
 
@@ -86,7 +91,8 @@ def _one(config: TrainingConfig, gt: Tensor, scale: int, starts: Sequence[str],
         low = low + noise * level[:, None, None]
     told_level = level * sensor.told_noise
     mtf = float(np.mean(sensor.told.nearest_mtf))
-    told = torch.stack([told_level.square(), *(torch.full_like(level, v) for v in (mtf, float(sensor.known)))])
+    told = torch.stack(
+        [told_level.square(), *(torch.full_like(level, v) for v in (mtf, float(sensor.known)))])
     noise = told_level if sensor.noise and sensor.told_noise else None
     return low, told, *(sensor.told.start(low, start, noise) for start in starts)
 
@@ -94,7 +100,8 @@ def _one(config: TrainingConfig, gt: Tensor, scale: int, starts: Sequence[str],
 def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sensor:
     kind, known, isotropic, loud = rng.random(4)
     rows, columns = rng.uniform(LOWEST, HIGHEST, 2)
-    off, noise, told_noise, quiet = rng.normal(0, 0.03), rng.random(), rng.normal(0, 0.15), rng.uniform(*QUIET)
+    off, noise, told_noise, quiet = (rng.normal(0, 0.03), rng.random(), rng.normal(0, 0.15),
+                                     rng.uniform(*QUIET))
     if kind < 0.1:
         true = told = Degradation(scale, "area")
     else:
@@ -122,13 +129,15 @@ def _mtf(scale: int, *mtf: float) -> Degradation:
 def shaded(config: TrainingConfig, gt: Tensor, *key: int | str, before: int = 0) -> Tensor:
     """gt (N, B, H, W), of which a share of the patches has a part in deep shade.
 
-    Scenes of the open air and of studios have pixels at a hundredth of the range, which few rendered scenes have. The spectral
-    angle counts them as much as bright ones.
+    Scenes of the open air and of studios have pixels at a hundredth of the range, which few
+    rendered scenes have. The spectral angle counts them as much as bright ones.
     """
     if not config.shade:
         return gt
-    return gt * torch.stack([_shade(config.shade, gt.shape[-2:], random(config.seed, *key, "shade", before + k))
-                             for k in range(len(gt))]).to(gt)[:, None]
+    return (gt
+            * torch.stack([_shade(config.shade, gt.shape[-2:],
+                                  random(config.seed, *key, "shade", before + k))
+                           for k in range(len(gt))]).to(gt)[:, None])
 
 
 def _shade(share: float, size: tuple[int, int], rng: np.random.Generator) -> Tensor:

@@ -1,7 +1,9 @@
-"""Patches to the device: a DataLoader whose every draw is keyed, and the copy that hides behind the previous step.
+"""Patches to the device: a DataLoader whose every draw is keyed, and the copy that hides behind the
+previous step.
 
-The order of a pass over a database depends on (seed, pass) alone, and the variant of a patch on (seed, pass, patch). The number
-of workers and of processes, and the step at which a run was interrupted, change nothing.
+The order of a pass over a database depends on (seed, pass) alone, and the variant of a patch on
+(seed, pass, patch). The number of workers and of processes, and the step at which a run was
+interrupted, change nothing.
 """
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ from utility.system.errors import UserError
 
 Key = tuple[int, int, int]
 LARGEST_LIST = 1 << 24
-"""Patches of a database whose order is a list in memory (128 MiB); that of a larger one is computed, see `Shuffled`."""
+"""Patches of a database whose order is a list in memory (128 MiB); that of a larger one is
+computed, see `Shuffled`."""
 
 
 class _Batches(Dataset):
-    """Turns a list of keys into a batch (N, B, h, w), float32 in [0, 1], or into the UserError that explains the failure.
+    """Turns a list of keys into a batch (N, B, h, w), float32 in [0, 1], or into the UserError that
+    explains the failure.
 
     An error that is raised in a worker would arrive with the worker's traceback in its message.
     """
@@ -53,38 +57,42 @@ class _Batches(Dataset):
 class _Augmented(_Batches):
     """Key (database, pass, index) is patch `index` of a database, augmented as that pass has it."""
 
-    def __init__(self, databases: Sequence[Sequence[np.ndarray]], mode: str, seed: int, window: int | None,
-                 spacing: int) -> None:
+    def __init__(self, databases: Sequence[Sequence[np.ndarray]], mode: str, seed: int,
+                 window: int | None, spacing: int) -> None:
         super().__init__(databases)
         self.mode, self.seed, self.window, self.spacing = mode, seed, window, spacing
 
     def __getitem__(self, key: Key) -> np.ndarray:
         database, number, index = key
-        patch = band_window(self.patches[database][index], self.window, self.seed, number, index, self.spacing)
+        patch = band_window(self.patches[database][index], self.window, self.seed, number, index,
+                            self.spacing)
         return augment(patch, self.mode, self.seed, number, index)
 
 
 class Turns(Sampler[list[Key]]):
-    """Batches of (database, pass, index) keys, each of one database; `set_position` selects a range of the training's batches.
+    """Batches of (database, pass, index) keys, each of one database; `set_position` selects a range
+    of the training's batches.
 
-    The keys tell workers everything: they live through the whole training. A pass over a database takes every patch once, and
-    its last batch may be smaller.
+    The keys tell workers everything: they live through the whole training. A pass over a database
+    takes every patch once, and its last batch may be smaller.
 
     Args:
         counts: patches of each database.
         batch: patches a batch.
         weights: share of the batches that each database gets; None: as many as a pass has.
-        part: (number, count) of the part of each batch that is taken; where the batch has none for it, the batch's first
-            patch stands in, because every process makes every step.
+        part: (number, count) of the part of each batch that is taken; where the batch has none for
+            it, the batch's first patch stands in, because every process makes every step.
     """
 
-    def __init__(self, counts: Sequence[int], batch: int, seed: int, weights: Sequence[float] | None = None,
-                 part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, counts: Sequence[int], batch: int, seed: int,
+                 weights: Sequence[float] | None = None, part: tuple[int, int] = (0, 1)) -> None:
         self.counts, self.batch, self.seed, self.part = counts, batch, seed, part
-        self.passes = [-(-count // batch) for count in counts]  # batches of one pass over each database
+        # batches of one pass over each database
+        self.passes = [-(-count // batch) for count in counts]
         self.weights = weights or self.passes
         self.first, self.last = 0, sum(self.passes)
-        self._reached = 0, (0,) * len(counts)  # a batch's number, and how many before it are of each database
+        # a batch's number, and how many before it are of each database
+        self._reached = 0, (0,) * len(counts)
 
     def set_position(self, first: int, last: int) -> None:
         """Batches `first` to `last` (without it), counted from the start of the training."""
@@ -97,21 +105,27 @@ class Turns(Sampler[list[Key]]):
         orders: dict[int, tuple[int, np.ndarray | Shuffled]] = {}
         for database, number, places in self._places():
             if database not in orders or orders[database][0] != number:
-                rng = np.random.default_rng((self.seed, number, database) if database else (self.seed, number))
+                rng = np.random.default_rng(
+                    (self.seed, number, database) if database else (self.seed, number))
                 count = self.counts[database]
-                orders[database] = number, rng.permutation(count) if count <= LARGEST_LIST else Shuffled(count, rng)
+                orders[database] = (
+                    number,
+                    rng.permutation(count) if count <= LARGEST_LIST else Shuffled(count, rng))
             order = orders[database][1][places]
             part = share(len(order), *self.part)
-            yield [(database, number, int(index)) for index in order[part if part.start < part.stop else slice(1)]]
+            yield [(database, number, int(index))
+                   for index in order[part if part.start < part.stop else slice(1)]]
 
     def sizes(self) -> Iterator[int]:
         """Patches of each whole batch."""
         return (places.stop - places.start for *_, places in self._places())
 
     def _places(self) -> Iterator[tuple[int, int, slice]]:
-        """For each batch: its database, the number of the pass, and its slice of the order of the pass."""
+        """For each batch: its database, the number of the pass, and its slice of the order of the
+        pass."""
         shares = [weight / sum(self.weights) for weight in self.weights]
-        begin, taken = self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts))
+        begin, taken = (
+            self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts)))
         if len(self.counts) == 1:
             begin, taken = self.first, (self.first,)
         taken = list(taken)
@@ -119,18 +133,21 @@ class Turns(Sampler[list[Key]]):
             if turn == self.first:
                 self._reached = turn, tuple(taken)
             # The database that is furthest behind its share; the first of several.
-            database = max(range(len(taken)), key=lambda k, due=turn + 1: due * shares[k] - taken[k])
+            database = max(range(len(taken)),
+                           key=lambda k, due=turn + 1: due * shares[k] - taken[k])
             number, place = divmod(taken[database], self.passes[database])
             taken[database] += 1
             if turn >= self.first:
-                yield database, number, slice(place * self.batch, min((place + 1) * self.batch, self.counts[database]))
+                yield database, number, slice(place * self.batch,
+                                              min((place + 1) * self.batch, self.counts[database]))
 
 
 class Shuffled:
     """A permutation of range(count) without a list: slices are computed on demand.
 
-    Four rounds of a Feistel network permute the numbers of an even number of bits. A result that is not below `count` goes
-    through the network again (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    Four rounds of a Feistel network permute the numbers of an even number of bits. A result that is
+    not below `count` goes through the network again (Black and Rogaway, "Ciphers with arbitrary
+    finite domains", 2002).
     """
 
     def __init__(self, count: int, rng: np.random.Generator) -> None:
@@ -153,18 +170,20 @@ class Shuffled:
         return left << self.half | right
 
 
-def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int, mode: str = "spatial",
-                    weights: Sequence[float] | None = None, window: int | None = None, spacing: int = 1,
-                    part: tuple[int, int] = (0, 1), threads: int = 0, pin: bool = False,
-                    context: str | None = None) -> DataLoader:
-    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one pass.
+def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int,
+                    mode: str = "spatial", weights: Sequence[float] | None = None,
+                    window: int | None = None, spacing: int = 1, part: tuple[int, int] = (0, 1),
+                    threads: int = 0, pin: bool = False, context: str | None = None) -> DataLoader:
+    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one
+    pass.
 
     Args:
         databases: map-style datasets of (B, h, w) float32 arrays, one shape in each.
         batch: patches a batch; the last batch of a pass may be smaller.
         mode: of `utility.datasets.augment.augment`.
         weights: share of the batches that each database gets; None: as many as a pass has.
-        window, spacing: bands of a patch that are taken, see `utility.datasets.augment.band_window`; None: all.
+        window, spacing: bands of a patch that are taken, see
+            `utility.datasets.augment.band_window`; None: all.
         part: (number, count) of the part of each batch that is loaded, see `Turns`.
         threads: worker processes, which live as long as the loader; 0 loads in this one.
         pin: batches arrive in page-locked memory, for asynchronous copies to a GPU.
@@ -177,24 +196,28 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
     return _Loader(patches, batch_sampler=turns, pin_memory=pin, **_workers(threads, context))
 
 
-def validation_loader(patches: Sequence[np.ndarray], batch: int, *, part: tuple[int, int] = (0, 1), threads: int = 0,
-                      pin: bool = False, context: str | None = None) -> DataLoader:
-    """All patches in their order, as they are; the last batch may be smaller. See `training_loader`.
+def validation_loader(patches: Sequence[np.ndarray], batch: int, *, part: tuple[int, int] = (0, 1),
+                      threads: int = 0, pin: bool = False,
+                      context: str | None = None) -> DataLoader:
+    """All patches in their order, as they are; the last batch may be smaller. See
+    `training_loader`.
 
-    Its `batch_sampler` lists the numbers of the patches of each batch. Of `part` (number, count), every count-th batch is
-    loaded.
+    Its `batch_sampler` lists the numbers of the patches of each batch. Of `part` (number, count),
+    every count-th batch is loaded.
     """
     number, count = part
-    batches = [range(first, min(first + batch, len(patches))) for first in range(number * batch, len(patches), count * batch)]
-    return _Loader(_Batches(patches), batch_sampler=batches, pin_memory=pin, **_workers(threads, context))
+    batches = [range(first, min(first + batch, len(patches)))
+               for first in range(number * batch, len(patches), count * batch)]
+    return _Loader(_Batches(patches), batch_sampler=batches, pin_memory=pin,
+                   **_workers(threads, context))
 
 
 @contextmanager
 def stopped_at_the_end(loader: DataLoader) -> Iterator[None]:
     """Ends the workers of a loader with the block.
 
-    The garbage collector may remove the queue to a worker before the iterator that ends the worker through it. Every worker
-    then costs a wait of 5 s.
+    The garbage collector may remove the queue to a worker before the iterator that ends the worker
+    through it. Every worker then costs a wait of 5 s.
     """
     try:
         yield
@@ -209,8 +232,9 @@ def _workers(threads: int, context: str | None) -> dict[str, Any]:
     whole = {"collate_fn": _as_it_is, "num_workers": threads}
     if not threads:
         return whole
-    return whole | {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker,
-                    "multiprocessing_context": context}
+    return (whole
+            | {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _start_worker,
+               "multiprocessing_context": context})
 
 
 def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
@@ -218,7 +242,8 @@ def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
 
 
 class _Loader(DataLoader):
-    """Raises the errors of its batches, and starts its workers with SIGTERM blocked; see `_start_worker`."""
+    """Raises the errors of its batches, and starts its workers with SIGTERM blocked; see
+    `_start_worker`."""
 
     def __iter__(self) -> Iterator[Tensor]:
         blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
@@ -233,7 +258,8 @@ class _Loader(DataLoader):
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
-                raise UserError("A loader process was killed, perhaps for its memory; give fewer --threads.") from error
+                raise UserError("A loader process was killed, perhaps for its memory; give fewer "
+                                "--threads.") from error
             if batch is None:
                 return
             if isinstance(batch, UserError):
@@ -243,12 +269,14 @@ class _Loader(DataLoader):
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole process group, and the parent decides what they
-    # mean. The parent also ends workers that outlive it by SIGTERM. So a worker obeys SIGTERM from its parent alone; all of
-    # its threads inherit the blocked signal, and one of them waits for it.
+    # Ctrl-C, and the SIGTERM of `timeout` or a scheduler, reach the whole process group, and the
+    # parent decides what they mean. The parent also ends workers that outlive it by SIGTERM. So a
+    # worker obeys SIGTERM from its parent alone; all of its threads inherit the blocked signal, and
+    # one of them waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        threading.Thread(target=_obey_parent, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+        threading.Thread(target=_obey_parent, args=(multiprocessing.parent_process().pid,),
+                         daemon=True).start()
 
 
 def _obey_parent(parent: int) -> None:
@@ -260,8 +288,9 @@ def _obey_parent(parent: int) -> None:
 class DeviceBatches:
     """The batches of a loader on `device`, and how long the device waited for them.
 
-    On a GPU the copy of a batch runs on a stream of its own, behind the step before it, and the waiting is the GPU's own
-    idle time between two steps, taken from events on its timeline; on a CPU it is the time spent in the loader.
+    On a GPU the copy of a batch runs on a stream of its own, behind the step before it, and the
+    waiting is the GPU's own idle time between two steps, taken from events on its timeline; on a
+    CPU it is the time spent in the loader.
     """
 
     def __init__(self, loader: Iterable[Tensor], device: torch.device) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 def band_loss(out: Tensor, truth: Tensor) -> Tensor:
     """Every band and every spectral angle counts alike, however dark.
 
-    mean over bands of log(MSE_b / variance_b + 1e-4) + 0.3 mean over images of log(mean angle + 1e-3), angle in radians.
-    A mean squared error is that of the bright bands and bright pixels; PSNR by band, ERGAS and SAM are not.
+    mean over bands of log(MSE_b / variance_b + 1e-4) + 0.3 mean over images of
+    log(mean angle + 1e-3), angle in radians. A mean squared error is that of the bright bands and
+    bright pixels; PSNR by band, ERGAS and SAM are not.
     """
     relative = (out - truth).square().mean((2, 3)) / (truth.var((2, 3), correction=0) + 1e-8)
     cosine = (out * truth).sum(1) / (out.norm(dim=1) * truth.norm(dim=1) + 1e-6)

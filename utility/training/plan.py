@@ -1,4 +1,5 @@
-"""What a training needs before its first step: a device, patches and a network that fit one another."""
+"""What a training needs before its first step: a device, patches and a network that fit one
+another."""
 from __future__ import annotations
 
 import math
@@ -50,14 +51,17 @@ class Plan:
     device: torch.device
     sources: list[Source]
     net: Network
-    trained_on: list[dict[str, Any]] | None  # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
+    # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
+    trained_on: list[dict[str, Any]] | None
     notes: list[str]
-    resumed: Mapping[str, Any] = field(default_factory=dict)  # numbers of the checkpoint to go on from
+    # numbers of the checkpoint to go on from
+    resumed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def cards(self) -> list[str]:
         """The dataset cards of the databases, as they record them."""
-        return list(dict.fromkeys(source.meta["card"] for source in self.sources if source.meta.get("card")))
+        return list(dict.fromkeys(
+            source.meta["card"] for source in self.sources if source.meta.get("card")))
 
     @property
     def steps(self) -> int:
@@ -71,16 +75,19 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Steps of the whole run: those that were asked for, or as many passes over the data as were."""
+        """Steps of the whole run: those that were asked for, or as many passes over the data as
+        were."""
         return self.config.iterations or self.config.epochs * self.steps + self.offset
 
     @property
     def offset(self) -> int:
-        """How many more steps a resumed run has made than its passes over the data have with this batch."""
+        """How many more steps a resumed run has made than its passes over the data have with this
+        batch."""
         saved = self.resumed
         if not saved:
             return 0
-        iteration, epoch, step = (int(saved.get(name) or 0) for name in ("iteration", "epoch", "step"))
+        iteration, epoch, step = (
+            int(saved.get(name) or 0) for name in ("iteration", "epoch", "step"))
         if saved.get("once"):
             passes = (iteration - saved.get("offset", 0)) / saved["once"]
         elif saved.get("position") == self.position:
@@ -98,13 +105,10 @@ class Plan:
     def state(self) -> State:
         """The state before the first step, or that of the checkpoint to resume."""
         config = self.config
-        facts = {
-            "trained_on": self.trained_on,
-            "bands": self.sources[0].shape[0] if len(self.sources) == 1 else [source.shape[0] for source in self.sources],
-            "cards": self.cards,
-            "once": self.once, "offset": self.offset,
-            "position": self.position,
-        }
+        facts = {"trained_on": self.trained_on,
+                 "bands": self.sources[0].shape[0] if len(self.sources) == 1
+                 else [source.shape[0] for source in self.sources], "cards": self.cards,
+                 "once": self.once, "offset": self.offset, "position": self.position}
         state = State(config, self.net, self.device, self.total, facts)
         if config.resume:
             state.resume(config.resume)
@@ -114,42 +118,49 @@ class Plan:
         """Lines that describe the run."""
         c = self.config
         parameters = sum(p.numel() for p in self.net.parameters())
-        scales = ", ".join(f"x{s}" for s in c.scales) + (f" ({c.scale_order})" if len(c.scales) > 1 else "")
-        rate = (f"lr {c.lr:g}, divided by 10 on a plateau of the validation loss, down to {c.min_lr:g}"
-                if c.recipe == "released" else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
+        scales = (", ".join(f"x{s}" for s in c.scales)
+                  + (f" ({c.scale_order})" if len(c.scales) > 1 else ""))
+        rate = (f"lr {c.lr:g}, divided by 10 on a plateau of the validation loss, down to "
+                f"{c.min_lr:g}" if c.recipe == "released"
+                else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
         epochs = math.ceil(self.total / self.steps)
-        how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []), *(["TF32"] if c.tf32 else []),
-               *(["compiled"] if c.compile else []),
+        how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []),
+               *(["TF32"] if c.tf32 else []), *(["compiled"] if c.compile else []),
                *(["activations recomputed"] if c.checkpoint_activations else []),
                *([f"{size()} processes"] if size() > 1 else []),
                *([f"each step in {c.accumulate} pieces"] if c.accumulate > 1 else [])]
-        origin = f"resumed from {c.resume}" if c.resume else f"weights from {c.init}" if c.init else f"seed {c.seed}"
-        weights, frozen = c.weights or [1.0] * len(self.sources), f", frozen: {', '.join(c.freeze)}" if c.freeze else ""
-        return [
-            f"network   {c.arch}, {parameters:,} parameters, {origin}{frozen}",
-            f"device    {self.device} ({device_name(self.device)}), {', '.join(how)}",
-            *(f"data      {s.path}: {len(s.training):,} patches of {'x'.join(map(str, s.shape))} for training, "
-              f"{len(s.validation):,} for validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
-              for s, w in zip(self.sources, weights, strict=True)),
-            f"problem   {scales}, degradation {_degradation(c)}" + (f", noise {c.noise:g}" if c.noise else "")
-            + f", start {c.start}, augmentation {c.augment}" + (f", runs of {c.band_window} bands" if c.band_window else "")
-            + (f", up to {c.band_spacing} apart" if c.band_spacing > 1 else "")
-            + (f", {c.shade:.0%} of the patches in part in shade" if c.shade else "")
-            + (f", squares of {c.crop} pixels" if c.crop else ""),
-            f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
-            + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
-            + (f", weight decay {c.wd:g}" if c.wd else "") + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
-            f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps"
-            + (f"; {c.patience} epochs without a better validation end the run" if c.patience else "")
-            + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
-            *(f"note      {note}" for note in self.notes),
-        ]
+        origin = (f"resumed from {c.resume}" if c.resume else f"weights from {c.init}" if c.init
+                  else f"seed {c.seed}")
+        weights, frozen = (c.weights or [1.0] * len(self.sources),
+                           f", frozen: {', '.join(c.freeze)}" if c.freeze else "")
+        return [f"network   {c.arch}, {parameters:,} parameters, {origin}{frozen}",
+                f"device    {self.device} ({device_name(self.device)}), {', '.join(how)}",
+                *(f"data      {s.path}: {len(s.training):,} patches of "
+                  f"{'x'.join(map(str, s.shape))} for training, {len(s.validation):,} for "
+                  "validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
+                  for s, w in zip(self.sources, weights, strict=True)),
+                f"problem   {scales}, degradation {_degradation(c)}"
+                + (f", noise {c.noise:g}" if c.noise else "") + f", start {c.start}, augmentation "
+                f"{c.augment}"
+                + (f", runs of {c.band_window} bands" if c.band_window else "")
+                + (f", up to {c.band_spacing} apart" if c.band_spacing > 1 else "")
+                + (f", {c.shade:.0%} of the patches in part in shade" if c.shade else "")
+                + (f", squares of {c.crop} pixels" if c.crop else ""),
+                f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
+                + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
+                + (f", weight decay {c.wd:g}" if c.wd else "")
+                + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
+                f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps"
+                + (f"; {c.patience} epochs without a better validation end the run" if c.patience
+                   else "") + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
+                *(f"note      {note}" for note in self.notes)]
 
 
 def _degradation(c: TrainingConfig) -> str:
     if c.degradation != ANY:
         return c.degradation
-    return (f"{ANY}, drawn from {draws.LOWEST:g} to {draws.HIGHEST:g}, told but to {c.unknown:.0%} of the patches"
+    return (f"{ANY}, drawn from {draws.LOWEST:g} to {draws.HIGHEST:g}, told but to {c.unknown:.0%} "
+            "of the patches"
             + (f", noise up to an SNR of {c.snr:g} dB" if c.snr is not None else ""))
 
 
@@ -163,26 +174,30 @@ def prepare(config: TrainingConfig) -> Plan:
     gpus = own_gpus(config.gpu_ids) if config.cuda else ()
     device = choose_device(config.cuda, gpus, config.amp, config.pooling)
     if device.type == "cuda" and len(gpus or ()) > 1:
-        notes.append(f"this process uses one GPU: {device} alone of the {len(gpus)} that were named")
+        notes.append(f"this process uses one GPU: {device} alone of the {len(gpus)} that were "
+                     "named")
     net = _network(config, notes)
     sources = [_source(path, config, patch_multiple(config, net), notes) for path in config.data]
     if config.amp == "bf16" and device.type == "cpu":
         for source in sources:
             if min(source.shape[0], config.band_window or math.inf) == 2:
-                # torch 2.13 on processors with bf16 instructions leaves the weight gradient of exactly 2 bands uninitialised.
-                raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train on in bf16 on a processor; "
-                                "leave --amp out.")
+                # torch 2.13 on processors with bf16 instructions leaves the weight gradient of
+                # exactly 2 bands uninitialised.
+                raise UserError(f"{source.path} holds patches of 2 bands, which torch cannot train "
+                                "on in bf16 on a processor; leave --amp out.")
     if not any(len(source.validation) for source in sources):
-        raise UserError(f"{', '.join(config.data)} holds no validation patches, by which a training knows its best network; "
-                        "build it again without --val-last 0 and with scenes large enough to hold a part out.")
+        raise UserError(f"{', '.join(config.data)} holds no validation patches, by which a "
+                        "training knows its best network; build it again without --val-last 0 and "
+                        "with scenes large enough to hold a part out.")
     origin = config.resume or config.init
     if config.crop and config.crop % (multiple := patch_multiple(config, net)):
-        raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale {', '.join(map(str, config.scales))} "
-                        f"takes a multiple of {multiple}.")
+        raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale "
+                        f"{', '.join(map(str, config.scales))} takes a multiple of {multiple}.")
     saved = load_checkpoint(origin) if origin else {}
     scenes = saved.get("trained_on") if origin else []
     if scenes is None:
-        notes.append(f"{origin} does not say which scenes it was trained on, so no test of this run can warn of them")
+        notes.append(f"{origin} does not say which scenes it was trained on, so no test of this "
+                     "run can warn of them")
     scenes = [*(scenes or ())]
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
@@ -190,8 +205,9 @@ def prepare(config: TrainingConfig) -> Plan:
                 notes=list(dict.fromkeys(notes)),
                 resumed=_numbers(saved) if config.resume else {})
     if config.recipe == "released" and not origin and plan.total < ENOUGH:
-        plan.notes.append(f"the released recipe makes {plan.total} steps on this data, and from PyTorch's weights a network "
-                          "needs thousands to pass the interpolation; --recipe fast needs hundreds")
+        plan.notes.append(f"the released recipe makes {plan.total} steps on this data, and from "
+                          "PyTorch's weights a network needs thousands to pass the interpolation; "
+                          "--recipe fast needs hundreds")
     return plan
 
 
@@ -203,26 +219,31 @@ def _numbers(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:
-    whole, training, validation = (LMDBDataset(path, split) for split in (None, "train", "validation"))
+    whole, training, validation = (
+        LMDBDataset(path, split) for split in (None, "train", "validation"))
     if whole.datum:
-        notes.append(f"{path} does not say which patches validate: the last {len(validation)} of its {len(whole)} are held out")
+        notes.append(f"{path} does not say which patches validate: the last {len(validation)} of "
+                     f"its {len(whole)} are held out")
     if not len(training) or (whole.datum and not len(validation)):
-        raise UserError(f"{path} holds {len(whole)} patches, too few to train on some and validate on others; build a larger "
-                        "one with utility/lmdb_data.py.")
+        raise UserError(f"{path} holds {len(whole)} patches, too few to train on some and validate "
+                        "on others; build a larger one with utility/lmdb_data.py.")
     if not len(validation):
         notes.append(f"{path} has no validation patches: all of its {len(whole)} train")
     if config.val_batches:
-        validation = Subset(validation, range(min(len(validation), config.val_batches * config.batch)))
+        validation = Subset(validation,
+                            range(min(len(validation), config.val_batches * config.batch)))
     bands, height, width = whole.shape
     shape = bands, height - height % multiple, width - width % multiple
     if 0 in shape:
-        raise UserError(f"{path} holds patches of {height}x{width} pixels, and {config.arch} at scale "
-                        f"{', '.join(map(str, config.scales))} needs at least {multiple}x{multiple}; build one with larger "
-                        "patches.")
+        raise UserError(f"{path} holds patches of {height}x{width} pixels, and {config.arch} at "
+                        f"scale {', '.join(map(str, config.scales))} needs at least "
+                        f"{multiple}x{multiple}; build one with larger patches.")
     if shape != whole.shape:
-        notes.append(f"patches of {height}x{width} are cropped to {shape[1]}x{shape[2]}, multiples of {multiple}")
+        notes.append(f"patches of {height}x{width} are cropped to {shape[1]}x{shape[2]}, multiples "
+                     f"of {multiple}")
     if config.degradation != ANY:
-        notes += filter(None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
+        notes += filter(
+            None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
     return Source(path=path, training=training, validation=validation, shape=shape, meta=whole.meta)
 
 
@@ -236,14 +257,17 @@ def _network(config: TrainingConfig, notes: list[str]) -> Network:
         check_problem(net, scale, config.degradation)
     parts = [name for name, _ in net.named_children()]
     if unknown := set(config.freeze) - set(parts):
-        raise UserError(f"{config.arch} has no part {', '.join(sorted(unknown))} to freeze; choose of {', '.join(parts)}.")
+        raise UserError(f"{config.arch} has no part {', '.join(sorted(unknown))} to freeze; choose "
+                        f"of {', '.join(parts)}.")
     if set(parts) == set(config.freeze):
-        raise UserError(f"Every part of {config.arch} is frozen, which leaves nothing to train; freeze fewer.")
+        raise UserError(
+            f"Every part of {config.arch} is frozen, which leaves nothing to train; freeze fewer.")
     if source := config.resume or config.init:
         checkpoint = load_checkpoint(source)
         load_weights(net, checkpoint, source)
         if unsaid := describe_checkpoint(checkpoint, source, config.arch, config.options).unsaid:
             notes.append(unsaid)
     else:
-        net.initialise("released" if config.recipe == "released" else "fast", torch.Generator().manual_seed(config.seed))
+        net.initialise("released" if config.recipe == "released" else "fast",
+                       torch.Generator().manual_seed(config.seed))
     return net

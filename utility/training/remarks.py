@@ -18,11 +18,13 @@ FAR_BELOW = 3.0
 
 def epoch_line(row: Mapping[str, Any], speed: Mapping[str, float] | None) -> str:
     loss = f"loss {row['loss']:.3e}" if speed else "before any step"
-    rate = f"  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %" if speed else ""
-    parts = "".join(f", {name[5:]} {value:+.2f}" for name, value in row.items() if name.startswith("gain_"))
-    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  {loss}  PSNR {row['psnr']:.3f} dB, "
-            f"gain over interpolation {row['gain']:+.3f}{parts}, over back-projection {row['backprojection_gain']:+.3f}  "
-            f"lr {row['lr']:.1e}{rate}")
+    rate = (f"  {speed['patches_per_s']:.1f} patches/s  data wait {100 * speed['data_wait']:.1f} %"
+            if speed else "")
+    parts = "".join(
+        f", {name[5:]} {value:+.2f}" for name, value in row.items() if name.startswith("gain_"))
+    return (f"epoch {row['epoch']:>3}  iteration {row['iteration']:>6}  {loss}  PSNR "
+            f"{row['psnr']:.3f} dB, gain over interpolation {row['gain']:+.3f}{parts}, over "
+            f"back-projection {row['backprojection_gain']:+.3f}  lr {row['lr']:.1e}{rate}")
 
 
 def far_below(state: State) -> list[str]:
@@ -31,23 +33,28 @@ def far_below(state: State) -> list[str]:
     gain = row.get("gain" if state.config.start == "interpolation" else "backprojection_gain", 0.0)
     if gain > -FAR_BELOW:
         return []
-    return [f"after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, which it makes worse. "
-            "Try a lower --lr, --clip 1 or --recipe fast, or go on if this is the beginning of a long training."]
+    return [f"after epoch {row['epoch']} the network is {-gain:.1f} dB below its start image, "
+            "which it makes worse. Try a lower --lr, --clip 1 or --recipe fast, or go on if this "
+            "is the beginning of a long training."]
 
 
 def without_gain(state: State) -> list[str]:
-    """A warning where the best validation is not above both untrained methods, or not above the weights that were given."""
+    """A warning where the best validation is not above both untrained methods, or not above the
+    weights that were given."""
     if not state.history:
         return []
     best = max(state.history, key=state.score)
     gains = {"the interpolation": best["gain"], "back-projection": best["backprojection_gain"]}
-    words = " and ".join(f"{abs(gain):.2f} dB {'above' if gain > 0 else 'below'} {name}" for name, gain in gains.items())
+    words = " and ".join(f"{abs(gain):.2f} dB {'above' if gain > 0 else 'below'} {name}"
+                         for name, gain in gains.items())
     found = []
     if min(gains.values()) <= 0:
-        found.append(f"the best network (iteration {best['iteration']}) is {words} on the validation patches; neither needs "
-                     "training, so train longer, or with --recipe fast")
+        found.append(f"the best network (iteration {best['iteration']}) is {words} on the "
+                     "validation patches; neither needs training, so train longer, or with "
+                     "--recipe fast")
     if len(state.history) > 1 and best["iteration"] == 0:
-        found.append("no validation was above that of the given weights, which best.pth holds; a lower --lr may help")
+        found.append("no validation was above that of the given weights, which best.pth holds; a "
+                     "lower --lr may help")
     return found
 
 
@@ -55,18 +62,21 @@ def what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupt
                   cards: Sequence[str]) -> list[str]:
     if not (best or last):
         return [f"no checkpoint was saved in {shown(run.path)}"]
-    return [
-        *([f"go on with:  python hsi_sr.py -r -rp {shown(last)}"] if interrupted and last else []),
-        *([] if best else ["no epoch has finished, so there is no best.pth; last.pth holds the state as it was"]),
-        f"test with:   python hsi_test.py -r -rp {shown(best or last)}{_test_scenes(cards)}",
-    ]
+    return [*(
+        [f"go on with:  python hsi_sr.py -r -rp {shown(last)}"] if interrupted and last else []),
+            *([] if best
+              else ["no epoch has finished, so there is no best.pth; last.pth holds the state as "
+                    "it was"]),
+            f"test with:   python hsi_test.py -r -rp {shown(best or last)}{_test_scenes(cards)}"]
 
 
 def _test_scenes(cards: Sequence[str]) -> str:
-    """The options that make hsi_test.py find the held-out scenes of these cards; none for the sample scenes."""
+    """The options that make hsi_test.py find the held-out scenes of these cards; none for the
+    sample scenes."""
     for name in cards:
         with suppress(UserError):  # a card that is gone
             card = load_card(name)
             if card.test_region or card.test_source:
-                return "" if name == "sample" else f" --dataset {shown(name) if name.endswith('.toml') else name}"
+                return ("" if name == "sample"
+                        else f" --dataset {shown(name) if name.endswith('.toml') else name}")
     return " --data YOUR_SCENES" if cards else ""

@@ -51,18 +51,22 @@ class RunFolder:
         self.path, self.quiet = Path(path), quiet
         self.board: Board | PublicBoard | None = None
         self.losses = Losses(self.path / "steps.csv")
-        log = self.path / "log.txt"  # an empty one is a run that was killed before it wrote its configuration
-        begun = not any(self.path.glob("[!.]*.pth")) and (
-            (self.path / "config.json").exists() or (log.is_file() and not log.stat().st_size))  # killed before its first save
-        if not (resume or begun) and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path} exists already, and every run has its own folder; choose another --run-dir, or go "
-                            "on with the run in it by -r -rp.")
+        # an empty one is a run that was killed before it wrote its configuration
+        log = self.path / "log.txt"
+        # killed before its first save
+        begun = (not any(self.path.glob("[!.]*.pth"))
+                 and ((self.path / "config.json").exists()
+                      or (log.is_file() and not log.stat().st_size)))
+        if (not (resume or begun) and self.path.exists()
+                and (not self.path.is_dir() or any(self.path.iterdir()))):
+            raise UserError(f"{self.path} exists already, and every run has its own folder; choose "
+                            "another --run-dir, or go on with the run in it by -r -rp.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._log: TextIO | None = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open for the run)
         except OSError as error:
-            raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a writable "
-                            "--run-dir.") from error
+            raise UserError(f"Cannot make the run folder {self.path} ({error.strerror}); choose a "
+                            "writable --run-dir.") from error
         try:
             lock(self._log.fileno(), self.path)
         except UserError:
@@ -72,10 +76,12 @@ class RunFolder:
             old.unlink()
 
     def say(self, line: str, warning: bool = False) -> None:
-        """Print a line above the progress bar, and log it; warnings are printed although the run is quiet.
+        """Print a line above the progress bar, and log it; warnings are printed although the run is
+        quiet.
 
         Raises:
-            UserError: the log cannot be written, such as on a full disk. Later lines are printed alone.
+            UserError: the log cannot be written, such as on a full disk. Later lines are printed
+                alone.
         """
         if warning:
             warn(line)
@@ -106,7 +112,8 @@ class RunFolder:
         write_json(self.path / "environment.json", describe_environment(device))
 
     def open_board(self, purge_step: int | None) -> None:
-        """Write TensorBoard's events too; those of a resumed run from `purge_step` on are replaced."""
+        """Write TensorBoard's events too; those of a resumed run from `purge_step` on are
+        replaced."""
         self.board = (Board if EventsWriter else PublicBoard)(self.path, purge_step)
 
     def add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -121,13 +128,16 @@ class RunFolder:
             self.board.add_image(name, picture, step)
 
     def flush(self) -> None:
-        """Send TensorBoard's events to the system; a process that is killed later loses none of them."""
+        """Send TensorBoard's events to the system; a process that is killed later loses none of
+        them."""
         if self.board:
             self.board.flush()
 
-    def write_history(self, history: Sequence[Mapping[str, Any]], speed: Mapping[str, float] | None = None,
-                      loss: str = "mse", *, best: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()) -> None:
-        """history.csv and training.png: one row an epoch; and training.json: the best row, the last, and warnings.
+    def write_history(self, history: Sequence[Mapping[str, Any]],
+                      speed: Mapping[str, float] | None = None, loss: str = "mse", *,
+                      best: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()) -> None:
+        """history.csv and training.png: one row an epoch; and training.json: the best row, the
+        last, and warnings.
 
         Args:
             history: the rows of the run.
@@ -141,32 +151,38 @@ class RunFolder:
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 known = {row.get("epoch"): row for row in csv.DictReader(file)}
-        with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (replacing(path) as temporary,
+              open(temporary, "w", newline="", encoding="utf-8") as file):
             writer = csv.DictWriter(file, [*history[-1], *SPEEDS], extrasaction="ignore")
             writer.writeheader()
             for row in history:
                 old = known.get(str(row["epoch"]), {})
                 new = speed or {} if row is history[-1] else {}
                 writer.writerow({**{name: old.get(name) for name in SPEEDS}, **new, **row})
-        write_json(self.path / "training.json", {"best": best, "last": history[-1], "warnings": list(warnings)})
-        training_curve_figure(self.path / "training.png", history, name=self.path.name, loss=loss.upper(),
-                              steps=self.losses.rows, note="; ".join(text.partition(";")[0] for text in warnings))
+        write_json(self.path / "training.json",
+                   {"best": best, "last": history[-1], "warnings": list(warnings)})
+        training_curve_figure(self.path / "training.png", history, name=self.path.name,
+                              loss=loss.upper(), steps=self.losses.rows,
+                              note="; ".join(text.partition(";")[0] for text in warnings))
 
 
 class Losses:
-    """The training loss of every step, in a file: fewer than `MOST` rows, each the mean of as many steps as that takes."""
+    """The training loss of every step, in a file: fewer than `MOST` rows, each the mean of as many
+    steps as that takes."""
 
     MOST = 2000
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self._width = path, [], 1
-        self._open = [0, 0.0]  # steps of the last row, and the sum of their losses, while they are less than a row takes
+        # steps of the last row, and the sum of their losses, while they are less than a row takes
+        self._open = [0, 0.0]
 
     def load(self, iteration: int) -> None:
         """Take the rows of the file up to an iteration, from which a run goes on."""
         if iteration and self.path.exists():
             with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [(int(row["iteration"]), int(row["steps"]), float(row["loss"])) for row in csv.DictReader(file)]
+                rows = [(int(row["iteration"]), int(row["steps"]), float(row["loss"]))
+                        for row in csv.DictReader(file)]
             self.rows = [row for row in rows if row[0] <= iteration]
             self._width = max((row[1] for row in self.rows), default=1)
 
@@ -179,18 +195,22 @@ class Losses:
             self._open = [0, 0.0]
         if len(self.rows) == self.MOST:
             pairs = zip(self.rows[::2], self.rows[1::2], strict=False)
-            self.rows = [(last, m + n, (m * x + n * y) / (m + n)) for (_, m, x), (last, n, y) in pairs]
+            self.rows = [
+                (last, m + n, (m * x + n * y) / (m + n)) for (_, m, x), (last, n, y) in pairs]
             self._width = self.rows[0][1]
 
     def write(self) -> None:
-        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (replacing(self.path) as temporary,
+              open(temporary, "w", newline="", encoding="utf-8") as file):
             writer = csv.writer(file)
             writer.writerow(("iteration", "steps", "loss"))
-            writer.writerows((iteration, steps, f"{loss:.6g}") for iteration, steps, loss in self.rows)
+            writer.writerows(
+                (iteration, steps, f"{loss:.6g}") for iteration, steps, loss in self.rows)
 
 
 class NoFolder:
-    """Stands in for a `RunFolder` in a process that writes nothing: every method does nothing, also of its parts."""
+    """Stands in for a `RunFolder` in a process that writes nothing: every method does nothing, also
+    of its parts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -203,10 +223,12 @@ class NoFolder:
 
 
 class Board:
-    """TensorBoard's events of a run, written at once: an error arrives where it is made, and `flush` leaves nothing behind.
+    """TensorBoard's events of a run, written at once: an error arrives where it is made, and
+    `flush` leaves nothing behind.
 
     Args:
-        purge_step: of a resumed run; TensorBoard forgets what other files say of this step and of later ones.
+        purge_step: of a resumed run; TensorBoard forgets what other files say of this step and of
+            later ones.
     """
 
     def __init__(self, path: Path, purge_step: int | None = None) -> None:
@@ -240,8 +262,8 @@ class Board:
 
 
 class PublicBoard(SummaryWriter):
-    """`Board` by the documented class of tensorboardX, where another version has no other: a thread of it writes events later,
-    so an error of the disk may go unseen."""
+    """`Board` by the documented class of tensorboardX, where another version has no other: a thread
+    of it writes events later, so an error of the disk may go unseen."""
 
     def __init__(self, path: Path, purge_step: int | None = None) -> None:
         super().__init__(str(path), purge_step=purge_step, filename_suffix=f".{purge_step or 0}")
@@ -252,23 +274,26 @@ class PublicBoard(SummaryWriter):
 
 
 def newest_checkpoint(folder: str | Path | None = None) -> Path:
-    """last.pth of a run folder, or of the run under runs/ that was saved last. Raises UserError: there is none."""
+    """last.pth of a run folder, or of the run under runs/ that was saved last. Raises UserError:
+    there is none."""
     found = [Path(folder) / "last.pth"] if folder else list(default_path("runs").glob("*/last.pth"))
     found = [path for path in found if path.exists()]
     if not found:
-        raise UserError(f"There is no last.pth in {folder or 'the folders under runs'}, so no run goes on; name a checkpoint "
-                        "by -rp.")
+        raise UserError(f"There is no last.pth in {folder or 'the folders under runs'}, so no run "
+                        "goes on; name a checkpoint by -rp.")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def after_restart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command was given, for torchrun's restart of it: the run that the command began goes on, if it began one."""
+    """What a command was given, for torchrun's restart of it: the run that the command began goes
+    on, if it began one."""
     folders = [Path(given["run_dir"])] if "run_dir" in given else Path("runs").glob("*")
     begun = [path for path in folders if launcher() and _launcher_of(path) == launcher()]
     if not begun:
         return dict(given)
     folder = max(begun, key=lambda path: (path / "environment.json").stat().st_mtime)
-    saved = {"resume": str(folder / "last.pth"), "init": None} if (folder / "last.pth").exists() else {}
+    saved = ({"resume": str(folder / "last.pth"), "init": None} if (folder / "last.pth").exists()
+             else {})
     return {**given, **saved, "run_dir": str(folder)}
 
 

@@ -1,4 +1,5 @@
-"""The state of a training: network, optimizer, schedule and position; saved whole, and loaded whole."""
+"""The state of a training: network, optimizer, schedule and position; saved whole, and loaded
+whole."""
 from __future__ import annotations
 
 import math
@@ -26,14 +27,17 @@ class State:
     Args:
         config, net, device: the network moves to the device.
         total: steps of the whole run; the rate of the fast recipe falls until then.
-        facts: what else a checkpoint records; of these, `position` says what a place inside an epoch depends on.
+        facts: what else a checkpoint records; of these, `position` says what a place inside an
+            epoch depends on.
 
     Attributes:
         epoch, step: finished epochs, and steps made in the next one.
         iteration: steps made in all.
-        psnr, loss: of the last validation (dB, training loss function); best_psnr, best_loss of the best.
-        lr: of the optimizer. Adam moves every weight by about lr a step. The last layer sums 27 of them for each of its
-            channels, all of one sign at first, and its output moves by hundreds of lr. So the last layer has a share of lr.
+        psnr, loss: of the last validation (dB, training loss function); best_psnr, best_loss of the
+            best.
+        lr: of the optimizer. Adam moves every weight by about lr a step. The last layer sums 27 of
+            them for each of its channels, all of one sign at first, and its output moves by
+            hundreds of lr. So the last layer has a share of lr.
         multiple: see `patch_multiple`.
         tally: on the device, of this epoch: sum of the finite losses, and how many were not finite.
         history: one dict an epoch.
@@ -46,14 +50,15 @@ class State:
         for part in config.freeze:
             net.get_submodule(part).requires_grad_(False)
         last = {id(p) for p in net.last_layer()} if config.last_lr != 1 else set()
-        groups = [{"params": [p for p in net.parameters() if p.requires_grad and (id(p) in last) == of_last],
+        groups = [{"params": [
+            p for p in net.parameters() if p.requires_grad and (id(p) in last) == of_last],
                    "share": config.last_lr if of_last else 1.0} for of_last in (False, True)]
         groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
                                           fused=True if device.type == "cuda" else None)
         self.lr = config.lr
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5,
-                                                                  min_lr=config.min_lr)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=0.1, patience=5, min_lr=config.min_lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.epoch = self.step = self.iteration = 0
         self.psnr = self.loss = self.best_psnr = self.best_loss = None
@@ -83,10 +88,12 @@ class State:
     def gave_up(self) -> bool:
         """Whether the validation became no better for `patience` epochs."""
         scores = [self.score(row) for row in self.history]
-        return 0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False
+        return (
+            0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False)
 
     def score(self, row: Mapping[str, float]) -> float:
-        """Score of a validation `row`, higher is better: by the loss in the released recipe, by the PSNR in others."""
+        """Score of a validation `row`, higher is better: by the loss in the released recipe, by the
+        PSNR in others."""
         return -row["val_loss"] if self.config.recipe == "released" else row["psnr"]
 
     def add(self, row: dict[str, Any]) -> bool:
@@ -108,52 +115,67 @@ class State:
         """Write a checkpoint. Raises UserError if it cannot be written."""
         config = asdict(self.config)
         scales = list(config["scales"])
-        here = {"resume": None, "run_dir": None}  # the place and the origin of a run do not change what it computes
-        save_checkpoint(path, {
-            "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch, "step": self.step, "iteration": self.iteration, "psnr": self.psnr, "loss": self.loss,
-            "best_psnr": self.best_psnr, "best_loss": self.best_loss, "tally": self.tally, "history": self.history,
-            **{name: config[name] for name in ("arch", "degradation", "noise", "start", "recipe", "seed")}, **self.net.options,
-            "scale": scales[0] if len(scales) == 1 else scales, "normalisation": "minmax", **self.facts,
-            "config": config | here,
-        }, keep=path.name == "last.pth")
+        # the place and the origin of a run do not change what it computes
+        here = {"resume": None, "run_dir": None}
+        save_checkpoint(path,
+                        {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
+                         "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
+                         "epoch": self.epoch, "step": self.step, "iteration": self.iteration,
+                         "psnr": self.psnr, "loss": self.loss, "best_psnr": self.best_psnr,
+                         "best_loss": self.best_loss, "tally": self.tally, "history": self.history,
+                         **{name: config[name]
+                            for name in ("arch", "degradation", "noise", "start", "recipe",
+                                         "seed")}, **self.net.options,
+                         "scale": scales[0] if len(scales) == 1 else scales,
+                         "normalisation": "minmax", **self.facts, "config": config | here},
+                        keep=path.name == "last.pth")
 
     def resume(self, path: str | Path) -> None:
-        """Load everything except the weights, which the network already has; from a released checkpoint, all that it holds.
+        """Load everything except the weights, which the network already has; from a released
+        checkpoint, all that it holds.
 
         Raises:
-            UserError: the optimizer's state is missing or of another network, or the place inside an epoch is of another run.
+            UserError: the optimizer's state is missing or of another network, or the place inside
+                an epoch is of another run.
         """
         saved = load_checkpoint(path, self.device)
         try:
             self._load(saved)
         except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(f"{path} cannot be resumed: its optimizer or position is missing or of another network; take "
-                            "its weights alone with --init.") from error
+            raise UserError(f"{path} cannot be resumed: its optimizer or position is missing or of "
+                            "another network; take its weights alone with --init.") from error
         if self.step and saved.get("position") != self.facts.get("position"):
-            raise UserError(f"{path} was saved inside an epoch, with {saved.get('position')}, and this run has "
-                            f"{self.facts.get('position')}; give the same, or resume a checkpoint made at the end of an epoch.")
+            raise UserError(f"{path} was saved inside an epoch, with {saved.get('position')}, and "
+                            f"this run has {self.facts.get('position')}; give the same, or resume "
+                            "a checkpoint made at the end of an epoch.")
         if "config" in saved and self.config.lr != saved["config"]["lr"]:
             self.lr = self.config.lr
         self.plateau.min_lrs = [self.config.min_lr] * len(self.plateau.min_lrs)
 
     def _load(self, saved: Mapping[str, Any]) -> None:
-        # Of this machine and run, not of those that saved it. They say where Adam counts its steps, before it loads the count.
-        here = [{name: group[name] for name in ("fused", "capturable", "share")} for group in self.optimizer.param_groups]
-        groups = [group | own for group, own in zip(saved["optimizer"]["param_groups"], here, strict=True)]
+        # Of this machine and run, not of those that saved it. They say where Adam counts its steps,
+        # before it loads the count.
+        here = [{name: group[name] for name in ("fused", "capturable", "share")}
+                for group in self.optimizer.param_groups]
+        groups = [group | own
+                  for group, own in zip(saved["optimizer"]["param_groups"], here, strict=True)]
         self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
         for weight, kept in self.optimizer.state.items():
-            if any(torch.is_tensor(moment) and moment.ndim and moment.shape != weight.shape for moment in kept.values()):
+            if any(torch.is_tensor(moment) and moment.ndim and moment.shape != weight.shape
+                   for moment in kept.values()):
                 raise ValueError("a moment of another shape than its weight")
         for part, name in ((self.plateau, "scheduler"), (self.scaler, "scaler")):
             if saved.get(name):
                 part.load_state_dict(saved[name])
         self.epoch, self.iteration = int(saved["epoch"]), int(saved["iteration"])
-        self.step = int(saved.get("step", saved.get("batch", 0)))  # older checkpoints call it "batch"
-        self.psnr, self.loss = (None if saved.get(name) is None else float(saved[name]) for name in ("psnr", "loss"))
+        # older checkpoints call it "batch"
+        self.step = int(saved.get("step", saved.get("batch", 0)))
+        self.psnr, self.loss = (
+            None if saved.get(name) is None else float(saved[name]) for name in ("psnr", "loss"))
         self.best_psnr = saved.get("best_psnr", self.psnr)
         self.history = list(saved.get("history", []))
-        self.best_loss = saved.get("best_loss", min((row["val_loss"] for row in self.history), default=self.loss))
+        self.best_loss = saved.get("best_loss",
+                                   min((row["val_loss"] for row in self.history),
+                                       default=self.loss))
         if "tally" in saved:
             self.tally.copy_(saved["tally"])

@@ -1,4 +1,5 @@
-"""One step of a training: what the network is given, its loss and its update; how long a step takes."""
+"""One step of a training: what the network is given, its loss and its update; how long a step
+takes."""
 from __future__ import annotations
 
 import copy
@@ -22,12 +23,16 @@ from utility.training.state import State
 
 
 def seconds_per_step(plan: Plan, count: int = 2) -> float:
-    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a copy of the network."""
-    state = replace(plan, net=copy.deepcopy(plan.net), config=replace(plan.config, resume=None)).state()
+    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a
+    copy of the network."""
+    state = replace(plan, net=copy.deepcopy(plan.net),
+                    config=replace(plan.config, resume=None)).state()
     patches = []
     for bands, height, width in (source.shape for source in plan.sources):
-        shape = -(-plan.config.batch // distributed.size()), min(bands, plan.config.band_window or bands), height, width
-        patches.append(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(plan.device))
+        shape = (-(-plan.config.batch // distributed.size()),
+                 min(bands, plan.config.band_window or bands), height, width)
+        patches.append(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(
+            plan.device))
     seconds = []
     for gt in (patches * (count + 1))[:count + len(patches)]:
         begin = time.perf_counter()
@@ -48,12 +53,14 @@ def expected_time(plan: Plan) -> str:
 def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = None) -> None:
     """One step on ground truth (N, B, h, w); nothing here makes a GPU wait for the host.
 
-    The gradient is that of the mean over the step's patches. It is the sum over the parts of the processes, and of
-    `config.accumulate` pieces of each part, because every loss is a mean over patches.
+    The gradient is that of the mean over the step's patches. It is the sum over the parts of the
+    processes, and of `config.accumulate` pieces of each part, because every loss is a mean over
+    patches.
 
     Args:
         net: `state.net`, or that network compiled.
-        whole: patches of the step in all processes, of which `gt` is this one's part (see `loader.Turns`); None: of `gt`.
+        whole: patches of the step in all processes, of which `gt` is this one's part
+            (see `loader.Turns`); None: of `gt`.
     """
     config, whole = state.config, whole or len(gt)
     part = distributed.share(whole, distributed.rank(), distributed.size())
@@ -85,8 +92,10 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
     state.iteration += 1
 
 
-def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in the step."""
+def _inputs(state: State, scale: int, gt: Tensor,
+            before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in
+    the step."""
     config = state.config
     gt = shaded(config, gt, state.iteration, before=before)
     made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
@@ -99,17 +108,23 @@ def _inputs(state: State, scale: int, gt: Tensor, before: int = 0) -> tuple[Tens
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
     """Warm-up to lr, then half a cosine to min_lr at the last step."""
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
-    return warm * (config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / total))))
+    return (warm
+            * (config.min_lr
+               + (config.lr - config.min_lr) * 0.5
+               * (1 + math.cos(math.pi * min(1.0, iteration / total)))))
 
 
 def _scale(config: TrainingConfig, iteration: int) -> int:
     if config.scale_order == "random":
-        return config.scales[np.random.default_rng((config.seed, iteration)).integers(len(config.scales))]
+        return config.scales[
+            np.random.default_rng((config.seed, iteration)).integers(len(config.scales))]
     return config.scales[iteration % len(config.scales)]
 
 
-def _cropped(state: State, scale: int, gt: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut the same random square from every patch. The third input, statistics by band, stays that of the whole patches."""
+def _cropped(state: State, scale: int, gt: Tensor,
+             inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Cut the same random square from every patch. The third input, statistics by band, stays that
+    of the whole patches."""
     side, unit = state.config.crop, state.net.patch_multiple(scale)
     draw = np.random.default_rng((state.config.seed, state.iteration, 2))
     inside = Window.whole(*gt.shape[-2:])

@@ -1,8 +1,9 @@
-"""Quasi-recurrent pooling along the band axis, three ways side by side, and the choice between them.
+"""Quasi-recurrent pooling along the band axis, three ways side by side, and the choice between
+them.
 
-`loop` is the definition (plain autograd), and takes the place of the others where nothing can compile them; `cpu` is a
-compiled kernel, `triton` a CUDA kernel. These two apply the activations themselves, save nothing but the gates for the
-backward pass and recompute the states there.
+`loop` is the definition (plain autograd), and takes the place of the others where nothing can
+compile them; `cpu` is a compiled kernel, `triton` a CUDA kernel. These two apply the activations
+themselves, save nothing but the gates for the backward pass and recompute the states there.
 """
 from __future__ import annotations
 
@@ -31,20 +32,23 @@ def available_backends() -> tuple[str, ...]:
     return BACKENDS if triton else BACKENDS[:2]
 
 
-def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, backend: str = "auto") -> Tensor:
+def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
+         backend: str = "auto") -> Tensor:
     """Pool the raw output of a convolution along its bands; differentiable in `gates` and `skip`.
 
     Args:
-        gates: (N, g*C, B, H, W) with g = gate_count(kind, direction == "both"), before any activation; any strides.
+        gates: (N, g*C, B, H, W) with g = gate_count(kind, direction == "both"), before any
+            activation; any strides.
         kind: "f", "fo" or "ifo" (formulas in `models.layers.pooling.loop`).
         direction: "forward", "backward" or "both" (their sum).
         skip: (N, C, B, H, W), added to the result.
-        backend: "auto" or one of `BACKENDS`. "auto" is cpu for CPU tensors, triton for CUDA tensors where Triton is installed
-            and can compile, else loop. So is cpu where there is no compiler.
+        backend: "auto" or one of `BACKENDS`. "auto" is cpu for CPU tensors, triton for CUDA tensors
+            where Triton is installed and can compile, else loop. So is cpu where there is no
+            compiler.
 
     Returns:
-        (N, C, B, H, W) in the memory format of the gates. Its dtype is that of the gates, promoted with that of `skip`;
-        half precision is accumulated in float32.
+        (N, C, B, H, W) in the memory format of the gates. Its dtype is that of the gates, promoted
+        with that of `skip`; half precision is accumulated in float32.
 
     Raises:
         ValueError: shapes, kind, direction or backend that do not fit.
@@ -59,19 +63,22 @@ def pool(gates: Tensor, kind: str, direction: str, skip: Tensor | None = None, b
 
 def pool_into(out: Tensor, gates: Tensor, kind: str, direction: str, skip: Tensor | None = None,
               backend: str = "auto") -> None:
-    """`pool` without autograd, written into `out` (N, C, B, H, W), which may be any strided view of any floating dtype.
+    """`pool` without autograd, written into `out` (N, C, B, H, W), which may be any strided view of
+    any floating dtype.
 
     `out` may be the same memory as `skip` (adding in place), but must not overlap `gates`.
     """
     channels = _check(gates, kind, direction, skip)
     if out.shape != (gates.shape[0], channels, *gates.shape[2:]):
-        raise ValueError(f"out has shape {tuple(out.shape)}, expected {(gates.shape[0], channels, *gates.shape[2:])}")
+        raise ValueError(f"out has shape {tuple(out.shape)}, expected "
+                         f"{(gates.shape[0], channels, *gates.shape[2:])}")
     backend = _choose(backend, gates)
     with torch.no_grad():
         if backend == "loop":
             out.copy_(loop.pool(gates, kind, direction, skip))
         else:
-            write = _pool_into if torch.compiler.is_compiling() else _write  # an operator's call takes 0.1 ms
+            # an operator's call takes 0.1 ms
+            write = _pool_into if torch.compiler.is_compiling() else _write
             write(out, gates, skip, kind, direction, backend)
 
 
@@ -80,14 +87,17 @@ def _check(gates: Tensor, kind: str, direction: str, skip: Tensor | None) -> int
     if kind not in _KINDS:
         raise ValueError(f"pooling kind {kind!r} is unknown; choose one of {', '.join(_KINDS)}")
     if direction not in _DIRECTIONS:
-        raise ValueError(f"direction {direction!r} is unknown; choose one of {', '.join(_DIRECTIONS)}")
+        raise ValueError(
+            f"direction {direction!r} is unknown; choose one of {', '.join(_DIRECTIONS)}")
     count = gate_count(kind, direction == "both")
-    if gates.dim() != 5 or gates.shape[1] % count or gates.shape[2] < 1 or not gates.is_floating_point():
-        raise ValueError(f"gates are {tuple(gates.shape)} {gates.dtype}, expected floating (N, {count}*C, B >= 1, H, W) "
-                         f"for {kind}-pooling, {direction}")
+    if (gates.dim() != 5 or gates.shape[1] % count or gates.shape[2] < 1
+            or not gates.is_floating_point()):
+        raise ValueError(f"gates are {tuple(gates.shape)} {gates.dtype}, expected floating (N, "
+                         f"{count}*C, B >= 1, H, W) for {kind}-pooling, {direction}")
     channels = gates.shape[1] // count
     if skip is not None and skip.shape != (gates.shape[0], channels, *gates.shape[2:]):
-        raise ValueError(f"skip has shape {tuple(skip.shape)}, expected {(gates.shape[0], channels, *gates.shape[2:])}")
+        raise ValueError(f"skip has shape {tuple(skip.shape)}, expected "
+                         f"{(gates.shape[0], channels, *gates.shape[2:])}")
     return channels
 
 
@@ -97,20 +107,25 @@ def _interpreting() -> bool:
 
 def _choose(backend: str, gates: Tensor) -> str:
     if backend == "auto":
-        backend = "cpu" if gates.device.type == "cpu" else "triton" if _triton_runs(gates) else "loop"
+        backend = (
+            "cpu" if gates.device.type == "cpu" else "triton" if _triton_runs(gates) else "loop")
     if backend not in BACKENDS:
-        raise ValueError(f"pooling backend {backend!r} is unknown; choose auto or one of {', '.join(BACKENDS)}")
+        raise ValueError(
+            f"pooling backend {backend!r} is unknown; choose auto or one of {', '.join(BACKENDS)}")
     if backend == "cpu" and gates.device.type != "cpu":
-        raise RuntimeError(f"the cpu pooling takes CPU tensors, these are on {gates.device}; choose auto, loop or triton")
+        raise RuntimeError(f"the cpu pooling takes CPU tensors, these are on {gates.device}; "
+                           "choose auto, loop or triton")
     if backend == "triton":
         if not _HAS_TRITON:
-            raise RuntimeError("the triton pooling needs the package triton, which is not installed; choose auto, "
-                               "loop or cpu")
+            raise RuntimeError("the triton pooling needs the package triton, which is not "
+                               "installed; choose auto, loop or cpu")
         if not gates.is_cuda and not _interpreting():
-            raise RuntimeError(f"the triton pooling takes CUDA tensors, these are on {gates.device}; choose auto, loop or "
-                               "cpu, or set TRITON_INTERPRET=1 to run it under Triton's interpreter")
+            raise RuntimeError("the triton pooling takes CUDA tensors, these are on "
+                               f"{gates.device}; choose auto, loop or cpu, or set "
+                               "TRITON_INTERPRET=1 to run it under Triton's interpreter")
         if gates.dtype == torch.float64:
-            raise ValueError("the triton pooling takes float32, float16 and bfloat16, not float64; choose loop or cpu")
+            raise ValueError("the triton pooling takes float32, float16 and bfloat16, not float64; "
+                             "choose loop or cpu")
     return "loop" if backend == "cpu" and not _compiled() else backend
 
 
@@ -123,8 +138,9 @@ def _compiled() -> bool:
     return cpu.library() is not None
 
 
-# Registered as operators, so that torch.compile passes over them whole and knows shapes, strides and gradients. An operator is
-# replaced where it exists already: this file may be imported twice, by a reload or from another checkout.
+# Registered as operators, so that torch.compile passes over them whole and knows shapes, strides
+# and gradients. An operator is replaced where it exists already: this file may be imported twice,
+# by a reload or from another checkout.
 def _kernels(backend: str):
     """The module of a backend."""
     if backend == "cpu":
@@ -137,19 +153,21 @@ def _kernels(backend: str):
 @torch.compiler.assume_constant_result
 @functools.cache
 def _triton_compiles() -> bool:
-    """Whether a kernel can be built on this machine; tried once, and a warning says why it cannot."""
+    """Whether a kernel can be built on this machine; tried once, and a warning says why it
+    cannot."""
     try:
         from models.layers.pooling import gpu
         gates = torch.zeros(1, 3, 1, 1, 1, device="cuda")
         gpu.forward(torch.empty_like(gates[:, :1]), gates, None, "f", "both")
     except Exception as error:  # whatever the compiler, the linker or the driver raises
-        warnings.warn(f"Triton cannot compile the pooling here ({type(error).__name__}: {error}), so the slower loop "
-                      "runs; install a C compiler.", stacklevel=2)
+        warnings.warn(f"Triton cannot compile the pooling here ({type(error).__name__}: {error}), "
+                      "so the slower loop runs; install a C compiler.", stacklevel=2)
         return False
     return True
 
 
-def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str = "") -> Tensor:
+def _empty_output(gates: Tensor, skip: Tensor | None, kind: str, direction: str,
+                  backend: str = "") -> Tensor:
     channels = gates.shape[1] // gate_count(kind, direction == "both")
     return torch.empty_like(gates[:, :channels], dtype=output_dtype(gates, skip))
 
@@ -168,7 +186,8 @@ def _pool_backward(grad: Tensor, gates: Tensor, kind: str, direction: str, backe
     return grad_gates
 
 
-def _write(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str, backend: str) -> None:
+def _write(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, direction: str,
+           backend: str) -> None:
     _kernels(backend).forward(out, gates, skip, kind, direction)
 
 

@@ -1,6 +1,7 @@
 """Pooling on a CPU: the C++ kernel `pooling.cpp`, built on first use (see `models.layers.build`).
 
-It uses `torch.get_num_threads()` threads, saves nothing but the gates and recomputes the states in the backward pass.
+It uses `torch.get_num_threads()` threads, saves nothing but the gates and recomputes the states in
+the backward pass.
 """
 from __future__ import annotations
 
@@ -34,11 +35,12 @@ def backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, directi
         _check(library().pooling_backward(shape, views[1], views[2], views[0]))
 
 
-def lane_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+def lane_axes(shape: Sequence[int],
+              strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """The lanes (all axes of (N, C, B, H, W) but the bands) as four axes, innermost first.
 
-    Axes are ordered by the first tensor's strides and merged where every tensor allows it, so that the innermost is as
-    long as can be; missing ones have size 1.
+    Axes are ordered by the first tensor's strides and merged where every tensor allows it, so that
+    the innermost is as long as can be; missing ones have size 1.
 
     Returns:
         Their sizes, and for each tensor its four strides in elements.
@@ -46,7 +48,9 @@ def lane_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[l
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
     for axis in sorted((a for a in (4, 3, 1, 0) if shape[a] > 1), key=lambda a: strides[0][a]):
-        if sizes and all(stride[axis] == step[-1] * sizes[-1] for stride, step in zip(strides, steps, strict=True)):
+        if (sizes
+                and all(stride[axis] == step[-1] * sizes[-1]
+                        for stride, step in zip(strides, steps, strict=True))):
             sizes[-1] *= shape[axis]
         else:
             sizes.append(shape[axis])
@@ -56,7 +60,7 @@ def lane_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[l
     return sizes + [1] * missing, [step + [0] * missing for step in steps]
 
 
-# ---------------------------------------------------------------------------------------------- the compiled kernel
+# ------------------------------------------------------------------------------ the compiled kernel
 
 class _View(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int64), ("lanes", ctypes.c_int64 * 4),
@@ -68,15 +72,18 @@ class _Shape(ctypes.Structure):
                 ("direction", ctypes.c_int64), ("threads", ctypes.c_int64))
 
 
-def _describe(kind: str, direction: str, *tensors: Tensor | None) -> tuple[_Shape, list[_View | None]]:
+def _describe(kind: str, direction: str,
+              *tensors: Tensor | None) -> tuple[_Shape, list[_View | None]]:
     """The C structures for tensors of which the first holds gates."""
     batch, channels, bands, height, width = tensors[0].shape
     channels //= gate_count(kind, direction == "both")
     given = [t for t in tensors if t is not None]
     strides = [t.stride() for t in given]
     sizes, steps = lane_axes((batch, channels, bands, height, width), strides)
-    shape = _Shape((ctypes.c_int64 * 4)(*sizes), bands, _KINDS[kind], _DIRECTIONS[direction], torch.get_num_threads())
-    views = iter(_View(t.data_ptr(), DTYPES[t.dtype], (ctypes.c_int64 * 4)(*step), stride[2], channels * stride[1])
+    shape = _Shape((ctypes.c_int64 * 4)(*sizes), bands, _KINDS[kind], _DIRECTIONS[direction],
+                   torch.get_num_threads())
+    views = iter(_View(t.data_ptr(), DTYPES[t.dtype], (ctypes.c_int64 * 4)(*step), stride[2],
+                       channels * stride[1])
                  for t, stride, step in zip(given, strides, steps, strict=True))
     return shape, [None if t is None else next(views) for t in tensors]
 
@@ -92,5 +99,6 @@ def library() -> ctypes.CDLL | None:
     loaded = built_library(Path(__file__).with_name("pooling.cpp"))
     if loaded:
         shape, view = ctypes.POINTER(_Shape), ctypes.POINTER(_View)
-        loaded.pooling_forward.argtypes = loaded.pooling_backward.argtypes = [shape, view, view, view]
+        loaded.pooling_forward.argtypes = loaded.pooling_backward.argtypes = [
+            shape, view, view, view]
     return loaded

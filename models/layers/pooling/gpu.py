@@ -1,25 +1,29 @@
 """Pooling on a CUDA GPU: Triton kernels; the formulas stand in `loop.py`.
 
-One thread owns one lane (an output channel of a pixel) and walks its bands serially with a float32 state; neighbouring
-threads own neighbouring lanes along the innermost axis of the gates, so every access is coalesced in any memory format. In
-half precision a thread owns two neighbouring lanes where these lie in one aligned word of 32 bits in every tensor (`_pairs`):
-one load or store serves both.
+One thread owns one lane (an output channel of a pixel) and walks its bands serially with a float32
+state; neighbouring threads own neighbouring lanes along the innermost axis of the gates, so every
+access is coalesced in any memory format. In half precision a thread owns two neighbouring lanes
+where these lie in one aligned word of 32 bits in every tensor (`_pairs`): one load or store serves
+both.
 
-Bands are walked in chunks of U, unrolled: all loads of a chunk are independent and in flight together, and its activated
-gates stay in registers. One direction needs a single pass. With both, the first pass goes up through all chunks but the
-last, reads z and f alone and notes the state at each chunk's border; the second goes down, holds a chunk of z, h and b in
-registers, continues h from its border and g from the chunk above, and writes the sum once. The traffic, in units of an
-output of C channels: B <= U (U = 32 for f-pooling: any 31-band image) is one chunk, 3 read + 1 written, the ideal; a long
-spectrum tends to 5 read + 1 written, two thirds of the ideal. Nothing is read back through the cache, as it would be if h
-waited in the output: at full occupancy 270,000 lanes are in flight on a large GPU, and 31 bands of four float32 values of
-these are 134 MB, more than any second-level cache. The notes take (ceil(B/U) - 1) / B of an output in float32.
+Bands are walked in chunks of U, unrolled: all loads of a chunk are independent and in flight
+together, and its activated gates stay in registers. One direction needs a single pass. With both,
+the first pass goes up through all chunks but the last, reads z and f alone and notes the state at
+each chunk's border; the second goes down, holds a chunk of z, h and b in registers, continues h
+from its border and g from the chunk above, and writes the sum once. The traffic, in units of an
+output of C channels: B <= U (U = 32 for f-pooling: any 31-band image) is one chunk, 3 read + 1
+written, the ideal; a long spectrum tends to 5 read + 1 written, two thirds of the ideal. Nothing is
+read back through the cache, as it would be if h waited in the output: at full occupancy 270,000
+lanes are in flight on a large GPU, and 31 bands of four float32 values of these are 134 MB, more
+than any second-level cache. The notes take (ceil(B/U) - 1) / B of an output in float32.
 
-The backward pass is built the same way. What flows up (the states of the forward direction, the gradient of the backward
-one) is noted at the borders by the first pass; what flows down (the other two) is carried by the second, which recomputes
-the states from the gates and writes all their gradients once: 4 read + 3 written for one chunk, 8 + 3 at most.
+The backward pass is built the same way. What flows up (the states of the forward direction, the
+gradient of the backward one) is noted at the borders by the first pass; what flows down
+(the other two) is carried by the second, which recomputes the states from the gates and writes all
+their gradients once: 4 read + 3 written for one chunk, 8 + 3 at most.
 
-A row past the last band reads as zero gates and zero gradient: z = 0 leaves a state of zero at zero, so a walk down may
-start there.
+A row past the last band reads as zero gates and zero gradient: z = 0 leaves a state of zero at
+zero, so a walk down may start there.
 """
 # ruff: noqa: RUF005  (Triton compiles no starred tuples)
 from __future__ import annotations
@@ -35,14 +39,15 @@ from models.layers.pooling.cpu import lane_axes
 from models.layers.pooling.loop import gate_count
 
 _KINDS = {"f": 0, "fo": 1, "ifo": 2}
-# Bands per chunk: as many as fit the 255 registers of a thread; a shorter one would read gates twice. Compiled for compute
-# capability 9.0, a thread with one lane spills up to 150 bytes (f-pooling forward in half precision or with a skip); with two
-# lanes and bfloat16, f-pooling spills 32 bytes forward, 376 with a skip, 128 backward; fo-pooling 392 backward.
+# Bands per chunk: as many as fit the 255 registers of a thread; a shorter one would read gates
+# twice. Compiled for compute capability 9.0, a thread with one lane spills up to 150 bytes
+# (f-pooling forward in half precision or with a skip); with two lanes and bfloat16, f-pooling
+# spills 32 bytes forward, 376 with a skip, 128 backward; fo-pooling 392 backward.
 _FORWARD_CHUNK = {"f": 32, "fo": 16, "ifo": 16}
 _BACKWARD_CHUNK = {"f": 16, "fo": 16, "ifo": 8}
 _ONE_WAY_CHUNK = 8
-_PLACES = ["gates", "gs0", "gs1", "gs2", "gs3", "g_band", "g_first", "written", "ws0", "ws1", "ws2", "ws3", "w_band",
-           "w_first", "read", "rs0", "rs1", "rs2", "rs3", "r_band", "r_first"]
+_PLACES = ["gates", "gs0", "gs1", "gs2", "gs3", "g_band", "g_first", "written", "ws0", "ws1", "ws2",
+           "ws3", "w_band", "w_first", "read", "rs0", "rs1", "rs2", "rs3", "r_band", "r_first"]
 _COUNTS = ["carry", "gate", "w_gate", "lanes", "D0", "D1", "D2", "bands", "chunks"]
 
 
@@ -55,10 +60,12 @@ def forward(out: Tensor, gates: Tensor, skip: Tensor | None, kind: str, directio
 
 def backward(grad_gates: Tensor, grad: Tensor, gates: Tensor, kind: str, direction: str) -> None:
     """Write the gradient of the raw gates into `grad_gates`, given the gradient of the states."""
-    _launch(_backward, [gates, grad_gates, grad], kind, direction, _BACKWARD_CHUNK[kind], notes=True)
+    _launch(_backward, [gates, grad_gates, grad], kind, direction, _BACKWARD_CHUNK[kind],
+            notes=True)
 
 
-def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chunk: int, notes: bool) -> None:
+def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chunk: int,
+            notes: bool) -> None:
     gates = tensors[0]
     if not gates.numel():
         return
@@ -68,29 +75,35 @@ def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chu
     given = [gates if t is None else t for t in tensors]
     strides = [t.stride() for t in given]
     sizes, steps = lane_axes((batch, channels, bands, height, width), strides)
-    # A lone backward direction is a forward one from the last band on, with the band stride reversed.
+    # A lone backward direction is a forward one from the last band on, with the band stride
+    # reversed.
     turned = direction == "backward"
     places = []
     for tensor, stride, step in zip(given, strides, steps, strict=True):
-        places += [tensor, *step, -stride[2] if turned else stride[2], (bands - 1) * stride[2] if turned else 0]
+        places += [tensor, *step, -stride[2] if turned else stride[2],
+                   (bands - 1) * stride[2] if turned else 0]
     chunk = min(chunk, triton.next_power_of_2(bands))
     chunks = triton.cdiv(bands, chunk)
     lanes = batch * channels * height * width
     borders = (chunks - 1) * (1 + (both and kernel is _backward)) if notes else 0
-    carry = torch.empty((max(borders, 1), lanes if borders else 1), dtype=torch.float32, device=gates.device)
+    carry = torch.empty((max(borders, 1), lanes if borders else 1), dtype=torch.float32,
+                        device=gates.device)
     pair = _pairs(given, sizes, steps, channels)
     block = 128 << pair if gates.is_cuda else min(triton.next_power_of_2(lanes), 4096)
     guard = torch.cuda.device(gates.device) if gates.is_cuda else contextlib.nullcontext()
     with guard:
         kernel[(triton.cdiv(lanes, block),)](
-            *places, carry, channels * strides[0][1], channels * strides[1][1], lanes, *sizes[:3], bands, chunks,
-            KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None, WIDE=lanes + block >= 2**31,
-            NARROW=chunk * max(abs(stride[2]) for stride in strides) < 2**31, FAST=_precision(gates), PAIR=pair, U=chunk,
-            BLOCK=block, num_warps=4, enable_fp_fusion=True)
+            *places, carry, channels * strides[0][1], channels * strides[1][1], lanes, *sizes[:3],
+            bands, chunks, KIND=_KINDS[kind], BOTH=both, SKIP=tensors[2] is not None,
+            WIDE=lanes + block >= 2**31,
+            NARROW=chunk * max(abs(stride[2]) for stride in strides) < 2**31,
+            FAST=_precision(gates), PAIR=pair, U=chunk, BLOCK=block, num_warps=4,
+            enable_fp_fusion=True)
 
 
 def _pairs(tensors: list[Tensor], sizes: list[int], steps: list[list[int]], channels: int) -> bool:
-    """Whether lanes 2k and 2k + 1 are one aligned word of 32 bits in every tensor, at every band and gate."""
+    """Whether lanes 2k and 2k + 1 are one aligned word of 32 bits in every tensor, at every band
+    and gate."""
     return sizes[0] % 2 == 0 and all(
         t.element_size() == 2 and t.data_ptr() % 4 == 0 and step[0] == 1
         and not any(stride % 2 for stride in (*step[1:], t.stride(2), channels * t.stride(1)))
@@ -98,9 +111,11 @@ def _pairs(tensors: list[Tensor], sizes: list[int], steps: list[list[int]], chan
 
 
 def _precision(gates: Tensor) -> int:
-    """How activations are computed: 0 by plain operations, 1 with the GPU's reciprocal and power of two, good to 2 ulps of
-    float32, 2 with its tanh, whose relative error of 2^-11 is a quarter of bfloat16's rounding and all of float16's."""
-    if not gates.is_cuda or torch.version.hip or torch.cuda.get_device_capability(gates.device) < (7, 5):
+    """How activations are computed: 0 by plain operations, 1 with the GPU's reciprocal and power of
+    two, good to 2 ulps of float32, 2 with its tanh, whose relative error of 2^-11 is a quarter of
+    bfloat16's rounding and all of float16's."""
+    if (not gates.is_cuda or torch.version.hip
+            or torch.cuda.get_device_capability(gates.device) < (7, 5)):
         return 0
     return 2 if gates.dtype == torch.bfloat16 else 1
 
@@ -108,21 +123,24 @@ def _precision(gates: Tensor) -> int:
 @triton.jit
 def _reciprocal(x, FAST: tl.constexpr):
     if FAST:
-        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x],
+                                         dtype=tl.float32, is_pure=True, pack=1)
     return 1.0 / x
 
 
 @triton.jit
 def _exp(x, FAST: tl.constexpr):
     if FAST:  # results below the normal range become 0
-        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * 1.4426950408889634], dtype=tl.float32,
-                                         is_pure=True, pack=1)
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f",
+                                         [x * 1.4426950408889634], dtype=tl.float32, is_pure=True,
+                                         pack=1)
     return tl.exp(x)
 
 
 @triton.jit
 def _fast_tanh(x):
-    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32,
+                                     is_pure=True, pack=1)
 
 
 @triton.jit
@@ -136,11 +154,15 @@ def _sigmoid(x, FAST: tl.constexpr):
 def _tanh(x, FAST: tl.constexpr):
     if FAST == 2:
         return _fast_tanh(x)
-    # By the exponential, but near zero, where that cancels, by its series: relative error stays at float32's.
+    # By the exponential, but near zero, where that cancels, by its series: relative error stays at
+    # float32's.
     e = _exp(-2.0 * tl.abs(x), FAST)
     large = (1.0 - e) * _reciprocal(1.0 + e, FAST)
     s = x * x
-    small = x + x * s * (-0.333333333 + s * (0.133333333 + s * (-0.0539682540 + s * (0.0218694885 - s * 0.00886323552))))
+    small = (x
+             + x * s
+             * (-0.333333333
+                + s * (0.133333333 + s * (-0.0539682540 + s * (0.0218694885 - s * 0.00886323552)))))
     return tl.where(tl.abs(x) < 0.35, small, tl.where(x < 0, -large, large))
 
 
@@ -149,8 +171,8 @@ def _place(lane, D0, D1, D2, s0, s1, s2, s3, first):
     """The offset of each lane's first band, 64 bits."""
     rest = lane // D0
     up = rest // D1
-    return ((lane % D0).to(tl.int64) * s0 + (rest % D1).to(tl.int64) * s1 + (up % D2).to(tl.int64) * s2
-            + (up // D2).to(tl.int64) * s3 + first)
+    return ((lane % D0).to(tl.int64) * s0 + (rest % D1).to(tl.int64) * s1
+            + (up % D2).to(tl.int64) * s2 + (up // D2).to(tl.int64) * s3 + first)
 
 
 @triton.jit
@@ -162,21 +184,24 @@ def _step(u: tl.constexpr, stride, NARROW: tl.constexpr):
 
 @triton.jit
 def _at(start, offset, PAIR: tl.constexpr):
-    """Their sum. With PAIR it says that two lanes are one aligned access: the compiler loses what is not said at the sum."""
+    """Their sum. With PAIR it says that two lanes are one aligned access: the compiler loses what
+    is not said at the sum."""
     place = start + offset
     if PAIR:
-        place = tl.max_contiguous(tl.multiple_of(place, start.dtype.element_ty.primitive_bitwidth // 4), 2)
+        place = tl.max_contiguous(
+            tl.multiple_of(place, start.dtype.element_ty.primitive_bitwidth // 4), 2)
     return place
 
 
 @triton.jit
-def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr,
-          PAIR: tl.constexpr):
+def _rows(start, stride, t, limit, U: tl.constexpr, ACT: tl.constexpr, NARROW: tl.constexpr,
+          FAST: tl.constexpr, PAIR: tl.constexpr):
     """U bands from t on, as a tuple: raw (0), tanh (1) or sigmoid (2)."""
     rows = ()
     start = _at(start, tl.cast(t, tl.int64) * stride, PAIR)
     for u in tl.static_range(U):
-        x = tl.load(_at(start, _step(u, stride, NARROW), PAIR), mask=t + u < limit, other=0.0).to(tl.float32)
+        x = tl.load(_at(start, _step(u, stride, NARROW), PAIR), mask=t + u < limit, other=0.0).to(
+            tl.float32)
         if ACT == 1:
             x = _tanh(x, FAST)
         if ACT == 2:
@@ -197,18 +222,20 @@ def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
     return rows
 
 
-# Not specialised on sizes and strides: each lane is one element, so nothing is gained by knowing what divides them, and a
-# network of many shapes compiles each kernel once.
+# Not specialised on sizes and strides: each lane is one element, so nothing is gained by knowing
+# what divides them, and a network of many shapes compiles each kernel once.
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
-def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
-             read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
-             KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
-             NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band,
+             w_first, read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1,
+             D2, bands, chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr,
+             WIDE: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr,
+             U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
-    limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
+    # no bands for the lanes past the end: one comparison masks both
+    limit = tl.where(lane < lanes, bands, 0)
     if PAIR:
         limit = tl.max_constancy(limit, 2)
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
@@ -238,7 +265,8 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
         k = step
         if BOTH:
             k = chunks - 1 - step
-            h = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR), mask=tl.minimum(limit, k) > 0, other=0.0)
+            h = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR),
+                        mask=tl.minimum(limit, k) > 0, other=0.0)
         t = k * U
         z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST, PAIR)
         f = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
@@ -280,15 +308,17 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
 
 
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
-def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
-              read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands, chunks,
-              KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
-              NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr, BLOCK: tl.constexpr):
+def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band,
+              w_first, read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0,
+              D1, D2, bands, chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr,
+              WIDE: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr,
+              U: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
     lane = index * BLOCK + tl.arange(0, BLOCK)
-    limit = tl.where(lane < lanes, bands, 0)  # no bands for the lanes past the end: one comparison masks both
+    # no bands for the lanes past the end: one comparison masks both
+    limit = tl.where(lane < lanes, bands, 0)
     if PAIR:
         limit = tl.max_constancy(limit, 2)
     gates += _place(lane, D0, D1, D2, gs0, gs1, gs2, gs3, g_first)
@@ -300,7 +330,8 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
     n: tl.constexpr = 2 if BOTH else 1
     zero = tl.zeros((BLOCK,), tl.float32)
 
-    # Up: the states of direction 1 (c1), the gradient of direction 2 times its f (r2). Down: c2 and r1.
+    # Up: the states of direction 1 (c1), the gradient of direction 2 times its f (r2). Down: c2 and
+    # r1.
     c1 = zero
     r2 = zero
     for k in range(chunks - 1):
@@ -324,7 +355,8 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
                     r2 = f[u] * (d[u] * i[u] + r2)
                 else:
                     r2 = f[u] * (d[u] + r2)
-            tl.store(_at(carry, (tl.cast(chunks, tl.int64) - 1 + k) * lanes, PAIR), r2, mask=limit > 0)
+            tl.store(_at(carry, (tl.cast(chunks, tl.int64) - 1 + k) * lanes, PAIR), r2,
+                     mask=limit > 0)
     tl.debug_barrier()
 
     c2 = zero
@@ -332,7 +364,8 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
     for step in range(chunks):
         k = chunks - 1 - step
         t = k * U
-        c1 = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR), mask=tl.minimum(limit, k) > 0, other=0.0)
+        c1 = tl.load(_at(carry, (tl.cast(k, tl.int64) - 1) * lanes, PAIR),
+                     mask=tl.minimum(limit, k) > 0, other=0.0)
         z = _rows(gates, g_band, t, limit, U, 1, NARROW, FAST, PAIR)
         d = _rows(read, r_band, t, limit, U, 0, NARROW, FAST, PAIR)
         f1 = _rows(gates + gate, g_band, t, limit, U, 2, NARROW, FAST, PAIR)
@@ -368,11 +401,11 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
         for v in tl.static_range(U - 1, -1, -1):
             valid = t + v < limit
             to = _at(first, _step(v, w_band, NARROW), PAIR)
-            into_z, r1 = _gradients(_at(to, w_gate, PAIR), n * w_gate, valid, z[v], f1[v], o1[v], i1[v], before[v], d[v], r1,
-                                    True, KIND, PAIR)
+            into_z, r1 = _gradients(_at(to, w_gate, PAIR), n * w_gate, valid, z[v], f1[v], o1[v],
+                                    i1[v], before[v], d[v], r1, True, KIND, PAIR)
             if BOTH:
-                more, _r = _gradients(_at(to, 2 * w_gate, PAIR), n * w_gate, valid, z[v], f2[v], o2[v], i2[v], c2, d[v],
-                                      arriving[v], False, KIND, PAIR)
+                more, _r = _gradients(_at(to, 2 * w_gate, PAIR), n * w_gate, valid, z[v], f2[v],
+                                      o2[v], i2[v], c2, d[v], arriving[v], False, KIND, PAIR)
                 into_z += more
                 if KIND == 2:
                     c2 = f2[v] * c2 + i2[v] * z[v]
@@ -382,11 +415,13 @@ def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2
 
 
 @triton.jit
-def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr, KIND: tl.constexpr, PAIR: tl.constexpr):
-    """Writes the gradients of one band's raw F (at `to`), O and I (`next_kind` further each) of one direction.
+def _gradients(to, next_kind, valid, z, f, o, i, before, d, e, ADD: tl.constexpr,
+               KIND: tl.constexpr, PAIR: tl.constexpr):
+    """Writes the gradients of one band's raw F (at `to`), O and I (`next_kind` further each) of one
+    direction.
 
-    With ADD, `e` is what reaches c_t from later bands, and the output's gradient is added; else it is all of it.
-    Returns what reaches z and what reaches c_{t-1}.
+    With ADD, `e` is what reaches c_t from later bands, and the output's gradient is added; else it
+    is all of it. Returns what reaches z and what reaches c_{t-1}.
     """
     if KIND >= 1:
         if KIND == 2:

@@ -30,18 +30,22 @@ from utility.system.files import replacing
 from utility.system.memory import require_memory
 
 LIMIT = 2**31 - 1
-"""Bytes above which a .mat is written as v7.3: a v5 variable's size is a signed 32-bit number in many readers."""
+"""Bytes above which a .mat is written as v7.3: a v5 variable's size is a signed 32-bit number in
+many readers."""
 
-CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single", 8: "int8", 9: "uint8",
-           10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64", 15: "uint64", 16: "function", 17: "opaque"}
+CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
+           8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64",
+           15: "uint64", 16: "function", 17: "opaque"}
 NUMERIC = range(6, 16)
-TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8", 16: "u1", 17: "u2"}
+TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
+         16: "u1", 17: "u2"}
 MATRIX, COMPRESSED = 14, 15
 CHUNK = 1 << 20
 
 
 class _Element:
-    """One top-level element of the file: its data, inflated where compressed, never more than the element has.
+    """One top-level element of the file: its data, inflated where compressed, never more than the
+    element has.
 
     scipy's own reader takes sizes and types from the file unchecked, and a damaged file crashes it.
     """
@@ -94,7 +98,8 @@ class _Element:
         return int(first), int(second)
 
     def _take(self, size: int) -> np.ndarray:
-        most = self.left if self.inflated is None else 1032 * (self.left + CHUNK)  # deflate packs no denser
+        # deflate packs no denser
+        most = self.left if self.inflated is None else 1032 * (self.left + CHUNK)
         if size > most:
             raise ValueError(f"a part of {size} bytes in an element of {self.left}")
         require_memory(size, self.file.name)
@@ -111,7 +116,8 @@ class _Element:
         while True:
             packed = self.inflated.unconsumed_tail if self.inflated else b""
             if not packed:
-                packed = self.file.read(min(self.left, most, CHUNK >> 4 if self.inflated else CHUNK))
+                packed = self.file.read(min(self.left, most,
+                                            CHUNK >> 4 if self.inflated else CHUNK))
                 self.left -= len(packed)
             piece = self.inflated.decompress(packed, most) if self.inflated else packed
             if piece or not packed:
@@ -133,13 +139,15 @@ def _elements(file: BinaryIO) -> tuple[str, dict[str, tuple[str, tuple[int, ...]
 
 
 def holds_cube(path: Path) -> bool:
-    """Whether a file may hold a cube: an array of 3 axes, or an image's size beside bands x pixels; a damaged one may."""
+    """Whether a file may hold a cube: an array of 3 axes, or an image's size beside bands x pixels;
+    a damaged one may."""
     try:
         with open(path, "rb") as file:
             _, found = _elements(file)
     except (OSError, ValueError, KeyError, zlib.error):
         return True
-    shapes = {name: shape for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
+    shapes = {name: shape
+              for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
     return may_hold_cube(shapes)
 
 
@@ -156,27 +164,35 @@ def open_mat5(path: Path, key: str | None) -> Stored:
             element.finish()
             return array
 
-        shapes = {name: shape for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
-        small = [name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
+        shapes = {name: shape
+                  for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
+        small = [
+            name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
         beside: dict[str, Any] = {name: read(name) for name in small if name.lower() in NAMES}
         for name in ("layout", *TEXTS):
             if found.get(name, ("",))[0] == "char" and math.prod(found[name][1]) <= SMALL:
                 with suppress(ValueError):  # text that says nothing known
                     codes = read(name).ravel(order="F")
-                    beside[name] = codes.tobytes().decode("utf-8" if codes.itemsize == 1 else "utf-16")
+                    beside[name] = codes.tobytes().decode(
+                        "utf-8" if codes.itemsize == 1 else "utf-16")
         arrays = {name: shape for name, shape in shapes.items() if name not in small}
-        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})" for name, (kind, shape, _) in found.items()
-                           if name not in arrays)
+        others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})"
+                           for name, (kind, shape, _) in found.items() if name not in arrays)
         key = choose_key(path, arrays, key, find_size(beside), others)
-        return Stored(read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
-                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1], **facts_in(beside))
+        return Stored(
+            read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
+            planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1],
+            **facts_in(beside))
 
 
 @contextmanager
 def create_mat5(target: Target) -> Iterator[CubeWriter]:
     with replacing(target.path, target.overwrite) as temporary:
-        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype, order="F")  # as MATLAB lays it
+        # as MATLAB lays it
+        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype, order="F")
         yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
         with writing(target.path, scipy.io.matlab.MatWriteError):
-            scipy.io.savemat(temporary, {matlab_name(target.like): array, "layout": target.layout, **companions(target)},
-                             appendmat=False)
+            scipy.io.savemat(
+                temporary,
+                {matlab_name(target.like): array, "layout": target.layout, **companions(target)},
+                appendmat=False)

@@ -34,8 +34,8 @@ def open_npy(path: Path, key: str | None) -> Stored:
     with open(path, "rb") as file:
         _, dtype = _header(file)
     if dtype.hasobject:
-        raise UserError(f"{path} holds Python objects, where numbers were expected, and objects are not opened, for they may "
-                        "run code; save the array of numbers in them.")
+        raise UserError(f"{path} holds Python objects, where numbers were expected, and objects "
+                        "are not opened, for they may run code; save the array of numbers in them.")
     return Stored(np.load(str(path), mmap_mode="r", allow_pickle=False), format="npy")
 
 
@@ -43,7 +43,8 @@ def open_npy(path: Path, key: str | None) -> Stored:
 def create_npy(target: Target) -> Iterator[CubeWriter]:
     with replacing(target.path, target.overwrite) as temporary:
         with writing(target.path):
-            array = np.lib.format.open_memmap(temporary, "w+", target.dtype, stored_shape(target.layout, target.shape))
+            array = np.lib.format.open_memmap(temporary, "w+", target.dtype,
+                                              stored_shape(target.layout, target.shape))
             reserve(temporary)
         yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
         with writing(target.path):
@@ -83,10 +84,12 @@ def open_npz(path: Path, key: str | None) -> Stored:
                 with archive.open(member) as packed:  # the header alone: a cube is large
                     file = io.BytesIO(packed.read(SMALL))
                     shape, dtype = _header(file)
-                if dtype.kind in "iufc" and len(long_axes(shape)) in (2, 3) and math.prod(shape) != max(shape):
+                if (dtype.kind in "iufc" and len(long_axes(shape)) in (2, 3)
+                        and math.prod(shape) != max(shape)):
                     shapes[member[:-4]] = shape
                     sizes[member[:-4]] = math.prod(shape) * dtype.itemsize
-                elif dtype.kind in "iufU" and math.prod(shape) * dtype.itemsize <= 8 * SMALL and member[:-4].lower() in NAMES:
+                elif (dtype.kind in "iufU" and math.prod(shape) * dtype.itemsize <= 8 * SMALL
+                        and member[:-4].lower() in NAMES):
                     small.append(member[:-4])
                 else:
                     kind = "Python objects, which are not opened" if dtype.hasobject else str(dtype)
@@ -95,8 +98,10 @@ def open_npz(path: Path, key: str | None) -> Stored:
         beside = {name: archive[name] for name in small}
         key = choose_key(path, shapes, key, find_size(beside), ", ".join(others))
         require_memory(sizes[key], path)
-        return Stored(archive[key], format="npz", key=key, layout=stated_layout(beside.pop("layout", None)),
-                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key], **facts_in(beside))
+        return Stored(archive[key], format="npz", key=key,
+                      layout=stated_layout(beside.pop("layout", None)),
+                      planes=[s for n, s in shapes.items() if len(s) == 2 and n != key],
+                      **facts_in(beside))
 
 
 @contextmanager
@@ -105,4 +110,6 @@ def create_npz(target: Target) -> Iterator[CubeWriter]:
         array = np.zeros(stored_shape(target.layout, target.shape), target.dtype)
         yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
         with writing(target.path):
-            np.savez(temporary, **{matlab_name(target.like): array, "layout": np.array(target.layout)}, **companions(target))
+            np.savez(temporary,
+                     **{matlab_name(target.like): array, "layout": np.array(target.layout)},
+                     **companions(target))

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")  # GDAL opens no address, whatever a file says
+# GDAL opens no address, whatever a file says
+os.environ.setdefault("CPL_VSIL_CURL_ALLOWED_FILENAME", "none")
 
 os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB, instead of a twentieth of the machine's memory
 
@@ -35,8 +36,8 @@ from utility.system.memory import require_memory
 
 DRIVERS = {**dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "GTiff"),
            **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xffO\xffQ"), "JP2OpenJPEG")}
-"""First bytes of a file -> the only driver that may open the file. Others follow what the file says to other files and to the
-network (VRT, WMS, ...)."""
+"""First bytes of a file -> the only driver that may open the file. Others follow what the file says
+to other files and to the network (VRT, WMS, ...)."""
 
 TITLES = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000"}
 """The format of each driver, in words."""
@@ -45,7 +46,8 @@ TILE, STRIPED = 256, 64
 """Rows and columns of a tile of a GeoTIFF that is written; rows of a strip of a narrower one."""
 
 LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
-"""Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for inputs of other containers."""
+"""Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for
+inputs of other containers."""
 
 
 def driver_of(head: bytes) -> str | None:
@@ -66,7 +68,8 @@ def _opened(path: Path) -> Any:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a raster in a folder is a scene: it has at least 2 bands or pages, or is damaged, which opening it says."""
+    """Whether a raster in a folder is a scene: it has at least 2 bands or pages, or is damaged,
+    which opening it says."""
     try:
         with quiet(), _opened(path) as source:
             return source.count >= 2 or len(source.subdatasets) >= 2
@@ -79,19 +82,25 @@ def open_raster(path: Path, key: str | None) -> Stored:
     with quiet():
         source = _opened(path)
     if source.count == 1 and len(source.subdatasets) >= 2:
-        return open_stack(path, _pages(path, source), f"{len(source.subdatasets)} pages are the bands")
+        return open_stack(path, _pages(path, source),
+                          f"{len(source.subdatasets)} pages are the bands")
     alpha, missing = _masked(source, path)
     indexes = [i for i in source.indexes if i != alpha]
     if len(indexes) < 2:
-        inside = f" of its own and {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
-        raise UserError(f"{path} is a raster with {len(indexes)} band{'s' * (len(indexes) != 1)}{inside}, and a "
-                        f"hyperspectral cube needs at least 2 bands; give a raster of all bands.")
+        inside = (
+            f" of its own and {len(source.subdatasets)} subdatasets" if source.subdatasets else "")
+        raise UserError(f"{path} is a raster with {len(indexes)} "
+                        f"band{'s' * (len(indexes) != 1)}{inside}, and a hyperspectral cube needs "
+                        "at least 2 bands; give a raster of all bands.")
     if len(set(source.dtypes)) > 1:
-        raise UserError(f"{path} has bands of different data types ({', '.join(sorted(set(source.dtypes)))}), where "
-                        f"one was expected; convert it to one type.")
+        raise UserError(f"{path} has bands of different data types "
+                        f"({', '.join(sorted(set(source.dtypes)))}), where one was expected; "
+                        "convert it to one type.")
     declared = [source.nodatavals[i - 1] for i in indexes]
     nodata = next((value for value in declared if value is not None), None)
-    own = {b: value for b, value in enumerate(declared) if value not in (None, nodata) and not math.isnan(value)}
+    own = {b: value
+           for b, value in enumerate(declared)
+           if value not in (None, nodata) and not math.isnan(value)}
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
         try:
@@ -106,46 +115,57 @@ def open_raster(path: Path, key: str | None) -> Stored:
     tile = math.prod(source.block_shapes[0]) * np.dtype(source.dtypes[0]).itemsize
     by_pixel = source.interleaving is not None and source.interleaving.value == "PIXEL"
     require_memory(tile * (source.count if by_pixel else 1), f"{path}, one tile of it,")
-    cube = LazyCube((len(indexes), source.height, source.width), source.dtypes[0], read, slowest=1 if by_pixel else 0,
+    cube = LazyCube((len(indexes), source.height, source.width), source.dtypes[0], read,
+                    slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
     facts, notes = _band_facts(path, source, indexes)
-    return Stored(cube, format="raster", layout="BHW", crs=source.crs.to_wkt() if source.crs else None,
+    return Stored(cube, format="raster", layout="BHW",
+                  crs=source.crs.to_wkt() if source.crs else None,
                   transform=None if source.transform.is_identity else tuple(source.transform)[:6],
                   metadata=_kept(source, indexes), notes=notes, missing=missing,
                   **facts | {"nodata": facts.get("nodata") if nodata is None else nodata})
 
 
 def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
-    """What another GeoTIFF takes over as it is: tags, compression, control points and the coefficients of a camera."""
+    """What another GeoTIFF takes over as it is: tags, compression, control points and the
+    coefficients of a camera."""
     keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in indexes],
             "imagery": [source.tags(i, ns="IMAGERY") for i in indexes],
             "compression": source.compression and source.compression.value}
     points, crs = source.gcps
     if points:
-        keep["gcps"] = Points(tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points), crs.to_wkt() if crs else None)
+        keep["gcps"] = Points(tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
+                              crs.to_wkt() if crs else None)
     if source.rpcs:
         keep["rpcs"] = source.rpcs
     return keep
 
 
 def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands: of the file (the ENVI domain, which holds all digits), of a header beside it, of each band."""
+    """Facts on the bands: of the file (the ENVI domain, which holds all digits), of a header beside
+    it, of each band."""
     bands = len(indexes)
     names = [source.descriptions[i - 1] or "" for i in indexes]
-    own, notes = band_facts({name.lower().replace("_", " "): text for name, text in source.tags(ns="ENVI").items()}, bands)
+    own, notes = band_facts(
+        {name.lower().replace("_", " "): text for name, text in source.tags(ns="ENVI").items()},
+        bands)
     header, about = facts_beside(path, bands)
     gain, offset = ([values[i - 1] for i in indexes] for values in (source.scales, source.offsets))
     plain = set(gain) == {1.0} and set(offset) == {0.0}
     named = wavelengths_in(names)
-    sources = [{"gain": None if plain else np.array(gain), "offset": None if plain else np.array(offset)},
+    sources = [{"gain": None if plain else np.array(gain),
+                "offset": None if plain else np.array(offset)},
                {"band_names": names if any(names) else None}, own, header,
-               *(band_tags([source.tags(i, ns=domain) for i in indexes]) for domain in ("ENVI", None, "IMAGERY")),
-               {"wavelengths": named, "wavelengths_by": "the names of the bands"} if named is not None else {}]
+               *(band_tags([source.tags(i, ns=domain) for i in indexes])
+                 for domain in ("ENVI", None, "IMAGERY")),
+               {"wavelengths": named, "wavelengths_by": "the names of the bands"}
+               if named is not None else {}]
     return merged(*sources), notes + about
 
 
 def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands of a raster in an ENVI header beside it; nothing where there is none for as many bands."""
+    """Facts on the bands of a raster in an ENVI header beside it; nothing where there is none for
+    as many bands."""
     header = header_of(path)
     if header is None:
         return {}, []
@@ -162,11 +182,15 @@ def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
-    """The number of the alpha band, and (H, W), True where the file's masks or that band say that nobody measured.
+    """The number of the alpha band, and (H, W), True where the file's masks or that band say that
+    nobody measured.
 
-    GDAL calls the fourth of four bands of bytes alpha, whatever it holds: a band is one whose values are but 0 and one other.
+    GDAL calls the fourth of four bands of bytes alpha, whatever it holds: a band is one whose
+    values are but 0 and one other.
     """
-    alpha = next((i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use == ColorInterp.alpha), None)
+    alpha = next((i
+                  for i, use in zip(source.indexes, source.colorinterp, strict=True)
+                  if use == ColorInterp.alpha), None)
     if alpha:
         band = source.read(alpha)
         if ((band != 0) & (band != band.max())).mean() > 0.01:
@@ -175,7 +199,8 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     sidecar = path.with_name(f"{path.name}.msk")
     if sidecar.exists():
         with open(sidecar, "rb") as file:
-            if driver_of(file.read(16)) != "GTiff":  # GDAL would open it, whatever it is and wherever it leads
+            # GDAL would open it, whatever it is and wherever it leads
+            if driver_of(file.read(16)) != "GTiff":
                 return None, None
     own = [i for i, flags in zip(source.indexes, source.mask_flag_enums, strict=True)
            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags)]
@@ -197,7 +222,8 @@ def _pages(path: Path, source: Any) -> list[Callable[[], Any]]:
 
 
 def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Stored:
-    """A cube whose bands are rasters of their own, each opened by a call; the first of several channels is the band.
+    """A cube whose bands are rasters of their own, each opened by a call; the first of several
+    channels is the band.
 
     Raises:
         UserError: they differ in size or type, or one cannot be read.
@@ -219,7 +245,8 @@ def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Sto
     kinds = {(one.height, one.width, one.dtypes[0]) for one in map(band, range(len(bands)))}
     if len(kinds) > 1:
         found = ", ".join(f"{rows} x {columns} {dtype}" for rows, columns, dtype in sorted(kinds))
-        raise UserError(f"{path} holds bands of different sizes or types ({found}), where one was expected.")
+        raise UserError(
+            f"{path} holds bands of different sizes or types ({found}), where one was expected.")
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
         try:
@@ -241,17 +268,20 @@ def _window(rows: slice, columns: slice) -> Window:
 @contextmanager
 def create_raster(target: Target) -> Iterator[CubeWriter]:
     like, (bands, height, width) = target.like, target.shape
-    profile: dict[str, Any] = {
-        "driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": target.dtype.name,
-        "nodata": like.nodata, "interleave": "band", "BIGTIFF": "IF_SAFER"}
+    profile: dict[str, Any] = {"driver": "GTiff", "count": bands, "height": height, "width": width,
+                               "dtype": target.dtype.name, "nodata": like.nodata,
+                               "interleave": "band", "BIGTIFF": "IF_SAFER"}
     rows = TILE if min(height, width) >= TILE else min(height, STRIPED)
-    profile |= {"blockysize": rows} if rows < TILE else {"tiled": True, "blockxsize": TILE, "blockysize": TILE}
+    profile |= ({"blockysize": rows} if rows < TILE
+                else {"tiled": True, "blockxsize": TILE, "blockysize": TILE})
     if like.transform is not None:
         profile["transform"] = rasterio.Affine(*like.transform)
     if like.crs:
         profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
     side = TILE if rows == TILE else 1  # tiles are stored whole, the last strip is not
-    whole = bands * math.prod(math.ceil(n / side) * side for n in (height, width)) * target.dtype.itemsize
+    whole = (bands
+             * math.prod(math.ceil(n / side) * side
+                         for n in (height, width)) * target.dtype.itemsize)
     packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
     with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
         # Overviews are made of the whole image, and lie before it in a cloud-optimised GeoTIFF.
@@ -259,7 +289,8 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
         if overviews:
             stack.callback(remove, written)
         with writing(target.path, RasterioError), quiet():
-            for path in {written, final}:  # GDAL reports a full disk late or never, so the room is tried first
+            # GDAL reports a full disk late or never, so the room is tried first
+            for path in {written, final}:
                 reserve(path, whole)
             for path in {written, final}:
                 path.unlink()
@@ -270,8 +301,8 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
 
             def write(b: slice, r: slice, c: slice, block: np.ndarray) -> None:
                 with writing(target.path, RasterioError):
-                    raster.write(block.astype(target.dtype, copy=False), indexes=range(b.start + 1, b.stop + 1),
-                                 window=_window(r, c))
+                    raster.write(block.astype(target.dtype, copy=False),
+                                 indexes=range(b.start + 1, b.stop + 1), window=_window(r, c))
 
             gathered = _TileRows(target.shape, target.dtype, rows, write)
             yield CubeWriter(target.path, target.shape, target.dtype, gathered.add)
@@ -284,22 +315,25 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
                     _pack(written, final, packing)
         finally:
             if not raster.closed:
-                with suppress(OSError, RasterioError):  # the failure that led here is the one to report
+                # the failure that led here is the one to report
+                with suppress(OSError, RasterioError):
                     raster.close()
 
 
 class _TileRows:
-    """Collects blocks until a whole row of tiles is there: a tile that is written twice leaves a hole in a compressed
-    file.
+    """Collects blocks until a whole row of tiles is there: a tile that is written twice leaves a
+    hole in a compressed file.
 
     Args:
         rows: of a tile.
         write: called with the slices and the values of bands over the whole width.
     """
 
-    def __init__(self, shape: Shape, dtype: np.dtype, rows: int, write: Callable[..., None]) -> None:
+    def __init__(self, shape: Shape, dtype: np.dtype, rows: int,
+                 write: Callable[..., None]) -> None:
         self.shape, self.dtype, self.rows, self.write = shape, dtype, rows, write
-        self._held: dict[int, tuple[np.ndarray, int]] = {}  # by tile row: the values, and how many are still missing
+        # by tile row: the values, and how many are still missing
+        self._held: dict[int, tuple[np.ndarray, int]] = {}
 
     def add(self, b: slice, r: slice, c: slice, block: np.ndarray) -> None:
         bands, height, width = self.shape
@@ -325,7 +359,8 @@ class _TileRows:
 
     def _write(self, top: int) -> None:
         held, _ = self._held.pop(top)
-        self.write(slice(0, self.shape[0]), slice(top, top + held.shape[1]), slice(0, self.shape[2]), held)
+        self.write(slice(0, self.shape[0]), slice(top, top + held.shape[1]),
+                   slice(0, self.shape[2]), held)
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -333,10 +368,13 @@ def _is_whole(path: Path, size: int) -> bool:
     length = path.stat().st_size
     with quiet(), rasterio.open(path, driver="GTiff") as raster:
         (rows, columns), places = raster.block_shapes[0], 0
-        for band in (1, raster.count):  # the tiles of a band lie together, the last band's behind all others
-            for row, column in product(range(-(-raster.height // rows)), range(-(-raster.width // columns))):
+        # the tiles of a band lie together, the last band's behind all others
+        for band in (1, raster.count):
+            for row, column in product(range(-(-raster.height // rows)),
+                                       range(-(-raster.width // columns))):
                 name = f"{column}_{row}"
-                start, count = (raster.get_tag_item(f"BLOCK_{what}_{name}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE"))
+                start, count = (raster.get_tag_item(f"BLOCK_{what}_{name}", "TIFF", bidx=band)
+                                for what in ("OFFSET", "SIZE"))
                 places = max(places, int(start or length + 1) + int(count or 0))
     return max(size, places) <= length
 
@@ -344,8 +382,8 @@ def _is_whole(path: Path, size: int) -> bool:
 def _packing(like: Scene, dtype: np.dtype) -> dict[str, Any]:
     """Options of GDAL for a compressed file; none where the values stay as they are.
 
-    Integers are stored as differences, which every reader knows. For floating-point numbers they are not: half of the
-    readers (PIL, OpenCV, tifffile by itself) cannot open such a file.
+    Integers are stored as differences, which every reader knows. For floating-point numbers they
+    are not: half of the readers (PIL, OpenCV, tifffile by itself) cannot open such a file.
     """
     own = like.metadata.get("compression", LOSSLESS[0]) if like.format == "raster" else LOSSLESS[0]
     if not own:
@@ -363,8 +401,9 @@ def _pack(source: Path, target: Path, packing: dict[str, Any]) -> None:
         with rasterio.open(source, "r+") as raster:
             levels = math.ceil(math.log2(max(256, *raster.shape) / 256))
             raster.build_overviews([2 ** (k + 1) for k in range(levels)], Resampling.average)
-        rasterio.shutil.copy(source, target, driver="GTiff", interleave="band", bigtiff="IF_SAFER", tiled=True,
-                             blockxsize=TILE, blockysize=TILE, copy_src_overviews=True, **packing)
+        rasterio.shutil.copy(source, target, driver="GTiff", interleave="band", bigtiff="IF_SAFER",
+                             tiled=True, blockxsize=TILE, blockysize=TILE, copy_src_overviews=True,
+                             **packing)
 
 
 _TAGS = {"description": "IMAGEDESCRIPTION", "software": "SOFTWARE"}
@@ -373,15 +412,18 @@ _TAGS = {"description": "IMAGEDESCRIPTION", "software": "SOFTWARE"}
 def _describe(raster: Any, like: Scene) -> None:
     count, metadata = raster.count, like.metadata if like.format == "raster" else {}
     made = like.metadata.get("provenance", {})
-    raster.update_tags(**{**metadata.get("tags", {}), **{f"TIFFTAG_{_TAGS[name]}": text for name, text in made.items()}})
+    raster.update_tags(**{**metadata.get("tags", {}),
+                          **{f"TIFFTAG_{_TAGS[name]}": text for name, text in made.items()}})
     tags = metadata.get("band_tags") or [{} for _ in range(count)]
     imagery = metadata.get("imagery") or [{} for _ in range(count)]
-    columns = {"wavelength": like.wavelengths, "fwhm": like.fwhm, "bbl": None if like.good is None else like.good.astype(int)}
+    columns = {"wavelength": like.wavelengths, "fwhm": like.fwhm,
+               "bbl": None if like.good is None else like.good.astype(int)}
     for band in range(count):
         own = {k: v for k, v in tags[band].items() if not k.startswith("STATISTICS_")}
         had = {name.lower() for name in own}
         for name, values in columns.items():
-            if values is not None and name not in had and not (name == "fwhm" and "wavelength" in had):
+            if (values is not None and name not in had
+                    and not (name == "fwhm" and "wavelength" in had)):
                 own[name] = f"{values[band]:.12g}"
                 own |= {f"{name}_units": "Nanometers"} if name != "bbl" else {}
         raster.update_tags(band + 1, **own)
@@ -391,8 +433,10 @@ def _describe(raster: Any, like: Scene) -> None:
             raster.set_band_description(band + 1, like.band_names[band])
     if like.gain is not None:
         raster.scales = [float(value) for value in like.gain]
-        raster.offsets = [0.0] * count if like.offset is None else [float(value) for value in like.offset]
+        raster.offsets = (
+            [0.0] * count if like.offset is None else [float(value) for value in like.offset])
     if points := like.metadata.get("gcps"):
-        raster.gcps = ([GroundControlPoint(*point) for point in points.rows], CRS.from_wkt(points.crs) if points.crs else None)
+        raster.gcps = ([GroundControlPoint(*point) for point in points.rows],
+                       CRS.from_wkt(points.crs) if points.crs else None)
     if like.metadata.get("rpcs"):
         raster.rpcs = like.metadata["rpcs"]
