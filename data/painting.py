@@ -10,7 +10,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.materials import OVERSAMPLING, Shape, box, disc, ellipse, filled, line, mask_of, noise_texture
+from data.materials import (
+    OVERSAMPLING,
+    Shape,
+    box,
+    disc,
+    ellipse,
+    filled,
+    line,
+    mask_of,
+    noise_texture,
+)
 
 GROUND = ("crop", "grass", "wood", "soil", "stubble", "asphalt", "concrete", "tiles", "metal",
           "water")

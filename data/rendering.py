@@ -22,7 +22,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.materials import NATURAL_BANDS, blackbody, ground_materials, noise_texture, reflectances, transmittance
+from data.materials import (
+    NATURAL_BANDS,
+    blackbody,
+    ground_materials,
+    noise_texture,
+    reflectances,
+    transmittance,
+)
 from data.painting import Picture, paint_ground, paint_things
 from utility.cubes.cube import writing
 from utility.system.files import replacing

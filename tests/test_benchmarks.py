@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from benchmarks import file_to_file, measure, run, steps
-from benchmarks.measure import Setup, Variant, as_rows, compare, compare_variants, in_fresh_process, random_cubes, variants
+from benchmarks.measure import (
+    Setup,
+    Variant,
+    as_rows,
+    compare,
+    compare_variants,
+    in_fresh_process,
+    random_cubes,
+    variants,
+)
 from benchmarks.sections import SECTIONS
 from models import create_model
 from utility.checkpoints import save_checkpoint

@@ -6,7 +6,13 @@ from made import filled
 
 from models import Window, list_models
 from utility.degradation import downsample, upsample
-from utility.superres.tiling import Consistency, auto_tile, interpolated, super_resolve, super_resolve_cube
+from utility.superres.tiling import (
+    Consistency,
+    auto_tile,
+    interpolated,
+    super_resolve,
+    super_resolve_cube,
+)
 from utility.system.errors import UserError
 from utility.system.memory import free_memory
 

@@ -27,7 +27,15 @@ from utility.names import UNTRAINED
 from utility.superres.agreement import Agreement
 from utility.superres.problem import Problem
 from utility.superres.spectrum import Spectrum, band_step, choose_supports, deviations
-from utility.superres.tiling import STRIP, Consistency, Sink, Source, interpolated, super_resolve, window_of
+from utility.superres.tiling import (
+    STRIP,
+    Consistency,
+    Sink,
+    Source,
+    interpolated,
+    super_resolve,
+    window_of,
+)
 
 AT_ONCE = 2 << 20
 """Bytes of a low-resolution cube that an operation takes at a time."""
