@@ -111,6 +111,11 @@ def test_the_smallest_order_that_fits_is_taken(shelf):
     ship("second", order=2)
     ship("first", order=1)
     assert weights.choose().path.stem == weights.choose("biqrnn_1_1", 2, "bicubic").path.stem == "first"
+    card = dict(weights.shipped()[0].card, degradation="mtf", scale=[2, 3])
+    served = weights.Shipped(weights.shipped()[0].path, card)
+    assert all(served.fits(None, 3, kind) for kind in (None, "mtf 0.3", "mtf 0.3,0.2", "area", "gaussian", "bicubic"))
+    assert not served.fits(None, 2, "spatial") and not served.fits(None, 4, "mtf 0.3")
+    assert "any MTF" in served.describe()
     assert weights.choose(scale=4) is weights.choose(kind="gaussian") is weights.choose("vdsr") is None
     assert "first (biqrnn_1_1, x2, bicubic), second" in weights.listing()
     with pytest.raises(UserError, match=r"first\.pth"):

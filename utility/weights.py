@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utility.names import ANY, SAFE_MTF
 from utility.system.errors import Arguments, UserError, run_script
 from utility.system.files import refuse_existing, replacing, shown
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 LICENCE = "Apache-2.0"
+SERVED = ("mtf", "area", "gaussian", "bicubic")
+"""Kinds of degradation that weights for any MTF serve: those on the grid of a sensor."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class Shipped:
 
     def fits(self, arch: str | None, scale: int | None, kind: str | None) -> bool:
         """Whether the weights are of this network, for this scale factor and this degradation; None is any."""
-        return arch in (None, self.card["arch"]) and (scale is None or scale in self.scales) and \
-            kind in (None, self.card["degradation"])
+        own = self.card["degradation"]
+        served = kind in (None, own) or (own == ANY and kind.split()[0] in SERVED)
+        return served and arch in (None, self.card["arch"]) and (scale is None or scale in self.scales)
 
     def describe(self) -> str:
-        scales = ",".join(map(str, self.scales))
-        return f"{self.path.stem} ({self.card['arch']}, x{scales}, {self.card['degradation']})"
+        scales, kind = ",".join(map(str, self.scales)), self.card["degradation"]
+        return f"{self.path.stem} ({self.card['arch']}, x{scales}, {'any MTF' if kind == ANY else kind})"
 
     def check(self) -> None:
         """Raises UserError: the file is missing, or not the one that the card describes."""
@@ -132,6 +136,7 @@ def probe(net: Network, scale: int, kind: str, start: str = "interpolation") -> 
 
     b, i, j = torch.meshgrid(torch.arange(4.0), torch.arange(32.0), torch.arange(32.0), indexing="ij")
     cube = 0.5 + 0.2 * torch.sin(0.5 * i + b) * torch.cos(0.3 * j) + 0.1 * torch.sign(torch.sin(0.7 * i - 0.4 * j + b))
+    kind = f"{ANY} {SAFE_MTF}" if kind == ANY else kind
     low = downsample(cube, scale, kind)
     x = start_image(low, scale, kind, start)[None, None]
     with torch.no_grad():

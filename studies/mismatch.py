@@ -1,0 +1,212 @@
+"""What an assumed MTF is worth: true blur x assumed blur x noise, for the shipped weights, on real scenes.
+
+    python studies/mismatch.py --scenes FOLDER                      every scale; tables and a figure in studies/results
+    python studies/mismatch.py --scenes FOLDER --scale 4 --weights runs/NAME/best.pth --results /tmp/mine
+
+Each scene is degraded by each true blur, and brought back by a method that is told the blur (`known`), or nothing (`unknown`:
+the safe MTF is assumed), or a wrong MTF. `known` is repeated with noise, whose level is told. FOLDER holds the scenes of
+`SCENES`, at any depth, in any container. Indexes are those of the preset `standard`.
+
+Writes mismatch.csv (a row for each scene and case), mismatch.json (the summary), mismatch.md and mismatch.png.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from matplotlib import rc_context  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from models import Network  # noqa: E402
+from utility import weights  # noqa: E402
+from utility.checkpoints import model_from_checkpoint  # noqa: E402
+from utility.degradation import crop_to_multiple, downsample  # noqa: E402
+from utility.indexes import band_psnr, sam_map  # noqa: E402
+from utility.names import ANY, SAFE_MTF, UNTRAINED  # noqa: E402
+from utility.report.figures import STYLE, WIDTH, method_colours, saved  # noqa: E402
+from utility.report.tables import markdown, write_text  # noqa: E402
+from utility.scenes import Reading, list_scenes  # noqa: E402
+from utility.superres.methods import methods  # noqa: E402
+from utility.superres.noise import with_noise  # noqa: E402
+from utility.superres.problem import Problem  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import write_json  # noqa: E402
+from utility.system.progress import track  # noqa: E402
+from utility.testing.images import read_images  # noqa: E402
+
+SCENES = ("feathers_crop150", "smooth_crop100", "jasperRidge2_R198", "abu-airport-1", "abu-airport-2", "abu-airport-3",
+          "abu-beach-3", "abu-urban-2", "abu-urban-4")
+"""The nine of the tables. Two more are tested for the spectral angle of their dark pixels:"""
+DARK = ("real_and_fake_apples_ms_256", "cloth_ms_256")
+TRUE = ("mtf 0.08", "mtf 0.15", "mtf 0.25", "mtf 0.35", "mtf 0.5", "mtf 0.75", "area")
+WRONG = ("mtf 0.15", "mtf 0.3")
+SNR, SEED = 25.0, 2021
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to bring one degraded scene back."""
+
+    true: str
+    assumed: str              # `known`, `unknown`, or the name of a degradation
+    snr: float | None = None  # dB
+
+    def problem(self, scale: int, start: str) -> Problem:
+        kind = {"known": self.true, "unknown": f"{ANY} {SAFE_MTF}"}.get(self.assumed, self.assumed)
+        return Problem(scale, kind, start, mtf_known=self.assumed != "unknown")
+
+
+CASES = [Case(true, assumed) for true in TRUE for assumed in ("known", "unknown", *WRONG)]
+CASES += [Case(true, "known", SNR) for true in TRUE]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders with the scenes")
+    parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8], help="scale factors (default: 4 2 8)")
+    parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: shipped weights for any MTF")
+    parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    cubes = dict(_scenes(options.scenes))
+    rows = []
+    for scale in options.scale:
+        for path in options.weights or _shipped(scale):
+            net, info = model_from_checkpoint(path)
+            rows += _rows(net, path.stem, info.start, scale, cubes)
+    if not rows:
+        raise UserError("No shipped weights are for any MTF; name some with --weights.")
+    write(rows, options.results)
+
+
+def _shipped(scale: int) -> list[Path]:
+    found = [one for one in weights.shipped() if one.card["degradation"] == ANY and scale in one.scales]
+    for one in found:
+        one.check()
+    return [one.path for one in found]
+
+
+def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """The scenes that are there, (B, H, W) in [0, 1]; each must be."""
+    paths = {path.stem: path for path in list_scenes(folders)}
+    if missing := [name for name in (*SCENES, *DARK) if name not in paths]:
+        raise UserError(f"{', '.join(map(str, folders))} holds no scene {', '.join(missing)}; studies/README.md says whose "
+                        "they are.")
+    for name in (*SCENES, *DARK):
+        image, = read_images([paths[name]], Reading(), progress=False)
+        yield name, image.cube
+
+
+def _rows(net: Network, label: str, start: str, scale: int, cubes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    rows = []
+    for name, cube in track(cubes.items(), desc=f"{label}, x{scale}", unit="scene"):
+        gt = np.ascontiguousarray(crop_to_multiple(cube, scale))
+        for case in CASES:
+            low, noise = downsample(torch.from_numpy(gt), scale, case.true).numpy(), None
+            if case.snr is not None:
+                low, noise = with_noise(low, case.snr, SEED, name)
+            made = methods(net, low, replace(case.problem(scale, start), tile=0), noise=noise)
+            row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name, "true": case.true,
+                                   "assumed": case.assumed, "snr": case.snr}
+            for key, method in made.items():
+                result = method.cube()
+                row[f"{key}_psnr"] = round(float(np.mean(band_psnr(result, gt))), 4)
+                row[f"{key}_sam"] = round(float(np.nanmean(sam_map(result, gt))), 4)
+            rows.append(row)
+    return rows
+
+
+def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """The table of every case, the summary, and the figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "mismatch.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    groups = dict.fromkeys((row["weights"], row["scale"]) for row in rows)
+    summary = [{"weights": label, "scale": scale, **summarised(_some(rows, weights=label, scale=scale))}
+               for label, scale in groups]
+    write_json(folder / "mismatch.json", {"machine": _machine(), "seed": SEED, "scenes": SCENES, "dark": DARK,
+                                          "summary": summary})
+    header = ["weights", "case", "PSNR above interpolation", "worst", "above back-projection", "below it", "SAM above the "
+              "interpolation's"]
+    table = [[_line(one, case) for case in one["cases"]] for one in summary]
+    write_text(folder / "mismatch.md", "\n".join([
+        "# What an assumed MTF is worth", "", f"`python studies/mismatch.py --scenes FOLDER`, {_machine()}, seed {SEED}. "
+        f"{len(SCENES)} scenes, {len(TRUE)} true blurs; dB. The last column counts these scenes and {' and '.join(DARK)}.",
+        "", markdown(header, table), ""]))
+    figure(folder / "mismatch.png", rows)
+    print((folder / "mismatch.md").read_text(encoding="utf-8"))
+
+
+def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For each case of the assumption: gains over both untrained methods, and what is below them."""
+    cases = {}
+    for assumed, snr in dict.fromkeys((row["assumed"], row["snr"]) for row in rows):
+        some = _some(rows, assumed=assumed, snr=snr)
+        nine = [row for row in some if row["scene"] in SCENES]
+        over = {key: np.array([row["network_psnr"] - row[f"{key}_psnr"] for row in nine]) for key in UNTRAINED}
+        angles = [row for row in some if row["network_sam"] > row["interpolation_sam"]]
+        cases[assumed if snr is None else f"{assumed}, SNR {snr:g} dB"] = {
+            "count": len(nine),
+            **{f"over_{key}": {"mean": float(gain.mean()), "worst": float(gain.min()), "below": int((gain < 0).sum())}
+               for key, gain in over.items()},
+            "sam_worse": [f"{row['scene']}, {row['true']}" for row in angles], "sam_count": len(some)}
+    return {"cases": cases}
+
+
+def _line(one: Mapping[str, Any], case: str) -> list[str]:
+    found = one["cases"][case]
+    plain, projected = found["over_interpolation"], found["over_backprojection"]
+    return [f"{one['weights']}, x{one['scale']}", case, f"{plain['mean']:+.2f}", f"{plain['worst']:+.2f}",
+            f"{projected['mean']:+.2f}", f"{projected['below']} of {found['count']}, at most {-min(projected['worst'], 0):.2f}",
+            f"{len(found['sam_worse'])} of {found['sam_count']}"]
+
+
+@rc_context(STYLE)
+def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """PSNR above the interpolation over the true blur: the mean of the scenes, and the range from the worst to the best."""
+    groups = list(dict.fromkeys((row["weights"], row["scale"]) for row in rows))
+    fig = Figure(figsize=(WIDTH, 2.4 * -(-len(groups) // 2)))
+    axes = fig.subplots(-(-len(groups) // 2), min(2, len(groups)), squeeze=False).flat
+    for ax, (label, scale) in zip(axes, groups, strict=False):
+        ax.axhline(0, color="0.5", linewidth=0.8)
+        for assumed, colour in zip(("known", "unknown", *WRONG), method_colours(4), strict=True):
+            gains = [[row["network_psnr"] - row["interpolation_psnr"]
+                      for row in _some(rows, weights=label, scale=scale, true=true, assumed=assumed, snr=None)
+                      if row["scene"] in SCENES] for true in TRUE]
+            ax.plot(range(len(TRUE)), [np.mean(gain) for gain in gains], "o-", color=colour, markersize=2.5, label=assumed)
+            ax.fill_between(range(len(TRUE)), [min(gain) for gain in gains], [max(gain) for gain in gains], color=colour,
+                            alpha=0.12, linewidth=0)
+        ax.set_xticks(range(len(TRUE)), [true.removeprefix("mtf ") for true in TRUE])
+        ax.set(title=f"{label}, x{scale}", ylim=(-3, 6))
+        ax.grid(axis="y")
+    axes[0].legend(title="assumed", loc="best")
+    fig.supxlabel("True MTF of the low-resolution cube", size=8)
+    fig.supylabel("PSNR above interpolation (dB)", size=8)
+    fig.tight_layout(pad=0.4)
+    return saved(fig, path)
+
+
+def _some(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, Any]]:
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _machine() -> str:
+    from utility.system.devices import device_name
+
+    return f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    run_script(main)
