@@ -497,7 +497,7 @@ def axis_rows(operations: Operations, n: int, scale: int, first: int, last: int)
         matrix = axis_matrix(("blur",), stop - start, scale)
         return start, matrix[first - start:last - start]
     if operation in ZOOMS:
-        return _zoom_rows(n, _length(operation, n, scale), first, last, dark=operation.startswith("scipy"))
+        return zoom_rows(n, _length(operation, n, scale), first, last, dark=operation.startswith("scipy"))
     matrix = _scatter(*_taps(operation, np.arange(first, last), scale), n)
     used = np.flatnonzero(matrix.any(axis=0))
     return int(used[0]), matrix[:, used[0]:used[-1] + 1]
@@ -508,7 +508,7 @@ def _length(operation: str, n: int, scale: int) -> int:
     return n if operation == "blur" else n * scale if operation.endswith("_up") else n // scale
 
 
-def _zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool) -> tuple[int, np.ndarray]:
+def zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool = False) -> tuple[int, np.ndarray]:
     """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies as .268 ** distance."""
     if n_in == 1:
         return 0, np.ones((last - first, 1))

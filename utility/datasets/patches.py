@@ -8,7 +8,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from utility.datasets.augment import dihedral
-from utility.degradation import reached, zoom_matrix
+from utility.degradation import reached, zoom_matrix, zoom_rows
+
+AT_ONCE = 32
+"""Rows or columns of a zoomed copy that are computed at a time."""
 
 
 def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms: Sequence[float],
@@ -68,13 +71,22 @@ def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int], zoo
 def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:
     """(B, H, W) as (B, round(H zoom), round(W zoom)): `scipy.ndimage.zoom(cube, (1, zoom, zoom), order=3)`.
 
-    The cubic spline is linear and separable, so each band is two matrix products; in float32 they are within 1e-5 of
-    the library for values in [0, 1].
+    The cubic spline is linear and separable, so each band is two matrix products, of a few rows at a time: a sample depends
+    on few others. In float32 they are within 1e-5 of the library for values in [0, 1].
     """
     if zoom == 1:
         return cube
-    rows, columns = (zoom_matrix(n, round(n * zoom)).astype(cube.dtype) for n in cube.shape[1:])
-    return np.stack([rows @ band @ columns.T for band in cube])
+    bands, height, width = cube.shape
+    lower, narrower = round(height * zoom), round(width * zoom)
+    rows = np.empty((bands, lower, width), cube.dtype)
+    for first in range(0, lower, AT_ONCE):
+        start, matrix = zoom_rows(height, lower, first, min(first + AT_ONCE, lower))
+        np.matmul(matrix.astype(cube.dtype), cube[:, start:start + matrix.shape[1]], out=rows[:, first:first + len(matrix)])
+    small = np.empty((bands, lower, narrower), cube.dtype)
+    for first in range(0, narrower, AT_ONCE):
+        start, matrix = zoom_rows(width, narrower, first, min(first + AT_ONCE, narrower))
+        small[..., first:first + len(matrix)] = rows[..., start:start + matrix.shape[1]] @ matrix.T.astype(cube.dtype)
+    return small
 
 
 def bake(patches: np.ndarray, copies: int, seed: int, first: int) -> np.ndarray:
