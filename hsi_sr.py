@@ -88,7 +88,8 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add = parser.add_argument_group("start").add_argument
     add("-r", "--resume", action="store_true", help="go on with a run: all as it was, but for what is given")
     add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint to go on from (default: last.pth of the newest run)")
-    add("--init", metavar="CKPT", help="take its weights alone; optimizer and schedule start anew")
+    add("--init", metavar="CKPT", help="take its weights alone, or shipped ones by name (lowgrid_x4); optimizer and schedule "
+        "start anew")
     add("--freeze", nargs="+", metavar="PART", help="parts of the network that keep their weights, such as encoder")
     add = parser.add_argument_group("data").add_argument
     add("--data", nargs="+", metavar="DB", help="LMDB folders; each batch is of one of them (default: data/lmdb/sample.lmdb)")
@@ -148,6 +149,10 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if "mtf" in given:
         given["degradation"] = with_mtf(given.get("degradation"), given.pop("mtf"))
     path, resume = given.pop("resumePath", None), given.pop("resume", False)
+    if "init" in given:
+        from utility.weights import named
+
+        given["init"] = named(given["init"])
     if path and not resume:
         raise UserError(f"-rp {path} was given without -r; give both to go on with that run, or --init to take its weights.")
     if resume and not path:

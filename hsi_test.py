@@ -139,10 +139,11 @@ def work(options: argparse.Namespace) -> int | None:
             say_result(deliver(net, source, target, problem, reading, writing, folder=folder, facts=facts,
                                        progress=not options.quiet), target, folder)
 
-        source = Path(options.input)
-        if not source.is_dir() or (product_of(source) and target.suffix and not target.is_dir()):
-            return apply(source, target)
-        failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), source, target,
+        sources = [Path(source) for source in options.input]
+        if len(sources) == 1 and (not sources[0].is_dir()
+                                  or (product_of(sources[0]) and target.suffix and not target.is_dir())):
+            return apply(sources[0], target)
+        failed = apply_to_folder(lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), sources, target,
                                  f"_x{problem.scale}", force=options.force, quiet=options.quiet)
         return 1 if failed else 0
     from utility.report.tables import format_table
@@ -158,19 +159,23 @@ def work(options: argparse.Namespace) -> int | None:
     outputs = evaluation.Outputs(cubes=options.cubes, figures=options.figures, report=options.report, latex=options.latex,
                                  error_band=options.error_band, pixels=tuple(options.pixels or ()), facts=facts)
     together = len(paths) < distributed.size()  # then the processes share the tiles of each scene, else the scenes
-    images = read_images(paths, reading, card, together=together, progress=not options.quiet)
+    failed: list[str] | None = [] if len(paths) > 1 else None  # of several scenes the others are tested
+    images = read_images(paths, reading, card, together=together, progress=not options.quiet, failed=failed)
     results = evaluation.run(
         net, info, images, problem, out, outputs=outputs,
         facts={"command": facts["Command"], "device": facts["Computed on"]}, compare=options.compare,
-        progress=not options.quiet, overwrite=options.force, together=together)
+        progress=not options.quiet, overwrite=options.force, together=together, failed=failed)
     if distributed.rank():
-        return None
+        return 1 if results["failed"] else None
     say(format_table(results["images"], results["methods"], problem.preset, problem.scale, problem.border))
     if problem.noise:
         say(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed {problem.seed})")
     for text in results["warnings"]:
         warn(text)
     say(f"results in {shown(out)}/")
+    for text in results["failed"]:
+        warn(text, "failed")
+    return 1 if results["failed"] else None
 
 
 def say_result(done: Applied, target: Path, folder: Path | None) -> None:
@@ -180,8 +185,9 @@ def say_result(done: Applied, target: Path, folder: Path | None) -> None:
         warn(text)
     if summary["clipped_values"]:
         share = summary["clipped_values"] / math.prod(summary["shape"])
-        note(f"{summary['clipped_values']} values of the result ({share:.1%}) did not fit {summary['dtype']} and were clipped; "
-             "--dtype float32 keeps them")
+        where, cure = ("lay outside [0, 1]", "without --unit-range they are kept") if summary["unit_range"] else (
+            f"did not fit {summary['dtype']}", "--dtype float32 keeps them")
+        note(f"{summary['clipped_values']} values of the result ({share:.1%}) {where} and were clipped; {cure}")
     say(summary["sensor"])
     say(f"{shown(target)}: {' x '.join(map(str, summary['shape']))} {summary['dtype']}; {summary['agreement']}")
     say(summary["uncertainty"])
@@ -201,7 +207,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        allow_abbrev=False)
     add = parser.add_argument_group("network").add_argument
-    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint (default: shipped weights that fit)")
+    add("-rp", "--resumePath", metavar="CKPT", help="the checkpoint, or the name of shipped weights such as lowgrid_x4 "
+        "(default: the shipped weights that fit)")
     add("-r", "--resume", action="store_true", help="may stand before -rp, as in the released script; changes nothing")
     add("--export", metavar="FILE", help="write the checkpoint's weights as FILE.safetensors, which loads as it does, and stop")
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
@@ -220,7 +227,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--snr", type=_snr, metavar="DB", help="in a test, add noise of this signal-to-noise ratio to each band; of a cube of "
         "yours, its noise, for which less is sharpened: auto estimates it, none is none (default: none in a test, else auto)")
     add("--seed", type=int, default=2021, metavar="N", help="of the noise (default: %(default)s)")
-    add("--preset", choices=PRESETS, default="standard", help="how the indexes are computed (default: %(default)s)")
+    add("--preset", choices=PRESETS, default="standard", help="how SSIM and SAM are computed; the other indexes are the same. "
+        "standard: SSIM by the authors' 11x11 Gaussian window of sigma 1.5, SAM in degrees. reference: the released code's, "
+        "SSIM by 7x7 equal weights and data range 2, SAM in radians. sspsr: as the field's most copied script, SSIM by 7x7 "
+        "equal weights and data range 1, SAM in degrees (default: %(default)s)")
     add("--border", type=int, default=0, metavar="PX", help="pixels left out of the indexes on each side (default: 0)")
     add("--error-band", type=int, metavar="BAND", help="draw absolute error maps at this band, from 0")
     add("--pixels", type=_pixel, nargs="+", metavar="ROW,COLUMN", help="pixels whose spectra are drawn, in a figure of their "
@@ -306,13 +316,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.snr is None and options.output:
         options.snr = "auto"
     options.snr = None if options.snr == "none" else options.snr
-    if options.input:
-        if len(options.input) > 1:
-            raise UserError(f"--input takes one cube or one folder, and {len(options.input)} were given; put the cubes into a "
-                            "folder, or run once for each.")
-        options.input, = options.input
-        if options.out and Path(options.input).is_dir():
-            raise UserError("--out names one report, and --input is a folder; give --report, which names one for each cube.")
+    if options.input and options.out and (len(options.input) > 1 or Path(options.input[0]).is_dir()):
+        raise UserError("--out names one report, and --input names several cubes; give --report, which names one for each.")
     if options.adapt and (options.input or options.data or options.dataset or options.method not in (None, "network")):
         raise UserError("--adapt fine-tunes a network on a cube without ground truth; leave --input, --data, --dataset and "
                         "--method out.")
@@ -322,9 +327,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--input (or --adapt) and --output go together; give both.")
     if options.input and (options.data or options.dataset):
         raise UserError("--input super-resolves a cube without ground truth and --data tests against it; give one of them.")
-    for name in ("bandwise", "pixels", "noise", "compare"):
-        if options.output and getattr(options, name):
-            raise UserError(f"--{name} is for tests against ground truth; leave it out with --output.")
+    _refuse_without_effect(options, parser)
     if options.use_2dconv:
         raise UserError("--use-2dconv is for networks that take bands as channels, and none here does; leave it out.")
     if options.error_band is not None and options.error_band < 0:
@@ -336,6 +339,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError(f"--threads is {options.threads}, and 1024 threads at most were expected.")
     if options.gpu_ids is not None:
         options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
+    if options.resumePath:
+        options.resumePath = weights.named(options.resumePath)
     if options.method in (None, "network") and not options.resumePath and not options.info:
         options.resumePath = shipped_weights(options)
     options.method = options.method or ("network" if options.resumePath else None)
@@ -343,6 +348,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, and there is no network; "
                         "leave them out.")
     return options
+
+
+IN_TESTS = {"bandwise": "--bandwise", "pixels": "--pixels", "noise": "--noise", "compare": "--compare", "border": "--border",
+            "preset": "--preset", "error_band": "--error-band", "seed": "--seed", "prefix": "--prefix", "latex": "--latex",
+            "cubes": "--no-cubes", "figures": "--no-figures"}
+OF_RESULTS = {"dtype": "--dtype", "on_overflow": "--on-overflow", "unit_range": "--unit-range", "cog": "--cog",
+              "ortho": "--ortho"}
+
+
+def _refuse_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Raise UserError for an option that changes nothing in what is asked for."""
+    given = {name for name in (*IN_TESTS, *OF_RESULTS, "minutes")
+             if (getattr(options, name) or None) != (parser.get_default(name) or None)}
+    if options.output:
+        allowed = {"border", "preset"} if options.adapt else set()
+        if useless := [flag for name, flag in IN_TESTS.items() if name in given - allowed]:
+            raise UserError(f"{', '.join(useless)} is for tests against ground truth; leave it out with --output.")
+    elif useless := [flag for name, flag in OF_RESULTS.items() if name in given]:
+        raise UserError(f"{', '.join(useless)} is for the result of --input or --adapt; leave it out without --output.")
+    if "minutes" in given and not options.adapt:
+        raise UserError("--minutes is for --adapt; leave it out.")
 
 
 def shipped_weights(options: argparse.Namespace) -> str | None:

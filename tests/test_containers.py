@@ -107,7 +107,8 @@ def test_an_array_of_hdf5_is_mapped_where_the_file_holds_it_as_memory_does(tmp_p
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("mat5", "pixels"), ("mat5", "pixels.T"), ("mat7.3", "pixels.T"),
-                                              ("hdf5", "pixels"), ("npz", "pixels.T")])
+                                              ("hdf5", "pixels"), ("npz", "pixels.T"), ("hdf5", "pixels-rows"),
+                                              ("hdf5", "pixels-rows.T"), ("npz", "pixels-rows")])
 def test_bands_by_pixels_are_written_as_such(tmp_path: Path, kind: str, layout: str) -> None:
     path = tmp_path / {"hdf5": "a.h5", "npz": "a.npz"}.get(kind, "a.mat")
     cube = cube_of()

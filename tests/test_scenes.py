@@ -101,9 +101,61 @@ def test_plain_hdf5_is_taken_as_it_stands_and_nested_keys_are_found(tmp_path: Pa
     np.testing.assert_array_equal(scene.cube, cube)
 
 
+def ramp(bands: int, rows: int, columns: int) -> np.ndarray:
+    """A cube whose neighbouring pixels are alike."""
+    b, y, x = np.mgrid[:bands, :rows, :columns].astype(float)
+    return 100 * b + np.sin(y / 3) + np.cos(x / 4 + b)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize(("kind", "size"), [("mat5", (24, 36)), ("mat7.3", (25, 24)), ("npz", (30, 60)), ("npy", (23, 24)),
+                                            ("h5", (40, 17))])
+def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(tmp_path: Path, kind: str, size: tuple, order: str) -> None:
+    cube = ramp(7, *size) + 0.1 * np.random.default_rng(0).random((7, *size))
+    flat = (cube if order == "rows" else cube.transpose(0, 2, 1)).reshape(7, -1).T
+    path = tmp_path / f"a.{'mat' if kind.startswith('mat') else kind}"
+    if kind == "mat7.3":
+        save_v73(path, Y=flat)
+    elif kind == "mat5":
+        scipy.io.savemat(path, {"Y": flat})
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("Y", data=flat, chunks=(64, 7))
+    else:
+        np.save(path, flat) if kind == "npy" else np.savez(path, Y=flat)
+    np.testing.assert_array_equal(read_scene(path, size=size).cube, cube)
+    scene = open_scene(path, layout="pixels" if kind == "mat7.3" else "pixels.T", size=size)
+    assert ("-rows" in scene.layout) == (order == "rows") and f"along its {order}" in scene.layout_by
+    np.testing.assert_array_equal(scene.cube[2:5, 3:11, 4:8], cube[2:5, 3:11, 4:8])
+    write_scene(tmp_path / "again.npz", scene)
+    again = read_scene(tmp_path / "again.npz")
+    np.testing.assert_array_equal(again.cube, cube)
+    assert ("-rows" in again.layout) == (order == "rows"), "the order is stated in the file"
+
+
+def test_pixels_whose_order_their_values_do_not_tell_are_refused_until_it_is_given(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).random((5, 30, 40))
+    np.save(tmp_path / "noise.npy", cube.reshape(5, -1))
+    with pytest.raises(UserError, match=r"whether the pixels run along the rows.*--layout pixels-rows or pixels-col"):
+        read_scene(tmp_path / "noise.npy", size=(30, 40))
+    np.testing.assert_array_equal(read_scene(tmp_path / "noise.npy", layout="pixels-rows", size=(30, 40)).cube, cube)
+    other = read_scene(tmp_path / "noise.npy", layout="pixels-columns", size=(30, 40)).cube
+    np.testing.assert_array_equal(other, cube.reshape(5, 40, 30).transpose(0, 2, 1))
+
+
+def test_a_square_image_of_pixels_is_read_by_the_habit_of_its_format_and_a_note_says_so(tmp_path: Path) -> None:
+    cube = ramp(5, 12, 12)
+    scipy.io.savemat(tmp_path / "a.mat", {"Y": cube.transpose(0, 2, 1).reshape(5, -1)})
+    np.save(tmp_path / "a.npy", cube.reshape(5, -1))
+    for name in ("a.mat", "a.npy"):
+        scene = read_scene(tmp_path / name, size=(12, 12))
+        np.testing.assert_array_equal(scene.cube, cube)
+        assert "the image is square" in scene.notes[0]
+
+
 @pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz"])
 def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str) -> None:
-    cube = cube_of(7, 12, 9, "float64")
+    cube = ramp(7, 12, 9)
     flat = cube.transpose(0, 2, 1).reshape(7, -1)  # pixels run down the columns
     beside = {"nRow": np.array([[12.0]]), "nCol": np.array([[9.0]]), "SlectBands": np.arange(7.0)[:, None]}
     path = tmp_path / f"a.{'npz' if kind == 'npz' else 'mat'}"
@@ -124,7 +176,7 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
 
 
 def test_a_2d_array_without_a_size_is_refused_and_takes_one(tmp_path: Path) -> None:
-    cube = cube_of(7, 12, 9)
+    cube = ramp(7, 12, 9)
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(7, -1))
     with pytest.raises(UserError, match=r"flat.npy is a 2-D array of 7 x 108.*nRow.*--size.*size=\(H, W\)"):
         read_scene(tmp_path / "flat.npy")

@@ -41,6 +41,8 @@ _NUMBERS = [
 ]
 SAFETENSORS = ".safetensors"
 _PREFIXES = ("module.", "_orig_mod.")
+PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+"""Where BasicSR, Lightning and others keep a network's weights; KAIR and `torch.save(net.state_dict())` keep nothing else."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
 def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
     """The checkpoint, if its fields can be used."""
+    checkpoint = _under_net(checkpoint)
     net = checkpoint.get("net") if isinstance(checkpoint, dict) else None
     if not isinstance(net, Mapping) or not net or not all(isinstance(v, Tensor) for v in net.values()):
         found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}" if isinstance(checkpoint, dict) \
@@ -179,7 +182,48 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
         if checkpoint.get(name) is not None and not fits(checkpoint[name]):
             raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where {expected} was expected; take "
                             "another checkpoint.")
-    return {**checkpoint, "net": {_without_prefix(name): tensor for name, tensor in net.items()}}
+    return {**checkpoint, "net": _unwrapped({_without_prefix(name): tensor for name, tensor in net.items()}, checkpoint)}
+
+
+def _under_net(checkpoint: Any) -> Any:
+    """A checkpoint whose weights stand where other programs keep them (see `PLACES`), or are all of it, with these under
+    `net`."""
+    def weights(value: Any) -> bool:
+        return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+    if not isinstance(checkpoint, dict) or "net" in checkpoint:
+        return checkpoint
+    if weights(checkpoint):
+        shapes = {str(name): tuple(tensor.shape) for name, tensor in checkpoint.items()}
+        known = any(_matching(shapes, prefix) for prefix in _wrappers(shapes))
+        return {"net": checkpoint} if known else checkpoint
+    place = next((name for name in PLACES if weights(checkpoint.get(name))), None)
+    if place is None:
+        return checkpoint
+    # What else these programs keep under names of ours is of another kind.
+    return {"net": checkpoint[place]} | {name: value for name, value in checkpoint.items() if name in ("arch", "scale", "epoch")
+                                         and _FIELDS[name][0](value)}
+
+
+def _unwrapped(weights: dict[str, Tensor], checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a known network without the name under which a larger module held it; others as they are."""
+    if checkpoint.get("arch"):
+        return weights
+    shapes = _shapes(weights)
+    prefix = next((prefix for prefix in _wrappers(shapes) if _matching(shapes, prefix)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _wrappers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names, with their dots, under which the weights may stand: none first."""
+    first = dict.fromkeys(f"{_without_prefix(name).partition('.')[0]}." for name in shapes if "." in name)
+    return ["", *first]
+
+
+def _matching(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> list[str]:
+    named = {_without_prefix(name): shape for name, shape in shapes.items()}
+    return matching_models({_without_prefix(name.removeprefix(prefix)): shape for name, shape in named.items()
+                            if name.startswith(prefix)})
 
 
 def export(source: str | Path, target: str | Path) -> None:

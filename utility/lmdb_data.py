@@ -24,7 +24,7 @@ from utility.cubes.axes import LAYOUTS  # noqa: E402
 from utility.names import STORED  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import default_path, shown  # noqa: E402
-from utility.system.progress import duration, heeds_quiet, note  # noqa: E402
+from utility.system.progress import duration, heeds_quiet, note, warn  # noqa: E402
 
 if TYPE_CHECKING:
     from utility.datasets.cards import Card
@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
     group.add_argument("--nodata", type=float, metavar="VALUE", help="of pixels without data, where the file does not say it")
     group.add_argument("--fill-nodata", action="store_true", help="fill no-data pixels from their neighbours")
-    group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used")
+    group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used, and end well (default: "
+                       "of several scenes the others are taken, and the end is an error)")
     group = parser.add_argument_group("how to cut (default: as the card says; without a card, 64x64 side by side)")
     group.add_argument("--patch", type=_whole(1), metavar="PX", help="side of a patch")
     group.add_argument("--stride", type=_whole(1), nargs="+", metavar="PX", help="step between patches, for each zoom")
@@ -143,7 +144,7 @@ def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) ->
 
 
 @heeds_quiet
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int | None:
     options = _parser().parse_args(arguments)
     from utility.datasets.building import build_database
     from utility.datasets.cards import split
@@ -158,13 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card, val_scenes = _held_out(options, card, files)
     started = time.perf_counter()
     test_out = Path(options.test_out or default_path(f"data/test/{card.name}"))
+    failed: list[str] = []
     meta = build_database(
         out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
         val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
         skip_bad=options.skip_bad, force=options.force, nodata=options.nodata, map_size_mb=options.map_size_mb,
-        test_out=test_out, quiet=options.quiet)
+        test_out=test_out, quiet=options.quiet, failed=failed)
+    for text in failed:
+        warn(text, "failed")
     if options.quiet:  # the next line costs two steps of training
-        return
+        return 1 if failed else None
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
     shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})
     print(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, "
@@ -175,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if card.test_region:
         print(f"test cubes: {shown(test_out)}")
     print(*_what_is_next(out, meta["shape"][0]), sep="\n")
+    return 1 if failed else None
 
 
 def _what_is_next(out: Path, bands: int) -> list[str]:

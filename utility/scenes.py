@@ -27,6 +27,7 @@ from utility.cubes.companions import times
 from utility.cubes.cube import BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, at_hand, damaged, load, native
 from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
+from utility.cubes.values import marker_of
 from utility.system.errors import UserError
 from utility.system.memory import require_memory
 from utility.system.progress import note, warn
@@ -117,7 +118,10 @@ def first_line(scene: Any) -> str:
 def describe(scene: Scene) -> str:
     """One line about a scene. It leaves out the range of a cube on disk, which would need a read of the whole cube."""
     b, h, w = scene.cube.shape
-    stored = {"pixels": "bands x pixels", "pixels.T": "pixels x bands"}.get(scene.layout, " x ".join(scene.layout))
+    stored = " x ".join(scene.layout)
+    if scene.layout.startswith("pixels"):
+        stored = "pixels x bands" if scene.layout.endswith(".T") else "bands x pixels"
+        stored += ", along rows" if "-rows" in scene.layout else ", down columns"
     parts = [f"stored {stored}", f"{b} bands", f"{h} x {w}", str(scene.cube.dtype)]
     if scene.key:
         parts[0] = f"key '{scene.key}', {parts[0]}"
@@ -218,6 +222,24 @@ class Reading:
     nodata: float | None = None  # where the file declares none, or a wrong one
     expected: int | None = None  # bands in the file; another number is refused
     wavelengths: np.ndarray | None = field(default=None, compare=False)  # nm, where the file has none
+    by_card: bool = False        # a card completed it: what a file does not need is no mistake then
+
+
+def _refuse_without_effect(scene: Scene, reading: Reading) -> None:
+    """Raise UserError for an option of reading that can change nothing in the file of this scene."""
+    container = containers.named(scene.format)
+    title = container.title if container else "the file"
+    if reading.key and scene.key is None:
+        raise UserError(f"{scene} is {title}, whose cube has no name, and --key names one; leave --key out.")
+    if reading.layout and container and container.fixed_axes:
+        raise UserError(f"{scene} is {title}, which says which axis is which; leave --layout out.")
+    if reading.size and not scene.layout.startswith("pixels"):
+        raise UserError(f"{scene} holds rows and columns of its own, and --size is for an array of bands x pixels; leave "
+                        "--size out.")
+    dtype, nodata = scene.cube.dtype, reading.nodata
+    if nodata is not None and dtype.kind != "f" and marker_of(dtype, nodata) is None:
+        raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a value that is in the file, "
+                        "or leave it out.")
 
 
 def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True, keep_bad: bool = False,
@@ -245,6 +267,8 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
         raise damaged(path, error) from error
     if scene.wavelengths is None:
         scene.wavelengths = reading.wavelengths
+    if not reading.by_card:
+        _refuse_without_effect(scene, reading)
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)

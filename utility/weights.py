@@ -87,6 +87,21 @@ def choose(arch: str | None = None, scale: int | None = None, kind: str | None =
     return found
 
 
+def named(name: str) -> str:
+    """The path of the shipped weights of this name; what is no such name, or the path of a file, as it is.
+
+    Raises:
+        UserError: the file of that name is missing or not the one that its card describes.
+    """
+    if Path(name).exists() or Path(name).name != name:
+        return name
+    found = next((one for one in shipped() if one.path.stem == name), None)
+    if not found:
+        return name
+    found.check()
+    return str(found.path)
+
+
 def listing() -> str:
     """What ships, in one clause."""
     return f"{shown(FOLDER)} holds " + (", ".join(one.describe() for one in shipped()) or "no weights")

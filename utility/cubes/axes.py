@@ -11,9 +11,15 @@ from utility.cubes.companions import long_axes, times
 from utility.cubes.cube import CubeWriter, LazyCube, Shape, Stored, Target, native, slowest_of
 from utility.system.errors import Unclear, UserError
 
-LAYOUTS = [*("".join(p) for p in permutations("BHW")), "pixels", "pixels.T"]
+PIXELS = ["pixels", "pixels.T", "pixels-columns", "pixels-columns.T", "pixels-rows", "pixels-rows.T"]
+LAYOUTS = [*("".join(p) for p in permutations("BHW")), *PIXELS]
 """The axes of a stored array in the order in which Python shows them (MATLAB shows the axes of a v7.3 file in reverse).
-"pixels" is 2-D, bands x pixels; the pixels run down the image's columns. "pixels.T" is its transpose."""
+"pixels" is 2-D, bands x pixels, and with .T its transpose. Its pixels run down the image's columns, as MATLAB's
+`reshape` has them ("pixels-columns"), or along its rows, as NumPy's has them ("pixels-rows"). Asked for without
+either, the values decide; the layout of a scene is then "pixels" for columns."""
+
+CLEAR = 0.57
+"""Share of pixels whose neighbour in one order is nearer in value than in the other order, from which the order is clear."""
 
 
 SENSORS = {31, 48, 102, 103, 144, 156, 162, 176, 188, 189, 191, 198, 200, 204, 205, 210, 220, 224, 242, 285}
@@ -34,7 +40,9 @@ def spelled(layout: str) -> str:
 
 def reversed_layout(layout: str) -> str:
     """The layout of the same array with its axes in reverse order."""
-    return {"pixels": "pixels.T", "pixels.T": "pixels"}.get(layout, layout[::-1])
+    if layout.startswith("pixels"):
+        return layout.removesuffix(".T") if layout.endswith(".T") else f"{layout}.T"
+    return layout[::-1]
 
 
 # -------------------------------------------------------------------------------------------------- which axis is which
@@ -55,8 +63,8 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
     """
     shape, mirrored = stored.array.shape, stored.mirrored
     if len(shape) == 2:
-        return _resolve_pixels(stored, layout, bands, size, where), "the number of pixels of the image"
-    if layout in ("pixels", "pixels.T"):
+        return _resolve_pixels(stored, layout, bands, size, where)
+    if layout in PIXELS:
         raise UserError(f"{where} is {times(shape)}, where layout {layout} expects 2 dimensions; leave --layout out.")
     if layout:
         if bands is not None and shape[layout.index("B")] != bands:
@@ -105,7 +113,8 @@ def _band_axis(stored: Stored, bands: int | None, where: str) -> tuple[int | Non
     return decided.pop() if len(decided) == 1 else None, reason
 
 
-def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None, where: str) -> str:
+def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None,
+                    where: str) -> tuple[str, str]:
     shape, mirrored = stored.array.shape, stored.mirrored
     if layout and not layout.startswith("pixels"):
         raise UserError(f"{where} is {times(shape)}, where layout {layout} expects 3 axes; use pixels and the size.")
@@ -113,6 +122,9 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size:
         raise Unclear(f"{where} is a 2-D array of {times(shape)}, and no image size (nRow, nCol) stands beside it; "
                         f"give it with --size ROWS COLUMNS, or in Python read_scene(.., layout='pixels', size=(H, W)).")
     names = ["pixels.T", "pixels"] if mirrored else ["pixels", "pixels.T"]
+    order = "columns" if layout and layout == stored.layout else None  # as this project writes it
+    if layout and "-" in layout:
+        order, layout = layout.removesuffix(".T").partition("-")[2], f"pixels{'.T' * layout.endswith('.T')}"
     if layout:  # MATLAB shows the axes of a v7.3 file in reverse, and so may whoever named the layout
         names = [layout, *(name for name in names if name != layout and mirrored and bands is not None)]
     for name in names:
@@ -121,9 +133,45 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None, size:
             if bands is not None and count != bands:
                 raise UserError(f"{where} is {times(shape)}, {count} bands of {times(size)} pixels, where {bands} "
                                 f"bands were expected.")
-            return name
+            reason = "the number of pixels of the image"
+            if order is None:
+                order, found = _pixel_order(stored, name, size, where)
+                reason = f"{reason}, {found}"
+            return name if order == "columns" else name.replace("pixels", "pixels-rows"), reason
     raise UserError(f"{where} is {times(shape)}, and has no axis of {math.prod(size)} pixels for an image of "
                     f"{times(size)}; correct the size (rows, columns).")
+
+
+def _pixel_order(stored: Stored, name: str, size: tuple[int, int], where: str) -> tuple[str, str]:
+    """Whether the pixels run down the "columns" or along the "rows" of the image, by its values; and what decided it.
+
+    In the right order the pixel below, or to the right, is h or w places on, and alike. Raises Unclear: neither is more so.
+    """
+    (h, w), rows = size, "rows"
+    if h == w:  # either order gives the image or its transpose, in which the same pixels are neighbours
+        order = "columns" if stored.format.startswith("mat") else rows
+        stored.notes.append(f"the image is square, so its values cannot tell in which order its pixels are; they are read "
+                            f"along its {order}, and --layout {name.replace('pixels', 'pixels-rows')} or "
+                            f"{name.replace('pixels', 'pixels-columns')} says it")
+        return order, "and the habit of the format, for a square image"
+    if min(h, w) == 1:
+        return rows, "whose order is all the same for one line"
+    array, far, nearer = stored.array, max(h, w), np.zeros(2)
+    bands = array.shape[name.endswith(".T")]
+    for band in np.unique(np.linspace(0, bands - 1, 7).astype(int)[1:-1] if bands > 2 else [0]):
+        for first in np.unique(np.linspace(0, max(0, h * w - far - 4096), 8).astype(int)):
+            run = slice(int(first), min(int(first) + far + 4096, h * w))
+            one = slice(int(band), int(band) + 1)
+            values = np.asarray(array[run, one] if name.endswith(".T") else array[one, run], np.float64).ravel()
+            along, down = (np.abs(values[lag:] - values[:-lag])[:len(values) - far] for lag in (w, h))
+            nearer += (along < down).sum(), (down < along).sum()
+    share = nearer / max(nearer.sum(), 1)
+    if share.max() < CLEAR:
+        raise Unclear(f"{where} is {times(array.shape)}, and its values do not tell whether the pixels run along the rows "
+                      f"of the image, as NumPy flattens it, or down its columns, as MATLAB does; say so with --layout "
+                      f"{name.replace('pixels', 'pixels-rows')} or {name.replace('pixels', 'pixels-columns')}.")
+    order = rows if share[0] > share[1] else "columns"
+    return order, f"and along its {order}, for neighbours are alike there"
 
 
 # ------------------------------------------------------------------------------------------------------ reading, writing
@@ -139,7 +187,7 @@ def stored_shape(layout: str, shape: Shape) -> tuple[int, ...]:
     """The shape of the stored array of a cube of `shape` (B, H, W)."""
     b, h, w = shape
     if layout.startswith("pixels"):
-        return (b, h * w) if layout == "pixels" else (h * w, b)
+        return (h * w, b) if layout.endswith(".T") else (b, h * w)
     return tuple({"B": b, "H": h, "W": w}[axis] for axis in layout)
 
 
@@ -155,7 +203,9 @@ def as_cube(array: np.ndarray, layout: str, size: tuple[int, int] | None = None)
     if not layout.startswith("pixels"):
         return array.transpose([layout.index(axis) for axis in "BHW"])
     h, w = size
-    return array.reshape(-1, w, h).transpose(0, 2, 1) if layout == "pixels" else array.reshape(w, h, -1).transpose(2, 1, 0)
+    if "-rows" in layout:
+        return array.reshape(h, w, -1).transpose(2, 0, 1) if layout.endswith(".T") else array.reshape(-1, h, w)
+    return array.reshape(w, h, -1).transpose(2, 1, 0) if layout.endswith(".T") else array.reshape(-1, w, h).transpose(0, 2, 1)
 
 
 def readable(array: Any, layout: str, size: tuple[int, int] | None = None) -> Any:
@@ -172,39 +222,52 @@ def readable(array: Any, layout: str, size: tuple[int, int] | None = None) -> An
             return array[tuple(index["BHW".index(axis)] for axis in layout)].transpose(order)
 
         return LazyCube(tuple(array.shape[i] for i in order), array.dtype, read, _slowest(layout), array.grain)
-    h, w = size
+    (h, w), upright = size, layout.endswith(".T")
+
+    def pixels(b: slice, first: int, last: int) -> np.ndarray:
+        return array[first:last, b].T if upright else array[b, first:last]
 
     def read_pixels(b: slice, r: slice, c: slice) -> np.ndarray:
-        run = slice(c.start * h, c.stop * h)
-        flat = array[b, run] if layout == "pixels" else array[run, b].T
+        if "-rows" in layout:
+            flat = pixels(b, r.start * w, r.stop * w)
+            return flat.reshape(len(flat), r.stop - r.start, w)[:, :, c]
+        flat = pixels(b, c.start * h, c.stop * h)
         return flat.reshape(len(flat), c.stop - c.start, h).transpose(0, 2, 1)[:, r]
 
-    return LazyCube((array.shape[0 if layout == "pixels" else 1], h, w), array.dtype, read_pixels, _slowest(layout))
+    return LazyCube((array.shape[int(upright)], h, w), array.dtype, read_pixels, _slowest(layout))
 
 
 def writer_into(array: Any, target: Target) -> CubeWriter:
     """A writer of (B, H, W) blocks into `array`, which takes blocks by index and is stored in the target's layout."""
-    layout, rows = target.layout, target.shape[1]
+    layout, (_, rows, columns) = target.layout, target.shape
 
     def write(b: slice, r: slice, c: slice, block: np.ndarray) -> None:
         index, order = (b, r, c), ["BHW".index(axis) for axis in layout]
         array[tuple(index[i] for i in order)] = block.transpose(order)
 
     def write_pixels(b: slice, r: slice, c: slice, block: np.ndarray) -> None:
-        if r == slice(0, rows):  # whole columns are one run of pixels
-            runs = [(slice(c.start * rows, c.stop * rows), block.transpose(0, 2, 1).reshape(len(block), -1))]
+        # Lines of pixels that follow one another in the file: columns of the image, or its rows.
+        long, inside, lines = rows, r, c
+        if "-rows" in layout:
+            long, inside, lines = columns, c, r
         else:
-            runs = [(slice(j * rows + r.start, j * rows + r.stop), block[:, :, j - c.start])
-                    for j in range(c.start, c.stop)]
+            block = block.transpose(0, 2, 1)
+        if inside == slice(0, long):  # whole lines are one run of pixels
+            runs = [(slice(lines.start * long, lines.stop * long), block.reshape(len(block), -1))]
+        else:
+            runs = [(slice(j * long + inside.start, j * long + inside.stop), block[:, j - lines.start])
+                    for j in range(lines.start, lines.stop)]
         for run, values in runs:
-            if layout == "pixels":
-                array[b, run] = values
-            else:
+            if layout.endswith(".T"):
                 array[run, b] = values.T
+            else:
+                array[b, run] = values
 
     return CubeWriter(target.path, target.shape, target.dtype, write_pixels if layout.startswith("pixels") else write,
                       _slowest(layout))
 
 
 def _slowest(layout: str) -> int:
-    return {"pixels": 0, "pixels.T": 2}.get(layout, "BHW".find(layout[0]))
+    if layout.startswith("pixels"):
+        return 0 if not layout.endswith(".T") else 1 if "-rows" in layout else 2
+    return "BHW".find(layout[0])

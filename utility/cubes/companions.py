@@ -177,7 +177,7 @@ def _origin(value: Any) -> dict[str, Any]:
 def stated_layout(text: Any) -> str | None:
     """The layout that a file states in `text`, a string or an array of one; None where `text` is no layout."""
     text = text.decode() if isinstance(text, bytes) else str(np.asarray(text).flat[0] if np.size(text) else "")
-    return text if sorted(text) == list("BHW") or text in ("pixels", "pixels.T") else None
+    return text if sorted(text) == list("BHW") or text in ("pixels", "pixels.T", "pixels-rows", "pixels-rows.T") else None
 
 
 def scalar(value: Any) -> float | None:

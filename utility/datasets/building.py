@@ -26,7 +26,8 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                    seed: int = 2021, val_scenes: Sequence[str] = (), val_last: int | None = None,
                    drop_bad_bands: bool = False, fill_nodata: bool = False, skip_bad: bool = False, force: bool = False,
                    nodata: float | None = None, map_size_mb: int = 1024,
-                   test_out: str | Path | None = None, quiet: bool = False) -> dict[str, Any]:
+                   test_out: str | Path | None = None, quiet: bool = False,
+                   failed: list[str] | None = None) -> dict[str, Any]:
     """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole; returns its meta.
 
     Args:
@@ -46,6 +47,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         map_size_mb: LMDB's map to begin with; it doubles when it is full.
         test_out: folder for the test cubes of a card with a `test_region`; None writes none.
         quiet: no progress bar, and nothing said about what is skipped.
+        failed: takes the sentences on scenes that cannot be used, where there are several; None: the first one is raised.
 
     Raises:
         UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk is full; each by name.
@@ -88,8 +90,10 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                         raise UserError(f"{file} holds the very pixels of {other[1]}, and one of them validates what the other "
                                         "one trains; leave one out.")
                 except UserError as error:
-                    if not skip_bad:
+                    if not skip_bad and (failed is None or len(files) == 1):
                         raise
+                    if not skip_bad:
+                        failed.append(str(error))
                     skipped.append(file.name)
                     if not quiet:
                         warn(str(error), "skipped")

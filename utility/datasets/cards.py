@@ -101,7 +101,7 @@ class Card:
         size = self.size if (self.layout or "").startswith("pixels") else None
         return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
                        bands=reading.bands or self.take, size=reading.size or size, expected=self.bands,
-                       wavelengths=self.wavelengths)
+                       wavelengths=self.wavelengths, by_card=self.name != "scenes")
 
 
 FIELDS = {name: hint.__metadata__[0] for name, hint in get_type_hints(Card, include_extras=True).items()

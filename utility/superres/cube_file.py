@@ -141,6 +141,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": spread_summary if spread else None,
         "compared_pixels": low[0].size if (counted := made[problem.method].counted) is None else int(counted.sum()),
         "missing": 0.0 if values.missing is None else float(values.missing.mean()), "clipped_values": values.clipped,
+        "unit_range": writing.unit_range,
         "self_ensemble": problem.self_ensemble, "consistency": consistency, "likely_fill": whole.metadata.get("likely_fill"),
         **({} if writing.ortho else _moved(scene, target)),
     }

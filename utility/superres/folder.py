@@ -1,7 +1,7 @@
 """Super-resolving every scene of a folder into another folder; the same command again goes on where it stopped."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utility.cubes.containers import files_of, result_suffix
@@ -11,27 +11,33 @@ from utility.system.files import shown
 from utility.system.progress import say, track, warn
 
 
-def apply_to_folder(apply: Callable[[Path, Path], None], source: Path, target: Path, ending: str, *, force: bool = False,
-                    quiet: bool = False) -> int:
-    """Call `apply(scene, result)` for each scene directly in `source`; returns how many scenes failed.
+def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path], target: Path, ending: str, *,
+                    force: bool = False, quiet: bool = False) -> int:
+    """Call `apply(scene, result)` for each scene in `sources`, files and folders; returns how many scenes failed.
 
     A result has the name of its scene with `ending`, in folders like those of the scenes, and the format of its scene where
     that can be written. A result that is
     newer than its scene is left as it is. A scene that fails does not stop the others; failures are listed at the end.
 
     Raises:
-        UserError: there is no scene, or `target` is a file or the folder `source`.
+        UserError: there is no scene, or `target` is a file or one of the folders.
     """
-    if target.exists() and (not target.is_dir() or target.samefile(source)):
-        raise UserError(f"{target} is {'the folder of the scenes' if target.is_dir() else 'a file'}, and {source} is a folder, "
-                        "whose results need a folder of their own; choose another --output.")
-    scenes = list_scenes(source)
-    results = [target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}" for scene in scenes]
+    named = str(sources[0]) if len(sources) == 1 else f"{len(sources)} files and folders"
+    there = [source for source in sources if source.exists()]
+    if target.exists() and (not target.is_dir() or any(map(target.samefile, there))):
+        found = "the folder of the scenes" if target.is_dir() else "a file"
+        raise UserError(f"{target} is {found}, and the results of {named} need a folder of their own; choose another --output.")
+    scenes, results = [], []
+    for source in sources:
+        for scene in list_scenes(source):
+            if scene not in scenes:
+                scenes.append(scene)
+                results.append(target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}")
     for scene, result in zip(scenes, results, strict=True):
         if results.count(result) > 1:
-            raise UserError(f"{scene} and another scene in {source} would both become {result.name}; rename one of them.")
+            raise UserError(f"{scene} and another scene of {named} would both become {result.name}; rename one of them.")
     skipped, failed = 0, []
-    for scene, result in track(list(zip(scenes, results, strict=True)), source.name, unit="scene", quiet=quiet):
+    for scene, result in track(list(zip(scenes, results, strict=True)), sources[0].name, unit="scene", quiet=quiet):
         if not force and result.exists() and _newest(result) >= _newest(scene):
             skipped += 1
             continue

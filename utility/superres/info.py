@@ -114,7 +114,10 @@ def _size(count: float) -> str:
 
 
 def _axes(scene: Scene) -> str:
-    stored = {"pixels": "bands x pixels", "pixels.T": "pixels x bands"}.get(scene.layout, " x ".join(scene.layout))
+    stored = " x ".join(scene.layout)
+    if scene.layout.startswith("pixels"):
+        stored = "pixels x bands" if scene.layout.endswith(".T") else "bands x pixels"
+        stored += ", along rows" if "-rows" in scene.layout else ", down columns"
     return f"key '{scene.key}', " * bool(scene.key) + f"stored {stored}, by {scene.layout_by}"
 
 

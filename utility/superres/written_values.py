@@ -21,7 +21,7 @@ class Writing:
 
     dtype: str | None = None        # a NumPy type's name
     on_overflow: str = "clip"       # or "refuse": values that the type cannot hold
-    unit_range: bool = False        # in [0, 1] as float32, instead of the input's values
+    unit_range: bool = False        # in [0, 1] as float32, instead of the input's values; what lies outside is clipped
     overwrite: bool = False
     cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
     ortho: bool = False             # on the map grid of the lookup table that comes with the scene
@@ -42,6 +42,7 @@ def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: 
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         block = read(top, bottom, left, right)
         block[flat] = 0
+        block = block.clip(0, 1) if values.unit_range else block
         raw = from_unit_range(block, *values.ends, values.dtype, "clip")
         raw[flat] = constant[flat, None, None]
         for k, invalid in invalid_pixels.items():
@@ -60,18 +61,24 @@ class Values:
         self.dtype = dtype_of(writing, scene.cube.dtype)
         self.nodata = _nodata(scene, self.dtype)
         self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
-        self.missing = scene.missing
+        self.missing, self.unit_range = scene.missing, writing.unit_range
         self.clipped = 0
         self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
 
     def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
         """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
         _copy_part(self.preview, self.view, block, top, left)
-        outside = sum(_overflowing(band, *self.ends, self.dtype) for band in block)
+        if self.unit_range:
+            outside = int(((block < 0) | (block > 1)).sum())
+        else:
+            outside = sum(_overflowing(band, *self.ends, self.dtype) for band in block)
         if outside and self.refuse:
-            raise UserError(f"{outside} values of the result do not fit {self.dtype}, so {self.target} is not written; give "
-                            "--dtype float32, or leave --on-overflow refuse out to have them clipped.")
+            where, cure = ("lie outside [0, 1]", "leave --unit-range out") if self.unit_range else (
+                f"do not fit {self.dtype}", "give --dtype float32")
+            raise UserError(f"{outside} values of the result {where}, so {self.target} is not written; {cure}, or leave "
+                            "--on-overflow refuse out to have them clipped.")
         self.clipped += outside
+        block = block.clip(0, 1) if self.unit_range else block
         values = np.empty(block.shape, self.dtype)
         for band, into in zip(block, values, strict=True):  # a band's part stays in the processor's cache
             into[:] = from_unit_range(band, *self.ends, self.dtype, "clip")

@@ -67,7 +67,8 @@ class Outputs:
 
 def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
         outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
-        progress: bool = True, overwrite: bool = False, together: bool = True) -> dict[str, Any]:
+        progress: bool = True, overwrite: bool = False, together: bool = True,
+        failed: list[str] | None = None) -> dict[str, Any]:
     """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
 
     Interpolation and back-projection are tested always, the network where there is one, and cubes that other programs made.
@@ -81,6 +82,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         overwrite: replace an earlier results folder of that name, when the new one is whole.
         together: of several processes, each gets all images and computes some of their tiles; False: each gets images of
             its own. The first process writes.
+        failed: takes the sentences on images that cannot be used, and the others are tested; None: the first one is raised.
 
     Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, `methods`, `warnings`, ...
 
@@ -94,10 +96,18 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
                  compare, methods, progress and not distributed.rank(), info.trained_on if info else (), together)
     with _results_folder(out, overwrite) as folder:
         for image in images:
-            test.add(image, folder)
+            try:
+                test.add(image, folder)
+            except UserError as error:
+                if failed is None:
+                    raise
+                failed.append(str(error))
         if not together:
             test.found = sorted(distributed.gathered(test.found), key=lambda found: found[0])
+            failed = distributed.gathered(failed or [])
         rows = test.rows
+        if failed and not rows:
+            raise UserError(failed[0])
         if not rows:
             raise UserError("There is no image to test on; give scenes with --data.")
         about = {"arch": info.arch, "checkpoint": str(info.path), "weights_sha256": weights_hash(net),
@@ -109,7 +119,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()}, "methods": methods,
             "images": rows, "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
         }
-        results["warnings"] = _warnings(results)
+        results |= {"warnings": _warnings(results), "failed": failed or []}
         if distributed.rank():
             return results
         write_json(folder / "metrics.json", results)

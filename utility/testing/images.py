@@ -15,6 +15,7 @@ from utility.datasets.cards import Card, generic_card, list_cards, load_card, lo
 from utility.datasets.regions import parts
 from utility.scenes import Reading, list_scenes, open_as
 from utility.system import distributed
+from utility.system.errors import UserError
 from utility.system.files import default_path
 from utility.system.progress import note, track
 
@@ -61,28 +62,39 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
 
 
 def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *, together: bool = True,
-                progress: bool = False) -> Iterator[TestImage]:
+                progress: bool = False, failed: list[str] | None = None) -> Iterator[TestImage]:
     """Read the test images in scene files: whole scenes, or the test parts that a card defines.
 
     Args:
         together: each process reads all files; False: each reads files of its own, see `run`.
         progress: say how many of several files are done.
+        failed: takes the sentences on files that cannot be read or used, and the others follow; None: the first one is raised.
 
     Raises:
         UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
     quiet = not progress or len(paths) == 1 or distributed.rank() > 0
     for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene", leave=False, quiet=quiet):
-        scene = open_as(path, card.completed(reading) if card else reading)
-        # A card counts the bands of the whole scene.
-        rgb = card.rgb if card and "source_bands" not in scene.metadata else None
-        for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
-            whole = part.cube.shape == scene.cube.shape
-            source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
-                      "high": part.high,
-                      "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
-            placed = scene if whole else _unplaced(scene)
-            yield TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number, part.filled)
+        try:
+            yield from _images_in(path, number, reading, card)
+        except UserError as error:
+            if failed is None:
+                raise
+            failed.append(str(error))
+
+
+def _images_in(path: Path, number: int, reading: Reading, card: Card | None) -> list[TestImage]:
+    scene = open_as(path, card.completed(reading) if card else reading)
+    # A card counts the bands of the whole scene.
+    rgb, images = card.rgb if card and "source_bands" not in scene.metadata else None, []
+    for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
+        whole = part.cube.shape == scene.cube.shape
+        source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
+                  "high": part.high,
+                  "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
+        placed = scene if whole else _unplaced(scene)
+        images.append(TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number, part.filled))
+    return images
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:

@@ -49,9 +49,9 @@ def without_gain(state: State) -> list[str]:
                          for name, gain in gains.items())
     found = []
     if min(gains.values()) <= 0:
+        cure = "train longer" + ", or with --recipe fast" * (state.config.recipe == "released")
         found.append(f"the best network (iteration {best['iteration']}) is {words} on the "
-                     "validation patches; neither needs training, so train longer, or with "
-                     "--recipe fast")
+                     f"validation patches; neither needs training, so {cure}")
     if len(state.history) > 1 and best["iteration"] == 0:
         found.append("no validation was above that of the given weights, which best.pth holds; a "
                      "lower --lr may help")
