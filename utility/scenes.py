@@ -267,7 +267,8 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
         raise damaged(path, error) from error
     if scene.wavelengths is None:
         scene.wavelengths = reading.wavelengths
-    if not reading.by_card:
+    asked = reading.key or reading.layout or reading.size or reading.nodata is not None
+    if asked and not reading.by_card:
         _refuse_without_effect(scene, reading)
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
