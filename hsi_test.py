@@ -121,7 +121,8 @@ def work(options: argparse.Namespace) -> int | None:
     }
     if options.output:
         target = Path(options.output)
-        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force, options.cog,
+        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force,
+                          options.cog,
                           options.ortho)
         if options.adapt:
             from utility import adapt
@@ -240,7 +241,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-cubes", dest="cubes", action="store_false", help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
     add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
-    add("--input", nargs="+", metavar="FILE", help="low-resolution cube: .mat, HDF5, netCDF, .npy, ENVI, GeoTIFF, a product; or a "
+    add("--input", nargs="+", metavar="FILE",
+        help="low-resolution cube: .mat, HDF5, netCDF, .npy, ENVI, GeoTIFF, a product; or a "
         "folder of them: results that are newer than their cube are left as they are")
     add("--output", metavar="FILE", help="the result; its suffix chooses the format (with a folder, the folder of the results)")
     add("--adapt", metavar="FILE", help="instead of --input: fine-tune the weights on this cube, test them on a part held out, "

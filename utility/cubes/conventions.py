@@ -16,7 +16,8 @@ NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 """Begins the attribute NAME of a data set that stands for a dimension; its zeros are nobody's
 values."""
 
-AXES = (("B", r"band|wave|wvl|lambda|spectr|chan"), ("W", r"cross|across|col|sample|pixel|(^|_)x|lon|east|width"),
+AXES = (("B", r"band|wave|wvl|lambda|spectr|chan"),
+        ("W", r"cross|across|col|sample|pixel|(^|_)x|lon|east|width"),
         ("H", r"line|row|scan|down|along|(^|_)y|lat|north|height|track"))
 """Axis -> what its dimension is called, in lower case; the first that fits counts
 (`pixels_per_line`, `crosstrack`)."""
@@ -27,15 +28,17 @@ GOOD = re.compile(r"good|^bbl$|valid_band")
 OTHER = re.compile(r"unc|err|unit|flag|bad|ind(ex|ices)|num|count|min|max|std|offset")
 """In the name of a vector: it is neither wavelengths nor widths nor marks of good bands."""
 
-FILLS = {"fillvalue", "missingvalue", "dataignorevalue", "nodata", "nodatavalue", "ignorevalue"}
-"""Attributes, in letters alone, that hold the value of missing pixels."""
+FILLS = ("fillvalue", "missingvalue", "dataignorevalue", "nodata", "nodatavalue", "ignorevalue")
+"""Attributes, in letters alone, that hold the value of missing pixels; the first goes first."""
 
 
 def item_at(group: h5py.Group, name: str) -> Any:
     """The group or data set of a file that a path names; None where there is none, or a link would
     lead to another file."""
     for part in name.strip("/").split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(part, getlink=True), h5py.HardLink):
+        if not isinstance(group, h5py.Group):
+            return None
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
             return None
         group = group[part]
     return group
@@ -89,17 +92,18 @@ def is_companion(name: str, dataset: h5py.Dataset | None = None) -> bool:
         return True
     said = attributes(dataset) if dataset is not None else {}
     return bool({"flagmeanings", "flagvalues", "flagmasks"} & said.keys()) or any(
-        word in str(said.get("standardname", "")) for word in ("status_flag", "standard_error", "quality"))
+        word in str(said.get("standardname", ""))
+        for word in ("status_flag", "standard_error", "quality"))
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# axes
+# --------------------------------------------------------------------------------------------- axes
 
 def scales(dataset: h5py.Dataset) -> list[h5py.Dataset | None]:
     """The data set that stands for each dimension; None where the file names none."""
     found: list[h5py.Dataset | None] = [None] * dataset.ndim
     listed = dataset.attrs.get("DIMENSION_LIST")
-    for axis, references in enumerate(listed if listed is not None and len(listed) == dataset.ndim else ()):
+    whole = listed is not None and len(listed) == dataset.ndim
+    for axis, references in enumerate(listed if whole else ()):
         if len(references) and references[0]:
             found[axis] = dataset.file[references[0]]
     return found
@@ -114,7 +118,8 @@ def dimension_names(dataset: h5py.Dataset) -> list[str]:
     if isinstance(labels, str):
         labels = [part.strip() for part in labels.split(",")]
     elif labels is not None:
-        labels = [part.decode() if isinstance(part, bytes) else str(part) for part in np.ravel(labels)]
+        labels = [part.decode() if isinstance(part, bytes) else str(part)
+                  for part in np.ravel(labels)]
     else:
         labels = _eos_dimensions(dataset)
     if len(labels) == dataset.ndim:
@@ -127,7 +132,8 @@ def layout_of(names: list[str]) -> str | None:
     holds the bands."""
     if len(names) != 3:
         return None
-    found = [next((axis for axis, pattern in AXES if re.search(pattern, name.lower())), "") for name in names]
+    found = [next((axis for axis, pattern in AXES if re.search(pattern, name.lower())), "")
+             for name in names]
     if found.count("B") == 0 and sorted(found) == ["", "H", "W"]:
         found[found.index("")] = "B"
     if found.count("B") != 1:
@@ -146,12 +152,12 @@ def eos_structure(file: h5py.File) -> str:
 
 def _eos_dimensions(dataset: h5py.Dataset) -> list[str]:
     name = re.escape(dataset.name.rpartition("/")[2])
-    found = re.search(rf'DataFieldName="{name}".*?DimList=\(([^)]*)\)', eos_structure(dataset.file), re.S)
+    found = re.search(rf'DataFieldName="{name}".*?DimList=\(([^)]*)\)', eos_structure(dataset.file),
+                      re.S)
     return [part.strip('" ') for part in found.group(1).split(",")] if found else []
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# bands
+# -------------------------------------------------------------------------------------------- bands
 
 @dataclass
 class Bands:
@@ -195,7 +201,9 @@ def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Datase
 def in_nm(values: np.ndarray, units: str) -> np.ndarray | None:
     """Centre wavelengths in nm; None where the numbers are none (band numbers, zeros, another
     quantity)."""
-    if not np.all(np.isfinite(values)) or values.min() <= 0 or len(np.unique(values)) * 2 < len(values):
+    if not np.all(np.isfinite(values)) or values.min() <= 0:
+        return None
+    if len(np.unique(values)) * 2 < len(values):
         return None
     if units.strip():
         factor = unit_in_nm(units)
@@ -212,7 +220,8 @@ def _is(pattern: re.Pattern[str], name: str, *others: re.Pattern[str]) -> bool:
     return bool(pattern.search(last)) and not any(other.search(last) for other in (OTHER, *others))
 
 
-def _beside(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Dataset]) -> Iterator[_Named]:
+def _beside(dataset: h5py.Dataset, axis: int,
+            vectors: Mapping[str, h5py.Dataset]) -> Iterator[_Named]:
     """Vectors as long as an axis, the nearest first: attributes of the array, of its groups, then
     other data sets."""
     count = dataset.shape[axis]
@@ -239,14 +248,14 @@ def _beside(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Dataset
         called = dimension is not None and last == dimension.name.rpartition("/")[2]
         group = vector.name.rpartition("/")[0]
         unit = attributes(vector).get("units", attributes(vector).get("unit", ""))
-        rank = (called, shared, group.startswith(own), vector.dtype.kind == "f", bool(unit), -len(name))
+        rank = (called, shared, group.startswith(own), vector.dtype.kind == "f", bool(unit),
+                -len(name))
         values = np.asarray(vector[()], np.float64).ravel()
         found.append(_Named(name, values, unit if isinstance(unit, str) else "", rank))
     yield from sorted(found, key=lambda one: one.rank, reverse=True)
 
 
-# --------------------------------------------------------------------------------------------------------------
-# values
+# ------------------------------------------------------------------------------------------- values
 
 @dataclass
 class Packing:
@@ -271,9 +280,12 @@ def packing_of(dataset: h5py.Dataset) -> Packing:
         value = numbers(said.get(name)) if name in said else None
         return float(value[0]) if value is not None and value.size == 1 else None
 
-    fills = [value for name in FILLS & said.keys() if (found := numbers(said[name])) is not None for value in found]
+    fills = [value for name in FILLS if (found := numbers(said.get(name, ""))) is not None
+             for value in found]
     ends = numbers(said["validrange"]) if "validrange" in said else None
-    low, high = (number("validmin"), number("validmax")) if ends is None or ends.size != 2 else map(float, ends)
+    low, high = number("validmin"), number("validmax")
+    if ends is not None and ends.size == 2:
+        low, high = map(float, ends)
     packing = Packing(tuple(dict.fromkeys(map(float, fills))), low, high)
     if "scale_factor" in dataset.attrs:
         packing.scale = number("scalefactor") or 1.0

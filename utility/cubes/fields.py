@@ -13,7 +13,8 @@ import numpy as np
 from utility.cubes.companions import nanometres, unit_in_nm
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-NAMED = re.compile(r"(\d+(?:\.\d+)?)\s*(nm|nanomet(?:er|re)s?|um|µm|μm|micromet(?:er|re)s?|microns?)\b", re.I)
+NAMED = re.compile(r"(\d+(?:\.\d+)?)\s*"
+                   r"(nm|nanomet(?:er|re)s?|um|µm|μm|micromet(?:er|re)s?|microns?)\b", re.I)
 ALONE = re.compile(r"(?:[a-z]+[\s_]*\d*\s*)?\(?(\d{3,5}(?:\.\d+)?)\)?", re.I)
 """A band name of one number that may be a wavelength, `Band_450` or `Band 1 (450.0)`; three digits
 at least, so in nm."""
@@ -35,7 +36,9 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
             return None
         values = [NUMBER.match(part.strip()) for part in parts]
         if len(parts) != bands or not all(values):
-            found = f"{len(parts)} values for {bands} bands" if len(parts) != bands else "something other than numbers"
+            found = "something other than numbers"
+            if len(parts) != bands:
+                found = f"{len(parts)} values for {bands} bands"
             notes.append(f"'{name}' lists {found}, and is left out")
             return None
         return np.array([float(value.group()) for value in values])
@@ -47,18 +50,21 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
     if gain is None and divisor and float(divisor.group()) > 0:
         gain = np.full(bands, 1 / float(divisor.group()))
     names = _names(fields.get("band names"), bands, notes)
-    if centres is not None and (spelled := NAMED.search(parts_of(fields["wavelength"])[0])) and not units:
-        units = spelled.group(2)
+    if centres is not None and not units:
+        spelled = NAMED.search(parts_of(fields["wavelength"])[0])
+        units = spelled.group(2) if spelled else units
     nm = None if centres is None else nanometres(centres, units)
     by = "wavelength"
     if nm is None and centres is None and names and (nm := wavelengths_in(names)) is not None:
         by = "the names of the bands"
-    facts = {"wavelengths": nm, "wavelengths_by": "" if nm is None else by, "band_names": names, "gain": gain,
-             "fwhm": None if widths is None else _widths(widths, units, nm), "good": None if flags is None else flags != 0,
+    facts = {"wavelengths": nm, "wavelengths_by": "" if nm is None else by, "band_names": names,
+             "fwhm": None if widths is None else _widths(widths, units, nm),
+             "good": None if flags is None else flags != 0, "gain": gain,
              "offset": offset}
     if offset is not None and gain is None:
         facts["gain"] = np.ones(bands)
-    if gain is not None and (np.all(gain == 0) or (np.all(gain == 1) and (offset is None or not offset.any()))):
+    plain = gain is not None and np.all(gain == 1) and (offset is None or not offset.any())
+    if plain or (gain is not None and np.all(gain == 0)):
         facts["gain"] = facts["offset"] = None
     if "data ignore value" in fields:
         try:
@@ -111,12 +117,14 @@ def wavelengths_in(names: Sequence[str]) -> np.ndarray | None:
     found = [NAMED.search(name) for name in names]
     if all(found):
         units = {match.group(2).lower() for match in found}
-        return nanometres([float(match.group(1)) for match in found], units.pop()) if len(units) == 1 else None
+        values = [float(match.group(1)) for match in found]
+        return nanometres(values, units.pop()) if len(units) == 1 else None
     alone = [ALONE.fullmatch(name.strip()) for name in names]
     if not all(alone) or len(names) < 2:
         return None
     nm = np.array([float(match.group(1)) for match in alone])
-    rising = np.all(np.diff(nm) > 0) and not np.all(np.diff(nm) == 1)  # 101, 102, 103: numbers of bands
+    steps = np.diff(nm)
+    rising = np.all(steps > 0) and not np.all(steps == 1)  # 101, 102, 103: numbers of bands
     return nm if rising and nm[0] >= 300 and nm[-1] <= 15000 else None
 
 
@@ -130,16 +138,18 @@ def band_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, Any]:
                 return [tag[name] for tag in lower]
         return None
 
-    fields: dict[str, Any] = {"wavelength": column("wavelength", "center_wavelength", "central_wavelength"),
-                              "fwhm": column("fwhm"), "bbl": column("bbl")}
-    units = {tag.get("wavelength_units") or tag.get("wavelength_unit") or tag.get("wavelengthunits") or "" for tag in lower}
+    centres = column("wavelength", "center_wavelength", "central_wavelength")
+    fields: dict[str, Any] = {"wavelength": centres, "fwhm": column("fwhm"), "bbl": column("bbl")}
+    units = {tag.get("wavelength_units") or tag.get("wavelength_unit") or tag.get("wavelengthunits")
+             or "" for tag in lower}
     if len(units) == 1:
         fields["wavelength units"] = units.pop()
         facts, _ = band_facts({name: value for name, value in fields.items() if value}, len(tags))
     else:
         facts, _ = band_facts({"bbl": fields["bbl"]}, len(tags))
     if micrometres := column("central_wavelength_um"):
-        imagery, _ = band_facts({"wavelength": micrometres, "fwhm": column("fwhm_um"), "wavelength units": "um"}, len(tags))
+        imagery, _ = band_facts({"wavelength": micrometres, "fwhm": column("fwhm_um"),
+                                 "wavelength units": "um"}, len(tags))
         facts = merged(facts, imagery)
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -150,6 +160,7 @@ def merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
     together = {"offset": "gain", "wavelengths_by": "wavelengths"}
     found: dict[str, Any] = {}
     for source in sources:
-        new = {name for name, value in source.items() if value is not None and found.get(together.get(name, name)) is None}
+        new = {name for name, value in source.items() if value is not None
+               and found.get(together.get(name, name)) is None}
         found |= {name: source[name] for name in new}
     return found

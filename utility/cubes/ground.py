@@ -13,22 +13,33 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from utility.cubes.conventions import attributes, eos_structure, is_dimension, item_at, numbers, scales
+from utility.cubes.conventions import (
+    attributes,
+    eos_structure,
+    is_dimension,
+    item_at,
+    numbers,
+    scales,
+)
 
 Affine = tuple[float, ...]
 """a..f: x = a column + b row + c, y = d column + e row + f, of the corners of pixels."""
 
 PROJECTIONS = {
-    "latitude_longitude": "longlat", "transverse_mercator": "tmerc", "mercator": "merc", "sinusoidal": "sinu",
-    "lambert_azimuthal_equal_area": "laea", "lambert_conformal_conic": "lcc", "albers_conical_equal_area": "aea",
+    "latitude_longitude": "longlat", "transverse_mercator": "tmerc", "mercator": "merc",
+    "sinusoidal": "sinu",
+    "lambert_azimuthal_equal_area": "laea", "lambert_conformal_conic": "lcc",
+    "albers_conical_equal_area": "aea",
     "polar_stereographic": "stere", "stereographic": "stere", "azimuthal_equidistant": "aeqd",
     "lambert_cylindrical_equal_area": "cea", "orthographic": "ortho"}
 """`grid_mapping_name` of CF -> projection of PROJ."""
 
 PARAMETERS = {
-    "latitudeofprojectionorigin": "lat_0", "longitudeofcentralmeridian": "lon_0", "longitudeofprojectionorigin": "lon_0",
+    "latitudeofprojectionorigin": "lat_0", "longitudeofcentralmeridian": "lon_0",
+    "longitudeofprojectionorigin": "lon_0",
     "straightverticallongitudefrompole": "lon_0", "scalefactoratcentralmeridian": "k_0",
-    "scalefactoratprojectionorigin": "k_0", "falseeasting": "x_0", "falsenorthing": "y_0", "semimajoraxis": "a",
+    "scalefactoratprojectionorigin": "k_0", "falseeasting": "x_0", "falsenorthing": "y_0",
+    "semimajoraxis": "a",
     "semiminoraxis": "b", "inverseflattening": "rf"}
 
 LAT, LON = re.compile(r"^lat(itude)?s?($|_)"), re.compile(r"^lon(gitude)?s?($|_)")
@@ -42,8 +53,7 @@ class Points:
     crs: str | None                           # WKT
 
 
-# -------------------------------------------------------------------------------------------------------------
-# reading
+# ------------------------------------------------------------------------------------------ reading
 
 def place_of(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine | None]:
     """CRS (WKT) and transform of an array with a map grid, by CF or HDF-EOS; (None, None) for one
@@ -76,8 +86,10 @@ def crs_of(said: Mapping[str, Any]) -> str | None:
         if (value := numbers(said.get(name, ""))) is not None:
             proj[parameter] = float(value[0])
     if (parallels := numbers(said.get("standardparallel", ""))) is not None:
-        stereographic = projection in ("stere", "merc", "cea")
-        proj |= {"lat_ts": parallels[0]} if stereographic else {"lat_1": parallels[0], "lat_2": parallels[-1]}
+        if projection in ("stere", "merc", "cea"):
+            proj["lat_ts"] = parallels[0]
+        else:
+            proj |= {"lat_1": parallels[0], "lat_2": parallels[-1]}
     if not {"a", "b"} & proj.keys():
         proj["datum"] = "WGS84"
     return known_crs(CRS.from_dict(proj)).to_wkt()
@@ -90,15 +102,18 @@ def known_crs(crs: CRS) -> CRS:
         return crs
     said = crs.to_dict()
     wgs84 = said.get("datum", said.get("ellps", "")) == "WGS84" or (
-        said.get("a") == 6378137.0 and abs(float(said.get("rf", 298.257223563)) - 298.257223563) < 1e-6)
+        said.get("a") == 6378137.0
+        and abs(float(said.get("rf", 298.257223563)) - 298.257223563) < 1e-6)
     if said.get("proj") == "longlat" and wgs84:
         return CRS.from_epsg(4326)
     if said.get("proj") == "utm" and wgs84 and "zone" in said:
         return CRS.from_epsg((32700 if said.get("south") else 32600) + int(said["zone"]))
     zone = (float(said.get("lon_0", 0)) + 183) / 6
-    usual = [float(said.get(name, default)) for name, default in (("lat_0", 0), ("k", said.get("k_0", 1)), ("x_0", 0))]
+    usual = [float(said.get(name, default))
+             for name, default in (("lat_0", 0), ("k", said.get("k_0", 1)), ("x_0", 0))]
     north = float(said.get("y_0", 0))
-    if said.get("proj") == "tmerc" and wgs84 and zone.is_integer() and usual == [0, 0.9996, 5e5] and north in (0, 1e7):
+    tmerc = said.get("proj") == "tmerc" and wgs84
+    if tmerc and zone.is_integer() and usual == [0, 0.9996, 5e5] and north in (0, 1e7):
         return CRS.from_epsg((32700 if north else 32600) + int(zone))
     return crs
 
@@ -140,7 +155,9 @@ def _coordinate(dataset: h5py.Dataset, axis: int) -> tuple[float, float, bool] |
         return None
     if is_dimension(scale):
         scale = _nearby(dataset, scale.name.rpartition("/")[2])
-    if scale is None or is_dimension(scale) or scale.ndim != 1 or scale.size != dataset.shape[axis] or scale.size < 2:
+    if scale is None or is_dimension(scale) or scale.ndim != 1:
+        return None
+    if scale.size != dataset.shape[axis] or scale.size < 2:
         return None
     values, said = np.asarray(scale[()], np.float64), attributes(scale)
     factor = (numbers(said.get("scalefactor", 1.0))[0], (numbers(said.get("addoffset", 0.0)))[0])
@@ -150,7 +167,7 @@ def _coordinate(dataset: h5py.Dataset, axis: int) -> tuple[float, float, bool] |
     if not np.isfinite(step) or step == 0 or np.abs(values - even).max() > 0.01 * abs(step):
         return None
     units = str(said.get("units", "")).lower()
-    metres = 1000.0 if units in ("km", "kilometer", "kilometre", "kilometers", "kilometres") else 1.0
+    metres = 1000.0 if re.fullmatch(r"km|kilomet(er|re)s?", units) else 1.0
     return values[0] * metres, step * metres, units.startswith("degree")
 
 
@@ -171,7 +188,9 @@ def _eos_place(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine |
     if len(first) != 2 or len(last) != 2:
         return None, None
     geographic = "HE5_GCTP_GEO" in block
-    (left, top), (right, bottom) = (map(_packed_degrees, first), map(_packed_degrees, last)) if geographic else (first, last)
+    if geographic:
+        first, last = list(map(_packed_degrees, first)), list(map(_packed_degrees, last))
+    (left, top), (right, bottom) = first, last
     rows, columns = (dataset.shape[layout.index(axis)] for axis in "HW")
     crs = None
     group = dataset.parent
@@ -228,15 +247,16 @@ def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.n
     return (found["lon"], found["lat"]) if len(found) == 2 else None
 
 
-# --------------------------------------------------------------------------------------------------------
-# finer pixels
+# ------------------------------------------------------------------------------------- finer pixels
 
-def finer_transform(transform: Affine, across: tuple[float, float], down: tuple[float, float]) -> Affine:
+def finer_transform(transform: Affine, across: tuple[float, float],
+                    down: tuple[float, float]) -> Affine:
     """The transform of pixels of another size: (size, first edge) on each axis, in the pixels of
     `transform`."""
     a, b, c, d, e, f = transform
     (width, left), (height, top) = across, down
-    return a * width, b * height, c + a * left + b * top, d * width, e * height, f + d * left + e * top
+    corner = c + a * left + b * top, f + d * left + e * top
+    return a * width, b * height, corner[0], d * width, e * height, corner[1]
 
 
 def finer_points(points: Points, across: tuple[float, float], down: tuple[float, float]) -> Points:
@@ -257,7 +277,8 @@ def finer_rpcs(rpcs: Any, across: tuple[float, float], down: tuple[float, float]
     return finer
 
 
-def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], across: tuple[float, float],
+def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int],
+                 across: tuple[float, float],
                  down: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Longitude and latitude at the centres of finer pixels: linear between the given centres, and
     beyond the outer ones.
@@ -267,7 +288,8 @@ def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], 
         across, down: as for `finer_transform`.
     """
     (width, left), (height, top) = across, down
-    rows = (np.arange(shape[0]) + 0.5) * height + top - 0.5      # in the centres of the given pixels
+    # Finer centres, counted in the centres of the given pixels.
+    rows = (np.arange(shape[0]) + 0.5) * height + top - 0.5
     columns = (np.arange(shape[1]) + 0.5) * width + left - 0.5
 
     def enlarged(values: np.ndarray) -> np.ndarray:
@@ -280,6 +302,6 @@ def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], 
 
     lon, lat = lonlat
     base = np.nanmin(lon) if np.isfinite(lon).any() else 0.0
-    wrapped = lon - 360 * np.round((lon - base) / 360)           # no seam at the date line inside a scene
+    wrapped = lon - 360 * np.round((lon - base) / 360)  # no seam at the date line inside a scene
     fine = enlarged(wrapped)
     return np.where(fine > 180, fine - 360, np.where(fine < -180, fine + 360, fine)), enlarged(lat)

@@ -13,7 +13,7 @@ from utility.cubes.ground import Affine, finer_transform
 @dataclass(frozen=True)
 class Lookup:
     """Which pixel of the sensor lies in each cell of a map grid (GLT)."""
-    rows: np.ndarray                  # (H', W') int32, row of the pixel, from 0; negative where there is none
+    rows: np.ndarray                  # (H', W') int32, row of the pixel, from 0; negative: none
     columns: np.ndarray               # (H', W') int32, likewise
     transform: Affine                 # of the cells
     crs: str | None                   # WKT
@@ -21,7 +21,8 @@ class Lookup:
     def rows_of(self, top: int, bottom: int) -> Lookup:
         """The table of some rows of the map grid."""
         a, b, c, d, e, f = self.transform
-        return dataclasses.replace(self, rows=self.rows[top:bottom], columns=self.columns[top:bottom],
+        return dataclasses.replace(self, rows=self.rows[top:bottom],
+                                   columns=self.columns[top:bottom],
                                    transform=(a, b, c + b * top, d, e, f + e * top))
 
     def fits(self, lonlat: tuple[np.ndarray, np.ndarray]) -> bool:
@@ -42,17 +43,20 @@ class Lookup:
         inner = np.arange(scale)
         valid = (self.rows >= 0) & (self.columns >= 0)
         shape = (self.rows.shape[0], scale, self.rows.shape[1], scale)
-        rows = np.broadcast_to(self.rows[:, None, :, None] * scale + inner[None, :, None, None], shape)
-        columns = np.broadcast_to(self.columns[:, None, :, None] * scale + inner[None, None, None, :], shape)
+        rows = np.broadcast_to(self.rows[:, None, :, None] * scale + inner[None, :, None, None],
+                               shape)
+        columns = np.broadcast_to(self.columns[:, None, :, None] * scale + inner, shape)
         if lonlat is not None and (moved := self._nearest(scale, *lonlat)) is not None:
             rows, columns = moved
-        rows, columns = (np.where(valid[:, None, :, None], values, -1).astype(np.int32) for values in (rows, columns))
+        rows, columns = (np.where(valid[:, None, :, None], values, -1).astype(np.int32)
+                         for values in (rows, columns))
         full = (shape[0] * scale, shape[2] * scale)
         step = (1 / scale, 0.0)
         return dataclasses.replace(self, rows=rows.reshape(full), columns=columns.reshape(full),
                                    transform=finer_transform(self.transform, step, step))
 
-    def _nearest(self, scale: int, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def _nearest(self, scale: int, lon: np.ndarray,
+                 lat: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Finer rows and columns, (H', scale, W', scale), of the finer pixels nearest to the finer
         cells' centres.
 
@@ -68,7 +72,8 @@ class Lookup:
         # pixel, then inverted.
         (lon_r, lon_k), (lat_r, lat_k) = np.gradient(lon), np.gradient(lat)
         determinant = lon_k * lat_r - lon_r * lat_k
-        rows, columns = (np.empty((self.rows.shape[0], scale, self.rows.shape[1], scale), np.int32) for _ in range(2))
+        rows, columns = (np.empty((self.rows.shape[0], scale, self.rows.shape[1], scale), np.int32)
+                         for _ in range(2))
         far, seen = 0, 0
         with np.errstate(all="ignore"):
             for top in range(len(self.rows)):
@@ -83,9 +88,12 @@ class Lookup:
                         inside = self.rows[top] >= 0
                         off = ~(np.maximum(np.abs(down), np.abs(across)) <= 1.5)
                         far, seen = far + int((off & inside).sum()), seen + int(inside.sum())
-                        down, across = (np.clip(np.nan_to_num(step), -1, 1) for step in (down, across))
-                        rows[top, y, :, x] = np.clip(np.floor((i + 0.5 + down) * scale), 0, height * scale - 1)
-                        columns[top, y, :, x] = np.clip(np.floor((j + 0.5 + across) * scale), 0, width * scale - 1)
+                        down, across = (np.clip(np.nan_to_num(step), -1, 1)
+                                        for step in (down, across))
+                        rows[top, y, :, x] = np.clip(np.floor((i + 0.5 + down) * scale), 0,
+                                                     height * scale - 1)
+                        columns[top, y, :, x] = np.clip(np.floor((j + 0.5 + across) * scale), 0,
+                                                        width * scale - 1)
         return (rows, columns) if far * 2 <= seen else None
 
     def take(self, cube: np.ndarray, top: int, bottom: int, nodata: float) -> np.ndarray:

@@ -15,10 +15,17 @@ from utility.cubes.formats import hdf5
 @dataclass(frozen=True)
 class Product:
     """One product; a file in `utility/cubes/products/` defines one as PRODUCT."""
-    title: str                                                          # for messages
-    open: Callable[[Path, str | None], Stored] = hdf5.open_hdf5         # scene and key -> the cube and its facts
-    holds: Callable[[h5py.File], bool] = lambda file: False             # is an HDF5 or netCDF file one?
-    scene: Callable[[Path], Path | None] = lambda path: None            # file or folder -> the scene that it is, or is of
-    files: Callable[[Path], Iterable[Path]] = lambda path: (path,)      # all files of a scene
-    belongs: Callable[[Path], bool] = lambda path: False                # is a file in a folder about a scene beside it?
-    suffix: str | None = None                                           # of results; None: as of the scene's container
+    title: str
+    """For messages."""
+    open: Callable[[Path, str | None], Stored] = hdf5.open_hdf5
+    """Scene and key -> the cube and its facts."""
+    holds: Callable[[h5py.File], bool] = lambda file: False
+    """Is an HDF5 or netCDF file one?"""
+    scene: Callable[[Path], Path | None] = lambda path: None
+    """File or folder -> the scene that it is, or is of."""
+    files: Callable[[Path], Iterable[Path]] = lambda path: (path,)
+    """All files of a scene."""
+    belongs: Callable[[Path], bool] = lambda path: False
+    """Is a file in a folder about a scene beside it?"""
+    suffix: str | None = None
+    """Of results; None: as of the scene's container."""

@@ -30,19 +30,22 @@ def unpacked(array: Any, packing: Packing) -> tuple[Any, float | None]:
     """
     dtype = native(array.dtype)
     fills = [marker for value in packing.fills if (marker := marker_of(dtype, value)) is not None]
-    declared = next((value for value in packing.fills if np.isnan(value) or marker_of(dtype, value) is not None), None)
+    declared = next((value for value in packing.fills if np.isnan(value)
+                     or marker_of(dtype, value) is not None), None)
     ranged = packing.low is not None or packing.high is not None
     if packing.packed:
         wide = dtype.itemsize > (4 if dtype.kind == "f" else 2)
         nodata = MISSING if fills or ranged else declared
-        return _mapped(array, np.dtype(np.float64 if wide else np.float32), packing, fills, MISSING), nodata
+        return _mapped(array, np.dtype(np.float64 if wide else np.float32), packing, fills,
+                       MISSING), nodata
     nodata = MISSING if declared is None and ranged and dtype.kind == "f" else declared
     if nodata is None or (len(fills) <= 1 and not ranged):
         return array, nodata
     return _mapped(array, dtype, packing, fills, nodata), nodata
 
 
-def _mapped(array: Any, result: np.dtype, packing: Packing, fills: Sequence[Any], nodata: float) -> LazyCube:
+def _mapped(array: Any, result: np.dtype, packing: Packing, fills: Sequence[Any],
+            nodata: float) -> LazyCube:
     def read(*index: slice) -> np.ndarray:
         stored = array[index]
         missing = np.zeros(stored.shape, bool)
@@ -84,7 +87,8 @@ def joined(cubes: Sequence[Any], order: Sequence[int] | np.ndarray) -> LazyCube:
         return block
 
     slowest = slowest_of(cubes[0])
-    return LazyCube((len(order), *cubes[0].shape[1:]), dtype, read, slowest, getattr(cubes[0], "grain", 1))
+    return LazyCube((len(order), *cubes[0].shape[1:]), dtype, read, slowest,
+                    getattr(cubes[0], "grain", 1))
 
 
 def joined_arms(arms: Mapping[str, Stored]) -> Stored:
@@ -101,8 +105,8 @@ def joined_arms(arms: Mapping[str, Stored]) -> Stored:
     cubes = {name: readable(arm.array, arm.layout) for name, arm in arms.items()}
     if len({cube.shape[1:] for cube in cubes.values()}) > 1:
         sizes = ", ".join(f"{name} {times(cube.shape[1:])}" for name, cube in cubes.items())
-        raise UserError(f"The arms of the sensor differ in their size ({sizes}), so that they are no "
-                        "one cube; choose one of them with --key.")
+        raise UserError(f"The arms of the sensor differ in their size ({sizes}), so that they are "
+                        "no one cube; choose one of them with --key.")
     first = next(iter(arms.values()))
     nm = [arm.wavelengths for arm in arms.values()]
     known = all(values is not None for values in nm)
@@ -111,15 +115,21 @@ def joined_arms(arms: Mapping[str, Stored]) -> Stored:
     alive = np.flatnonzero(~np.isnan(centres))
     order = alive[np.argsort(centres[alive], kind="stable")] if known else alive
     widths = [arm.fwhm for arm in arms.values()]
-    stored = Stored(joined(list(cubes.values()), order), format=first.format, layout="BHW", layout_by=BY_PRODUCT,
-                    key=first.key if len(arms) == 1 else None, nodata=first.nodata, units=first.units, crs=first.crs,
+    stored = Stored(joined(list(cubes.values()), order), format=first.format, layout="BHW",
+                    layout_by=BY_PRODUCT,
+                    key=first.key if len(arms) == 1 else None, nodata=first.nodata,
+                    units=first.units, crs=first.crs,
                     transform=first.transform, lonlat=first.lonlat, metadata=dict(first.metadata))
-    packings = {name: arm.metadata.get("packing", str(arm.array.dtype)) for name, arm in arms.items()}
+    packings = {name: arm.metadata.get("packing", str(arm.array.dtype))
+                for name, arm in arms.items()}
     if len({*packings.values()}) > 1:
-        stored.metadata["packing"] = ", ".join(f"{packing} ({name})" for name, packing in packings.items())
-    stored.notes = _about_arms({name: values for name, values in zip(arms, nm, strict=True)}, len(centres) - len(alive))
+        stored.metadata["packing"] = ", ".join(f"{packing} ({name})"
+                                               for name, packing in packings.items())
+    stored.notes = _about_arms({name: values for name, values in zip(arms, nm, strict=True)},
+                               len(centres) - len(alive))
     if known:
-        stored.wavelengths, stored.wavelengths_by = centres[order], ", ".join(arm.wavelengths_by for arm in arms.values())
+        stored.wavelengths = centres[order]
+        stored.wavelengths_by = ", ".join(arm.wavelengths_by for arm in arms.values())
     if all(values is not None for values in widths):
         stored.fwhm = np.concatenate(widths)[order]
     return stored
@@ -129,12 +139,14 @@ def _about_arms(wavelengths: Mapping[str, np.ndarray | None], dead: int) -> list
     """What became of the arms: their order, overlaps, bands left out."""
     notes = []
     if unknown := [name for name, nm in wavelengths.items() if nm is None]:
+        order = f", so the bands stand in the order {', '.join(wavelengths)}"
         notes.append(f"the wavelengths of {' and '.join(unknown)} are not in the file"
-                     + f", so the bands stand in the order {', '.join(wavelengths)}" * (len(wavelengths) > 1))
+                     + order * (len(wavelengths) > 1))
     elif len(wavelengths) > 1:
         notes.append(f"{', '.join(wavelengths)} are one cube, sorted by wavelength")
         ranges = sorted((np.nanmin(nm), np.nanmax(nm), name) for name, nm in wavelengths.items())
-        notes += [f"{one[2]} ends at {one[1]:.1f} nm and {other[2]} begins at {other[0]:.1f} nm: their bands alternate there"
+        notes += [f"{one[2]} ends at {one[1]:.1f} nm and {other[2]} begins at {other[0]:.1f} nm: "
+                  "their bands alternate there"
                   for one, other in pairwise(ranges) if other[0] < one[1]]
     if dead:
         notes.append(f"{dead} dead bands (wavelength 0) are left out")

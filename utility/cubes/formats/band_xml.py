@@ -43,7 +43,8 @@ def _listed(path: Path) -> list[list[int]]:
     lists = []
     for element in ElementTree.parse(path).iter():
         if element.tag.rpartition("}")[2].lower() == "expectedchannelslist":
-            lists.append([int(part) - 1 for part in (element.text or "").split(",") if part.strip()])
+            lists.append([int(part) - 1 for part in (element.text or "").split(",")
+                          if part.strip()])
     return lists
 
 

@@ -60,7 +60,8 @@ class Contents:
 
 
 def contents_of(path: Path) -> Contents:
-    """Open a file and list its arrays. Raises UserError: values lie in other files, or a chunk is larger than memory."""
+    """Open a file and list its arrays. Raises UserError: values lie in other files, or a chunk is
+    larger than memory."""
     found = Contents(path, h5py.File(path, "r"), {}, {}, {})
 
     def visit(name: str, item: Any) -> None:
@@ -69,11 +70,12 @@ def contents_of(path: Path) -> Contents:
             return
         plan = item.id.get_create_plist()  # before the shape, for which HDF5 opens the other files
         if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
-            raise UserError(f"{path} holds the array '{name}', whose values lie in other files, and these are not opened; "
-                            "copy the values into one file.")
+            raise UserError(f"{path} holds the array '{name}', whose values lie in other files, "
+                            "and these are not opened; copy the values into one file.")
         if item.dtype.kind not in "iufcV" or item.shape is None or _matlab_class(item) in NO_ARRAYS:
             return
-        require_memory(math.prod(item.chunks or ()) * item.dtype.itemsize, f"{path}, one chunk of '{name}',")
+        require_memory(math.prod(item.chunks or ()) * item.dtype.itemsize,
+                       f"{path}, one chunk of '{name}',")
         if 0 < item.size == max(item.shape, default=1) <= SMALL and item.dtype.kind in "iuf":
             found.small[name] = item
         elif item.size and (item.ndim == 2 or len(_axes(item)) == 3):
@@ -93,10 +95,12 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
     contents = contents_of(path)
     try:
         beside = _named(contents, "")
-        shapes = {name: tuple(item.shape[axis] for axis in _axes(item)) for name, item in contents.arrays.items()}
+        shapes = {name: tuple(item.shape[axis] for axis in _axes(item))
+                  for name, item in contents.arrays.items()}
         companions = {name for name, item in contents.arrays.items() if is_companion(name, item)}
         listing = ", ".join(f"{name} ({times(shape)})" for name, shape in contents.others.items())
-        key = choose_key(path, shapes, key.strip("/") if key else None, find_size(beside), listing, companions)
+        key = choose_key(path, shapes, key.strip("/") if key else None, find_size(beside), listing,
+                         companions)
         return stored_array(contents, key)
     except BaseException:
         contents.file.close()
@@ -112,14 +116,16 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None) -
     dataset, path = contents.arrays[key], contents.path
     _check_chunks(dataset, path)
     beside = _named(contents, key.rpartition("/")[0])
-    beside |= {name: dataset.attrs[name] for name in (*TEXTS, *VECTORS, "nodata") if name in dataset.attrs}
+    beside |= {name: dataset.attrs[name] for name in (*TEXTS, *VECTORS, "nodata")
+               if name in dataset.attrs}
     with open(path, "rb") as raw:
         matlab = raw.read(10) == b"MATLAB 7.3" or _matlab_class(dataset) is not None
     packing = packing or packing_of(dataset)
     array, nodata = unpacked(_squeezed(_on_disk(dataset, path), _axes(dataset)), packing)
     layout, reason = stated_layout(dataset.attrs.get("layout")), ""
-    stored = Stored(array, format="mat7.3" if matlab else "netcdf" if is_netcdf(contents.file) else "hdf5", key=key,
-                    mirrored=matlab, planes=[d.shape for n, d in contents.arrays.items() if d.ndim == 2 and n != key],
+    kind = "mat7.3" if matlab else "netcdf" if is_netcdf(contents.file) else "hdf5"
+    planes = [d.shape for n, d in contents.arrays.items() if d.ndim == 2 and n != key]
+    stored = Stored(array, format=kind, key=key, mirrored=matlab, planes=planes,
                     **facts_in(beside))
     stored.nodata, stored.units = stored.nodata if nodata is None else nodata, packing.units
     if packing.packed:
@@ -136,7 +142,8 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None) -
 def is_netcdf(file: h5py.File) -> bool:
     """Whether netCDF's library wrote a file, or another program in its way: it has dimensions."""
     tops = (item_at(file, name) for name in file)
-    return "_NCProperties" in file.attrs or any(isinstance(item, h5py.Dataset) and is_dimension(item) for item in tops)
+    return "_NCProperties" in file.attrs or any(
+        isinstance(item, h5py.Dataset) and is_dimension(item) for item in tops)
 
 
 def is_netcdf_file(path: Path, head: bytes) -> bool:
@@ -148,19 +155,22 @@ def is_netcdf_file(path: Path, head: bytes) -> bool:
 
 
 def _layout_of(contents: Contents, dataset: h5py.Dataset) -> tuple[str | None, str]:
-    """The layout of a 3-D array by the names of its dimensions, else by wavelengths that fit one axis alone."""
+    """The layout of a 3-D array by the names of its dimensions, else by wavelengths that fit one
+    axis alone."""
     axes = _axes(dataset)
     names = dimension_names(dataset)
     if layout := layout_of([names[axis] for axis in axes]):
         return layout, "the names of its dimensions"
-    fitting = [place for place, axis in enumerate(axes) if bands_of(dataset, axis, contents.small).wavelengths is not None]
+    fitting = [place for place, axis in enumerate(axes)
+               if bands_of(dataset, axis, contents.small).wavelengths is not None]
     if len(fitting) != 1:
         return None, ""
     return ("BHW", "HBW", "HWB")[fitting[0]], "the number of wavelengths beside it"
 
 
 def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout: str) -> None:
-    """Wavelengths, marks of bands, place: facts without which a cube can be read, so that an odd one is left out."""
+    """Wavelengths, marks of bands, place: facts without which a cube can be read, so that an odd
+    one is left out."""
     whole = ["."] * dataset.ndim
     for axis, name in zip(_axes(dataset), layout, strict=True):
         whole[axis] = name
@@ -175,13 +185,16 @@ def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout:
             crs, stored.transform = place_of(dataset, whole_layout)
             stored.crs = stored.crs or crs
         if stored.transform is None:
-            stored.lonlat = lonlat_of(contents.file, tuple(stored.array.shape[layout.index(axis)] for axis in "HW"))
+            size = tuple(stored.array.shape[layout.index(axis)] for axis in "HW")
+            stored.lonlat = lonlat_of(contents.file, size)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, AttributeError) as error:
-        stored.notes.append(f"what stands beside the cube was not understood ({' '.join(str(error).split())[:100]})")
+        reason = " ".join(str(error).split())[:100]
+        stored.notes.append(f"what stands beside the cube was not understood ({reason})")
 
 
 def _named(contents: Contents, folder: str) -> dict[str, np.ndarray]:
-    """The small arrays beside a cube in a folder of the file and at its top, that have one of the known names."""
+    """The small arrays beside a cube in a folder of the file and at its top, that have one of the
+    known names."""
     found: dict[str, np.ndarray] = {}
     for name, item in contents.small.items():
         place, _, last = name.rpartition("/")
@@ -195,7 +208,8 @@ def _texts(contents: Contents, folder: str) -> dict[str, str]:
     found = {}
     for name in TEXTS:
         item = contents.file.get(f"{folder}/{name}" if folder else name)
-        if isinstance(item, h5py.Dataset) and _matlab_class(item) == "char" and item.dtype.kind == "u" and item.size <= SMALL:
+        text = isinstance(item, h5py.Dataset) and _matlab_class(item) == "char"
+        if text and item.dtype.kind == "u" and item.size <= SMALL:
             found[name] = item[()].astype("<u2").tobytes().decode("utf-16-le", "replace")
     return found
 
@@ -223,7 +237,8 @@ def _squeezed(array: np.memmap | LazyCube, axes: list[int]) -> np.memmap | LazyC
 
 
 def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
-    """Raise UserError where a chunk holds less than its checksum, which ends the process in HDF5."""
+    """Raise UserError where a chunk holds less than its checksum, which ends the process in
+    HDF5."""
     least = 4 * dataset.fletcher32
     if dataset.chunks and dataset.id.chunk_iter(lambda chunk: True if chunk.size <= least else None):
         raise UserError(f"{path} is damaged: a chunk of '{dataset.name}' is empty; copy it again.")
@@ -241,7 +256,8 @@ def _on_disk(dataset: h5py.Dataset, path: Path) -> np.memmap | LazyCube:
         except (OSError, RuntimeError) as error:
             raise damaged(dataset.file.filename, error) from error
 
-    return LazyCube(dataset.shape, dataset.dtype, read, grain=dataset.chunks[0] if dataset.chunks else 1)
+    grain = dataset.chunks[0] if dataset.chunks else 1
+    return LazyCube(dataset.shape, dataset.dtype, read, grain=grain)
 
 
 def _matlab_class(dataset: h5py.Dataset) -> str | None:
@@ -255,7 +271,8 @@ def create_hdf5(target: Target) -> Iterator[CubeWriter]:
     key = matlab_name(target.like) if matlab else target.like.key or "cube"
     with replacing(target.path, target.overwrite) as temporary:
         with writing(target.path):
-            # HDF5 may crash the process when its own writes fail: nothing is left for HDF5 to allocate
+            # HDF5 may crash the process when its own writes fail: nothing is left for HDF5 to
+            # allocate
             size = math.prod(stored_shape(target.layout, target.shape)) * target.dtype.itemsize
             reserve(temporary, size + (1 << 20))
             _prepare(temporary, target, key, matlab)
@@ -268,20 +285,24 @@ def create_hdf5(target: Target) -> Iterator[CubeWriter]:
                 file.close()
 
 
-def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype, fill: float | None = None) -> None:
-    """Make a data set whose room in the file is taken at once, and whose values are left to be written."""
+def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
+          fill: float | None = None) -> None:
+    """Make a data set whose room in the file is taken at once, and whose values are left to be
+    written."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     if fill is not None:
         plan.set_fill_value(np.array(fill, dtype))
     folder, _, name = key.rpartition("/")
-    h5py.h5d.create(file.require_group(folder or "/").id, name.encode(), h5py.h5t.py_create(dtype, logical=True),
+    h5py.h5d.create(file.require_group(folder or "/").id, name.encode(),
+                    h5py.h5t.py_create(dtype, logical=True),
                     h5py.h5s.create_simple(shape), plan)
 
 
 def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
-    """Write an HDF5 file that lacks only the values of its cube; for MATLAB, with MATLAB's header in a user block."""
+    """Write an HDF5 file that lacks only the values of its cube; for MATLAB, with MATLAB's header
+    in a user block."""
     with h5py.File(path, "w", userblock_size=512 if matlab else 0) as file:
         early(file, key, stored_shape(target.layout, target.shape), target.dtype)
         file[key].attrs["layout"] = target.layout
@@ -289,11 +310,15 @@ def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
             if name == "nodata" or isinstance(value, str):
                 file[key].attrs[name] = value
             if name not in file and matlab and isinstance(value, str):
-                file[name] = np.frombuffer(value.encode("utf-16-le"), "<u2")[:, None]  # a row to MATLAB
-                file[name].attrs.update({"MATLAB_class": np.bytes_("char"), "MATLAB_int_decode": np.int32(2)})
+                codes = np.frombuffer(value.encode("utf-16-le"), "<u2")
+                file[name] = codes[:, None]  # a row to MATLAB
+                file[name].attrs.update({"MATLAB_class": np.bytes_("char"),
+                                         "MATLAB_int_decode": np.int32(2)})
             elif name not in file and name not in file[key].attrs:
                 plane = np.ndim(value) == 2
-                file[name] = (value.T if matlab else value) if plane else np.reshape(value, (1, -1))  # a column to MATLAB
+                # A vector is a column to MATLAB.
+                value = np.asarray(value) if plane else np.reshape(value, (1, -1))
+                file[name] = value.T if plane and matlab else value
         for item in file.values() if matlab else ():
             item.attrs.setdefault("MATLAB_class", np.bytes_(
                 {"f4": "single", "f8": "double"}.get(item.dtype.str[1:], item.dtype.name)))

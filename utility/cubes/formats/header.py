@@ -50,7 +50,8 @@ def read_fields(header: Path) -> dict[str, Any]:
         text = file.read(LIMIT).removeprefix(MARK)
     if b"\0" in text:
         raise _unreadable(header)
-    lines = iter(text.decode("ascii", "replace").splitlines()[1:])  # the fields are ASCII; descriptions come in any code page
+    # The fields are ASCII; descriptions come in any code page.
+    lines = iter(text.decode("ascii", "replace").splitlines()[1:])
     fields: dict[str, Any] = {}
     for line in lines:
         name, equals, value = line.partition("=")
@@ -65,12 +66,13 @@ def read_fields(header: Path) -> dict[str, Any]:
                     raise _unreadable(header) from None
             inside = value[1:value.rindex("}")].strip()
             key = name.strip().lower()
-            fields[key] = inside if key == "description" else [part.strip() for part in inside.split(",")]
+            parts = [part.strip() for part in inside.split(",")]
+            fields[key] = inside if key == "description" else parts
         else:
             fields[name.strip().lower()] = value
     return fields
 
 
 def _unreadable(header: Path) -> UserError:
-    return UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no text); correct or copy it "
-                     "again.")
+    return UserError(f"{header} is not a readable ENVI header (a brace is not closed, or it is no "
+                     "text); correct or copy it again.")

@@ -54,7 +54,8 @@ def _prepare(path: Path, target: Target, name: str) -> None:
             file.attrs["title" if key == "description" else key] = text
         coordinates = _coordinates(like, target.shape)
         for axis, dimension in DIMENSIONS.items():
-            values, said = coordinates.get(axis, (np.arange(shape[axis], dtype=np.int32), {"long_name": f"{dimension} index"}))
+            index = np.arange(shape[axis], dtype=np.int32), {"long_name": f"{dimension} index"}
+            values, said = coordinates.get(axis, index)
             _variable(file, dimension, values, said).make_scale(dimension)
         early(file, name, stored_shape(target.layout, target.shape), target.dtype, like.nodata)
         cube = file[name]
@@ -67,8 +68,10 @@ def _prepare(path: Path, target: Target, name: str) -> None:
             item = file.create_dataset(MAPPING, data=np.int32(0))
             item.attrs.update(_grid_mapping(like))
         by_band = like.gain is not None and not _shared_gain(like)
-        beside = [("wavelength", "B", like.wavelengths, {"units": "nm", "standard_name": "radiation_wavelength"}),
-                  ("fwhm", "B", like.fwhm, {"units": "nm"}), ("good_wavelengths", "B", like.good, {"long_name": "1 is good"}),
+        beside = [("wavelength", "B", like.wavelengths,
+                   {"units": "nm", "standard_name": "radiation_wavelength"}),
+                  ("fwhm", "B", like.fwhm, {"units": "nm"}),
+                  ("good_wavelengths", "B", like.good, {"long_name": "1 is good"}),
                   ("band_gain", "B", like.gain if by_band else None, {}),
                   ("band_offset", "B", _offsets(like) if by_band else None, {})]
         if like.lonlat is not None:
@@ -78,10 +81,12 @@ def _prepare(path: Path, target: Target, name: str) -> None:
         for beside_name, axes, values, said in beside:
             if values is not None:
                 values = np.asarray(values)
-                item = _variable(file, beside_name, values.astype(np.uint8) if values.dtype == bool else values, said)
+                item = _variable(file, beside_name, values.astype(np.uint8) if values.dtype == bool
+                                 else values, said)
                 for place, axis in enumerate(axes):
                     item.dims[place].attach_scale(file[DIMENSIONS[axis]])
-        aside = [one for one, _, values, _ in beside if values is not None and one in ("wavelength", "longitude", "latitude")]
+        aside = [one for one, _, values, _ in beside if values is not None
+                 and one in ("wavelength", "longitude", "latitude")]
         if aside:
             cube.attrs["coordinates"] = np.bytes_(" ".join(aside))
 
@@ -99,7 +104,8 @@ def _about(like: Scene, dtype: np.dtype) -> dict[str, Any]:
     if like.nodata is not None:
         said["_FillValue"] = np.array([like.nodata], dtype)
     if like.gain is not None and _shared_gain(like):
-        said |= {"scale_factor": np.array([like.gain[0]]), "add_offset": np.array([_offsets(like)[0]])}
+        said |= {"scale_factor": np.array([like.gain[0]]),
+                 "add_offset": np.array([_offsets(like)[0]])}
     if like.units and (like.gain is None or _shared_gain(like)):  # of physical values
         said["units"] = np.bytes_(like.units)
     if like.band_names:
@@ -118,16 +124,19 @@ def _offsets(like: Scene) -> np.ndarray:
     return np.zeros(len(like.gain)) if like.offset is None else np.asarray(like.offset)
 
 
-def _coordinates(like: Scene, shape: tuple[int, int, int]) -> dict[str, tuple[np.ndarray, dict[str, str]]]:
+def _coordinates(like: Scene,
+                 shape: tuple[int, int, int]) -> dict[str, tuple[np.ndarray, dict[str, str]]]:
     """Coordinates of the centres of rows and columns of a grid that is not turned."""
     if like.transform is None or like.transform[1] or like.transform[3]:
         return {}
     a, _, c, _, e, f = like.transform
     geographic = bool(like.crs) and CRS.from_wkt(like.crs).is_geographic
-    names = ("latitude", "longitude") if geographic else ("projection_y_coordinate", "projection_x_coordinate")
+    names = ("projection_y_coordinate", "projection_x_coordinate")
+    names = ("latitude", "longitude") if geographic else names
     units = ("degrees_north", "degrees_east") if geographic else ("m", "m")
     centres = f + e * (np.arange(shape[1]) + 0.5), c + a * (np.arange(shape[2]) + 0.5)
-    return {axis: (values, {"standard_name": name, "units": unit} if like.crs else {"long_name": name})
+    return {axis: (values, {"standard_name": name, "units": unit} if like.crs
+                   else {"long_name": name})
             for axis, values, name, unit in zip("HW", centres, names, units, strict=True)}
 
 
@@ -135,16 +144,20 @@ def _grid_mapping(like: Scene) -> dict[str, Any]:
     """The CRS as WKT, which GDAL, xarray and QGIS read, and GDAL's transform, which may be
     turned."""
     a, b, c, d, e, f = like.transform
-    said: dict[str, Any] = {"GeoTransform": np.bytes_(" ".join(repr(float(v)) for v in (c, a, b, f, d, e)))}
+    six = " ".join(repr(float(v)) for v in (c, a, b, f, d, e))
+    said: dict[str, Any] = {"GeoTransform": np.bytes_(six)}
     if like.crs:
         crs = CRS.from_wkt(like.crs)
         said |= {"crs_wkt": np.bytes_(crs.to_wkt()), "spatial_ref": np.bytes_(crs.to_wkt()),
-                 "grid_mapping_name": np.bytes_("latitude_longitude" if crs.is_geographic else _mapping_name(crs))}
+                 "grid_mapping_name": np.bytes_("latitude_longitude" if crs.is_geographic
+                                                else _mapping_name(crs))}
     return said
 
 
 def _mapping_name(crs: CRS) -> str:
-    names = {"utm": "transverse_mercator", "tmerc": "transverse_mercator", "laea": "lambert_azimuthal_equal_area",
-             "lcc": "lambert_conformal_conic", "aea": "albers_conical_equal_area", "stere": "polar_stereographic",
+    names = {"utm": "transverse_mercator", "tmerc": "transverse_mercator",
+             "laea": "lambert_azimuthal_equal_area",
+             "lcc": "lambert_conformal_conic", "aea": "albers_conical_equal_area",
+             "stere": "polar_stereographic",
              "merc": "mercator", "sinu": "sinusoidal"}
     return names.get(str(crs.to_dict().get("proj", "")), "unknown")

@@ -20,7 +20,8 @@ from utility.cubes.product import Product
 
 PRODUCTS: tuple[Product, ...] = tuple(
     import_module(f"{__name__}.{name}").PRODUCT
-    for name in sorted(module.name for module in iter_modules(__path__)) if not name.startswith("_"))
+    for name in sorted(module.name for module in iter_modules(__path__))
+    if not name.startswith("_"))
 """All products, by the names of their files."""
 
 
@@ -33,7 +34,8 @@ def product_of(path: Path) -> tuple[Product, Path] | None:
                 return product, scene
         if path.is_file() and h5py.is_hdf5(path):
             # A damaged file is refused by its reader, which says why.
-            with suppress(RuntimeError, KeyError, ValueError, TypeError), h5py.File(path, "r") as file:
+            odd = RuntimeError, KeyError, ValueError, TypeError
+            with suppress(*odd), h5py.File(path, "r") as file:
                 return next(((product, path) for product in PRODUCTS if product.holds(file)), None)
     return None
 

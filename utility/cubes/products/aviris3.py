@@ -9,7 +9,8 @@ from utility.cubes.product import Product
 
 
 def holds(file: h5py.File) -> bool:
-    return any(item_at(file, f"{name}/{name}") is not None and item_at(file, f"{name}/wavelength") is not None
+    return any(item_at(file, f"{name}/{name}") is not None
+               and item_at(file, f"{name}/wavelength") is not None
                for name in ("reflectance", "radiance"))
 
 

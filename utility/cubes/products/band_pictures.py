@@ -35,7 +35,8 @@ def bands_in(folder: Path) -> list[Path]:
         return []
     (stem, bands), = found.items()
     numbers = sorted(bands)
-    if not stem or len(numbers) < FEWEST or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+    whole = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if not stem or len(numbers) < FEWEST or not whole:
         return []
     return [bands[number] for number in numbers]
 
@@ -64,10 +65,12 @@ def open_pictures(path: Path, key: str | None) -> Stored:
     channels = _channels(files[0])
     if channels > 1 or stored.array.dtype == np.uint8:
         bits = 8 * stored.array.dtype.itemsize
-        stored.notes.append(f"its pictures have {channels} channel{'s' * (channels > 1)} of {bits} bits"
+        several = "s" * (channels > 1)
+        stored.notes.append(f"its pictures have {channels} channel{several} of {bits} bits"
                             + ", of which the first is taken" * (channels > 1))
     if len(files) == CAVE and "_ms" in files[0].stem:
-        stored.wavelengths, stored.wavelengths_by = np.linspace(400.0, 700.0, CAVE), "the camera of CAVE"
+        stored.wavelengths = np.linspace(400.0, 700.0, CAVE)
+        stored.wavelengths_by = "the camera of CAVE"
     return stored
 
 
@@ -79,5 +82,6 @@ def _channels(file: Path) -> int:
         return 1
 
 
-PRODUCT = Product("pictures of bands (CAVE)", open_pictures, scene=scene, files=lambda path: bands_in(_folder(path)),
+PRODUCT = Product("pictures of bands (CAVE)", open_pictures, scene=scene,
+                  files=lambda path: bands_in(_folder(path)),
                   belongs=lambda path: scene(path) is not None, suffix=".tif")

@@ -19,7 +19,7 @@ from utility.cubes.product import Product
 
 
 def holds(file: h5py.File) -> bool:
-    return item_at(file, "sensor_band_parameters") is not None and item_at(file, "location/glt_x") is not None
+    return None not in (item_at(file, "sensor_band_parameters"), item_at(file, "location/glt_x"))
 
 
 def open_emit(path: Path, key: str | None) -> Stored:
@@ -29,10 +29,12 @@ def open_emit(path: Path, key: str | None) -> Stored:
             said = attributes(file)
             values = numbers(said.get("geotransform", ""))
             across, down = (np.asarray(file[f"location/glt_{axis}"][()], np.int32) for axis in "xy")
-            stored.metadata["lookup"] = Lookup(down - 1, across - 1, gdal_transform(values), crs_of(said))
+            stored.metadata["lookup"] = Lookup(down - 1, across - 1, gdal_transform(values),
+                                               crs_of(said))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:80]
-        stored.notes.append(f"its lookup table (GLT) cannot be read ({reason}), so --ortho is not possible")
+        stored.notes.append(f"its lookup table (GLT) cannot be read ({reason}), so --ortho is not "
+                            "possible")
     return stored
 
 

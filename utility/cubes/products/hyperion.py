@@ -41,7 +41,8 @@ def scene(path: Path) -> Path | None:
 def open_hyperion(path: Path, key: str | None) -> Stored:
     bands = bands_in(path)
     numbers = sorted(CALIBRATED & bands.keys()) or sorted(bands)
-    opened = [partial(rasterio.open, bands[number].absolute(), driver="GTiff") for number in numbers]
+    opened = [partial(rasterio.open, bands[number].absolute(), driver="GTiff")
+              for number in numbers]
     left_out = len(bands) - len(numbers)
     stored = rasters.open_stack(path, opened, f"{len(numbers)} files are the bands; "
                                 f"{left_out} bands that are not calibrated are left out")
@@ -52,10 +53,13 @@ def open_hyperion(path: Path, key: str | None) -> Stored:
     stored.gain, stored.units = np.where(vnir, 1 / 40, 1 / 80), "W/(m^2 sr um)"
     stored.band_names = [f"B{number:03d}" for number in numbers]
     corners = stored.array[:, ::stored.array.shape[1] - 1, ::stored.array.shape[2] - 1]
-    if stored.nodata is None and np.any(np.all(corners == 0, axis=0)):  # around a scene turned to the north
+    # Zeros lie around a scene that was turned to the north.
+    if stored.nodata is None and np.any(np.all(corners == 0, axis=0)):
         stored.nodata = 0.0
     return stored
 
 
-PRODUCT = Product("Hyperion", open_hyperion, scene=scene, files=lambda path: bands_in(path).values(),
-                  belongs=lambda path: bool(NAME.fullmatch(path.name)) and scene(path) is not None, suffix=".tif")
+PRODUCT = Product("Hyperion", open_hyperion, scene=scene,
+                  files=lambda path: bands_in(path).values(),
+                  belongs=lambda path: bool(NAME.fullmatch(path.name)) and scene(path) is not None,
+                  suffix=".tif")

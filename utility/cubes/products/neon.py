@@ -17,7 +17,8 @@ from utility.cubes.product import Product
 
 
 def _site(file: h5py.File) -> str | None:
-    return next((name for name in file if item_at(file, f"{name}/Reflectance/Reflectance_Data") is not None), None)
+    return next((name for name in file
+                 if item_at(file, f"{name}/Reflectance/Reflectance_Data") is not None), None)
 
 
 def open_neon(path: Path, key: str | None) -> Stored:
@@ -36,9 +37,11 @@ def open_neon(path: Path, key: str | None) -> Stored:
         stored.layout, stored.layout_by = "HWB", BY_PRODUCT
     stored.crs, stored.transform = _place(contents.file, f"{group}/Metadata/Coordinate_System")
     windows = [ends for part, value in attributes(contents.file[group]).items()
-               if part.startswith("bandwindow") and (ends := numbers(value)) is not None and ends.size == 2]
+               if part.startswith("bandwindow") and (ends := numbers(value)) is not None
+               and ends.size == 2]
     if stored.wavelengths is not None and windows and stored.good is None:
-        stored.good = ~np.any([(stored.wavelengths >= low) & (stored.wavelengths <= high) for low, high in windows], axis=0)
+        stored.good = ~np.any([(stored.wavelengths >= low) & (stored.wavelengths <= high)
+                               for low, high in windows], axis=0)
     return stored
 
 

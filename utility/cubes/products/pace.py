@@ -24,8 +24,8 @@ def _l1b(file: h5py.File) -> list[str]:
 
 
 def holds(file: h5py.File) -> bool:
-    level2 = item_at(file, "geophysical_data") and item_at(file, "sensor_band_parameters/wavelength_3d")
-    return bool(level2) or bool(_l1b(file))
+    level2 = "geophysical_data", "sensor_band_parameters/wavelength_3d"
+    return None not in [item_at(file, name) for name in level2] or bool(_l1b(file))
 
 
 def open_pace(path: Path, key: str | None) -> Stored:
@@ -34,7 +34,8 @@ def open_pace(path: Path, key: str | None) -> Stored:
     if key or not names:
         contents.file.close()
         return hdf5.open_hdf5(path, key)
-    return joined_arms({name.rpartition("_")[2]: hdf5.stored_array(contents, name) for name in names})
+    return joined_arms({name.rpartition("_")[2]: hdf5.stored_array(contents, name)
+                        for name in names})
 
 
 PRODUCT = Product("PACE OCI", open_pace, holds)
