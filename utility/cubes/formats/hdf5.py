@@ -240,14 +240,17 @@ def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
     """Raise UserError where a chunk holds less than its checksum, which ends the process in
     HDF5."""
     least = 4 * dataset.fletcher32
-    if dataset.chunks and dataset.id.chunk_iter(lambda chunk: True if chunk.size <= least else None):
+    empty = dataset.chunks and dataset.id.chunk_iter(
+        lambda chunk: True if chunk.size <= least else None)
+    if empty:
         raise UserError(f"{path} is damaged: a chunk of '{dataset.name}' is empty; copy it again.")
 
 
 def _on_disk(dataset: h5py.Dataset, path: Path) -> np.memmap | LazyCube:
     start = dataset.id.get_offset()  # None where the values lie in chunks
     same = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
-    if start is not None and same and start + dataset.nbytes <= os.path.getsize(path):  # half the time of HDF5
+    if start is not None and same and start + dataset.nbytes <= os.path.getsize(path):
+        # Half the time of HDF5.
         return np.memmap(str(path), dataset.dtype, "r", start, dataset.shape)
 
     def read(*index: slice) -> np.ndarray:
@@ -323,6 +326,7 @@ def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
             item.attrs.setdefault("MATLAB_class", np.bytes_(
                 {"f4": "single", "f8": "double"}.get(item.dtype.str[1:], item.dtype.name)))
     if matlab:
-        text = f"MATLAB 7.3 MAT-file, Platform: {sys.platform}, Created on: {time.ctime()} HDF5 schema 1.00 ."
+        text = (f"MATLAB 7.3 MAT-file, Platform: {sys.platform}, Created on: {time.ctime()} "
+                "HDF5 schema 1.00 .")
         with open(path, "r+b") as raw:
             raw.write(text[:116].ljust(116).encode() + b"\0" * 8 + b"\x00\x02IM")
