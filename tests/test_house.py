@@ -90,3 +90,31 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
     # Then patches go into the database a row at a time.
     assert set(entered[len(way):]) == {"utility.datasets.patches", "utility.degradation",
                                        "utility.lmdb_dataset"}
+
+
+LONG = {"hsi_sr.parse", "hsi_test.parse", "hsi_test.work", "benchmarks.run.main",
+        "models.layers.pooling.gpu._forward", "models.layers.pooling.gpu._backward",
+        "utility.adapt.adapt", "utility.datasets.building.build_database",
+        "utility.superres.cube_file.apply_to_file", "utility.superres.tiling.super_resolve"}
+"""Functions of more than 60 lines: those of a kernel, lists of options, and what is still to do."""
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first, length = function.body[0], function.end_lineno - function.lineno + 1
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        length -= first.end_lineno - first.lineno + 1
+    return length
+
+
+def test_a_function_has_60_lines_at_most():
+    found = {f"{name}.{node.name}" for path, name in SOURCES.items()
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.FunctionDef) and code_lines(node) > 60}
+    assert found <= LONG
+    assert found == LONG, "the list names no function that has become short"
+
+
+def test_lines_above_100_columns_are_few():
+    lines = [line for path in SOURCES for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sum(len(line) > 100 for line in lines) < 0.05 * len(lines)

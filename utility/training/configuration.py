@@ -19,6 +19,20 @@ from utility.training.losses import LOSSES
 from utility.training.recipes import RECIPES
 
 
+CHOICES: dict[str, Any] = {
+    "recipe": RECIPES, "loss": LOSSES, "amp": AMP, "augment": MODES, "start": (*STARTS, None),
+    "scale_order": ("turn", "random")}
+"""The values of a field that has few."""
+
+LOWEST: dict[tuple[float, bool], tuple[str, ...]] = {
+    (1, False): ("batch", "epochs", "iterations", "val_batches", "record_interval", "epoch_steps",
+                 "crop", "band_window", "accumulate", "band_spacing"),
+    (0, False): ("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise", "patience"),
+    (0, True): ("lr", "last_lr", "weights", "save_minutes", "minutes"),
+    (-math.inf, True): ("snr",)}
+"""{(lowest value, whether a field must be above it): fields}."""
+
+
 @dataclass
 class TrainingConfig:
     """The whole configuration of a run. The recipe or the machine sets the fields that are None."""
@@ -92,47 +106,13 @@ class TrainingConfig:
         for name in ("scales", "data", "freeze", "weights", "gpu_ids"):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, tuple(value))
-        for name, choices in (("recipe", RECIPES), ("loss", LOSSES), ("amp", AMP),
-                              ("augment", MODES), ("start", (*STARTS, None)),
-                              ("scale_order", ("turn", "random"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of "
-                                f"{', '.join(filter(None, choices))}.")
+        self._check_choices()
         for name, value in RECIPES[self.recipe].items():
-            if (getattr(self, name) is None
-                    and not (name == "iterations" and self.epochs is not None)):
+            counted = name == "iterations" and self.epochs is not None
+            if getattr(self, name) is None and not counted:
                 setattr(self, name, value)
-        for names, low, above in ((("batch", "epochs", "iterations", "val_batches",
-                                    "record_interval", "epoch_steps", "crop", "band_window",
-                                    "accumulate", "band_spacing"), 1, False),
-                                  (("threads", "warmup", "seed", "min_lr", "wd", "clip", "noise",
-                                    "patience"), 0, False), (("snr",), -math.inf, True),
-                                  (("lr", "last_lr", "weights", "save_minutes", "minutes"), 0,
-                                   True)):
-            for name in names:
-                value = getattr(self, name)
-                for number in value if isinstance(value, tuple) else () if value is None else (
-                        value,):
-                    if not (low < number < math.inf if above else low <= number < math.inf):
-                        raise UserError(f"{name} is {number}; give a number "
-                                        f"{'above' if above else 'of at least'} {low}.")
-        if (self.threads or 0) > 1024:
-            raise UserError(f"threads is {self.threads}; give 1024 loader processes at most.")
-        if not self.scales or len(set(self.scales)) < len(self.scales):
-            raise UserError(f"The scales are {list(self.scales)}; give one or several different "
-                            "ones, such as 2,4,8.")
-        for name in ("unknown", "shade"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise UserError(f"{name} is {value}; give a share of the patches, from 0 to 1.")
-        if self.degradation != ANY and (self.unknown % 1 or self.snr is not None):
-            raise UserError(f"unknown and snr are drawn with --degradation {ANY}, and it is "
-                            f"{self.degradation}.")
-        for scale in self.scales:
-            try:
-                Degradation.of(scale,
-                               f"{ANY} {SAFE_MTF}" if self.degradation == ANY else self.degradation)
-            except ValueError as error:
-                raise UserError(f"A low-resolution cube cannot be made: {error}.") from error
+        self._check_numbers()
+        self._check_problem()
         if not self.data or len(set(self.data)) < len(self.data):
             raise UserError(f"The databases are {', '.join(self.data) or 'none'}; give one or "
                             "several different ones.")
@@ -142,6 +122,43 @@ class TrainingConfig:
         if self.resume and self.init:
             raise UserError("Both --resume and --init were given; the first goes on with a run, "
                             "the second starts one from another's weights: choose.")
+
+    def _check_choices(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}; choose one of "
+                                f"{', '.join(filter(None, choices))}.")
+
+    def _check_numbers(self) -> None:
+        """That every number, and each of several, is as large as it has to be, and finite."""
+        for (low, above), names in LOWEST.items():
+            for name in names:
+                value = getattr(self, name)
+                numbers = value if isinstance(value, tuple) else [] if value is None else [value]
+                for number in numbers:
+                    large = number > low if above else number >= low
+                    if not (large and number < math.inf):
+                        raise UserError(f"{name} is {number}; give a number "
+                                        f"{'above' if above else 'of at least'} {low}.")
+        if (self.threads or 0) > 1024:
+            raise UserError(f"threads is {self.threads}; give 1024 loader processes at most.")
+        for name in ("unknown", "shade"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise UserError(f"{name} is {value}; give a share of the patches, from 0 to 1.")
+
+    def _check_problem(self) -> None:
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise UserError(f"The scales are {list(self.scales)}; give one or several different "
+                            "ones, such as 2,4,8.")
+        if self.degradation != ANY and (self.unknown % 1 or self.snr is not None):
+            raise UserError(f"unknown and snr are drawn with --degradation {ANY}, and it is "
+                            f"{self.degradation}.")
+        name = f"{ANY} {SAFE_MTF}" if self.degradation == ANY else self.degradation
+        for scale in self.scales:
+            try:
+                Degradation.of(scale, name)
+            except ValueError as error:
+                raise UserError(f"A low-resolution cube cannot be made: {error}.") from error
 
 
 def configure(given: Mapping[str, Any]) -> TrainingConfig:
@@ -186,5 +203,5 @@ def configure(given: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig(**{**base, **given})
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{source} has a configuration that cannot be used ({error}); take its weights alone with --init.") \
-            from error
+        raise UserError(f"{source} has a configuration that cannot be used ({error}); take its "
+                        "weights alone with --init.") from error
