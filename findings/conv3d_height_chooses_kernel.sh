@@ -1,6 +1,5 @@
 #!/bin/sh
-# Guess: a 3D convolution gives a scene the same bits alone as in a batch, and a scene on its
-# side the same kernel as upright.
+# Guess: a 3D convolution gives a patch the same bits alone as in a batch.
 # Found: float32 on an x86 processor. One scene goes to oneDNN where channels x bands x HEIGHT is
 # more than 20480, whatever its width, and to another kernel below; two scenes always go to
 # oneDNN. So the last bits of a patch depend on the batch, and transposing a long strip changes
