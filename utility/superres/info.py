@@ -1,6 +1,7 @@
 """What a file holds, how it is read, and what it would cost to super-resolve it here."""
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -23,11 +24,16 @@ from utility.cubes.companions import times
 from utility.cubes.cube import Scene, Stored
 from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
-from utility.cubes.values import band_statistics
-from utility.names import SCALES
+from utility.cubes.values import band_statistics, from_unit_range
+from utility.names import SCALES, STARTS
 from utility.scenes import Reading, first_line, open_scene
-from utility.superres.tiling import auto_tile, super_resolve_cube
+from utility.superres.methods import methods
+from utility.superres.problem import Problem
+from utility.superres.spectrum import band_step
+from utility.superres.tiling import STRIP, auto_tile, super_resolve_cube
+from utility.superres.uncertainty import Halo
 from utility.system.errors import Unclear
+from utility.system.memory import resident
 from utility.system.progress import duration
 
 PIECE = 64
@@ -38,25 +44,47 @@ class Cost(NamedTuple):
     """Of super-resolving a cube."""
 
     seconds: float
-    memory: float | None  # bytes of the network's activations; None: the network does not say
+    memory: float | None  # bytes of this process at its highest; None: the network does not say
 
 
 def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
-    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece of it that is timed."""
+    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece of it that is timed:
+    the network on the bands that it computes, and all that is done to the values of all bands."""
     bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
+    problem = Problem(scale, start=STARTS[1])
+    computed = -(-(bands - 1) // band_step(net, problem, bands)) + 1 if bands > 1 else 1
     side = -(-PIECE // net.step(scale)) * net.step(scale)
     rng = np.random.default_rng(0)
-    for count in (2, bands):  # what the first call prepares is not timed
+    for count in (2, computed):  # what the first call prepares is not timed
         low, start = (rng.random((count, n, n), np.float32) for n in (side // scale, side))
         begin = time.perf_counter()
         super_resolve_cube(net, start, low, tile=0)
     per_pixel = (time.perf_counter() - begin) / side ** 2
+    rest = _around_the_network(bands, scale, problem) * height * width
     if net.radius is None:
-        return Cost(per_pixel * height * width, None)
-    tile, halo = auto_tile(net, (bands, height, width), scale), 2 * net.halo(scale)
+        return Cost(per_pixel * height * width + rest, None)
+    tile, halo = auto_tile(net, (computed, height, width), scale), 2 * net.halo(scale)
     again = ((tile + halo) / tile) ** 2 if tile else 1.0  # halos are computed more than once
-    return Cost(per_pixel * height * width * again,
-                net.bytes_per_pixel(bands, scale) * ((tile + halo) ** 2 if tile else height * width))
+    activations = net.bytes_per_pixel(computed, scale) * ((tile + halo) ** 2 if tile else height * width)
+    # Three cubes of the input's size, six strips of a result, a row of tiles of its file.
+    return Cost(per_pixel * height * width * again + rest, activations + resident() + 12 * math.prod(shape)
+                + min(6 * STRIP, 24 * bands * height * width) + 2 * bands * min(height, 256) * width)
+
+
+def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
+    """Seconds a pixel of the result for what is done beside the network: three methods are interpolated, counted and
+    compared with the input, and one is written."""
+    low = np.random.default_rng(0).random((bands, PIECE, PIECE), np.float32)
+    begin = time.perf_counter()
+    made = methods(None, low, problem)
+    for method in made.values():
+        method.write(Halo(low, scale, problem.degradation).add)
+        method.agreement()
+    block = made["interpolation"].source(0, PIECE, 0, PIECE)
+    for band in block:
+        from_unit_range(band, 0, 10000, np.int16, "clip")
+    pixels = (PIECE * scale) ** 2
+    return 1.5 * (time.perf_counter() - begin) / pixels
 
 
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,

@@ -54,8 +54,13 @@ def budget(memory: int | None = None) -> float:
     limit for the whole process, leaves, 64 MB at least; without a limit half of what is free."""
     if memory is None:
         return free_memory() / 2
+    return max(memory - resident(), 64 << 20)
+
+
+def resident() -> int:
+    """Bytes of main memory that this process holds; 0 where the system does not say."""
     pages = next(iter(_lines(Path("/proc/self/statm"))), "0 0").split()[1]
-    return max(memory - int(pages) * os.sysconf("SC_PAGE_SIZE"), 64 << 20)
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _number(path: Path) -> int | None:
