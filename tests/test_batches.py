@@ -16,15 +16,16 @@ def place():
     Path("in").mkdir()
     cube = np.random.default_rng(0).random((31, 12, 12)).astype(np.float32)
     np.save("in/a.npy", cube)
-    with rasterio.open("in/b.tif", "w", driver="GTiff", count=31, height=12, width=12, dtype="float32",
-                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
+    with rasterio.open("in/b.tif", "w", driver="GTiff", count=31, height=12, width=12,
+                       dtype="float32", transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
         file.write(cube)
     np.save("in/broken.npy", np.full((31, 12, 12), np.nan))
     Path("in/notes.txt").write_text("not a scene")
 
 
 def run(*arguments):
-    return hsi_test.main(["--method", "interpolation", "--scale", "2", "--input", "in", "--output", "out", *arguments])
+    return hsi_test.main(["--method", "interpolation", "--scale", "2", "--input", "in", "--output",
+                          "out", *arguments])
 
 
 def test_every_scene_of_a_folder_is_made_in_its_format_and_failures_are_listed_at_the_end(capfd):
@@ -43,12 +44,15 @@ def test_several_files_and_folders_are_one_input(capfd):
     np.save("more/c.npy", np.load("in/a.npy"))
     assert run("--input", "in/a.npy", "in/b.tif", "more") == 0
     assert "3 scenes: 3 made" in capfd.readouterr().out
-    assert sorted(path.name for path in Path("out").iterdir()) == ["a_x2.npy", "b_x2.tif", "c_x2.npy"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "a_x2.npy", "b_x2.tif", "c_x2.npy"]
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("cut.tif", lambda tif: tif[:300]), ("wiped.tif", lambda tif: bytes(len(tif))), ("empty.mat", lambda tif: b""),
-    ("cut.hdr", lambda tif: b"EN"), ("cut.jp2", lambda tif: b"\0\0\0\x0cjP  \r\n\x87\n")])
+@pytest.mark.parametrize(("name", "content"),
+                         [("cut.tif", lambda tif: tif[:300]),
+                          ("wiped.tif", lambda tif: bytes(len(tif))),
+                          ("empty.mat", lambda tif: b""), ("cut.hdr", lambda tif: b"EN"),
+                          ("cut.jp2", lambda tif: b"\0\0\0\x0cjP  \r\n\x87\n")])
 def test_a_file_named_like_a_cube_that_cannot_be_read_is_a_failure(capfd, name, content):
     Path("in/broken.npy").unlink()
     Path("in/b.hdr").write_text("ESRI's, beside b.tif")

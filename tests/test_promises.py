@@ -1,4 +1,5 @@
-"""What an option promises is done, or refused in a sentence; what cannot be used of several scenes does not stop the others."""
+"""What an option promises is done, or refused in a sentence; what cannot be used of several scenes
+does not stop the others."""
 from __future__ import annotations
 
 import json
@@ -23,8 +24,9 @@ from utility.training.remarks import without_gain
 
 
 def tif(path: Path | str, cube: np.ndarray) -> Path:
-    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1], width=cube.shape[2],
-                       dtype=cube.dtype.name, transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
+    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1],
+                       width=cube.shape[2], dtype=cube.dtype.name,
+                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
         file.write(cube)
     return Path(path)
 
@@ -35,11 +37,11 @@ def scene(tmp_path):
 
 
 def enlarge(scene, *arguments):
-    return hsi_test.main(["--input", str(scene), "--output", "high.tif", "--scale", "2", "--method", "backprojection",
-                          "--degradation", "gaussian", *map(str, arguments)])
+    return hsi_test.main(["--input", str(scene), "--output", "high.tif", "--scale", "2", "--method",
+                          "backprojection", "--degradation", "gaussian", *map(str, arguments)])
 
 
-# --------------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 def test_unit_range_writes_values_in_0_to_1(scene, capfd):
     enlarge(scene, "--unit-range", "--snr", "none")
@@ -51,33 +53,41 @@ def test_unit_range_writes_values_in_0_to_1(scene, capfd):
         enlarge(scene, "--unit-range", "--snr", "none", "--on-overflow", "refuse", "--force")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--nodata", "-9999"], "uint16, none of which can be -9999"), (["--key", "cube"], "no name, and --key"),
-    (["--layout", "BHW"], "says which axis is which; leave --layout"), (["--size", "24", "28"], "leave --size out"),
-    (["--border", "3"], "--border is for tests"), (["--preset", "sspsr"], "--preset is for tests"),
-    (["--no-figures"], "--no-figures is for tests"), (["--minutes", "3"], "--minutes is for --adapt")])
+@pytest.mark.parametrize(("arguments", "words"),
+                         [(["--nodata", "-9999"], "uint16, none of which can be -9999"),
+                          (["--key", "cube"], "no name, and --key"),
+                          (["--layout", "BHW"], "says which axis is which; leave --layout"),
+                          (["--size", "24", "28"], "leave --size out"),
+                          (["--border", "3"], "--border is for tests"),
+                          (["--preset", "sspsr"], "--preset is for tests"),
+                          (["--no-figures"], "--no-figures is for tests"),
+                          (["--minutes", "3"], "--minutes is for --adapt")])
 def test_an_option_without_effect_on_a_result_is_refused(scene, arguments, words):
     with pytest.raises(UserError, match=words):
         enlarge(scene, *arguments)
     assert not Path("high.tif").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--dtype", "float32"], ["--unit-range"], ["--cog"], ["--on-overflow", "refuse"]])
+@pytest.mark.parametrize(
+        "arguments",
+        [["--dtype", "float32"], ["--unit-range"], ["--cog"], ["--on-overflow", "refuse"]])
 def test_an_option_without_effect_on_a_test_is_refused(scene, arguments):
     with pytest.raises(UserError, match=f"{arguments[0]} is for the result"):
-        hsi_test.main(["--data", str(scene), "--method", "interpolation", "--scale", "2", *arguments])
+        hsi_test.main(
+            ["--data", str(scene), "--method", "interpolation", "--scale", "2", *arguments])
 
 
 def test_the_help_says_how_each_preset_computes(capsys):
     with pytest.raises(SystemExit):
         hsi_test.main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("standard: SSIM by the authors' 11x11 Gaussian window", "reference: the released code's, SSIM by 7x7",
+    for words in ("standard: SSIM by the authors' 11x11 Gaussian window",
+                  "reference: the released code's, SSIM by 7x7",
                   "sspsr: as the field's most copied script"):
         assert words in said
 
 
-# ---------------------------------------------------------------------------------------------------------- several scenes
+# ----------------------------------------------------------------------------------- several scenes
 
 @pytest.fixture
 def mixed(tmp_path, scene):
@@ -86,32 +96,35 @@ def mixed(tmp_path, scene):
     folder.mkdir()
     scene.rename(folder / "a.tif")
     scipy.io.savemat(folder / "b.mat", {"b": smooth(5, 24, 28, 1).transpose(1, 2, 0)})
-    scipy.io.savemat(folder / "b_gt.mat", {"b_gt": np.arange(24 * 28, dtype=np.uint8).reshape(24, 28) % 7})
+    scipy.io.savemat(folder / "b_gt.mat",
+                     {"b_gt": np.arange(24 * 28, dtype=np.uint8).reshape(24, 28) % 7})
     (folder / "c.tif").write_bytes((folder / "a.tif").read_bytes()[:400])
     return folder
 
 
 def test_a_folder_is_taken_alike_by_all_commands(mixed, capfd):
-    commands = {
-        "test": lambda: hsi_test.main(["--data", str(mixed), "--method", "interpolation", "--scale", "2", "--out", "test",
-                                       "--no-figures"]),
-        "result": lambda: hsi_test.main(["--input", str(mixed), "--output", "made", "--method", "interpolation", "--scale",
-                                         "2"]),
-        "database": lambda: lmdb_data.main(["--source", str(mixed), "--patch", "8", "--out", "a.lmdb"]),
-    }
+    commands = {"test": lambda: hsi_test.main(["--data", str(mixed), "--method", "interpolation",
+                                               "--scale", "2", "--out", "test", "--no-figures"]),
+                "result": lambda: hsi_test.main(["--input", str(mixed), "--output", "made",
+                                                 "--method", "interpolation", "--scale", "2"]),
+                "database": lambda: lmdb_data.main(
+                    ["--source", str(mixed), "--patch", "8", "--out", "a.lmdb"])}
     for name, command in commands.items():
         assert command() == 1, name
         said = capfd.readouterr().err
         assert "left out, for they hold no cube: b_gt.mat" in said, name
         assert "failed: " in said and "c.tif" in said.splitlines()[-1], name
     results = json.loads(Path("test/metrics.json").read_text())
-    assert [row["name"] for row in results["images"]] == ["a", "b"] and "c.tif" in results["failed"][0]
+    assert ([row["name"] for row in results["images"]] == ["a", "b"]
+            and "c.tif" in results["failed"][0])
     assert sorted(path.name for path in Path("made").iterdir()) == ["a_x2.tif", "b_x2.mat"]
-    assert {source["file"] for source in LMDBDataset("a.lmdb").meta["sources"]} == {"a.tif", "b.mat"}
+    assert {source["file"] for source in LMDBDataset("a.lmdb").meta["sources"]} == {
+        "a.tif", "b.mat"}
 
 
 def test_one_scene_that_cannot_be_used_is_refused_at_once(mixed):
-    for arguments in (["--data", str(mixed / "c.tif")], ["--input", str(mixed / "c.tif"), "--output", "high.tif"]):
+    for arguments in (["--data", str(mixed / "c.tif")],
+                      ["--input", str(mixed / "c.tif"), "--output", "high.tif"]):
         with pytest.raises(UserError, match=r"c\.tif"):
             hsi_test.main([*arguments, "--method", "interpolation", "--scale", "2"])
     with pytest.raises(UserError, match=r"c\.tif"):
@@ -119,17 +132,18 @@ def test_one_scene_that_cannot_be_used_is_refused_at_once(mixed):
     assert not Path("a.lmdb").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
-PLACES = {
-    "bare": lambda w: w, "an ordered dict": lambda w: OrderedDict(w), "params": lambda w: {"params": w},
-    "params_ema": lambda w: {"params": {k: v * 0 for k, v in w.items()}, "params_ema": w},
-    "state_dict": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()}, "epoch": 3, "global_step": 7,
-                             "optimizer_states": [{"state": {}}]},
-    "with a loss": lambda w: {"state_dict": {**{f"net.{k}": v for k, v in w.items()}, "loss.weight": torch.ones(3)}},
-    "model": lambda w: {"model": {f"module.{k}": v for k, v in w.items()}, "scale": 4},
-    "model_state_dict": lambda w: {"model_state_dict": w, "loss": "l1"},
-}
+PLACES = {"bare": lambda w: w, "an ordered dict": lambda w: OrderedDict(w),
+          "params": lambda w: {"params": w},
+          "params_ema": lambda w: {"params": {k: v * 0 for k, v in w.items()}, "params_ema": w},
+          "state_dict": lambda w: {"state_dict": {f"model.{k}": v for k, v in w.items()},
+                                   "epoch": 3, "global_step": 7,
+                                   "optimizer_states": [{"state": {}}]},
+          "with a loss": lambda w: {"state_dict": {**{f"net.{k}": v for k, v in w.items()},
+                                                   "loss.weight": torch.ones(3)}},
+          "model": lambda w: {"model": {f"module.{k}": v for k, v in w.items()}, "scale": 4},
+          "model_state_dict": lambda w: {"model_state_dict": w, "loss": "l1"}}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -157,8 +171,9 @@ def test_tensors_that_are_no_network_of_ours_are_refused_with_what_they_hold():
 def test_shipped_weights_are_known_by_their_names(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "shipped")
     weights.FOLDER.mkdir()
-    save_checkpoint(weights.FOLDER / "mine_x4.pth", {"net": network(name="biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1",
-                                                     "scale": 4, "degradation": "gaussian", "iteration": 3})
+    save_checkpoint(weights.FOLDER / "mine_x4.pth",
+                    {"net": network(name="biqrnn_2_1").state_dict(), "arch": "biqrnn_2_1",
+                     "scale": 4, "degradation": "gaussian", "iteration": 3})
     (weights.FOLDER / "mine_x4.toml").write_text(
         f'arch = "biqrnn_2_1"\nscale = 4\ndegradation = "gaussian"\norder = 1\n'
         f'sha256 = "{weights.sha256(weights.FOLDER / "mine_x4.pth")}"\n')
@@ -170,17 +185,21 @@ def test_shipped_weights_are_known_by_their_names(scene, tmp_path, monkeypatch):
         hsi_test.parse(["-rp", "mine_x4"])
 
 
-# --------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 
-@pytest.mark.parametrize(("recipe", "advised"), [("released", True), ("fast", False), ("finetune", False)])
+@pytest.mark.parametrize(("recipe", "advised"),
+                         [("released", True), ("fast", False), ("finetune", False)])
 def test_a_recipe_is_advised_to_those_who_did_not_take_it(recipe, advised):
     row = {"psnr": 20.0, "val_loss": 1.0, "iteration": 5, "gain": -1.0, "backprojection_gain": -2.0}
 
-    state = SimpleNamespace(history=[row], score=lambda row: row["psnr"], config=SimpleNamespace(recipe=recipe))
+    state = SimpleNamespace(history=[row], score=lambda row: row["psnr"],
+                            config=SimpleNamespace(recipe=recipe))
     text, = without_gain(state)
     assert ("--recipe fast" in text) == advised and "train longer" in text
 
 
 def test_zooms_at_which_no_patch_fits_are_named(scene):
-    with pytest.raises(UserError, match=r"No patch of 16 pixels fits into the 1 scenes at zooms 0\.1"):
-        lmdb_data.main(["--source", str(scene), "--patch", "16", "--zooms", "0.1", "--out", "a.lmdb"])
+    with pytest.raises(UserError,
+                       match=r"No patch of 16 pixels fits into the 1 scenes at zooms 0\.1"):
+        lmdb_data.main(
+            ["--source", str(scene), "--patch", "16", "--zooms", "0.1", "--out", "a.lmdb"])

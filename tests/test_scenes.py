@@ -1,4 +1,5 @@
-"""Scenes: which key and layout are taken, which bands are refused, how values are scaled and come back."""
+"""Scenes: which key and layout are taken, which bands are refused, how values are scaled and come
+back."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,11 +20,13 @@ from utility.system.errors import UserError
 
 
 def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uint16") -> np.ndarray:
-    return np.random.default_rng(bands * rows + columns).integers(1, 1000, (bands, rows, columns)).astype(dtype)
+    return np.random.default_rng(bands * rows + columns).integers(
+        1, 1000, (bands, rows, columns)).astype(dtype)
 
 
 def save_v73(path: Path, **arrays: np.ndarray) -> Path:
-    """Arrays as MATLAB's save -v7.3 lays them: axes reversed, a user block, the class as an attribute."""
+    """Arrays as MATLAB's save -v7.3 lays them: axes reversed, a user block, the class as an
+    attribute."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             file[name] = array.T
@@ -33,12 +36,15 @@ def save_v73(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------- keys and layouts
+# --------------------------------------------------------------------------------- keys and layouts
 
-@pytest.mark.parametrize(("shape", "layout"), [
-    ((30, 30, 189), "HWB"), ((24, 24, 10), "HWB"), ((61, 34, 10), "HWB"), ((31, 70, 79), "BHW"), ((102, 34, 34), "BHW"),
-    ((204, 50, 44), "BHW"), ((44, 50, 204), "HWB"), ((50, 102, 44), "HBW"), ((60, 51, 31), "HWB"), ((200, 80, 31), "HWB")])
-def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape: tuple[int, ...], layout: str) -> None:
+@pytest.mark.parametrize(("shape", "layout"),
+                         [((30, 30, 189), "HWB"), ((24, 24, 10), "HWB"), ((61, 34, 10), "HWB"),
+                          ((31, 70, 79), "BHW"), ((102, 34, 34), "BHW"), ((204, 50, 44), "BHW"),
+                          ((44, 50, 204), "HWB"), ((50, 102, 44), "HBW"), ((60, 51, 31), "HWB"),
+                          ((200, 80, 31), "HWB")])
+def test_the_band_axis_of_an_array_is_found_from_its_shape(
+        tmp_path: Path, shape: tuple[int, ...], layout: str) -> None:
     array = cube_of(*shape)
     scipy.io.savemat(tmp_path / "a.mat", {"data": array})
     np.save(tmp_path / "a.npy", array)
@@ -49,13 +55,17 @@ def test_the_band_axis_of_an_array_is_found_from_its_shape(tmp_path: Path, shape
         assert scene.cube.flags.c_contiguous and scene.cube.dtype == np.uint16
 
 
-@pytest.mark.parametrize("shape", [(30, 12, 40), (30, 12, 30), (20, 20, 20), (20, 25, 30), (51, 22, 20), (20, 22, 51),
-                                   (200, 90, 40)])
-def test_an_unclear_layout_is_refused_with_the_choices(tmp_path: Path, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape",
+                         [(30, 12, 40), (30, 12, 30), (20, 20, 20), (20, 25, 30), (51, 22, 20),
+                          (20, 22, 51), (200, 90, 40)])
+def test_an_unclear_layout_is_refused_with_the_choices(tmp_path: Path,
+                                                       shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "unclear.npy", np.zeros(shape))
-    with pytest.raises(UserError, match=rf"unclear.npy is {shape[0]} x .*--layout.*HWB \({shape[2]} bands\)"):
+    with pytest.raises(UserError,
+                       match=fr"unclear.npy is {shape[0]} x .*--layout.*HWB \({shape[2]} bands\)"):
         read_scene(tmp_path / "unclear.npy")
-    assert read_scene(tmp_path / "unclear.npy", layout="hbw").cube.shape == (shape[1], shape[0], shape[2])
+    assert (read_scene(tmp_path / "unclear.npy", layout="hbw").cube.shape
+            == (shape[1], shape[0], shape[2]))
     with pytest.raises(UserError, match=r"'XYZ' is unknown.*HWB"):
         read_scene(tmp_path / "unclear.npy", layout="XYZ")
 
@@ -83,12 +93,14 @@ def test_a_map_or_wavelengths_beside_the_cube_settle_its_layout(tmp_path: Path) 
 
 def test_icvls_layout_is_read_with_rows_and_columns_in_place(tmp_path: Path) -> None:
     cube = cube_of(5, 12, 9, "float64")
-    save_v73(tmp_path / "icvl.mat", rad=cube.transpose(1, 2, 0), bands=np.linspace(400, 700, 5)[None])
+    save_v73(tmp_path / "icvl.mat", rad=cube.transpose(1, 2, 0),
+             bands=np.linspace(400, 700, 5)[None])
     scene = read_scene(tmp_path / "icvl.mat")
     assert (scene.format, scene.key, scene.layout) == ("mat7.3", "rad", "BWH")
     np.testing.assert_array_equal(scene.cube, cube)
     np.testing.assert_array_equal(scene.wavelengths, np.linspace(400, 700, 5))
-    np.testing.assert_array_equal(read_scene(tmp_path / "icvl.mat", bands=5, layout="HWB").cube, cube)
+    np.testing.assert_array_equal(read_scene(tmp_path / "icvl.mat", bands=5, layout="HWB").cube,
+                                  cube)
 
 
 def test_plain_hdf5_is_taken_as_it_stands_and_nested_keys_are_found(tmp_path: Path) -> None:
@@ -108,9 +120,11 @@ def ramp(bands: int, rows: int, columns: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", ["rows", "columns"])
-@pytest.mark.parametrize(("kind", "size"), [("mat5", (24, 36)), ("mat7.3", (25, 24)), ("npz", (30, 60)), ("npy", (23, 24)),
-                                            ("h5", (40, 17))])
-def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(tmp_path: Path, kind: str, size: tuple, order: str) -> None:
+@pytest.mark.parametrize(("kind", "size"),
+                         [("mat5", (24, 36)), ("mat7.3", (25, 24)), ("npz", (30, 60)),
+                          ("npy", (23, 24)), ("h5", (40, 17))])
+def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(
+        tmp_path: Path, kind: str, size: tuple, order: str) -> None:
     cube = ramp(7, *size) + 0.1 * np.random.default_rng(0).random((7, *size))
     flat = (cube if order == "rows" else cube.transpose(0, 2, 1)).reshape(7, -1).T
     path = tmp_path / f"a.{'mat' if kind.startswith('mat') else kind}"
@@ -125,7 +139,8 @@ def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(tmp_path: Pat
         np.save(path, flat) if kind == "npy" else np.savez(path, Y=flat)
     np.testing.assert_array_equal(read_scene(path, size=size).cube, cube)
     scene = open_scene(path, layout="pixels" if kind == "mat7.3" else "pixels.T", size=size)
-    assert ("-rows" in scene.layout) == (order == "rows") and f"along its {order}" in scene.layout_by
+    assert (
+        ("-rows" in scene.layout) == (order == "rows") and f"along its {order}" in scene.layout_by)
     np.testing.assert_array_equal(scene.cube[2:5, 3:11, 4:8], cube[2:5, 3:11, 4:8])
     write_scene(tmp_path / "again.npz", scene)
     again = read_scene(tmp_path / "again.npz")
@@ -133,17 +148,22 @@ def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(tmp_path: Pat
     assert ("-rows" in again.layout) == (order == "rows"), "the order is stated in the file"
 
 
-def test_pixels_whose_order_their_values_do_not_tell_are_refused_until_it_is_given(tmp_path: Path) -> None:
+def test_pixels_whose_order_their_values_do_not_tell_are_refused_until_it_is_given(
+        tmp_path: Path) -> None:
     cube = np.random.default_rng(0).random((5, 30, 40))
     np.save(tmp_path / "noise.npy", cube.reshape(5, -1))
-    with pytest.raises(UserError, match=r"whether the pixels run along the rows.*--layout pixels-rows or pixels-col"):
+    with pytest.raises(
+            UserError,
+            match=r"whether the pixels run along the rows.*--layout pixels-rows or pixels-col"):
         read_scene(tmp_path / "noise.npy", size=(30, 40))
-    np.testing.assert_array_equal(read_scene(tmp_path / "noise.npy", layout="pixels-rows", size=(30, 40)).cube, cube)
+    np.testing.assert_array_equal(
+        read_scene(tmp_path / "noise.npy", layout="pixels-rows", size=(30, 40)).cube, cube)
     other = read_scene(tmp_path / "noise.npy", layout="pixels-columns", size=(30, 40)).cube
     np.testing.assert_array_equal(other, cube.reshape(5, 40, 30).transpose(0, 2, 1))
 
 
-def test_a_square_image_of_pixels_is_read_by_the_habit_of_its_format_and_a_note_says_so(tmp_path: Path) -> None:
+def test_a_square_image_of_pixels_is_read_by_the_habit_of_its_format_and_a_note_says_so(
+        tmp_path: Path) -> None:
     cube = ramp(5, 12, 12)
     scipy.io.savemat(tmp_path / "a.mat", {"Y": cube.transpose(0, 2, 1).reshape(5, -1)})
     np.save(tmp_path / "a.npy", cube.reshape(5, -1))
@@ -157,7 +177,8 @@ def test_a_square_image_of_pixels_is_read_by_the_habit_of_its_format_and_a_note_
 def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str) -> None:
     cube = ramp(7, 12, 9)
     flat = cube.transpose(0, 2, 1).reshape(7, -1)  # pixels run down the columns
-    beside = {"nRow": np.array([[12.0]]), "nCol": np.array([[9.0]]), "SlectBands": np.arange(7.0)[:, None]}
+    beside = {"nRow": np.array([[12.0]]), "nCol": np.array([[9.0]]),
+              "SlectBands": np.arange(7.0)[:, None]}
     path = tmp_path / f"a.{'npz' if kind == 'npz' else 'mat'}"
     if kind == "mat7.3":
         save_v73(path, Y=flat, **beside)
@@ -169,8 +190,10 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
     assert scene.layout == ("pixels.T" if kind == "mat7.3" else "pixels")
     np.testing.assert_array_equal(scene.cube, cube)
     np.testing.assert_array_equal(open_scene(path).cube[2:5, 3:11, 4:8], cube[2:5, 3:11, 4:8])
-    for layout in ("pixels", "pixels.T") if kind == "mat7.3" else ():  # MATLAB says 7 x 108, and Python sees 108 x 7
-        np.testing.assert_array_equal(read_scene(path, layout=layout, bands=7, size=(12, 9)).cube, cube)
+    # MATLAB says 7 x 108, and Python sees 108 x 7
+    for layout in ("pixels", "pixels.T") if kind == "mat7.3" else ():
+        np.testing.assert_array_equal(read_scene(path, layout=layout, bands=7, size=(12, 9)).cube,
+                                      cube)
     with pytest.raises(UserError, match="8 bands were expected"):
         read_scene(path, bands=8)
 
@@ -178,9 +201,11 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
 def test_a_2d_array_without_a_size_is_refused_and_takes_one(tmp_path: Path) -> None:
     cube = ramp(7, 12, 9)
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(7, -1))
-    with pytest.raises(UserError, match=r"flat.npy is a 2-D array of 7 x 108.*nRow.*--size.*size=\(H, W\)"):
+    with pytest.raises(UserError,
+                       match=r"flat.npy is a 2-D array of 7 x 108.*nRow.*--size.*size=\(H, W\)"):
         read_scene(tmp_path / "flat.npy")
-    np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", layout="pixels", size=(12, 9)).cube, cube)
+    np.testing.assert_array_equal(
+        read_scene(tmp_path / "flat.npy", layout="pixels", size=(12, 9)).cube, cube)
     with pytest.raises(UserError, match="no axis of 100 pixels"):
         read_scene(tmp_path / "flat.npy", size=(10, 10))
 
@@ -190,17 +215,21 @@ def test_several_cubes_are_listed_and_a_key_is_asked_for(tmp_path: Path) -> None
     scipy.io.savemat(tmp_path / "two.mat", arrays)
     save_v73(tmp_path / "two73.mat", **arrays)
     np.savez(tmp_path / "two.npz", **arrays)
-    for name, shape in (("two.mat", "6 x 20 x 15"), ("two73.mat", "15 x 20 x 6"), ("two.npz", "6 x 20 x 15")):
+    for name, shape in (("two.mat", "6 x 20 x 15"), ("two73.mat", "15 x 20 x 6"),
+                        ("two.npz", "6 x 20 x 15")):
         with pytest.raises(UserError, match=rf"{name}.*before \({shape}\).*--key"):
             read_scene(tmp_path / name)
         assert read_scene(tmp_path / name, key="after", bands=7).key == "after"
-        with pytest.raises(UserError, match=rf"no array 'befor' \(nearest: before\).*before \({shape}\).*--key"):
+        with pytest.raises(UserError,
+                           match=r"no array 'befor' \(nearest: before\).*before "
+                           fr"\({shape}\).*--key"):
             read_scene(tmp_path / name, key="befor")
 
 
 def test_maps_texts_structures_and_vectors_are_no_candidates(tmp_path: Path) -> None:
-    scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of(6, 9, 9), "map": np.ones((9, 9)), "note": "text",
-                                          "info": {"sensor": "x"}, "list": np.arange(5.0)})
+    scipy.io.savemat(tmp_path / "a.mat",
+                     {"data": cube_of(6, 9, 9), "map": np.ones((9, 9)), "note": "text",
+                      "info": {"sensor": "x"}, "list": np.arange(5.0)})
     assert read_scene(tmp_path / "a.mat").key == "data"
     scipy.io.savemat(tmp_path / "none.mat", {"note": "text", "list": np.arange(5.0)})
     with pytest.raises(UserError, match=r"none.mat holds no cube"):
@@ -230,10 +259,12 @@ def test_a_scene_is_described_in_one_line(tmp_path: Path) -> None:
     cube.flat[:2] = 0, 65535
     scipy.io.savemat(tmp_path / "cloth.mat", {"NRD": cube.transpose(1, 2, 0)})
     line = describe(read_scene(tmp_path / "cloth.mat"))
-    assert line.endswith("cloth.mat: key 'NRD', stored H x W x B, 31 bands, 64 x 64, uint16, 0 .. 65535")
+    assert line.endswith(
+        "cloth.mat: key 'NRD', stored H x W x B, 31 bands, 64 x 64, uint16, 0 .. 65535")
 
 
-def test_a_folder_lists_its_scenes_by_content_and_what_is_named_like_one_and_cannot_be_read(tmp_path: Path) -> None:
+def test_a_folder_lists_its_scenes_by_content_and_what_is_named_like_one_and_cannot_be_read(
+        tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", cube_of())
     scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of()})
     np.save(tmp_path / "hidden.npy", cube_of())
@@ -255,7 +286,7 @@ def test_a_folder_without_scenes_names_its_folders(tmp_path: Path) -> None:
         list_scenes(tmp_path / "nowhere")
 
 
-# -------------------------------------------------------------------------------------------------------- bad bands
+# ---------------------------------------------------------------------------------------- bad bands
 
 def spoiled() -> Scene:
     cube = cube_of(8, 10, 12, "float32")
@@ -309,7 +340,8 @@ def test_filled_pixels_take_the_nearest_valid_value_and_dead_bands_still_go() ->
 
 
 @pytest.mark.parametrize("gone", [-1, np.nan])
-def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_new_size(gone: float) -> None:
+def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_new_size(
+        gone: float) -> None:
     cube = cube_of(4, 6, 6, "float32")
     cube[:, 0] = gone
     cube[2] = gone  # a dead band says nothing about pixels
@@ -339,7 +371,8 @@ def test_advice_about_bad_bands_never_ends_in_a_dead_end() -> None:
     holes = cube_of(3, 6, 6, "float32")
     holes[range(3), range(3), range(3)] = np.nan
     dead = np.full((3, 6, 6), np.nan)
-    for cube, advice in ((holes, "give --fill-nodata"), (dead, "too few to work on; use another scene")):
+    for cube, advice in ((holes, "give --fill-nodata"),
+                         (dead, "too few to work on; use another scene")):
         for drop in (False, True):
             with pytest.raises(UserError, match=f"3 bad bands .*{advice}") as refusal:
                 clean(Scene(cube, "holes"), drop_bad_bands=drop)
@@ -347,7 +380,8 @@ def test_advice_about_bad_bands_never_ends_in_a_dead_end() -> None:
     assert clean(Scene(holes, "holes"), fill_nodata=True).cube.shape == (3, 6, 6)
 
 
-def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     cube = cube_of(3, 16, 12, "int16")
     cube[:, 4:6, 3] = cube[1, 9, 9] = -1
     np.save(tmp_path / "a.npy", cube)
@@ -370,8 +404,8 @@ def test_bands_are_chosen_and_dropped_by_text() -> None:
     assert parse_bands("0-2,5, 4", 6) == [0, 1, 2, 4, 5]
     scene = Scene(cube_of(), "x", band_names=list("abcdef"))
     assert clean(scene, bands="1-4", drop="2").band_names == ["b", "d", "e"]
-    for text, reason in (("0-6", "band 6"), ("-1", "no list"), ("a", "no list"), ("4-2", "backwards"), ("", "no band"),
-                         ("0-99999999999", "band 6")):
+    for text, reason in (("0-6", "band 6"), ("-1", "no list"), ("a", "no list"),
+                         ("4-2", "backwards"), ("", "no band"), ("0-99999999999", "band 6")):
         with pytest.raises(UserError, match=reason):
             parse_bands(text, 6)
     with pytest.raises(UserError, match="1 of its 6 bands"):
@@ -389,11 +423,13 @@ def test_bands_are_chosen_from_a_cube_on_disk_without_reading_it(tmp_path: Path)
     np.testing.assert_array_equal(np.asarray(clean(scene, drop="1-2").cube), cube[[0, 3, 4, 5]])
 
 
-# ------------------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 
-def test_statistics_of_a_cube_on_disk_equal_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utility.cubes.values.blocks", lambda cube: ((slice(None), slice(r, r + 3), slice(None))
-                                                               for r in range(0, cube.shape[1], 3)))
+def test_statistics_of_a_cube_on_disk_equal_those_in_memory(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utility.cubes.values.blocks",
+                        lambda cube: ((slice(None), slice(r, r + 3), slice(None))
+                                      for r in range(0, cube.shape[1], 3)))
     scene = spoiled()
     statistics = band_statistics(scene.cube, scene.nodata)
     for band, values in enumerate(scene.cube):
@@ -415,7 +451,9 @@ def test_min_max_is_taken_in_float64_and_comes_back_exactly() -> None:
 def test_the_range_of_a_scene_is_its_own_or_the_unit_range_and_others_are_refused_by_name() -> None:
     unit = Scene(np.array([[[0.25, 0.5]], [[0.75, 0.5]]]), "unit")
     assert value_range(unit) == (0.25, 0.75) and value_range(unit, keep=True) == (0, 1)
-    with pytest.raises(UserError, match=r"big holds values from 5 to 7, and --keep-range expects them in \[0, 1\]"):
+    with pytest.raises(
+            UserError,
+            match=r"big holds values from 5 to 7, and --keep-range expects them in \[0, 1\]"):
         value_range(Scene(np.array([[[5, 7]]]), "big"), keep=True)
     with pytest.raises(UserError, match=r"flat is constant \(5\)"):
         value_range(Scene(np.full((2, 1, 2), 5), "flat"))
@@ -429,7 +467,8 @@ def test_given_limits_are_used_and_negative_values_kept() -> None:
     assert (low, high) == (0.0, 5.0)
 
 
-@pytest.mark.parametrize(("value", "reason"), [(3.0, "no contrast"), (np.nan, "NaN"), (np.inf, "NaN or infinite")])
+@pytest.mark.parametrize(("value", "reason"),
+                         [(3.0, "no contrast"), (np.nan, "NaN"), (np.inf, "NaN or infinite")])
 def test_a_cube_without_a_range_is_refused(value: float, reason: str) -> None:
     cube = np.full((2, 3, 3), value)
     if not np.isfinite(value):
@@ -442,8 +481,10 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
     cube = np.array([-0.1, 0.5, 1.1])
     with pytest.raises(UserError, match=r"2 values .* do not fit uint8 \(0 .. 255\)"):
         from_unit_range(cube, 0, 255, "uint8")
-    np.testing.assert_array_equal(from_unit_range(cube, 0, 255, "uint8", on_overflow="clip"), [0, 128, 255])
-    np.testing.assert_array_equal(from_unit_range(np.array([0.299, 0.999]), 0, 10, "int16"), [3, 10])
+    np.testing.assert_array_equal(from_unit_range(cube, 0, 255, "uint8", on_overflow="clip"),
+                                  [0, 128, 255])
+    np.testing.assert_array_equal(from_unit_range(np.array([0.299, 0.999]), 0, 10, "int16"),
+                                  [3, 10])
     with pytest.raises(UserError, match="float16"):
         from_unit_range(cube, 0, 1e6, "float16")
     assert np.isfinite(from_unit_range(cube, 0, 1e6, "float16", on_overflow="clip")).all()
@@ -464,17 +505,19 @@ def test_overflow_on_the_way_back_is_refused_or_clipped_as_asked() -> None:
 def test_the_distance_between_two_scenes_bounds_is_in_metres(epsg, moved, expected):
     crs = rasterio.crs.CRS.from_epsg(epsg).to_wkt() if epsg else None
     low = Scene(np.zeros((2, 4, 6)), "low", crs=crs, transform=(2, 0, 10, 0, -2, 50))
-    high = Scene(np.zeros((2, 8, 12)), "high", crs=crs, transform=(1, 0, 10 + moved[0], 0, -1, 50 + moved[1]))
+    high = Scene(np.zeros((2, 8, 12)), "high", crs=crs,
+                 transform=(1, 0, 10 + moved[0], 0, -1, 50 + moved[1]))
     assert bounds_distance(low, high) == (pytest.approx(expected[0], rel=1e-3), expected[1])
     assert bounds_distance(low, Scene(np.zeros((2, 4, 6)), "nowhere")) is None
 
 
-# ------------------------------------------------------------------------------------------------- pixels nobody measured
+# --------------------------------------------------------------------------- pixels nobody measured
 
-def raster(path: Path, cube: np.ndarray, mask: np.ndarray | None = None, nodata: float | None = None,
-           alpha: bool = False) -> Path:
-    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1], width=cube.shape[2],
-                       dtype=cube.dtype.name, nodata=nodata, transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
+def raster(path: Path, cube: np.ndarray, mask: np.ndarray | None = None,
+           nodata: float | None = None, alpha: bool = False) -> Path:
+    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1],
+                       width=cube.shape[2], dtype=cube.dtype.name, nodata=nodata,
+                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
         if alpha:
             file.colorinterp = [ColorInterp.undefined] * (len(cube) - 1) + [ColorInterp.alpha]
         file.write(cube)
@@ -484,7 +527,8 @@ def raster(path: Path, cube: np.ndarray, mask: np.ndarray | None = None, nodata:
 
 
 @pytest.mark.parametrize("how", ["mask", "alpha"])
-def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(tmp_path: Path, how: str) -> None:
+def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(
+        tmp_path: Path, how: str) -> None:
     cube = cube_of(4, 6, 8, "uint16") + 1
     gone = np.zeros((6, 8), bool)
     gone[:, 5:] = True
@@ -500,10 +544,12 @@ def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(tmp_pa
     np.testing.assert_array_equal(scene.missing, gone)
     np.testing.assert_array_equal(scene.cube, expected.cube)
     assert scene.nodata == 0, "a result can say again which pixels are missing"
-    np.testing.assert_array_equal(scaled(scene, scene.cube.repeat(2, 1).repeat(2, 2), 2).cube[:, :, 10:], 0)
+    np.testing.assert_array_equal(
+        scaled(scene, scene.cube.repeat(2, 1).repeat(2, 2), 2).cube[:, :, 10:], 0)
 
 
-def test_a_fourth_band_that_gdal_calls_alpha_and_that_holds_values_is_a_band(tmp_path: Path) -> None:
+def test_a_fourth_band_that_gdal_calls_alpha_and_that_holds_values_is_a_band(
+        tmp_path: Path) -> None:
     cube = (np.random.default_rng(0).random((4, 12, 12)) * 255).astype(np.uint8)
     scene = read_scene(raster(tmp_path / "rgbn.tif", cube))
     np.testing.assert_array_equal(scene.cube, cube)
@@ -531,6 +577,8 @@ def test_a_value_that_was_made_up_in_one_band_is_remembered_and_those_of_all_ban
     cube = cube_of(4, 6, 6, "float32")
     cube[:, 0, 0] = cube[1, 3, 3] = np.nan
     scene = clean(Scene(cube, "a"), fill_nodata=True)
-    assert scene.missing.sum() == 1 and scene.filled.sum() == 2 and scene.filled[3, 3] and np.isfinite(scene.cube).all()
+    assert (scene.missing.sum() == 1 and scene.filled.sum() == 2 and scene.filled[3, 3]
+            and np.isfinite(scene.cube).all())
     kept = clean(Scene(cube, "a"), keep_bad=True)
-    assert kept.filled.sum() == 1 and kept.metadata["bad_bands"] == [1] and kept.metadata["bad_pixels"][1].sum() == 2
+    assert (kept.filled.sum() == 1 and kept.metadata["bad_bands"] == [1]
+            and kept.metadata["bad_pixels"][1].sum() == 2)

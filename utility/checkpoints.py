@@ -1,12 +1,15 @@
-"""Checkpoints: one file that `torch.load(weights_only=True)` reads, holding everything a run needs to go on.
+"""Checkpoints: one file that `torch.load(weights_only=True)` reads, holding everything a run needs
+to go on.
 
-    net        state dict under the published names (a `module.` or `_orig_mod.` prefix is taken off when it is read)
+    net  state dict under the published names (a `module.` or `_orig_mod.` prefix is taken off when it is read)
     optimizer  state dict                       psnr, loss        of the last validation (dB, training loss function)
     epoch      passes over the data finished    iteration         optimizer steps made
-    arch, the network's options (`long_skip`), scale (a list where there are several), degradation, bands, normalisation,
-    recipe, seed, version, config    what was trained and how; the rest is the state of a run, see `training`
+    arch, the network's options (`long_skip`), scale (a list where there are several), degradation,
+    bands, normalisation,
+    recipe, seed, version, config  what was trained and how; the rest is the state of a run, see `training`
 
-The first six are the released format, which loads too: its network is then known by the shapes of its weights.
+The first six are the released format, which loads too: its network is then known by the shapes of
+its weights.
 """
 from __future__ import annotations
 
@@ -35,19 +38,21 @@ from utility.system.errors import UserError
 from utility.system.files import replacing, require_file
 
 # numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
-_NUMBERS = [
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
-]
+_NUMBERS = [*(
+    (np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+            np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)),
+            type(np.dtype(np.int64))]
 SAFETENSORS = ".safetensors"
 _PREFIXES = ("module.", "_orig_mod.")
 PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-"""Where BasicSR, Lightning and others keep a network's weights; KAIR and `torch.save(net.state_dict())` keep nothing else."""
+"""Where BasicSR, Lightning and others keep a network's weights; KAIR and
+`torch.save(net.state_dict())` keep nothing else."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The facts of a checkpoint about its network; None for a missing fact (the released format)."""
+    """The facts of a checkpoint about its network; None for a missing fact
+    (the released format)."""
 
     path: Path
     arch: str
@@ -59,13 +64,16 @@ class CheckpointInfo:
     epoch: int | None
     iteration: int | None
     psnr: float | None       # dB, of its validation
-    start: str = "interpolation"  # what the network adds its residual to, see `degradation.start_image`
+    # what the network adds its residual to, see `degradation.start_image`
+    start: str = "interpolation"
     noise: float = 0.0       # of the low-resolution cubes that it was trained on
-    trained_on: tuple[dict[str, Any], ...] | None = ()  # the scenes, as `lmdb_dataset` records them; None: not said
+    # the scenes, as `lmdb_dataset` records them; None: not said
+    trained_on: tuple[dict[str, Any], ...] | None = ()
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = False) -> None:
-    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if it cannot be written.
+    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if
+    it cannot be written.
 
     Args:
         keep: keep the file that is replaced, under the name `previous`.
@@ -74,7 +82,8 @@ def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = 
     torch.save({**contents, "version": project_version()}, buffer)
     path = Path(path)
     if keep and path.exists():
-        with suppress(OSError), replacing(previous(path)) as link:  # a file system without hard links keeps none
+        # a file system without hard links keeps none
+        with suppress(OSError), replacing(previous(path)) as link:
             os.link(path, link)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
@@ -86,7 +95,8 @@ def previous(path: Path) -> Path:
 
 
 def _damage(path: Path) -> str | None:
-    """A sentence on a wrong checksum in a file that torch wrote; torch itself does not check them."""
+    """A sentence on a wrong checksum in a file that torch wrote; torch itself does not check
+    them."""
     if not zipfile.is_zipfile(path):
         return None  # the old format has none
     with zipfile.ZipFile(path) as archive:
@@ -99,12 +109,14 @@ def _damage(path: Path) -> str | None:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(
+            value, list | tuple) else ():
         yield from _tensors(part)
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Whether each value of a tensor is stored; a small file may claim a sparse, expanded or empty one of any size."""
+    """Whether each value of a tensor is stored; a small file may claim a sparse, expanded or empty
+    one of any size."""
     return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized) \
         and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
@@ -122,29 +134,38 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("psnr", "loss", "best_psnr", "noise"), (_number, "a number")),
     **dict.fromkeys(("arch", "degradation", "recipe", "start", "version", "normalisation"),
                     (lambda value: isinstance(value, str), "a text")),
-    **dict.fromkeys(("optimizer", "scheduler", "scaler", "config"), (lambda value: isinstance(value, Mapping), "a table")),
+    **dict.fromkeys(("optimizer", "scheduler", "scaler", "config"),
+                    (lambda value: isinstance(value, Mapping), "a table")),
     "long_skip": (lambda value: isinstance(value, bool), "true or false"),
-    **dict.fromkeys(("scale", "bands"), (lambda value: all(map(_whole, value if isinstance(value, list | tuple) else [value])),
-                                         "whole numbers")),
-    "history": (lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value), "a list of tables"),
-    "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers"),
-}
-"""Of a checkpoint's fields: whether a value can be used, and what is expected; None may stand for any of them."""
+    **dict.fromkeys(("scale", "bands"),
+                    (lambda value: all(
+                        map(_whole, value if isinstance(value, list | tuple) else [value])),
+                     "whole numbers")),
+    "history": (
+        lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value),
+        "a list of tables"),
+    "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers")}
+"""Of a checkpoint's fields: whether a value can be used, and what is expected; None may stand for
+any of them."""
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of this project or of the released code; the names in its `net` come without prefixes.
+    """Read a checkpoint of this project or of the released code; the names in its `net` come
+    without prefixes.
 
     Raises:
-        UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code, or has no weights.
+        UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code, or
+            has no weights.
     """
     path = Path(path)
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("[!.]*.pth"))
         raise UserError(f"{path} is a folder, not a checkpoint; give a file"
-                        + (f" in it: {', '.join(inside[:6])}." if inside else " such as runs/NAME/best.pth."))
+                        + (f" in it: {', '.join(inside[:6])}." if inside
+                           else " such as runs/NAME/best.pth."))
     if not path.exists():
-        raise UserError(f"There is no checkpoint {path}; check the path, or train one with hsi_sr.py.")
+        raise UserError(
+            f"There is no checkpoint {path}; check the path, or train one with hsi_sr.py.")
     require_file(path)
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path)
@@ -158,10 +179,12 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise
     except Exception as error:  # torch.load raises whatever its parser stumbled over
         if "add_safe_globals" in str(error):
-            raise UserError(f"{path} holds Python objects beside its weights, and loading those could run any code, so it is "
-                            "refused; save it again as a dict of tensors and plain numbers.") from error
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or another kind of "
-                        f"file; copy it again, or give a .pth file of hsi_sr.py{kept}.") from error
+            raise UserError(f"{path} holds Python objects beside its weights, and loading those "
+                            "could run any code, so it is refused; save it again as a dict of "
+                            "tensors and plain numbers.") from error
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is "
+                        "truncated or another kind of file; copy it again, or give a .pth file of "
+                        f"hsi_sr.py{kept}.") from error
     return _checked(checkpoint, path)
 
 
@@ -169,27 +192,32 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
     """The checkpoint, if its fields can be used."""
     checkpoint = _under_net(checkpoint)
     net = checkpoint.get("net") if isinstance(checkpoint, dict) else None
-    if not isinstance(net, Mapping) or not net or not all(isinstance(v, Tensor) for v in net.values()):
+    if (not isinstance(net, Mapping) or not net
+            or not all(isinstance(v, Tensor) for v in net.values())):
         found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}" if isinstance(checkpoint, dict) \
             else f"a {type(checkpoint).__name__}"
-        raise UserError(f"{path} is not a checkpoint of this network family: it holds {found}, and the weights were expected "
-                        "in a dict under 'net'.")
+        raise UserError(f"{path} is not a checkpoint of this network family: it holds {found}, and "
+                        "the weights were expected in a dict under 'net'.")
     if not all(isinstance(name, str) for name in net):
         raise UserError(f"{path} is not a checkpoint: its weights have no names.")
     if not all(map(_dense, _tensors(checkpoint))):
-        raise UserError(f"{path} holds tensors whose values are not stored one by one; save dense tensors.")
+        raise UserError(
+            f"{path} holds tensors whose values are not stored one by one; save dense tensors.")
     for name, (fits, expected) in _FIELDS.items():
         if checkpoint.get(name) is not None and not fits(checkpoint[name]):
-            raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where {expected} was expected; take "
-                            "another checkpoint.")
-    return {**checkpoint, "net": _unwrapped({_without_prefix(name): tensor for name, tensor in net.items()}, checkpoint)}
+            raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where "
+                            f"{expected} was expected; take another checkpoint.")
+    return {**checkpoint,
+            "net": _unwrapped({_without_prefix(name): tensor for name, tensor in net.items()},
+                              checkpoint)}
 
 
 def _under_net(checkpoint: Any) -> Any:
-    """A checkpoint whose weights stand where other programs keep them (see `PLACES`), or are all of it, with these under
-    `net`."""
+    """A checkpoint whose weights stand where other programs keep them (see `PLACES`), or are all of
+    it, with these under `net`."""
     def weights(value: Any) -> bool:
-        return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+        return (isinstance(value, Mapping) and bool(value)
+                and all(isinstance(v, Tensor) for v in value.values()))
 
     if not isinstance(checkpoint, dict) or "net" in checkpoint:
         return checkpoint
@@ -201,44 +229,53 @@ def _under_net(checkpoint: Any) -> Any:
     if place is None:
         return checkpoint
     # What else these programs keep under names of ours is of another kind.
-    return {"net": checkpoint[place]} | {name: value for name, value in checkpoint.items() if name in ("arch", "scale", "epoch")
-                                         and _FIELDS[name][0](value)}
+    return ({"net": checkpoint[place]}
+            | {name: value
+               for name, value in checkpoint.items()
+               if name in ("arch", "scale", "epoch") and _FIELDS[name][0](value)})
 
 
 def _unwrapped(weights: dict[str, Tensor], checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a known network without the name under which a larger module held it; others as they are."""
+    """The weights of a known network without the name under which a larger module held it; others
+    as they are."""
     if checkpoint.get("arch"):
         return weights
     shapes = _shapes(weights)
     prefix = next((prefix for prefix in _wrappers(shapes) if _matching(shapes, prefix)), "")
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor
+            for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def _wrappers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """The names, with their dots, under which the weights may stand: none first."""
-    first = dict.fromkeys(f"{_without_prefix(name).partition('.')[0]}." for name in shapes if "." in name)
+    first = dict.fromkeys(
+        f"{_without_prefix(name).partition('.')[0]}." for name in shapes if "." in name)
     return ["", *first]
 
 
 def _matching(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> list[str]:
     named = {_without_prefix(name): shape for name, shape in shapes.items()}
-    return matching_models({_without_prefix(name.removeprefix(prefix)): shape for name, shape in named.items()
-                            if name.startswith(prefix)})
+    return matching_models({_without_prefix(name.removeprefix(prefix)): shape
+                            for name, shape in named.items() if name.startswith(prefix)})
 
 
 def export(source: str | Path, target: str | Path) -> None:
-    """Write the weights of a checkpoint as safetensors, with its facts as JSON texts in the metadata.
+    """Write the weights of a checkpoint as safetensors, with its facts as JSON texts in the
+    metadata.
 
     Raises:
-        UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be written.
+        UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be
+            written.
     """
     if Path(target).suffix != SAFETENSORS:
         raise UserError(f"{target} has another suffix than {SAFETENSORS}; write NAME{SAFETENSORS}.")
     saved = load_checkpoint(source)
     weights = {name: tensor.cpu().contiguous() for name, tensor in saved["net"].items()}
     lists = ("scale", "bands", "trained_on")
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in saved.items()
-             if name in lists or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
+    plain = {name: value.item() if isinstance(value, np.generic) else value
+             for name, value in saved.items()
+             if name in lists
+             or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
     described = describe_checkpoint(saved, source)
     facts = {**plain, "arch": described.arch, **described.options}
     metadata = {name: json.dumps(value) for name, value in facts.items()}
@@ -253,11 +290,13 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             facts = dict(file.metadata() or {})
         found = facts.pop("sha256", None)
-        said = {name: json.loads(value) for name, value in facts.items() if name in _FIELDS or name == "trained_on"}
+        said = {name: json.loads(value)
+                for name, value in facts.items() if name in _FIELDS or name == "trained_on"}
         if (said or found) and found != checksum(weights, facts):
             raise ValueError("its checksum is wrong")
     except Exception as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}); copy it again.") from error
+        raise UserError(f"{path} cannot be read as safetensors ({error}); copy it "
+                        "again.") from error
     return _checked({**said, "net": weights}, path)
 
 
@@ -274,14 +313,15 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path
     """Copy the weights of a loaded checkpoint into `net`.
 
     Raises:
-        UserError: names or shapes differ (the network the file holds is named if it is known), or a weight is NaN or
-            infinite.
+        UserError: names or shapes differ (the network the file holds is named if it is known), or a
+            weight is NaN or infinite.
     """
     _check_shapes(net, checkpoint, path)
     weights = checkpoint["net"]
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{path} is of no use: its weight {name} holds NaN or infinity; take an earlier checkpoint.")
+            raise UserError(f"{path} is of no use: its weight {name} holds NaN or infinity; take "
+                            "an earlier checkpoint.")
     net.load_state_dict(weights)
 
 
@@ -290,34 +330,41 @@ def _check_shapes(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Pat
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
         held = checkpoint.get("arch") or next(iter(matching_models(_shapes(weights))), None)
         if held:
-            raise UserError(f"{path} holds the weights of {held}, and another network was asked for; give -a {held}.")
-        wrong = sorted(set(weights) ^ set(expected)) or [k for k in weights if weights[k].shape != expected[k].shape]
-        raise UserError(f"{path} holds the weights of another network ({len(wrong)} of them differ by name or shape, the "
-                        f"first is {wrong[0]}); give the network it was trained as with -a.")
+            raise UserError(f"{path} holds the weights of {held}, and another network was asked "
+                            f"for; give -a {held}.")
+        wrong = (sorted(set(weights) ^ set(expected))
+                 or [k for k in weights if weights[k].shape != expected[k].shape])
+        raise UserError(f"{path} holds the weights of another network ({len(wrong)} of them differ "
+                        f"by name or shape, the first is {wrong[0]}); give the network it was "
+                        "trained as with -a.")
 
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
                         options: Mapping[str, Any] | None = None) -> CheckpointInfo:
-    """Describe a loaded checkpoint. Its network is the named one, else the one that fits the shapes of the weights.
+    """Describe a loaded checkpoint. Its network is the named one, else the one that fits the shapes
+    of the weights.
 
     Args:
         arch: the network asked for, which must then be the one it holds.
-        options: of the network, for a checkpoint that does not say them (`long_skip` of a released one).
+        options: of the network, for a checkpoint that does not say them (`long_skip` of a released
+            one).
 
     Raises:
-        UserError: it holds another network than `arch`, or none that is known, or says other `options`.
+        UserError: it holds another network than `arch`, or none that is known, or says other
+            `options`.
     """
     found = checkpoint.get("arch")
     candidates = [found] if found else matching_models(_shapes(checkpoint["net"]))
     if arch is not None:
         if candidates and arch not in candidates:
-            raise UserError(f"{path} holds {' or '.join(candidates)}, and -a asked for {arch}; leave -a out to take the "
-                            "checkpoint's network.")
+            raise UserError(f"{path} holds {' or '.join(candidates)}, and -a asked for {arch}; "
+                            "leave -a out to take the checkpoint's network.")
         found = arch
     elif not found:
         if len(candidates) != 1:
-            raise UserError(f"{path} does not say which network it holds, and the shapes of its weights fit "
-                            f"{' and '.join(candidates) or 'none that is known'}; name the network with -a.")
+            raise UserError(f"{path} does not say which network it holds, and the shapes of its "
+                            f"weights fit {' and '.join(candidates) or 'none that is known'}; name "
+                            "the network with -a.")
         found = candidates[0]
     with torch.device("meta"):
         net = build_network(found)
@@ -325,25 +372,29 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
     said = {name: checkpoint[name] for name in net.options if checkpoint.get(name) is not None}
     for name in asked.keys() & said.keys():
         if asked[name] != said[name]:
-            raise UserError(f"{path} holds a network trained with {name} = {said[name]}, and {asked[name]} was asked for; "
-                            "leave the choice to the checkpoint.")
+            raise UserError(f"{path} holds a network trained with {name} = {said[name]}, and "
+                            f"{asked[name]} was asked for; leave the choice to the checkpoint.")
     chosen = {**net.options, **asked, **said}
     unsaid = [f"{path} does not say {name}, and {chosen[name]} is taken; {net.option_notes[name]}"
               for name in net.options if name not in {**asked, **said}]
     with torch.device("meta"):  # before any memory is taken
         _check_shapes(build_network(found, **chosen), checkpoint, path)
     scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")
-    return CheckpointInfo(
-        path=Path(path), arch=found, options=chosen, unsaid=next(iter(unsaid), None),
-        scales=None if scale is None else tuple(scale) if isinstance(scale, list | tuple) else (int(scale),),
-        degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"), epoch=checkpoint.get("epoch"),
-        iteration=checkpoint.get("iteration"), psnr=None if psnr is None else float(psnr),
-        start=checkpoint.get("start") or "interpolation", noise=float(checkpoint.get("noise") or 0),
-        trained_on=None if checkpoint.get("trained_on") is None else tuple(checkpoint["trained_on"]),
-    )
+    return CheckpointInfo(path=Path(path), arch=found, options=chosen,
+                          unsaid=next(iter(unsaid), None),
+                          scales=None if scale is None else tuple(scale)
+                          if isinstance(scale, list | tuple) else (int(scale),),
+                          degradation=checkpoint.get("degradation"), bands=checkpoint.get("bands"),
+                          epoch=checkpoint.get("epoch"), iteration=checkpoint.get("iteration"),
+                          psnr=None if psnr is None else float(psnr),
+                          start=checkpoint.get("start") or "interpolation",
+                          noise=float(checkpoint.get("noise") or 0),
+                          trained_on=None if checkpoint.get("trained_on") is None
+                          else tuple(checkpoint["trained_on"]))
 
 
-def model_from_checkpoint(path: str | Path, arch: str | None = None, options: Mapping[str, Any] | None = None,
+def model_from_checkpoint(path: str | Path, arch: str | None = None,
+                          options: Mapping[str, Any] | None = None,
                           **execution: Any) -> tuple[Network, CheckpointInfo]:
     """The network of a checkpoint with its weights, on the CPU and in eval mode.
 
@@ -372,7 +423,8 @@ def build_network(arch: str, **options: Any) -> Network:
 
 
 def check_problem(net: Network, scale: int, kind: str) -> None:
-    """`Network.check_problem`; a scale factor or degradation that the network cannot do raises UserError."""
+    """`Network.check_problem`; a scale factor or degradation that the network cannot do raises
+    UserError."""
     try:
         net.check_problem(scale, kind)
     except ValueError as error:

@@ -1,7 +1,8 @@
 """How a low-resolution cube is made, and brought back to the high-resolution grid.
 
-Every model is linear and separable, so each axis is one small matrix. A batch is degraded by a few matrix products, on its
-own device. A matrix is the 1-D operation applied to the identity, edges included.
+Every model is linear and separable, so each axis is one small matrix. A batch is degraded by a few
+matrix products, on its own device. A matrix is the 1-D operation applied to the identity, edges
+included.
 
 | kind        | blur                                                    | down                      | up                   |
 |-------------|---------------------------------------------------------|---------------------------|----------------------|
@@ -12,25 +13,28 @@ own device. A matrix is the 1-D operation applied to the identity, edges include
 | `spatial`   | Gaussian sigma 3, 7 taps, reflect, on rows and columns  | cubic-spline zoom 1/s     | cubic-spline zoom s  |
 | `reference` | the same on bands, rows and columns                     | the same                  | the same             |
 
-`mtf` is a real sensor. M is its modulation transfer function at the Nyquist frequency of the low-resolution grid, for rows and
-for columns; instruments have .1 to .5. Its deviation is s sqrt(-2 ln M) / pi high-resolution pixels (the model of
-pansharpening: Aiazzi et al., Photogramm. Eng. Remote Sens. 72(5), 2006). The other kinds fix their width in another way. The
-nearest M (`Degradation.nearest_mtf`) is .002 at x2, .22 at x4 and .72 at x8 for `gaussian`, .59 for `bicubic`, .7 for `area`.
+`mtf` is a real sensor. M is its modulation transfer function at the Nyquist frequency of the
+low-resolution grid, for rows and for columns; instruments have .1 to .5. Its deviation is s
+sqrt(-2 ln M) / pi high-resolution pixels (the model of pansharpening: Aiazzi et al., Photogramm.
+Eng. Remote Sens. 72(5), 2006). The other kinds fix their width in another way. The nearest M
+(`Degradation.nearest_mtf`) is .002 at x2, .22 at x4 and .72 at x8 for `gaussian`, .59 for
+`bicubic`, .7 for `area`.
 
-The first four work on the grid of a sensor: a low-resolution pixel covers a block of s x s pixels, so input
-and output have the same edges on the ground. The edges of the Keys kernels are symmetric, as those of MATLAB's `imresize`
-(Keys, IEEE TASSP 29(6), 1981).
+The first four work on the grid of a sensor: a low-resolution pixel covers a block of s x s pixels,
+so input and output have the same edges on the ground. The edges of the Keys kernels are symmetric,
+as those of MATLAB's `imresize` (Keys, IEEE TASSP 29(6), 1981).
 
-`spatial` and `reference` serve comparisons with the released code of Bi-3DQRNN, which computes `reference`. Their zoom is
-`scipy.ndimage.zoom(order=3)`, and three of its properties matter:
-- The zoom maps the first and last sample centres onto each other. So the spacing of low-resolution samples is
-  (n s - 1)/(n - 1) pixels, where n is the number of low-resolution samples. `grid` gives the result's place on the ground.
-- That spacing depends on the image's size. So a degraded patch does not equal the same place of its degraded scene: away from
-  the edges, the two agree to 31 to 33 dB PSNR (64 x 64 patches of two real scenes, x8). `gaussian` and `bicubic` have no
-  such difference.
-- At some sizes (32 -> 16, 256 -> 32) the library rounds the last position past the end of the axis and returns zero there.
-  `reference` repeats that dark last row and column, and `dark_note` tells which sizes have it. `spatial` takes the last
-  position as the end of the axis.
+`spatial` and `reference` serve comparisons with the released code of Bi-3DQRNN, which computes
+`reference`. Their zoom is `scipy.ndimage.zoom(order=3)`, and three of its properties matter:
+- The zoom maps the first and last sample centres onto each other. So the spacing of low-resolution
+  samples is (n s - 1)/(n - 1) pixels, where n is the number of low-resolution samples. `grid` gives
+  the result's place on the ground.
+- That spacing depends on the image's size. So a degraded patch does not equal the same place of its
+  degraded scene: away from the edges, the two agree to 31 to 33 dB PSNR (64 x 64 patches of two
+  real scenes, x8). `gaussian` and `bicubic` have no such difference.
+- At some sizes (32 -> 16, 256 -> 32) the library rounds the last position past the end of the axis
+  and returns zero there. `reference` repeats that dark last row and column, and `dark_note` tells
+  which sizes have it. `spatial` takes the last position as the end of the axis.
 """
 from __future__ import annotations
 
@@ -52,7 +56,8 @@ from utility.names import DEFAULT_KIND, SCALES, STARTS, parse_mtf
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
 BLOCK = 64
-"""Rows of an operation that are multiplied at a time along an axis of more than 2 * BLOCK samples."""
+"""Rows of an operation that are multiplied at a time along an axis of more than 2 * BLOCK
+samples."""
 
 Operations = tuple[str, ...]
 Cube = TypeVar("Cube", np.ndarray, Tensor)
@@ -65,22 +70,24 @@ class Kind:
     down: Operations  # on rows and on columns
     up: Operations
     bands: Operations = ()  # on the band axis, before `down`
-    block_grid: bool = True  # a low-resolution pixel covers a block; else the end samples' centres coincide
+    # a low-resolution pixel covers a block; else the end samples' centres coincide
+    block_grid: bool = True
 
 
-KINDS: dict[str, Kind] = {
-    "mtf": Kind(down=("mtf",), up=("keys_up",)),
-    "area": Kind(down=("area",), up=("keys_up",)),
-    "gaussian": Kind(down=("block_gaussian",), up=("keys_up",)),
-    "bicubic": Kind(down=("keys_down",), up=("keys_up",)),
-    "spatial": Kind(down=("blur", "zoom_down"), up=("zoom_up",), block_grid=False),
-    "reference": Kind(down=("blur", "scipy_down"), up=("scipy_up",), bands=("blur",), block_grid=False),
-}
+KINDS: dict[str, Kind] = {"mtf": Kind(down=("mtf",), up=("keys_up",)),
+                          "area": Kind(down=("area",), up=("keys_up",)),
+                          "gaussian": Kind(down=("block_gaussian",), up=("keys_up",)),
+                          "bicubic": Kind(down=("keys_down",), up=("keys_up",)),
+                          "spatial": Kind(down=("blur", "zoom_down"), up=("zoom_up",),
+                                          block_grid=False),
+                          "reference": Kind(down=("blur", "scipy_down"), up=("scipy_up",),
+                                            bands=("blur",), block_grid=False)}
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """A linear, separable way down by a scale factor, D, and the way up, U. Cubes are (..., B, H, W), floating point.
+    """A linear, separable way down by a scale factor, D, and the way up, U. Cubes are
+    (..., B, H, W), floating point.
 
     Attributes:
         scale: 2, 3, 4 or 8 (not 3 for `gaussian`, whose 8 taps need an even block).
@@ -88,7 +95,8 @@ class Degradation:
         mtf: of the kind `mtf`, on rows and on columns: above 0 and below 1.
 
     Raises:
-        ValueError: an unknown kind or scale, an MTF outside (0, 1), or a kind with an MTF that has none.
+        ValueError: an unknown kind or scale, an MTF outside (0, 1), or a kind with an MTF that has
+            none.
 
     Example:
         >>> Degradation(4, "mtf", (0.3, 0.3)).round(torch.rand(31, 64, 64)).shape
@@ -103,13 +111,16 @@ class Degradation:
         if self.kind not in KINDS:
             raise ValueError(f"unknown degradation {self.kind!r}; choose one of {', '.join(KINDS)}")
         if self.scale not in SCALES:
-            raise ValueError(f"unknown scale factor {self.scale}; choose one of {', '.join(map(str, SCALES))}")
+            raise ValueError(
+                f"unknown scale factor {self.scale}; choose one of {', '.join(map(str, SCALES))}")
         if self.kind == "gaussian" and self.scale % 2:
-            raise ValueError(f"degradation 'gaussian' needs an even scale factor, not {self.scale}: "
-                             "its 8 taps centre on even blocks")
+            raise ValueError("degradation 'gaussian' needs an even scale factor, not "
+                             f"{self.scale}: its 8 taps centre on even blocks")
         if (self.kind == "mtf") != (self.mtf is not None):
-            raise ValueError("degradation 'mtf' needs the sensor's MTF, such as 'mtf 0.3'" if self.mtf is None
-                             else f"degradation {self.kind!r} has a blur of its own, and takes no MTF")
+            raise ValueError("degradation 'mtf' needs the sensor's MTF, such as 'mtf 0.3'"
+                             if self.mtf is None
+                             else f"degradation {self.kind!r} has a blur of its own, and takes no "
+                             "MTF")
         if self.mtf is not None and not all(0 < m < 1 for m in self.mtf):
             raise ValueError(f"an MTF of {', '.join(f'{m:g}' for m in self.mtf)} was asked for; "
                              "give a number above 0 and below 1, such as 0.3")
@@ -117,7 +128,8 @@ class Degradation:
     @classmethod
     @lru_cache(maxsize=256)
     def of(cls, scale: int, name: str) -> Degradation:
-        """From a name as `name` gives it: a kind, or `mtf M`, or `mtf M,M` (rows, columns). Raises ValueError."""
+        """From a name as `name` gives it: a kind, or `mtf M`, or `mtf M,M` (rows, columns). Raises
+        ValueError."""
         kind, _, numbers = name.partition(" ")
         if not numbers:
             return cls(scale, kind)
@@ -132,7 +144,8 @@ class Degradation:
 
     @property
     def block_grid(self) -> bool:
-        """Whether a low-resolution pixel covers a block of s x s; else the end samples' centres coincide."""
+        """Whether a low-resolution pixel covers a block of s x s; else the end samples' centres
+        coincide."""
         return KINDS[self.kind].block_grid
 
     @property
@@ -155,10 +168,12 @@ class Degradation:
 
     @property
     def nearest_mtf(self) -> tuple[float, float]:
-        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest: of rows, of columns."""
+        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest: of
+        rows, of columns."""
         if self.mtf:
             return self.mtf
-        rows, columns = (_nearest_mtf(operations, self.scale) for operations in self.down_operations)
+        rows, columns = (_nearest_mtf(operations, self.scale)
+                         for operations in self.down_operations)
         return rows, columns
 
     def down(self, x: Tensor) -> Tensor:
@@ -194,19 +209,22 @@ class Degradation:
     def up_adjoint(self, x: Tensor) -> Tensor:
         """U* x: <U y, x> = <y, U* x>. (..., B, H, W) -> (..., B, H/s, W/s)."""
         for axis in (-2, -1):
-            x = _along(x, self.up_operations, self.scale, axis, transposed_from=x.shape[axis] // self.scale)
+            x = _along(x, self.up_operations, self.scale, axis,
+                       transposed_from=x.shape[axis] // self.scale)
         return x
 
     def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None) -> Tensor:
-        """The low-resolution cube z_N whose `up` is the back-projection of `low` from its interpolation.
+        """The low-resolution cube z_N whose `up` is the back-projection of `low` from its
+        interpolation.
 
-        Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the iteration stays on the
-        low grid, and any window of x_N is the same window of U z_N. From another image, x_N = x_0 + U z with z the
-        prefiltered y - D x_0 after N - 1 steps. `low` (..., B, h, w) -> the same.
+        Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the
+        iteration stays on the low grid, and any window of x_N is the same window of U z_N. From
+        another image, x_N = x_0 + U z with z the prefiltered y - D x_0 after N - 1 steps. `low`
+        (..., B, h, w) -> the same.
 
-        `noise` is the standard deviation of each band's noise, (..., B). A band's iteration ends where it agrees with y
-        to within the noise (the discrepancy principle: Morozov, Soviet Math. Dokl. 7, 1966): what is left to explain is
-        noise, and more steps would amplify it.
+        `noise` is the standard deviation of each band's noise, (..., B). A band's iteration ends
+        where it agrees with y to within the noise (the discrepancy principle: Morozov, Soviet Math.
+        Dokl. 7, 1966): what is left to explain is noise, and more steps would amplify it.
         """
         z = low
         for _ in range(steps):
@@ -219,10 +237,11 @@ class Degradation:
 
     def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None,
                     noise: Tensor | None = None) -> Tensor:
-        """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k + U(y - D x_k), with no training.
+        """Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991): x_{k+1} = x_k +
+        U(y - D x_k), with no training.
 
-        Back-projection makes an image that agrees with its low-resolution cube. With noise, or a blur other than the
-        true one, it amplifies errors.
+        Back-projection makes an image that agrees with its low-resolution cube. With noise, or a
+        blur other than the true one, it amplifies errors.
 
         Args:
             low: y, (..., B, h, w).
@@ -239,19 +258,22 @@ class Degradation:
         return image + self.up(self.prefilter(low - self.down(image), steps - 1))
 
     def start(self, low: Tensor, start: str, noise: Tensor | None = None) -> Tensor:
-        """What a network is given, on the high-resolution grid: `low` (..., B, h, w) -> (..., B, h*s, w*s).
+        """What a network is given, on the high-resolution grid: `low` (..., B, h, w) ->
+        (..., B, h*s, w*s).
 
-        `start` is `interpolation`, the published way, or `backprojection`, with `noise` as `prefilter` takes it.
-        Raises ValueError: another start.
+        `start` is `interpolation`, the published way, or `backprojection`, with `noise` as
+        `prefilter` takes it. Raises ValueError: another start.
         """
         if start not in STARTS:
             raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
         return self.up(low) if start == "interpolation" else self.backproject(low, noise=noise)
 
     def grid(self, n: int) -> tuple[float, float]:
-        """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution pixels.
+        """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution
+        pixels.
 
-        Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first one, measured from the
+        Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first
+        one, measured from the
             outer edge of the first low-resolution pixel. A block grid has (1/s, 0).
         """
         if self.block_grid or n == 1:
@@ -260,59 +282,70 @@ class Degradation:
         return size, 0.5 - size / 2
 
     def nearest(self, n: int) -> np.ndarray:
-        """The low-resolution pixel, of n along an axis, in which each of the n * s samples of `up` lies: (n * s,)."""
+        """The low-resolution pixel, of n along an axis, in which each of the n * s samples of `up`
+        lies: (n * s,)."""
         size, origin = self.grid(n)
-        return np.clip(np.floor(origin + (np.arange(n * self.scale) + 0.5) * size), 0, n - 1).astype(int)
+        return np.clip(np.floor(origin + (np.arange(n * self.scale) + 0.5) * size), 0,
+                       n - 1).astype(int)
 
     def touched(self, pixels: np.ndarray) -> np.ndarray:
-        """The low-resolution pixels that `down` makes of one at least of the given ones: (H, W) bool -> (H/s, W/s)."""
+        """The low-resolution pixels that `down` makes of one at least of the given ones: (H, W)
+        bool -> (H/s, W/s)."""
         for operations in self.down_operations:  # rows, then columns
             pixels = _reached(operations, self.scale, pixels).T
         return pixels
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How many low-resolution pixels from a block of high-resolution ones `down` takes it in: rows, columns."""
+        """How many low-resolution pixels from a block of high-resolution ones `down` takes it in:
+        rows, columns."""
         far = []
         for operations in self.down_operations:
             block = np.arange(41 * self.scale)[:, None] // self.scale == 20
-            far.append(int(np.abs(np.flatnonzero(_reached(operations, self.scale, block)) - 20).max()))
+            far.append(
+                int(np.abs(np.flatnonzero(_reached(operations, self.scale, block)) - 20).max()))
         return far[0], far[1]
 
     def unseen(self, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is not known of a degraded cube of which the pixels `missing` (H, W) bool were not measured.
+        """What is not known of a degraded cube of which the pixels `missing` (H, W) bool were not
+        measured.
 
-        Returns: (h, w), its pixels that no measured pixels alone made; (H, W), the pixels that no result can be compared at:
+        Returns: (h, w), its pixels that no measured pixels alone made; (H, W), the pixels that no
+        result can be compared at:
             those missing, and those that lie in such a low-resolution pixel.
         """
         lost = self.touched(missing)
         return lost, missing | lost[np.ix_(*(self.nearest(n) for n in lost.shape))]
 
     def is_dark(self, n: int) -> bool:
-        """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is left black."""
+        """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is
+        left black."""
         low = n // self.scale
         return self.kind == "reference" and (_goes_dark(n, low) or _goes_dark(low, n))
 
     def dark_note(self, height: int, width: int) -> str | None:
-        """A sentence on the black last row or column of an image of this size, with the nearest sizes free of it."""
+        """A sentence on the black last row or column of an image of this size, with the nearest
+        sizes free of it."""
         dark = {name: n for name, n in (("row", height), ("column", width)) if self.is_dark(n)}
         if not dark:
             return None
         near = []
         for n in dict.fromkeys(dark.values()):
-            sizes = range(n - self.scale, 0, -self.scale), range(n + self.scale, 2 * n + 2, self.scale)
+            sizes = (range(n - self.scale, 0, -self.scale),
+                     range(n + self.scale, 2 * n + 2, self.scale))
             free = [next((str(m) for m in side if not self.is_dark(m)), "") for side in sizes]
             near.append(f"{' or '.join(filter(None, free))} instead of {n}")
-        return (f"degradation {self.kind} at scale factor {self.scale} leaves the last {' and '.join(dark)} of "
-                f"{height} x {width} images black, as scipy's zoom does at this size; the nearest sizes without that "
-                f"are {', '.join(near)} pixels")
+        return (f"degradation {self.kind} at scale factor {self.scale} leaves the last "
+                f"{' and '.join(dark)} of {height} x {width} images black, as scipy's zoom does at "
+                f"this size; the nearest sizes without that are {', '.join(near)} pixels")
 
     def _image(self, x: Tensor, rows: Operations, columns: Operations) -> Tensor:
         return _along(_along(x, rows, self.scale, -2), columns, self.scale, -1)
 
 
 WEIGHT = 1e-6
-"""The weight above which a pixel is made of another one: below it are the endless tails of a spline."""
+"""The weight above which a pixel is made of another one: below it are the endless tails of a
+spline."""
 
 
 def _reached(operations: Operations, scale: int, pixels: np.ndarray) -> np.ndarray:
@@ -325,7 +358,8 @@ def _reached(operations: Operations, scale: int, pixels: np.ndarray) -> np.ndarr
 
 
 def reached(matrix: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Which rows of a matrix product with values of `pixels` (n, m) bool take in a True: (rows, n) @ (n, m)."""
+    """Which rows of a matrix product with values of `pixels` (n, m) bool take in a True: (rows, n)
+    @ (n, m)."""
     return (np.abs(matrix) > WEIGHT).astype(np.float32) @ pixels.astype(np.float32) > 0
 
 
@@ -337,7 +371,8 @@ def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
         scale: 2, 3, 4 or 8.
         kind: a name as `Degradation.of` reads it, such as `gaussian` or `mtf 0.3`.
 
-    Returns: the same shape, type and device as `x`. Raises ValueError: as `Degradation` and `Degradation.down`.
+    Returns: the same shape, type and device as `x`. Raises ValueError: as `Degradation` and
+    `Degradation.down`.
 
     Example:
         >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "gaussian").shape
@@ -356,7 +391,8 @@ def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
     return Degradation.of(scale, kind).up(x)
 
 
-def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS, image: Tensor | None = None) -> Tensor:
+def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS,
+                image: Tensor | None = None) -> Tensor:
     """`Degradation.backproject`. Raises as `degrade`."""
     return Degradation.of(scale, kind).backproject(low, steps, image)
 
@@ -404,9 +440,10 @@ def dark_note(height: int, width: int, scale: int, kind: str) -> str | None:
 def add_noise(low: Cube, sigma: float, seed: int, *key: int | str, before: int = 0) -> Cube:
     """`low` with white Gaussian noise of standard deviation `sigma`, in the units of `low`.
 
-    The noise depends on `seed`, `key` (the image's name, or the step and patch) and the shape alone. It is the same for
-    arrays and tensors, on every device. Sigma 0 returns `low` itself. A part of a batch gets its part of the batch's noise,
-    where `before` counts the images before the part. Raises ValueError: sigma is negative or not finite.
+    The noise depends on `seed`, `key` (the image's name, or the step and patch) and the shape
+    alone. It is the same for arrays and tensors, on every device. Sigma 0 returns `low` itself. A
+    part of a batch gets its part of the batch's noise, where `before` counts the images before the
+    part. Raises ValueError: sigma is negative or not finite.
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"noise of standard deviation {sigma} was asked for; give 0 or more")
@@ -421,7 +458,8 @@ def add_noise(low: Cube, sigma: float, seed: int, *key: int | str, before: int =
 
 def random(seed: int, *key: int | str) -> np.random.Generator:
     """A generator whose draws depend on the seed and the key alone."""
-    return np.random.default_rng([seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)])
+    return np.random.default_rng(
+        [seed, *(zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key)])
 
 
 def crop_to_multiple(cube: Cube, multiple: int) -> Cube:
@@ -435,8 +473,8 @@ def axis_matrix(operations: Operations, n: int, scale: int) -> np.ndarray:
     """1-D operations on n samples, one after the other, as a read-only float64 matrix (n_out, n).
 
     Args:
-        operations: of `blur`, `zoom_down`, `zoom_up`, `scipy_down`, `scipy_up` (see `zoom_matrix`), `block_gaussian`,
-            `mtf M`, `area`, `keys_down`, `keys_up`; none is the identity.
+        operations: of `blur`, `zoom_down`, `zoom_up`, `scipy_down`, `scipy_up` (see `zoom_matrix`),
+            `block_gaussian`, `mtf M`, `area`, `keys_down`, `keys_up`; none is the identity.
     """
     *before, last = operations or (None,)
     if before:
@@ -458,10 +496,12 @@ ZOOMS = ("zoom_down", "zoom_up", "scipy_down", "scipy_up")
 
 
 def zoom_matrix(n_in: int, n_out: int, dark: bool = False) -> np.ndarray:
-    """`scipy.ndimage.zoom(order=3)` along one axis, from `n_in` to `n_out` samples: float64 (n_out, n_in).
+    """`scipy.ndimage.zoom(order=3)` along one axis, from `n_in` to `n_out` samples: float64
+    (n_out, n_in).
 
-    Both grids share their first and last samples. At some sizes scipy rounds the last position past the end of the axis
-    and returns zero there. The last position is the end of the axis here, unless `dark` repeats scipy.
+    Both grids share their first and last samples. At some sizes scipy rounds the last position past
+    the end of the axis and returns zero there. The last position is the end of the axis here,
+    unless `dark` repeats scipy.
     """
     if n_in == 1:
         return np.ones((n_out, 1))
@@ -476,10 +516,12 @@ def _goes_dark(n_in: int, n_out: int) -> bool:
     return n_in > 1 and n_out > 1 and ndimage.zoom(np.ones(n_in), n_out / n_in, order=3)[-1] == 0
 
 
-def axis_rows(operations: Operations, n: int, scale: int, first: int, last: int) -> tuple[int, np.ndarray]:
+def axis_rows(operations: Operations, n: int, scale: int, first: int,
+              last: int) -> tuple[int, np.ndarray]:
     """Rows first .. last of `axis_matrix(operations, n, scale)`, without ever making the rest.
 
-    Returns: (start, matrix): the rows without the zero columns outside start .. start + matrix.shape[1]. Spline weights below
+    Returns: (start, matrix): the rows without the zero columns outside start .. start +
+    matrix.shape[1]. Spline weights below
         1e-17 count as zero.
     """
     if not operations:
@@ -493,11 +535,13 @@ def axis_rows(operations: Operations, n: int, scale: int, first: int, last: int)
         start, inner = axis_rows(tuple(before), n, scale, start, start + outer.shape[1])
         return start, outer @ inner
     if operation == "blur":
-        start, stop = max(first - 6, 0), min(last + 6, n)  # three samples of halo, and three more to keep its edges out
+        # three samples of halo, and three more to keep its edges out
+        start, stop = max(first - 6, 0), min(last + 6, n)
         matrix = axis_matrix(("blur",), stop - start, scale)
         return start, matrix[first - start:last - start]
     if operation in ZOOMS:
-        return zoom_rows(n, _length(operation, n, scale), first, last, dark=operation.startswith("scipy"))
+        return zoom_rows(n, _length(operation, n, scale), first, last,
+                         dark=operation.startswith("scipy"))
     matrix = _scatter(*_taps(operation, np.arange(first, last), scale), n)
     used = np.flatnonzero(matrix.any(axis=0))
     return int(used[0]), matrix[:, used[0]:used[-1] + 1]
@@ -508,8 +552,10 @@ def _length(operation: str, n: int, scale: int) -> int:
     return n if operation == "blur" else n * scale if operation.endswith("_up") else n // scale
 
 
-def zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool = False) -> tuple[int, np.ndarray]:
-    """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies as .268 ** distance."""
+def zoom_rows(n_in: int, n_out: int, first: int, last: int,
+              dark: bool = False) -> tuple[int, np.ndarray]:
+    """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies
+    as .268 ** distance."""
     if n_in == 1:
         return 0, np.ones((last - first, 1))
     position = np.arange(first, last) * ((n_in - 1) / max(n_out - 1, 1))
@@ -521,7 +567,8 @@ def zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool = False) 
         index = np.abs(below + tap)
         index = np.where(index < n_in, index, 2 * (n_in - 1) - index) - start
         distance = np.abs(position - below - tap)
-        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, (2 - distance) ** 3 / 6)
+        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2,
+                          (2 - distance) ** 3 / 6)
         matrix += weight[:, None] * response[index]
     if dark and last == n_out and _goes_dark(n_in, n_out):
         matrix[-1] = 0
@@ -529,7 +576,8 @@ def zoom_rows(n_in: int, n_out: int, first: int, last: int, dark: bool = False) 
 
 
 def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """For output samples j (m,): the positions (m, taps) that they take, unfolded at the edges, and the weights."""
+    """For output samples j (m,): the positions (m, taps) that they take, unfolded at the edges, and
+    the weights."""
     if operation == "block_gaussian":
         offsets = np.arange(8) - 3.5
         weights = np.exp(-0.5 * (offsets / 3.0) ** 2)
@@ -542,7 +590,8 @@ def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.nda
         return _gaussian_taps(float(operation[4:]), j, scale)
     if operation not in ("keys_down", "keys_up"):
         raise ValueError(f"unknown operation {operation!r}")
-    # As MATLAB's `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to one.
+    # As MATLAB's `imresize`: Keys' cubic with a = -0.5, stretched by `widen`, weights summing to
+    # one.
     step, widen = (float(scale), float(scale)) if operation == "keys_down" else (1 / scale, 1.0)
     centres = (j + 0.5) * step - 0.5
     reach = math.ceil(2 * widen) + 1
@@ -555,7 +604,8 @@ def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.nda
 
 
 def _gaussian_taps(mtf: float, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `_taps`: a Gaussian about the centre of each block, sampled over +-4 deviations, weights summing to one."""
+    """As `_taps`: a Gaussian about the centre of each block, sampled over +-4 deviations, weights
+    summing to one."""
     sigma = scale * math.sqrt(-2 * math.log(mtf)) / math.pi
     centre = (scale - 1) / 2
     reach = max(4 * sigma, 0.5)  # of an even block the nearest samples are half a pixel off
@@ -566,7 +616,8 @@ def _gaussian_taps(mtf: float, j: np.ndarray, scale: int) -> tuple[np.ndarray, n
 
 
 def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
-    """Rows of taps to a matrix; taps outside 0 .. n-1 fold back with the edge sample repeated (d c b a | a b c d)."""
+    """Rows of taps to a matrix; taps outside 0 .. n-1 fold back with the edge sample repeated
+    (d c b a | a b c d)."""
     folded = np.mod(positions, 2 * n)
     folded = np.where(folded < n, folded, 2 * n - 1 - folded)
     matrix = np.zeros((len(positions), n))
@@ -575,7 +626,8 @@ def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
 
 
 def check(scale: int, kind: str) -> Degradation:
-    """The degradation of a name. Raises ValueError: an unknown kind or scale, or two that do not go together."""
+    """The degradation of a name. Raises ValueError: an unknown kind or scale, or two that do not go
+    together."""
     return Degradation.of(scale, kind)
 
 
@@ -588,20 +640,26 @@ def _nearest_mtf(operations: Operations, scale: int) -> float:
     # A Gaussian's response is M ** frequency^2.
     from scipy.optimize import minimize_scalar  # takes as long to import as the rest of this file
 
-    found = minimize_scalar(lambda m: float(np.sum((m ** frequency**2 - response) ** 2)), bounds=(1e-4, 1), method="bounded")
+    found = minimize_scalar(lambda m: float(np.sum((m ** frequency**2 - response) ** 2)),
+                            bounds=(1e-4, 1), method="bounded")
     return float(found.x)
 
 
-def _along(x: Tensor, operations: Operations, scale: int, axis: int, transposed_from: int | None = None) -> Tensor:
-    """1-D operations along `axis` (-1, -2 or -3) of x, or the transpose of those that start from so many samples."""
+def _along(x: Tensor, operations: Operations, scale: int, axis: int,
+           transposed_from: int | None = None) -> Tensor:
+    """1-D operations along `axis` (-1, -2 or -3) of x, or the transpose of those that start from so
+    many samples."""
     if not operations:
         return x
     n = x.shape[axis]
     with full_precision(x.device):
         if transposed_from is not None:
-            return _multiplied(_axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x, axis)
+            return _multiplied(
+                _axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x,
+                axis)
         if n <= 2 * BLOCK:
-            return _multiplied(_axis_tensor(operations, n, scale, None, x.device, x.dtype)[1], x, axis)
+            return _multiplied(_axis_tensor(operations, n, scale, None, x.device, x.dtype)[1], x,
+                               axis)
         count, parts = n, []
         for name in operations:
             count = _length(name, count, scale)
@@ -621,10 +679,11 @@ def _multiplied(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _axis_tensor(operations: Operations, n: int, scale: int, rows: tuple[int, int] | None, device: torch.device,
-                 dtype: torch.dtype) -> tuple[int, Tensor]:
+def _axis_tensor(operations: Operations, n: int, scale: int, rows: tuple[int, int] | None,
+                 device: torch.device, dtype: torch.dtype) -> tuple[int, Tensor]:
     """`axis_rows` of those rows, or (0, `axis_matrix`)."""
-    start, matrix = axis_rows(operations, n, scale, *rows) if rows else (0, axis_matrix(operations, n, scale).copy())
+    start, matrix = (axis_rows(operations, n, scale, *rows) if rows
+                     else (0, axis_matrix(operations, n, scale).copy()))
     return start, torch.from_numpy(matrix).to(device, dtype)
 
 

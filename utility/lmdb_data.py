@@ -1,10 +1,13 @@
 """Cut scenes into patches and store them in an LMDB folder for training.
 
-    python utility/lmdb_data.py                                              the sample scenes (rendered if not there)
-    python utility/lmdb_data.py --dataset rendered --scenes 600              rendered now, where scenes are missing
-    python utility/lmdb_data.py --dataset icvl --source DIR                  a dataset card, its scenes in DIR
-    python utility/lmdb_data.py --dataset pavia_center --source Pavia.mat    a test cube is written beside, too
-    python utility/lmdb_data.py --source a.mat b.hdr --patch 64 --stride 32 --out data/lmdb/mine.lmdb
+    python utility/lmdb_data.py                            the sample scenes (rendered if not there)
+    python utility/lmdb_data.py --dataset rendered --scenes 600
+            rendered now, where scenes are missing
+    python utility/lmdb_data.py --dataset icvl --source DIR        a dataset card, its scenes in DIR
+    python utility/lmdb_data.py --dataset pavia_center --source Pavia.mat
+            a test cube is written beside, too
+    python utility/lmdb_data.py --source a.mat b.hdr --patch 64 --stride 32 --out
+    data/lmdb/mine.lmdb
 """
 from __future__ import annotations
 
@@ -38,38 +41,57 @@ def _parser() -> argparse.ArgumentParser:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        allow_abbrev=False)
     group = parser.add_argument_group("what to read")
-    group.add_argument("--dataset", metavar="NAME", help="dataset card: a name in data/, or a .toml (default: sample)")
-    group.add_argument("--source", nargs="+", metavar="PATH", help="scene files or folders (default: the card's place)")
+    group.add_argument("--dataset", metavar="NAME",
+                       help="dataset card: a name in data/, or a .toml (default: sample)")
+    group.add_argument("--source", nargs="+", metavar="PATH",
+                       help="scene files or folders (default: the card's place)")
     group.add_argument("--scenes", type=_whole(1), default=100, metavar="N",
                        help="how many scenes a rendered dataset has (default: %(default)s)")
-    group.add_argument("--scenes-limit", type=_whole(1), metavar="N", help="the first N scenes only")
-    group.add_argument("--key", help="name of the cube in its file, when it holds several (default: the card's)")
-    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES", help=f"axes of the cube as stored: {', '.join(LAYOUTS)}")
+    group.add_argument("--scenes-limit", type=_whole(1), metavar="N",
+                       help="the first N scenes only")
+    group.add_argument(
+        "--key", help="name of the cube in its file, when it holds several (default: the card's)")
+    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES",
+                       help=f"axes of the cube as stored: {', '.join(LAYOUTS)}")
     group.add_argument("--size", type=_whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
                        help="size of the image, for a bands x pixels cube that does not say it")
-    group.add_argument("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
-    group.add_argument("--nodata", type=float, metavar="VALUE", help="of pixels without data, where the file does not say it")
-    group.add_argument("--fill-nodata", action="store_true", help="fill no-data pixels from their neighbours")
-    group.add_argument("--skip-bad", action="store_true", help="leave out scenes that cannot be used, and end well (default: "
-                       "of several scenes the others are taken, and the end is an error)")
-    group = parser.add_argument_group("how to cut (default: as the card says; without a card, 64x64 side by side)")
+    group.add_argument("--drop-bad-bands", action="store_true",
+                       help="leave out constant, NaN and dead bands")
+    group.add_argument("--nodata", type=float, metavar="VALUE",
+                       help="of pixels without data, where the file does not say it")
+    group.add_argument("--fill-nodata", action="store_true",
+                       help="fill no-data pixels from their neighbours")
+    group.add_argument("--skip-bad", action="store_true",
+                       help="leave out scenes that cannot be used, and end well (default: of "
+                       "several scenes the others are taken, and the end is an error)")
+    group = parser.add_argument_group(
+        "how to cut (default: as the card says; without a card, 64x64 side by side)")
     group.add_argument("--patch", type=_whole(1), metavar="PX", help="side of a patch")
-    group.add_argument("--stride", type=_whole(1), nargs="+", metavar="PX", help="step between patches, for each zoom")
-    group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z", help="spatial scales, above 0 and up to 1")
-    group.add_argument("--augment", type=_whole(1, 8), default=1, metavar="K",
-                       help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
-    group.add_argument("--seed", type=_whole(0), default=2021, help="draws these, and rendered scenes (default: %(default)s)")
+    group.add_argument("--stride", type=_whole(1), nargs="+", metavar="PX",
+                       help="step between patches, for each zoom")
+    group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z",
+                       help="spatial scales, above 0 and up to 1")
+    group.add_argument(
+        "--augment", type=_whole(1, 8), default=1, metavar="K",
+        help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
+    group.add_argument("--seed", type=_whole(0), default=2021,
+                       help="draws these, and rendered scenes (default: %(default)s)")
     held = group.add_mutually_exclusive_group()
-    held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME", help="scenes held out for validation")
+    held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME",
+                      help="scenes held out for validation")
     held.add_argument("--val-last", type=_whole(0), metavar="N",
-                      help="the last N patches are for validation, 1000 as released (default: the card's scenes or region for "
-                      "validation; without these the last of five or more scenes, a tenth of them, or a corner of the last "
-                      "one: what validates shares no pixel with what trains)")
+                      help="the last N patches are for validation, 1000 as released (default: the "
+                      "card's scenes or region for validation; without these the last of five or "
+                      "more scenes, a tenth of them, or a corner of the last one: what validates "
+                      "shares no pixel with what trains)")
     group = parser.add_argument_group("what to write")
     group.add_argument("--out", metavar="DB", help="LMDB folder (default: data/lmdb/NAME.lmdb)")
-    group.add_argument("--test-out", metavar="DIR", help="folder for a card's test cubes (default: data/test/NAME)")
-    group.add_argument("--dtype", choices=STORED, default="float32", help="type of the stored values (default: %(default)s)")
-    group.add_argument("--force", action="store_true", help="replace the database and test cubes if they exist")
+    group.add_argument("--test-out", metavar="DIR",
+                       help="folder for a card's test cubes (default: data/test/NAME)")
+    group.add_argument("--dtype", choices=STORED, default="float32",
+                       help="type of the stored values (default: %(default)s)")
+    group.add_argument("--force", action="store_true",
+                       help="replace the database and test cubes if they exist")
     group.add_argument("--map-size-mb", type=_whole(1), default=1024, metavar="MB",
                        help="LMDB's map to begin with; it grows (default: %(default)s)")
     group.add_argument("--quiet", action="store_true", help="print warnings and errors alone")
@@ -80,7 +102,8 @@ def _whole(low: int, high: int | None = None):
     def number(text: str) -> int:
         value = int(text)
         if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"{value} is not {f'from {low} to {high}' if high else f'at least {low}'}")
+            raise argparse.ArgumentTypeError(
+                f"{value} is not {f'from {low} to {high}' if high else f'at least {low}'}")
         return value
 
     return number
@@ -106,8 +129,10 @@ def _card(options: argparse.Namespace) -> Card:
     if len(strides) == 1:
         strides *= len(zooms)
     if len(strides) != len(zooms):
-        raise UserError(f"--stride has {len(strides)} values for {len(zooms)} zooms; give one, or one for each zoom.")
-    return replace(card, patch=options.patch or card.patch, strides=strides, zooms=zooms, key=options.key or card.key,
+        raise UserError(f"--stride has {len(strides)} values for {len(zooms)} zooms; give one, or "
+                        "one for each zoom.")
+    return replace(card, patch=options.patch or card.patch, strides=strides, zooms=zooms,
+                   key=options.key or card.key,
                    layout=options.layout or ("pixels" if options.size else card.layout),
                    size=tuple(options.size) if options.size else card.size)
 
@@ -119,8 +144,8 @@ def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
     if source.is_relative_to("data/rendered"):
         from data.rendering import render_scenes
 
-        return render_scenes(default_path(source), source.name, bands=card.bands, count=options.scenes, seed=options.seed,
-                             quiet=options.quiet)
+        return render_scenes(default_path(source), source.name, bands=card.bands,
+                             count=options.scenes, seed=options.seed, quiet=options.quiet)
     if source.is_relative_to("data/sample") and not default_path("data/sample").exists():
         from data.make_samples import make_samples
 
@@ -132,7 +157,8 @@ def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
     return [locate(card, "training")]
 
 
-def _held_out(options: argparse.Namespace, card: Card, files: Sequence[Path]) -> tuple[Card, list[str]]:
+def _held_out(options: argparse.Namespace, card: Card,
+              files: Sequence[Path]) -> tuple[Card, list[str]]:
     """The card, and the names of the validation scenes: from the options, else from the card."""
     if options.val_scenes or options.val_last is not None:
         return replace(card, validation_region=None), options.val_scenes
@@ -160,20 +186,22 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     started = time.perf_counter()
     test_out = Path(options.test_out or default_path(f"data/test/{card.name}"))
     failed: list[str] = []
-    meta = build_database(
-        out, files, card, dtype=options.dtype, augment=options.augment, seed=options.seed, val_scenes=val_scenes,
-        val_last=options.val_last, drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
-        skip_bad=options.skip_bad, force=options.force, nodata=options.nodata, map_size_mb=options.map_size_mb,
-        test_out=test_out, quiet=options.quiet, failed=failed)
+    meta = build_database(out, files, card, dtype=options.dtype, augment=options.augment,
+                          seed=options.seed, val_scenes=val_scenes, val_last=options.val_last,
+                          drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
+                          skip_bad=options.skip_bad, force=options.force, nodata=options.nodata,
+                          map_size_mb=options.map_size_mb, test_out=test_out, quiet=options.quiet,
+                          failed=failed)
     for text in failed:
         warn(text, "failed")
     if options.quiet:  # the next line costs two steps of training
         return 1 if failed else None
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
-    shape, scenes = "x".join(map(str, meta["shape"])), len({source["file"] for source in meta["sources"]})
-    print(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} scene{'s' * (scenes != 1)}, "
-          f"{size:.1f} MB, in {time.perf_counter() - started:.1f} s; {meta['count'] - meta['validation']} for training, "
-          f"{meta['validation']} for validation")
+    shape, scenes = ("x".join(map(str, meta["shape"])),
+                     len({source["file"] for source in meta["sources"]}))
+    print(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} "
+          f"scene{'s' * (scenes != 1)}, {size:.1f} MB, in {time.perf_counter() - started:.1f} s; "
+          f"{meta['count'] - meta['validation']} for training, {meta['validation']} for validation")
     if meta["skipped"]:
         print(f"left out: {', '.join(meta['skipped'])}")
     if card.test_region:
@@ -183,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 
 
 def _what_is_next(out: Path, bands: int) -> list[str]:
-    """A training that passes the untrained methods, and how long it takes here, from two of its steps."""
+    """A training that passes the untrained methods, and how long it takes here, from two of its
+    steps."""
     from utility.training.configuration import configure
     from utility.training.plan import prepare
     from utility.training.steps import seconds_per_step
@@ -198,8 +227,9 @@ def _what_is_next(out: Path, bands: int) -> list[str]:
         seconds = seconds_per_step(prepare(configure(given)), 1)
     except UserError as error:
         return [f"next: {command}", f"note: {error}"]
-    return [f"next: {command}", f"      about {duration(STEPS * seconds)} here; the published recipe, without --recipe and the "
-            "rest, needs thousands of steps"]
+    return [f"next: {command}",
+            f"      about {duration(STEPS * seconds)} here; the published recipe, without --recipe "
+            "and the rest, needs thousands of steps"]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Scenes in files: a hyperspectral cube (bands, rows, columns) and what its file says about the cube.
+"""Scenes in files: a hyperspectral cube (bands, rows, columns) and what its file says about the
+cube.
 
-    scene = read_scene("paviaU.mat")                 # finds the key and the layout, or asks for them
+    scene = read_scene("paviaU.mat")                # finds the key and the layout, or asks for them
     print(describe(scene))
     cube, low, high = unit_range(clean(scene, drop_bad_bands=True).cube)
 
-`read_scene` loads the cube; `open_scene` leaves the cube on disk and reads the blocks that are sliced. `write_scene` and
-`create_scene` are their opposites. Values are as stored; `utility.cubes.values` scales them.
+`read_scene` loads the cube; `open_scene` leaves the cube on disk and reads the blocks that are
+sliced. `write_scene` and `create_scene` are their opposites. Values are as stored;
+`utility.cubes.values` scales them.
 """
 from __future__ import annotations
 
@@ -24,7 +26,18 @@ from utility.cubes import containers
 from utility.cubes.axes import readable, resolve, spelled, squeezed
 from utility.cubes.bands import clean
 from utility.cubes.companions import times
-from utility.cubes.cube import BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, at_hand, damaged, load, native
+from utility.cubes.cube import (
+    BY_PRODUCT,
+    PER_BAND,
+    CubeWriter,
+    Facts,
+    Scene,
+    Stored,
+    at_hand,
+    damaged,
+    load,
+    native,
+)
 from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
 from utility.cubes.values import marker_of
@@ -35,10 +48,12 @@ from utility.system.progress import note, warn
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
                bands: int | None = None, size: tuple[int, int] | None = None) -> Scene:
-    """Open a scene and leave its cube on disk: ``scene.cube[b0:b1, r0:r1, c0:c1]`` reads that block.
+    """Open a scene and leave its cube on disk: ``scene.cube[b0:b1, r0:r1, c0:c1]`` reads that
+    block.
 
-    The cube is a memory map (ENVI, .npy, HDF5 and v7.3 without chunks) or a LazyCube (with chunks, rasters); MATLAB v5 and
-    .npz are loaded. Arguments and errors are those of `read_scene`.
+    The cube is a memory map (ENVI, .npy, HDF5 and v7.3 without chunks) or a LazyCube
+    (with chunks, rasters); MATLAB v5 and .npz are loaded. Arguments and errors are those of
+    `read_scene`.
     """
     path = Path(path)
     layout = None if layout is None else spelled(layout)
@@ -49,27 +64,32 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     if kind.kind not in "iuf":
         is_complex = kind.kind == "c" or set(kind.names or ()) in ({"real", "imag"}, {"r", "i"})
         found = "complex numbers" if is_complex else f"values of type {kind}"
-        raise UserError(f"{where} holds {found}, where integers or real numbers were expected; store their magnitude.")
+        raise UserError(f"{where} holds {found}, where integers or real numbers were expected; "
+                        "store their magnitude.")
     if len(array.shape) not in (2, 3) or 0 in array.shape:
-        raise UserError(f"{where} holds an array of shape {times(array.shape)}, where a cube of 3 dimensions or bands "
-                        f"x pixels was expected.")
+        raise UserError(f"{where} holds an array of shape {times(array.shape)}, where a cube of 3 "
+                        "dimensions or bands x pixels was expected.")
     if container.fixed_axes or stored.layout_by == BY_PRODUCT:
         layout, reason = stored.layout, "the format"
     else:
         size = size or stored.size
-        layout, reason = resolve(stored, layout or stored.layout, bands=bands, size=size, where=where)
+        layout, reason = resolve(stored, layout or stored.layout, bands=bands, size=size,
+                                 where=where)
     cube = readable(array, layout, size)
     if bands is not None and cube.shape[0] != bands:
         raise UserError(f"{where} has {cube.shape[0]} bands, where {bands} were expected.")
     if cube.shape[0] < 2:
-        raise UserError(f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
+        raise UserError(
+            f"{where} has {cube.shape[0]} band, and a hyperspectral cube needs at least 2 bands.")
     if layout == stored.layout and stored.layout_by:
         reason = stored.layout_by
-    return Scene(cube, path.stem, path, **_facts(stored, cube.shape) | {"layout": layout, "layout_by": reason})
+    return Scene(cube, path.stem, path,
+                 **_facts(stored, cube.shape) | {"layout": layout, "layout_by": reason})
 
 
 def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The facts beside a cube of `shape` (B, H, W); what is there for another number of bands or pixels is left out."""
+    """The facts beside a cube of `shape` (B, H, W); what is there for another number of bands or
+    pixels is left out."""
     facts = {fact.name: getattr(stored, fact.name) for fact in dataclasses.fields(Facts)}
     for name in PER_BAND:
         if facts[name] is not None and len(facts[name]) != shape[0]:
@@ -83,21 +103,24 @@ def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
 
 def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
                bands: int | None = None, size: tuple[int, int] | None = None) -> Scene:
-    """Read a scene into memory as it is stored: data type and values are the file's, in native byte order.
+    """Read a scene into memory as it is stored: data type and values are the file's, in native byte
+    order.
 
     Args:
-        path: MATLAB v5 or v7.3, HDF5, netCDF-4, .npy, .npz, ENVI (header or data file), GeoTIFF or JPEG 2000; or the
-            folder of a product.
+        path: MATLAB v5 or v7.3, HDF5, netCDF-4, .npy, .npz, ENVI (header or data file), GeoTIFF or
+            JPEG 2000; or the folder of a product.
         key: the array's name; needed where the file holds several arrays that may be the cube.
         layout: one of `layouts.LAYOUTS`; by default found from the array's shape.
         bands: the number of bands expected. It settles the layout; another number is refused.
         size: (rows, columns) of a 2-D bands x pixels array whose file has no nRow and nCol.
 
     Returns:
-        A Scene whose cube is a C-contiguous (B, H, W) array; its `layout` is the one that was taken.
+        A Scene whose cube is a C-contiguous (B, H, W) array; its `layout` is the one that was
+        taken.
 
     Raises:
-        UserError: the file cannot be read, its key or layout is not clear, or it holds no real-valued cube.
+        UserError: the file cannot be read, its key or layout is not clear, or it holds no
+            real-valued cube.
     """
     scene = open_scene(path, key, layout, bands, size)
     require_memory(math.prod(scene.cube.shape) * scene.cube.dtype.itemsize, path)
@@ -116,7 +139,8 @@ def first_line(scene: Any) -> str:
 
 
 def describe(scene: Scene) -> str:
-    """One line about a scene. It leaves out the range of a cube on disk, which would need a read of the whole cube."""
+    """One line about a scene. It leaves out the range of a cube on disk, which would need a read of
+    the whole cube."""
     b, h, w = scene.cube.shape
     stored = " x ".join(scene.layout)
     if scene.layout.startswith("pixels"):
@@ -134,17 +158,21 @@ def describe(scene: Scene) -> str:
 
 
 @contextmanager
-def create_scene(path: str | os.PathLike[str], like: Scene, shape: tuple[int, int, int] | None = None,
-                 dtype: Any = None, overwrite: bool = False) -> Iterator[CubeWriter]:
-    """A writer for a cube of `shape` (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; the file appears when the context ends.
+def create_scene(path: str | os.PathLike[str], like: Scene,
+                 shape: tuple[int, int, int] | None = None, dtype: Any = None,
+                 overwrite: bool = False) -> Iterator[CubeWriter]:
+    """A writer for a cube of `shape` (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; the file
+    appears when the context ends.
 
-    The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .nc, .h5/.hdf5, .npy, .npz, .hdr or
-    the name of an ENVI data file, .tif. Key, layout, interleave, byte order and all metadata are those of `like`. Blocks go
-    to disk as they come; for v5 .mat and .npz they are collected in memory.
+    The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .nc,
+    .h5/.hdf5, .npy, .npz, .hdr or the name of an ENVI data file, .tif. Key, layout, interleave,
+    byte order and all metadata are those of `like`. Blocks go to disk as they come; for v5 .mat and
+    .npz they are collected in memory.
 
     Raises:
-        UserError: the suffix is unknown, the file exists and `overwrite` is False, the container cannot hold `dtype`, or
-            the disk is full or not writable. Nothing is left under the final name then.
+        UserError: the suffix is unknown, the file exists and `overwrite` is False, the container
+            cannot hold `dtype`, or the disk is full or not writable. Nothing is left under the
+            final name then.
     """
     shape = tuple(like.cube.shape if shape is None else shape)
     dtype = native(like.cube.dtype if dtype is None else dtype)
@@ -153,17 +181,19 @@ def create_scene(path: str | os.PathLike[str], like: Scene, shape: tuple[int, in
 
 
 def write_scene(path: str | os.PathLike[str], scene: Scene, overwrite: bool = False) -> None:
-    """Write a scene as `create_scene` says; reading the file gives the same cube, key, layout and metadata."""
+    """Write a scene as `create_scene` says; reading the file gives the same cube, key, layout and
+    metadata."""
     with create_scene(path, scene, overwrite=overwrite) as writer:
         for index in writer.blocks():
             writer[index] = scene.cube[index]
 
 
 def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """List scenes: each file as given; from each folder the scene that it is, else those directly in it, by name.
+    """List scenes: each file as given; from each folder the scene that it is, else those directly
+    in it, by name.
 
-    A scene in a folder is a file, or a folder of its own as some products are delivered. Where a folder has neither, the
-    scenes of the folders in it count.
+    A scene in a folder is a file, or a folder of its own as some products are delivered. Where a
+    folder has neither, the scenes of the folders in it count.
 
     Raises:
         UserError: a path does not exist, or a folder has no scene in it.
@@ -175,7 +205,8 @@ def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
             if not scenes:
                 folders = [inside.name for inside in sorted(path.iterdir()) if inside.is_dir()][:8]
                 also = f", nor have its folders ({', '.join(folders)})" if folders else ""
-                raise UserError(f"{path} has no scene in it ({containers.known()}){also}; name another folder.")
+                raise UserError(
+                    f"{path} has no scene in it ({containers.known()}){also}; name another folder.")
             found += scenes
         elif path.exists():
             found.append(path)
@@ -192,14 +223,17 @@ def _scenes_in(folder: Path, depth: int = 3) -> list[Path]:
     folders = [path for path in inside if path.is_dir()]
     scenes = [path for path in inside if path.is_file() and containers.is_scene(path)]
     scenes += [found[1] for path in folders if (found := product_of(path))]
-    others = [path for path in inside if path.is_file() and path not in scenes and containers.without_cube(path)]
+    others = [path
+              for path in inside
+              if path.is_file() and path not in scenes and containers.without_cube(path)]
     if others and scenes:
-        note(f"{folder}: left out, for they hold no cube: {', '.join(path.name for path in others[:8])}"
-             + " and more" * (len(others) > 8))
+        note(f"{folder}: left out, for they hold no cube: "
+             f"{', '.join(path.name for path in others[:8])}" + " and more" * (len(others) > 8))
     if not scenes and depth:
         scenes = [scene for path in folders for scene in _scenes_in(path, depth - 1)]
     if not scenes:
-        scenes = [path for path in others if not rasters.is_raster(path)]  # reading says what they hold
+        # reading says what they hold
+        scenes = [path for path in others if not rasters.is_raster(path)]
     return sorted(scenes)
 
 
@@ -221,40 +255,44 @@ class Reading:
     keep_range: bool = False
     nodata: float | None = None  # where the file declares none, or a wrong one
     expected: int | None = None  # bands in the file; another number is refused
-    wavelengths: np.ndarray | None = field(default=None, compare=False)  # nm, where the file has none
+    # nm, where the file has none
+    wavelengths: np.ndarray | None = field(default=None, compare=False)
     by_card: bool = False        # a card completed it: what a file does not need is no mistake then
 
 
 def _refuse_without_effect(scene: Scene, reading: Reading) -> None:
-    """Raise UserError for an option of reading that can change nothing in the file of this scene."""
+    """Raise UserError for an option of reading that can change nothing in the file of this
+    scene."""
     container = containers.named(scene.format)
     title = container.title if container else "the file"
     if reading.key and scene.key is None:
-        raise UserError(f"{scene} is {title}, whose cube has no name, and --key names one; leave --key out.")
+        raise UserError(
+            f"{scene} is {title}, whose cube has no name, and --key names one; leave --key out.")
     if reading.layout and container and container.fixed_axes:
         raise UserError(f"{scene} is {title}, which says which axis is which; leave --layout out.")
     if reading.size and not scene.layout.startswith("pixels"):
-        raise UserError(f"{scene} holds rows and columns of its own, and --size is for an array of bands x pixels; leave "
-                        "--size out.")
+        raise UserError(f"{scene} holds rows and columns of its own, and --size is for an array of "
+                        "bands x pixels; leave --size out.")
     dtype, nodata = scene.cube.dtype, reading.nodata
     if nodata is not None and dtype.kind != "f" and marker_of(dtype, nodata) is None:
-        raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a value that is in the file, "
-                        "or leave it out.")
+        raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a "
+                        "value that is in the file, or leave it out.")
 
 
-def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True, keep_bad: bool = False,
-            folder: Path | None = None) -> Scene:
+def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True,
+            keep_bad: bool = False, folder: Path | None = None) -> Scene:
     """The scene in a file, with the bands that a network can take.
 
     A note on stderr says how many pixels are missing in all bands.
 
     Args:
-        in_memory: read the cube; else leave it on disk (see `open_scene`), or where it must be decoded in a temporary
-            file in `folder`.
+        in_memory: read the cube; else leave it on disk (see `open_scene`), or where it must be
+            decoded in a temporary file in `folder`.
         keep_bad: keep bad bands and list them (see `clean`).
 
     Raises:
-        UserError: the file cannot be read, its number of bands is not the expected one, or bands are bad (see `clean`).
+        UserError: the file cannot be read, its number of bands is not the expected one, or bands
+            are bad (see `clean`).
     """
     reading = reading or Reading()
     opened = read_scene if in_memory else open_scene
@@ -272,24 +310,26 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
         _refuse_without_effect(scene, reading)
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
-    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands, reading.drop_bands, keep_bad=keep_bad)
+    scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands,
+                  reading.drop_bands, keep_bad=keep_bad)
     for text in scene.notes:
         note(f"{path}: {text}")
     if fill := scene.metadata.get("likely_fill"):
-        warn(f"{path}: {fill.share:.1%} of the pixels are {fill.value:g}, far from all others, and the file "
-             f"does not say that they are missing; --nodata {fill.value:.10g} does")
+        warn(f"{path}: {fill.share:.1%} of the pixels are {fill.value:g}, far from all others, and "
+             f"the file does not say that they are missing; --nodata {fill.value:.10g} does")
     count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
         0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
     if gone:
-        note(f"{path}: {gone} of {count} pixels are missing in all bands; they count in no number, and are missing in a "
-             "result again")
+        note(f"{path}: {gone} of {count} pixels are missing in all bands; they count in no number, "
+             "and are missing in a result again")
     if made_up > gone:
-        note(f"{path}: {made_up - gone} of {count} pixels have values of their neighbours in a band at least; no number of a "
-             "test counts them")
+        note(f"{path}: {made_up - gone} of {count} pixels have values of their neighbours in a "
+             "band at least; no number of a test counts them")
     bands, *size = scene.cube.shape
     if min(size) < FEWEST:
-        raise UserError(f"{path} is {size[0]} x {size[1]} pixels, and at least {FEWEST} x {FEWEST} are needed; use a larger "
-                        "scene.")
+        raise UserError(f"{path} is {size[0]} x {size[1]} pixels, and at least {FEWEST} x {FEWEST} "
+                        "are needed; use a larger scene.")
     if bands == 3:
-        note(f"{path} has 3 bands, as a colour picture has; what is here is made for spectra of many bands")
+        note(f"{path} has 3 bands, as a colour picture has; what is here is made for spectra of "
+             "many bands")
     return scene

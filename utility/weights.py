@@ -1,11 +1,13 @@
 """The weights that this project ships: NAME.pth beside a card NAME.toml in `checkpoints/`.
 
     python -m utility.weights                                             what there is
-    python -m utility.weights export runs/NAME/best.pth biqrnn_x4 --order 1 --about "own cubes, x4" \\
+    python -m utility.weights export runs/NAME/best.pth biqrnn_x4 --order 1 --about "own cubes, x4"
+    \\
         --metrics results/natural/metrics.json results/remote/metrics.json
 
-A card says what the file is for, how it was trained and how well it did, all read from the run and from metrics.json; its hash
-tells whether the file is whole. Of several files that fit a problem, the one with the smallest `order` is taken.
+A card says what the file is for, how it was trained and how well it did, all read from the run and
+from metrics.json; its hash tells whether the file is whole. Of several files that fit a problem,
+the one with the smallest `order` is taken.
 """
 from __future__ import annotations
 
@@ -46,10 +48,12 @@ class Shipped:
         return scale if isinstance(scale, list) else [scale]
 
     def fits(self, arch: str | None, scale: int | None, kind: str | None) -> bool:
-        """Whether the weights are of this network, for this scale factor and this degradation; None is any."""
+        """Whether the weights are of this network, for this scale factor and this degradation; None
+        is any."""
         own = self.card["degradation"]
         served = kind in (None, own) or (own == ANY and kind.split()[0] in SERVED)
-        return served and arch in (None, self.card["arch"]) and (scale is None or scale in self.scales)
+        return (served and arch in (None, self.card["arch"])
+                and (scale is None or scale in self.scales))
 
     def describe(self) -> str:
         scales, kind = ",".join(map(str, self.scales)), self.card["degradation"]
@@ -60,7 +64,8 @@ class Shipped:
         if not self.path.exists():
             raise UserError(f"{self.path} is missing, and its card is there; fetch the file again.")
         if sha256(self.path) != self.card["sha256"]:
-            raise UserError(f"{self.path} is not the file that {self.path.with_suffix('.toml').name} describes: its hash is "
+            raise UserError(f"{self.path} is not the file that "
+                            f"{self.path.with_suffix('.toml').name} describes: its hash is "
                             "another; fetch the file again.")
 
 
@@ -69,13 +74,15 @@ def shipped() -> list[Shipped]:
     found = []
     for card in FOLDER.glob("*.toml"):
         try:
-            found.append(Shipped(card.with_suffix(".pth"), tomllib.loads(card.read_text(encoding="utf-8"))))
+            found.append(
+                Shipped(card.with_suffix(".pth"), tomllib.loads(card.read_text(encoding="utf-8"))))
         except (OSError, ValueError) as error:
             raise UserError(f"{card} cannot be read ({error}); fetch the card again.") from error
     return sorted(found, key=lambda one: (one.card["order"], one.path.name))
 
 
-def choose(arch: str | None = None, scale: int | None = None, kind: str | None = None) -> Shipped | None:
+def choose(arch: str | None = None, scale: int | None = None,
+           kind: str | None = None) -> Shipped | None:
     """The preferred weights for a problem, checked against their hash; None where none fit.
 
     Raises:
@@ -88,7 +95,8 @@ def choose(arch: str | None = None, scale: int | None = None, kind: str | None =
 
 
 def named(name: str) -> str:
-    """The path of the shipped weights of this name; what is no such name, or the path of a file, as it is.
+    """The path of the shipped weights of this name; what is no such name, or the path of a file, as
+    it is.
 
     Raises:
         UserError: the file of that name is missing or not the one that its card describes.
@@ -104,7 +112,8 @@ def named(name: str) -> str:
 
 def listing() -> str:
     """What ships, in one clause."""
-    return f"{shown(FOLDER)} holds " + (", ".join(one.describe() for one in shipped()) or "no weights")
+    return (f"{shown(FOLDER)} holds "
+            + (", ".join(one.describe() for one in shipped()) or "no weights"))
 
 
 def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence[Path] = (),
@@ -120,7 +129,8 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
         force: replace files of that name.
 
     Raises:
-        UserError: the checkpoint was not made by this project, metrics of another checkpoint, or the files exist.
+        UserError: the checkpoint was not made by this project, metrics of another checkpoint, or
+            the files exist.
     """
     from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 
@@ -130,27 +140,38 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
     saved = load_checkpoint(source)
     net, info = model_from_checkpoint(source)
     if not info.scales or not info.degradation or "config" not in saved:
-        raise UserError(f"{source} does not say how it was trained; give a checkpoint that hsi_sr.py wrote.")
-    rows, training = [row for file in metrics for row in _rows_of(file, source, saved)], _training(source, saved)
-    what = {key: saved[key] for key in ("arch", "scale", "degradation", "start", *net.options) if key in saved}
-    kept = {key: saved[key] for key in ("trained_on", "bands", "normalisation", "epoch", "iteration", "psnr") if key in saved}
-    save_checkpoint(path, {"net": {key: value.float().cpu() for key, value in saved["net"].items()}, **what, **kept})
-    card = {**what, "order": order, "about": about, "licence": LICENCE, "sha256": sha256(path),
-            "probe": probe(net, info.scales[0], info.degradation, saved.get("start", "interpolation")),
-            "training": training, "metrics": rows}
+        raise UserError(
+            f"{source} does not say how it was trained; give a checkpoint that hsi_sr.py wrote.")
+    rows, training = ([row for file in metrics for row in _rows_of(file, source, saved)],
+                      _training(source, saved))
+    what = {key: saved[key]
+            for key in ("arch", "scale", "degradation", "start", *net.options) if key in saved}
+    kept = {key: saved[key]
+            for key in ("trained_on", "bands", "normalisation", "epoch", "iteration", "psnr")
+            if key in saved}
+    save_checkpoint(
+        path,
+        {"net": {key: value.float().cpu() for key, value in saved["net"].items()}, **what, **kept})
+    card = {
+        **what, "order": order, "about": about, "licence": LICENCE, "sha256": sha256(path),
+        "probe": probe(net, info.scales[0], info.degradation, saved.get("start", "interpolation")),
+        "training": training, "metrics": rows}
     with replacing(card_path) as temporary:
         temporary.write_text(_toml(card), encoding="utf-8")
     return Shipped(path, card)
 
 
 def probe(net: Network, scale: int, kind: str, start: str = "interpolation") -> float:
-    """The mean change that a network makes to a fixed start image, (4, 32, 32): one number that tells weights apart."""
+    """The mean change that a network makes to a fixed start image, (4, 32, 32): one number that
+    tells weights apart."""
     import torch
 
     from utility.degradation import downsample, start_image
 
-    b, i, j = torch.meshgrid(torch.arange(4.0), torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    cube = 0.5 + 0.2 * torch.sin(0.5 * i + b) * torch.cos(0.3 * j) + 0.1 * torch.sign(torch.sin(0.7 * i - 0.4 * j + b))
+    b, i, j = torch.meshgrid(torch.arange(4.0), torch.arange(32.0), torch.arange(32.0),
+                             indexing="ij")
+    cube = (0.5 + 0.2 * torch.sin(0.5 * i + b) * torch.cos(0.3 * j)
+            + 0.1 * torch.sign(torch.sin(0.7 * i - 0.4 * j + b)))
     kind = f"{ANY} {SAFE_MTF}" if kind == ANY else kind
     low = downsample(cube, scale, kind)
     x = start_image(low, scale, kind, start)[None, None]
@@ -167,24 +188,32 @@ def _rows_of(file: Path, source: Path, saved: Mapping[str, Any]) -> list[dict[st
     """For each image of a metrics.json: its name, how it was scored, and a row for each method."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        tested = Path(results["checkpoint"]).resolve() == source.resolve() and results["iteration"] == saved["iteration"]
+        tested = (Path(results["checkpoint"]).resolve() == source.resolve()
+                  and results["iteration"] == saved["iteration"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a metrics.json of hsi_test.py; give one.") from error
     if not tested:
-        raise UserError(f"{file} is a test of {results['checkpoint']} after {results['iteration']} steps, and {source} "
-                        f"has made {saved['iteration']}; test this checkpoint.")
-    facts = {key: results[key] for key in ("preset", "scale", "degradation", "border", "backproject") if results.get(key)}
+        raise UserError(f"{file} is a test of {results['checkpoint']} after {results['iteration']} "
+                        f"steps, and {source} has made {saved['iteration']}; test this checkpoint.")
+    facts = {key: results[key]
+             for key in ("preset", "scale", "degradation", "border", "backproject")
+             if results.get(key)}
     return [{"image": image["name"], "bands": image["bands"], **facts,
-             **{key: {metric: round(value, 4) for metric, value in row.items() if isinstance(value, float)}
-                for key, row in image.items() if isinstance(row, dict) and "psnr" in row}} for image in results["images"]]
+             **{key: {metric: round(value, 4)
+                      for metric, value in row.items() if isinstance(value, float)}
+                for key, row in image.items() if isinstance(row, dict) and "psnr" in row}}
+            for image in results["images"]]
 
 
 def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was trained, from its checkpoint and the files beside it."""
     config, folder = saved["config"], source.parent
-    facts = {key: config[key] for key in ("recipe", "loss", "batch", "lr", "seed", "data", "init") if config.get(key)}
+    facts = {key: config[key]
+             for key in ("recipe", "loss", "batch", "lr", "seed", "data", "init")
+             if config.get(key)}
     facts["steps"] = saved["iteration"]
-    parent = config["init"] and Path(config["init"]).with_suffix(".toml")  # the card of the weights that the run started from
+    # the card of the weights that the run started from
+    parent = config["init"] and Path(config["init"]).with_suffix(".toml")
     if parent and parent.is_file():
         earlier = tomllib.loads(parent.read_text(encoding="utf-8"))["training"]
         facts["before"] = [*earlier.pop("before", []), earlier]
@@ -200,15 +229,18 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
         origin = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         facts |= {key: origin[key] for key in ("command", "device", "version") if origin.get(key)}
         _, script, *words = shlex.split(facts["command"])
-        facts["command"] = shlex.join([Path(script).name, *words])  # as it is typed in the repository's folder
+        # as it is typed in the repository's folder
+        facts["command"] = shlex.join([Path(script).name, *words])
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{folder} has no history.csv and environment.json of a run, from which a card takes its numbers; give "
-                        "a checkpoint where hsi_sr.py wrote it.") from error
+        raise UserError(f"{folder} has no history.csv and environment.json of a run, from which a "
+                        "card takes its numbers; give a checkpoint where hsi_sr.py wrote "
+                        "it.") from error
     return facts
 
 
 def _building(path: str) -> str | None:
-    """The command that builds a database of rendered scenes; None for another database, or one that is gone."""
+    """The command that builds a database of rendered scenes; None for another database, or one that
+    is gone."""
     from utility.datasets.cards import load_card
     from utility.lmdb_dataset import LMDBDataset
 
@@ -221,9 +253,10 @@ def _building(path: str) -> str | None:
         return None
     scenes = {source["file"] for source in meta["sources"]}
     _, seed, _ = min(scenes).split("_")  # see `data.rendering.render_scenes`
-    return shlex.join(["utility/lmdb_data.py", "--dataset", card.name, "--scenes", str(len(scenes)), "--seed", seed, "--patch",
-                       str(meta["patch"]), "--stride", *map(str, meta["strides"]), "--val-last", str(meta["validation"]),
-                       "--dtype", meta["dtype"], "--out", path])
+    return shlex.join(["utility/lmdb_data.py", "--dataset", card.name, "--scenes", str(len(scenes)),
+                       "--seed", seed, "--patch", str(meta["patch"]), "--stride",
+                       *map(str, meta["strides"]), "--val-last", str(meta["validation"]), "--dtype",
+                       meta["dtype"], "--out", path])
 
 
 def _toml(card: Mapping[str, Any]) -> str:
@@ -246,12 +279,15 @@ def _toml(card: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_subparsers(dest="command").add_parser("export", help="ship the network of a checkpoint").add_argument
+    add = parser.add_subparsers(dest="command").add_parser(
+        "export", help="ship the network of a checkpoint").add_argument
     add("source", type=Path, metavar="CKPT", help="of a run, in its folder")
     add("name", metavar="NAME", help="of the files checkpoints/NAME.pth and NAME.toml")
-    add("--order", type=int, required=True, help="of those that fit a problem the smallest is taken")
+    add("--order", type=int, required=True,
+        help="of those that fit a problem the smallest is taken")
     add("--about", required=True, metavar="WORDS", help="what the weights are for")
-    add("--metrics", type=Path, nargs="+", default=[], metavar="JSON", help="metrics.json of tests of this checkpoint")
+    add("--metrics", type=Path, nargs="+", default=[], metavar="JSON",
+        help="metrics.json of tests of this checkpoint")
     add("--force", action="store_true", help="replace files of that name")
     options = vars(parser.parse_args(arguments))
     if options.pop("command"):

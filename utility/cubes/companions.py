@@ -1,4 +1,5 @@
-"""What stands beside a cube in its file, read and written: the cube's key, the image's size, wavelengths, no-data value."""
+"""What stands beside a cube in its file, read and written: the cube's key, the image's size,
+wavelengths, no-data value."""
 from __future__ import annotations
 
 import difflib
@@ -13,29 +14,34 @@ import numpy as np
 from utility.cubes.cube import Scene, Target
 from utility.system.errors import Unclear, UserError
 
-ROWS, COLUMNS = ("nrow", "nrows", "rows", "lines", "height"), ("ncol", "ncols", "cols", "columns", "samples", "width")
+ROWS, COLUMNS = (("nrow", "nrows", "rows", "lines", "height"),
+                 ("ncol", "ncols", "cols", "columns", "samples", "width"))
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
 VECTORS = ("fwhm", "band_good", "band_gain", "band_offset", "geotransform")
-"""Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of a map grid."""
+"""Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of
+a map grid."""
 TEXTS = ("crs_wkt", "band_names", "units")
 """Facts that are text; band names stand one a line."""
-NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised", "origin"}
+NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised",
+         "origin"}
 """Of the arrays that are read beside the cube, in lower case."""
-COMPANION = re.compile(
-    r"(^|_)(qual(ity)?|masks?|flags?|qa|qc|unc|uncert\w*|err(or)?s?|std(ev)?|sigma|sat(uration)?|cloud\w*|class\w*|rgb|"
-    r"quicklook|ql|pan|lat|lon|latitude|longitude|elev\w*|glt\w*|noise|label\w*|lbl|weights?)(_|$)")
+COMPANION = re.compile(r"(^|_)(qual(ity)?|masks?|flags?|qa|qc|unc|uncert\w*|err(or)?s?|std(ev)?|sigma|sat(uration)?|cloud\w*|class\w*|rgb|"
+                       r"quicklook|ql|pan|lat|lon|latitude|longitude|elev\w*|glt\w*|noise|label\w*|lbl|weights?)(_|$)")
 """In the name of an array, in lower case: the array is about the cube, and is none itself."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
 
 
 def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
-               size: tuple[int, int] | None = None, others: str = "", companions: Collection[str] = ()) -> str:
-    """The key of the cube among numeric arrays: the key that was asked for, else the only candidate.
+               size: tuple[int, int] | None = None, others: str = "",
+               companions: Collection[str] = ()) -> str:
+    """The key of the cube among numeric arrays: the key that was asked for, else the only
+    candidate.
 
-    A 3-D array is preferred to 2-D arrays (ground-truth maps, endmembers). Without a 3-D array, a 2-D array is a candidate
-    unless it is a vector; where the image's size is known, a candidate has that many pixels. Arrays about the cube (masks,
-    uncertainties, a picture of three colours) are candidates where there is nothing else.
+    A 3-D array is preferred to 2-D arrays (ground-truth maps, endmembers). Without a 3-D array, a
+    2-D array is a candidate unless it is a vector; where the image's size is known, a candidate has
+    that many pixels. Arrays about the cube (masks, uncertainties, a picture of three colours) are
+    candidates where there is nothing else.
 
     Args:
         key: the whole name, or its last parts where one array alone ends with them.
@@ -49,22 +55,26 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
             cubes = [name for name in cubes if math.prod(size) in shapes[name]] or cubes
             most = max((min(shapes[name]) for name in cubes), default=0)  # abundances are few
             cubes = [name for name in cubes if 4 * min(shapes[name]) > most]
-    about = {name for name in cubes if name in companions or COMPANION.search(name.rpartition("/")[2].lower())}
+    about = {name
+             for name in cubes
+             if name in companions or COMPANION.search(name.rpartition("/")[2].lower())}
     cubes = [name for name in cubes if name not in about] or cubes
     cubes = [name for name in cubes if len(shapes[name]) < 3 or min(shapes[name]) != 3] or cubes
     if key is not None:
         return _asked(path, shapes, cubes, key)
     if not cubes:
         listing = ", ".join(filter(None, (_listed(shapes, list(shapes)), others)))
-        raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x pixels, was expected, "
-                        f"and it holds {listing or 'no numeric array'}.")
+        raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x "
+                        f"pixels, was expected, and it holds {listing or 'no numeric array'}.")
     if len(cubes) > 1:
-        raise Unclear(f"{path} holds several arrays that may be the cube: {_listed(shapes, cubes)}; choose one with --key KEY.")
+        raise Unclear(f"{path} holds several arrays that may be the cube: "
+                      f"{_listed(shapes, cubes)}; choose one with --key KEY.")
     return cubes[0]
 
 
 def may_hold_cube(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether one of these arrays may be a cube: it has 3 axes, or 2 beside the image's number of rows."""
+    """Whether one of these arrays may be a cube: it has 3 axes, or 2 beside the image's number of
+    rows."""
     sized = any(name.rpartition("/")[2].lower() in ROWS for name in shapes)
     axes = {len(long_axes(shape)) for shape in shapes.values()}
     return not shapes or max(axes) > 2 or (sized and 2 in axes)
@@ -72,16 +82,19 @@ def may_hold_cube(shapes: dict[str, tuple[int, ...]]) -> bool:
 
 def _asked(path: Path, shapes: dict[str, tuple[int, ...]], cubes: list[str], key: str) -> str:
     """The array that a user names by its whole name or by its last parts."""
-    ending = [name for name in shapes if name == key] or [name for name in shapes if f"/{name}".endswith(f"/{key}")]
+    ending = ([name for name in shapes if name == key]
+              or [name for name in shapes if f"/{name}".endswith(f"/{key}")])
     ending = [name for name in ending if name in cubes] or ending if len(ending) > 1 else ending
     if len(ending) == 1:
         return ending[0]
     if ending:
-        raise Unclear(f"{path} holds several arrays '{key}': {_listed(shapes, ending)}; name one of these with --key.")
+        raise Unclear(f"{path} holds several arrays '{key}': {_listed(shapes, ending)}; name one "
+                      "of these with --key.")
     near = difflib.get_close_matches(key, [*shapes, *short_names(shapes).values()], 1, 0.4)
     hint = f" (nearest: {near[0]})" if near else ""
-    raise UserError(f"{path} has no array '{key}'{hint}; it holds {_listed(shapes, cubes) or 'no numeric array'}; choose one "
-                    "of these with --key.")
+    raise UserError(f"{path} has no array '{key}'{hint}; it holds "
+                    f"{_listed(shapes, cubes) or 'no numeric array'}; choose one of these with "
+                    "--key.")
 
 
 def short_names(names: Collection[str]) -> dict[str, str]:
@@ -90,7 +103,9 @@ def short_names(names: Collection[str]) -> dict[str, str]:
     for name in names:
         parts = name.split("/")
         runs = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[name] = next((run for run in runs if sum(f"/{other}".endswith(f"/{run}") for other in names) == 1), name)
+        found[name] = next(
+            (run for run in runs if sum(f"/{other}".endswith(f"/{run}") for other in names) == 1),
+            name)
     return found
 
 
@@ -116,7 +131,8 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its place, bands and provenance."""
+    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its place,
+    bands and provenance."""
     like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
@@ -127,33 +143,41 @@ def companions(target: Target) -> dict[str, Any]:
     if like.normalised:
         beside["normalised"] = 1.0
     if origin := like.metadata.get("origin"):
-        beside["origin"] = np.array([*origin["region"], *bytes.fromhex(origin["sha256"])], np.float64)
-    vectors = {"fwhm": like.fwhm, "band_good": like.good, "band_gain": like.gain, "band_offset": like.offset}
+        beside["origin"] = np.array([*origin["region"], *bytes.fromhex(origin["sha256"])],
+                                    np.float64)
+    vectors = {"fwhm": like.fwhm, "band_good": like.good, "band_gain": like.gain,
+               "band_offset": like.offset}
     if like.transform is not None:
         a, b, c, d, e, f = like.transform
         vectors["geotransform"] = (c, a, b, f, d, e)
     if like.lonlat is not None and not target.layout.startswith("pixels"):
         vectors |= {"longitude": like.lonlat[0], "latitude": like.lonlat[1]}
-    beside |= {name: np.asarray(value, np.float64) for name, value in vectors.items() if value is not None}
-    texts = {"crs_wkt": like.crs, "band_names": "\n".join(like.band_names or ())[:SMALL], "units": like.units}
+    beside |= {
+        name: np.asarray(value, np.float64) for name, value in vectors.items() if value is not None}
+    texts = {"crs_wkt": like.crs, "band_names": "\n".join(like.band_names or ())[:SMALL],
+             "units": like.units}
     return beside | {name: text for name, text in texts.items() if text}
 
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
     """The facts about a cube in the small arrays and texts beside it, as fields of a `Stored`."""
     vectors = wavelength_vectors(beside)
-    facts = {"nodata": scalar(beside.get("nodata")), "normalised": scalar(beside.get("normalised")) == 1.0,
-             "size": find_size(beside), "vectors": vectors, "metadata": _origin(beside.get("origin"))}
+    facts = {"nodata": scalar(beside.get("nodata")),
+             "normalised": scalar(beside.get("normalised")) == 1.0, "size": find_size(beside),
+             "vectors": vectors, "metadata": _origin(beside.get("origin"))}
     given = {name: np.asarray(beside[name], np.float64).ravel() for name in VECTORS
              if name in beside and np.asarray(beside[name]).dtype.kind in "biuf"}
     texts = {name: _text(beside[name]) for name in TEXTS if name in beside}
-    facts |= {field: given.get(name) for field, name in (("fwhm", "fwhm"), ("gain", "band_gain"), ("offset", "band_offset"))}
+    facts |= {field: given.get(name)
+              for field, name in (("fwhm", "fwhm"), ("gain", "band_gain"),
+                                  ("offset", "band_offset"))}
     facts["good"] = given["band_good"] != 0 if "band_good" in given else None
     if given.get("geotransform", np.empty(0)).size == 6:
         left, a, b, top, d, e = map(float, given["geotransform"])
         facts["transform"] = (a, b, left, d, e, top)
-    return facts | {"crs": texts.get("crs_wkt") or None, "units": texts.get("units", ""),
-                    "band_names": texts["band_names"].split("\n") if texts.get("band_names") else None}
+    return (facts
+            | {"crs": texts.get("crs_wkt") or None, "units": texts.get("units", ""),
+               "band_names": texts["band_names"].split("\n") if texts.get("band_names") else None})
 
 
 def _text(value: Any) -> str:
@@ -161,23 +185,31 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     value = value if isinstance(value, str) else np.asarray(value).flat[0] if np.size(value) else ""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) if isinstance(value, str) else ""
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            if isinstance(value, str) else "")
 
 
 def _origin(value: Any) -> dict[str, Any]:
-    """The scene that a part was cut from: `sha256`, its `content_hash`, and `region` in it; nothing where no file says so."""
+    """The scene that a part was cut from: `sha256`, its `content_hash`, and `region` in it; nothing
+    where no file says so."""
     if np.size(value) != 36 or np.asarray(value).dtype.kind not in "iuf":
         return {}
     numbers = np.asarray(value, np.float64).ravel()
-    if not np.all((numbers >= 0) & (numbers == np.floor(numbers)) & (numbers < 1 << 24)) or numbers[4:].max() > 255:
+    if (not np.all((numbers >= 0) & (numbers == np.floor(numbers)) & (numbers < 1 << 24))
+            or numbers[4:].max() > 255):
         return {}
-    return {"origin": {"region": tuple(numbers[:4].astype(int).tolist()), "sha256": bytes(numbers[4:].astype(np.uint8)).hex()}}
+    return {"origin": {"region": tuple(numbers[:4].astype(int).tolist()),
+                       "sha256": bytes(numbers[4:].astype(np.uint8)).hex()}}
 
 
 def stated_layout(text: Any) -> str | None:
-    """The layout that a file states in `text`, a string or an array of one; None where `text` is no layout."""
-    text = text.decode() if isinstance(text, bytes) else str(np.asarray(text).flat[0] if np.size(text) else "")
-    return text if sorted(text) == list("BHW") or text in ("pixels", "pixels.T", "pixels-rows", "pixels-rows.T") else None
+    """The layout that a file states in `text`, a string or an array of one; None where `text` is no
+    layout."""
+    text = (text.decode() if isinstance(text, bytes)
+            else str(np.asarray(text).flat[0] if np.size(text) else ""))
+    return (text
+            if sorted(text) == list("BHW")
+            or text in ("pixels", "pixels.T", "pixels-rows", "pixels-rows.T") else None)
 
 
 def scalar(value: Any) -> float | None:
@@ -187,18 +219,23 @@ def scalar(value: Any) -> float | None:
 
 def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
     """(rows, columns) of the image from scalars such as nRow and nCol."""
-    scalars = {name.lower(): scalar(value) for name, value in beside.items() if np.asarray(value).dtype.kind in "iuf"}
-    counts = {name: int(value) for name, value in scalars.items() if value and value > 0 and value.is_integer()}
-    rows, columns = (next((counts[name] for name in names if name in counts), None) for names in (ROWS, COLUMNS))
+    scalars = {name.lower(): scalar(value)
+               for name, value in beside.items() if np.asarray(value).dtype.kind in "iuf"}
+    counts = {name: int(value)
+              for name, value in scalars.items() if value and value > 0 and value.is_integer()}
+    rows, columns = (
+        next((counts[name] for name in names if name in counts), None) for names in (ROWS, COLUMNS))
     return (rows, columns) if rows and columns else None
 
 
 def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
-    """Vectors that may be the wavelengths, in nm; micrometres are converted, band numbers are not wavelengths."""
+    """Vectors that may be the wavelengths, in nm; micrometres are converted, band numbers are not
+    wavelengths."""
     found = []
     for name, value in beside.items():
         value = np.asarray(value)
-        if name.lower() not in WAVELENGTHS or value.dtype.kind not in "iuf" or not 2 <= value.size == max(value.shape):
+        if (name.lower() not in WAVELENGTHS or value.dtype.kind not in "iuf"
+                or not 2 <= value.size == max(value.shape)):
             continue
         value = value.astype(np.float64).ravel()
         if np.all(np.isfinite(value)):
@@ -210,7 +247,8 @@ def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
 
 
 def nanometres(values: Any, units: str | None) -> np.ndarray | None:
-    """Wavelengths in nm; without units, values below 100 are micrometres. None where `units` is no length."""
+    """Wavelengths in nm; without units, values below 100 are micrometres. None where `units` is no
+    length."""
     values = np.asarray(values, np.float64)
     if (units or "").strip().lower() in ("", "unknown"):
         return values * (1000.0 if values.size and values.max() < 100 else 1.0)
@@ -219,6 +257,7 @@ def nanometres(values: Any, units: str | None) -> np.ndarray | None:
 
 def unit_in_nm(units: str | None) -> float | None:
     """One of `units` in nm; None if `units` is no length."""
-    return {"nanometers": 1.0, "nanometres": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometres": 1e3,
-            "micrometer": 1e3, "microns": 1e3, "micron": 1e3, "um": 1e3, "µm": 1e3, "μm": 1e3, "angstroms": 0.1,
-            "millimeters": 1e6, "centimeters": 1e7, "meters": 1e9}.get((units or "").strip().lower())
+    return {"nanometers": 1.0, "nanometres": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3,
+            "micrometres": 1e3, "micrometer": 1e3, "microns": 1e3, "micron": 1e3, "um": 1e3,
+            "µm": 1e3, "μm": 1e3, "angstroms": 0.1, "millimeters": 1e6, "centimeters": 1e7,
+            "meters": 1e9}.get((units or "").strip().lower())

@@ -1,6 +1,8 @@
-"""Dataset cards: what a data set looks like, where its scenes are, which part of it trains, validates and tests.
+"""Dataset cards: what a data set looks like, where its scenes are, which part of it trains,
+validates and tests.
 
-A card is a TOML file under ``data/``. The fields of a card are those of `Card`; adding a data set is adding a card.
+A card is a TOML file under ``data/``. The fields of a card are those of `Card`; adding a data set
+is adding a card.
 """
 from __future__ import annotations
 
@@ -40,26 +42,32 @@ def _is_number(value: Any) -> bool:
 
 
 def _list_of(test: Callable[[Any], bool], count: int | None = None) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) == (count or max(len(value), 1)) and all(map(test, value))
+    return lambda value: isinstance(value, list) and len(value) == (
+        count or max(len(value), 1)) and all(map(test, value))
 
 
 class Expected(NamedTuple):
-    """The values that a card's field may have: a test of the TOML value, and its description for messages."""
+    """The values that a card's field may have: a test of the TOML value, and its description for
+    messages."""
     test: Callable[[Any], bool]
     words: str
 
 
 TEXT = Expected(lambda value: isinstance(value, str), "a string")
 TEXTS = Expected(_list_of(TEXT.test), "a list of names")
-PACKAGE = Expected(_list_of(TEXT.test, 2), "[name of an installed package, path of the scene in it]")
+PACKAGE = Expected(_list_of(TEXT.test, 2),
+                   "[name of an installed package, path of the scene in it]")
 WHOLE = Expected(_is_int, "a whole number of at least 1")
 STRIDES = Expected(_list_of(_is_int), "a list of whole numbers of pixels, one for each zoom")
-ZOOMS = Expected(_list_of(lambda value: _is_number(value) and 0 < value <= 1), "a list of numbers above 0 and up to 1")
+ZOOMS = Expected(_list_of(lambda value: _is_number(value) and 0 < value <= 1),
+                 "a list of numbers above 0 and up to 1")
 LAYOUT = Expected(lambda value: value in LAYOUTS, f"one of {', '.join(LAYOUTS)}")
 SIZE = Expected(_list_of(_is_int, 2), "[height, width] in pixels")
-NANOMETRES = Expected(lambda value: isinstance(value, dict) or _list_of(_is_number)(value), "a list of nm, or { first, last } "
-                      "with, if channels were taken out, { count, removed = [[from, to], ...] }")
-COLOURS = Expected(_list_of(lambda value: _is_int(value, 0), 3), "three band indices, counted from 0")
+NANOMETRES = Expected(lambda value: isinstance(value, dict) or _list_of(_is_number)(value),
+                      "a list of nm, or { first, last } with, if channels were taken out, { count, "
+                      "removed = [[from, to], ...] }")
+COLOURS = Expected(_list_of(lambda value: _is_int(value, 0), 3),
+                   "three band indices, counted from 0")
 OVER = Expected(lambda value: value in ("scene", "crop"), 'one of "scene", "crop"')
 REGION = Expected(lambda value: _list_of(lambda v: _is_int(v, 0), 4)(value) and min(value[2:]) > 0,
                   "[top, left, height, width] in pixels")
@@ -67,44 +75,54 @@ REGION = Expected(lambda value: _list_of(lambda v: _is_int(v, 0), 4)(value) and 
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """One data set. Sizes are (height, width) and rectangles (top, left, height, width), in pixels."""
+    """One data set. Sizes are (height, width) and rectangles (top, left, height, width), in
+    pixels."""
 
     name: str                                                            # the file's stem
     folder: Path                                                         # the file's folder
     title: Annotated[str, TEXT]
-    patch: Annotated[int, WHOLE]                                         # side of a training patch, in pixels
-    strides: Annotated[tuple[int, ...], STRIDES]                         # step between patches, one for each zoom
-    zooms: Annotated[tuple[float, ...], ZOOMS] = (1.0,)                  # scales at which a scene is cut into patches
-    publisher: Annotated[str, TEXT] = ""                                 # where the publisher offers the scenes, in words
-    source: Annotated[str, TEXT] = ""                                    # of training scenes, from the repository's root
+    patch: Annotated[int, WHOLE]  # side of a training patch, in pixels
+    strides: Annotated[tuple[int, ...], STRIDES]  # step between patches, one for each zoom
+    # scales at which a scene is cut into patches
+    zooms: Annotated[tuple[float, ...], ZOOMS] = (1.0,)
+    publisher: Annotated[str, TEXT] = ""  # where the publisher offers the scenes, in words
+    source: Annotated[str, TEXT] = ""  # of training scenes, from the repository's root
     test_source: Annotated[str, TEXT] = ""                               # of test scenes
-    package: Annotated[tuple[str, str] | None, PACKAGE] = None           # an installed package that holds the scene
+    # an installed package that holds the scene
+    package: Annotated[tuple[str, str] | None, PACKAGE] = None
     key: Annotated[str | None, TEXT] = None
     layout: Annotated[str | None, LAYOUT] = None
     bands: Annotated[int | None, WHOLE] = None
-    take: Annotated[str | None, TEXT] = None                             # of the file's bands: "0-125,141-159", from 0
-    size: Annotated[tuple[int, int] | None, SIZE] = None                 # of a scene that regions divide
+    take: Annotated[str | None, TEXT] = None  # of the file's bands: "0-125,141-159", from 0
+    size: Annotated[tuple[int, int] | None, SIZE] = None  # of a scene that regions divide
     wavelengths: Annotated[np.ndarray | None, NANOMETRES] = None         # (bands,)
-    rgb: Annotated[tuple[int, int, int] | None, COLOURS] = None          # bands shown as red, green and blue
-    normalise: Annotated[str, OVER] = "scene"                            # training: min-max over scene, or over each crop
-    crop: Annotated[tuple[int, int] | None, SIZE] = None                 # training: this centre part of a scene
-    test_normalise: Annotated[str, OVER] = ""                            # test: as `normalise` where not given
-    test_crop: Annotated[tuple[int, int] | None, SIZE] = None            # test: this centre part, of other scenes
-    test_region: Annotated[Rectangle | None, REGION] = None              # test: this part of the one scene
-    validation_region: Annotated[Rectangle | None, REGION] = None        # validation: this part of the one scene
-    scenes: Annotated[str, TEXT] = ""                                    # file beside the card: names of training scenes
+    # bands shown as red, green and blue
+    rgb: Annotated[tuple[int, int, int] | None, COLOURS] = None
+    normalise: Annotated[str, OVER] = "scene"  # training: min-max over scene, or over each crop
+    crop: Annotated[tuple[int, int] | None, SIZE] = None  # training: this centre part of a scene
+    test_normalise: Annotated[str, OVER] = ""  # test: as `normalise` where not given
+    # test: this centre part, of other scenes
+    test_crop: Annotated[tuple[int, int] | None, SIZE] = None
+    test_region: Annotated[Rectangle | None, REGION] = None  # test: this part of the one scene
+    # validation: this part of the one scene
+    validation_region: Annotated[Rectangle | None, REGION] = None
+    scenes: Annotated[str, TEXT] = ""  # file beside the card: names of training scenes
     test_scenes: Annotated[str, TEXT] = ""                               # likewise, of test scenes
-    validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()            # training scenes (stems) held out for validation
+    # training scenes (stems) held out for validation
+    validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()
 
     def completed(self, reading: Reading) -> Reading:
-        """How its scenes are read: as `reading` says, and where that says nothing as this card does."""
+        """How its scenes are read: as `reading` says, and where that says nothing as this card
+        does."""
         size = self.size if (self.layout or "").startswith("pixels") else None
         return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
-                       bands=reading.bands or self.take, size=reading.size or size, expected=self.bands,
-                       wavelengths=self.wavelengths, by_card=self.name != "scenes")
+                       bands=reading.bands or self.take, size=reading.size or size,
+                       expected=self.bands, wavelengths=self.wavelengths,
+                       by_card=self.name != "scenes")
 
 
-FIELDS = {name: hint.__metadata__[0] for name, hint in get_type_hints(Card, include_extras=True).items()
+FIELDS = {name: hint.__metadata__[0]
+          for name, hint in get_type_hints(Card, include_extras=True).items()
           if hasattr(hint, "__metadata__")}
 """What each field that a TOML file may have is expected to hold."""
 
@@ -118,7 +136,8 @@ def load_card(name_or_path: str | Path) -> Card:
     """The card of that name under ``data/``, or in that .toml file.
 
     Raises:
-        UserError: there is no such card, or a field is missing, unknown or wrong (the message names file and field).
+        UserError: there is no such card, or a field is missing, unknown or wrong (the message names
+            file and field).
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -127,12 +146,13 @@ def load_card(name_or_path: str | Path) -> Card:
             known = list_cards()
             near = difflib.get_close_matches(str(name_or_path), known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? The" if near else "the"
-            raise UserError(f"There is no dataset card {str(name_or_path)!r}; {hint} cards are {', '.join(known)}, and a path "
-                            "to another .toml file works too.")
+            raise UserError(f"There is no dataset card {str(name_or_path)!r}; {hint} cards are "
+                            f"{', '.join(known)}, and a path to another .toml file works too.")
     try:
         table = tomllib.loads(_text(path))
     except OSError as error:
-        raise UserError(f"Cannot read the dataset card {path} ({error.strerror}); check the path.") from error
+        raise UserError(f"Cannot read the dataset card {path} ({error.strerror}); check the "
+                        "path.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"The dataset card {path} is not TOML: {error}.") from error
     return _checked(table, path)
@@ -145,12 +165,15 @@ def _text(path: Path) -> str:
 
 
 def generic_card(patch: int = 64) -> Card:
-    """The card for scenes without a card: min-max over each scene, the whole scene trains, square patches side by side."""
-    return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch, strides=(patch,))
+    """The card for scenes without a card: min-max over each scene, the whole scene trains, square
+    patches side by side."""
+    return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch,
+                strides=(patch,))
 
 
 def locate(card: Card, use: str) -> Path:
-    """Find the scenes of one use: the card's folder, else the file in an installed package that the card names.
+    """Find the scenes of one use: the card's folder, else the file in an installed package that the
+    card names.
 
     Args:
         use: "training" or "test".
@@ -164,18 +187,21 @@ def locate(card: Card, use: str) -> Path:
     hint = ""
     if card.package:
         package, file = card.package
-        found = importlib.util.find_spec(package)  # finds the folder and runs none of the package's code
+        # finds the folder and runs none of the package's code
+        found = importlib.util.find_spec(package)
         for folder in (found.submodule_search_locations or ()) if found else ():
             if (Path(folder) / file).exists():
                 return Path(folder) / file
         hint = f"pip install {package} (which holds the scene), or "
-    raise UserError(f"The {use} scenes of {card.name} are not in {place or 'a place that its card names'}; {hint}get them "
-                    f"({card.publisher.rstrip('.') or card.title}) and put them there, or name them with --source (to build) "
-                    "or --data (to test).")
+    raise UserError(f"The {use} scenes of {card.name} are not in "
+                    f"{place or 'a place that its card names'}; {hint}get them "
+                    f"({card.publisher.rstrip('.') or card.title}) and put them there, or name "
+                    "them with --source (to build) or --data (to test).")
 
 
 def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
-    """Select the scene files of one use by the card's lists; returns them in the order of the list, and notes on the rest.
+    """Select the scene files of one use by the card's lists; returns them in the order of the list,
+    and notes on the rest.
 
     Args:
         use: "training" or "test".
@@ -191,15 +217,19 @@ def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list
         return list(files), []
     by_stem = {file.stem: file for file in files}
     found = [by_stem[stem] for stem in wanted if stem in by_stem]
-    missing, known = [stem for stem in wanted if stem not in by_stem], set(lists["training"] + lists["test"])
+    missing, known = ([stem for stem in wanted if stem not in by_stem],
+                      set(lists["training"] + lists["test"]))
     if not found:
-        raise UserError(f"None of the {len(wanted)} {use} scenes that the card {card.name} lists is there; the first is "
-                        f"called {wanted[0]}. Give the folder that holds them with --source or --data.")
+        raise UserError(f"None of the {len(wanted)} {use} scenes that the card {card.name} lists "
+                        f"is there; the first is called {wanted[0]}. Give the folder that holds "
+                        "them with --source or --data.")
     notes = []
     if missing:
-        notes.append(f"{len(missing)} of the {len(wanted)} {use} scenes of {card.name} are missing: {_some(missing)}")
+        notes.append(f"{len(missing)} of the {len(wanted)} {use} scenes of {card.name} are "
+                     f"missing: {_some(missing)}")
     if extra := [stem for stem in by_stem if stem not in known]:
-        notes.append(f"no list of {card.name} names these files, so they are left out: {_some(extra)}")
+        notes.append(
+            f"no list of {card.name} names these files, so they are left out: {_some(extra)}")
     return found, notes
 
 
@@ -215,11 +245,11 @@ def _listed(card: Card, name: str) -> list[str]:
     try:
         return [Path(line.strip()).stem for line in _text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The card {card.name} lists its scenes in {path}, which cannot be read ({error}); put the list "
-                        "there.") from error
+        raise UserError(f"The card {card.name} lists its scenes in {path}, which cannot be read "
+                        f"({error}); put the list there.") from error
 
 
-# --- reading a card's fields -------------------------------------------------------------------------------------
+# --- reading a card's fields ----------------------------------------------------------------------
 
 def _checked(table: dict[str, Any], path: Path) -> Card:
     def wrong(name: str, problem: str) -> UserError:
@@ -228,42 +258,57 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
     for name, value in table.items():
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, n=1)
-            raise wrong(name, f"is unknown; {f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(FIELDS)}")
+            raise wrong(name,
+                        "is unknown; "
+                        f"{f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(FIELDS)}")
         if not FIELDS[name].test(value):
             raise wrong(name, f"is {_shown(value)}; expected {FIELDS[name].words}")
     for entry in fields(Card):
         if entry.default is MISSING and entry.name in FIELDS and entry.name not in table:
             raise wrong(entry.name, f"is missing; expected {FIELDS[entry.name].words}")
 
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
     values["zooms"] = tuple(float(zoom) for zoom in table.get("zooms", [1.0]))
     bands, size = table.get("bands"), table.get("size")
     if len(values["strides"]) != len(values["zooms"]):
-        raise wrong("strides", f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
+        raise wrong(
+            "strides",
+            f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
     if "wavelengths" in table:
         values["wavelengths"] = _wavelengths(table["wavelengths"], bands, wrong)
         bands = values["bands"] = len(values["wavelengths"])
     if bands and max(table.get("rgb", [0])) >= bands:
         raise wrong("rgb", f"is {table['rgb']}; expected indices below the {bands} bands")
-    held = {name: tuple(table[name]) for name in ("test_region", "validation_region") if name in table}
+    held = {
+        name: tuple(table[name]) for name in ("test_region", "validation_region") if name in table}
     for name, region in held.items():
         if "crop" in table or "test_crop" in table:
             raise wrong(name, "stands beside 'crop' or 'test_crop'; expected either, not both")
         if not size:
             raise wrong("size", f"is missing; expected [height, width], which {name!r} depends on")
         if region[0] + region[2] > size[0] or region[1] + region[3] > size[1]:
-            raise wrong(name, f"is {list(region)}; expected a rectangle inside the scene of {size[0]}x{size[1]}")
-    if held and not any(min(part[2:]) >= table["patch"] for part in training_rectangles(tuple(size), *held.values())):
-        raise wrong(name, f"is {list(region)}; expected room for a training patch of {table['patch']} beside it")
+            raise wrong(
+                name,
+                f"is {list(region)}; expected a rectangle inside the scene of {size[0]}x{size[1]}")
+    if (held
+            and not any(min(part[2:]) >= table["patch"]
+                        for part in training_rectangles(tuple(size), *held.values()))):
+        raise wrong(
+            name,
+            f"is {list(region)}; expected room for a training patch of {table['patch']} beside it")
     if region := held.get("validation_region"):
         if min(region[2:]) < table["patch"]:
-            raise wrong("validation_region", f"is {list(region)}; expected room for a patch of {table['patch']} in it")
+            raise wrong("validation_region",
+                        f"is {list(region)}; expected room for a patch of {table['patch']} in it")
         if "test_region" in held and without(region, held["test_region"]) != [region]:
-            raise wrong("validation_region", f"is {list(region)}; expected no pixel of 'test_region' in it")
+            raise wrong("validation_region",
+                        f"is {list(region)}; expected no pixel of 'test_region' in it")
     return Card(name=path.stem, folder=path.parent, **values)
 
 
-def _wavelengths(value: Any, bands: int | None, wrong: Callable[[str, str], UserError]) -> np.ndarray:
+def _wavelengths(value: Any, bands: int | None,
+                 wrong: Callable[[str, str], UserError]) -> np.ndarray:
     if isinstance(value, list):
         nm = np.array(value, dtype=np.float64)
     else:
@@ -272,11 +317,14 @@ def _wavelengths(value: Any, bands: int | None, wrong: Callable[[str, str], User
         if not known or not all(_is_number(value.get(end)) for end in ("first", "last")):
             raise wrong("wavelengths", f"is {_shown(value)}; expected {NANOMETRES.words}")
         if not _is_int(count) or (removed and not _list_of(_list_of(_is_int, 2))(removed)):
-            raise wrong("wavelengths", f"is {_shown(value)}; expected 'bands' or 'count', and 'removed' as [[from, to], ...]")
+            raise wrong("wavelengths",
+                        f"is {_shown(value)}; expected 'bands' or 'count', and 'removed' as "
+                        "[[from, to], ...]")
         kept = np.ones(count, dtype=bool)
         for first, last in removed:  # both included, counted from 1 as publishers do
             kept[first - 1 : last] = False
         nm = np.linspace(value["first"], value["last"], count)[kept]
     if bands and len(nm) != bands:
-        raise wrong("wavelengths", f"gives {len(nm)} values; expected one for each of the {bands} bands")
+        raise wrong("wavelengths",
+                    f"gives {len(nm)} values; expected one for each of the {bands} bands")
     return nm

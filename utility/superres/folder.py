@@ -1,4 +1,5 @@
-"""Super-resolving every scene of a folder into another folder; the same command again goes on where it stopped."""
+"""Super-resolving every scene of a folder into another folder; the same command again goes on where
+it stopped."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -11,13 +12,14 @@ from utility.system.files import shown
 from utility.system.progress import say, track, warn
 
 
-def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path], target: Path, ending: str, *,
-                    force: bool = False, quiet: bool = False) -> int:
-    """Call `apply(scene, result)` for each scene in `sources`, files and folders; returns how many scenes failed.
+def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path], target: Path,
+                    ending: str, *, force: bool = False, quiet: bool = False) -> int:
+    """Call `apply(scene, result)` for each scene in `sources`, files and folders; returns how many
+    scenes failed.
 
-    A result has the name of its scene with `ending`, in folders like those of the scenes, and the format of its scene where
-    that can be written. A result that is
-    newer than its scene is left as it is. A scene that fails does not stop the others; failures are listed at the end.
+    A result has the name of its scene with `ending`, in folders like those of the scenes, and the
+    format of its scene where that can be written. A result that is newer than its scene is left as
+    it is. A scene that fails does not stop the others; failures are listed at the end.
 
     Raises:
         UserError: there is no scene, or `target` is a file or one of the folders.
@@ -26,18 +28,22 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
     there = [source for source in sources if source.exists()]
     if target.exists() and (not target.is_dir() or any(map(target.samefile, there))):
         found = "the folder of the scenes" if target.is_dir() else "a file"
-        raise UserError(f"{target} is {found}, and the results of {named} need a folder of their own; choose another --output.")
+        raise UserError(f"{target} is {found}, and the results of {named} need a folder of their "
+                        "own; choose another --output.")
     scenes, results = [], []
     for source in sources:
         for scene in list_scenes(source):
             if scene not in scenes:
                 scenes.append(scene)
-                results.append(target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}")
+                results.append(
+                    target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}")
     for scene, result in zip(scenes, results, strict=True):
         if results.count(result) > 1:
-            raise UserError(f"{scene} and another scene of {named} would both become {result.name}; rename one of them.")
+            raise UserError(f"{scene} and another scene of {named} would both become "
+                            f"{result.name}; rename one of them.")
     skipped, failed = 0, []
-    for scene, result in track(list(zip(scenes, results, strict=True)), sources[0].name, unit="scene", quiet=quiet):
+    for scene, result in track(list(zip(scenes, results, strict=True)), sources[0].name,
+                               unit="scene", quiet=quiet):
         if not force and result.exists() and _newest(result) >= _newest(scene):
             skipped += 1
             continue
@@ -46,8 +52,9 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
         except UserError as error:
             failed.append(str(error))
             warn(str(error), "failed")
-    say(f"{len(scenes)} scenes: {len(scenes) - skipped - len(failed)} made, {skipped} already there (newer than their scene; "
-        f"--force makes them again), {len(failed)} failed; results in {shown(target)}/")
+    say(f"{len(scenes)} scenes: {len(scenes) - skipped - len(failed)} made, {skipped} already "
+        f"there (newer than their scene; --force makes them again), {len(failed)} failed; results "
+        f"in {shown(target)}/")
     for error in failed:
         warn(error, "failed")
     return len(failed)
@@ -55,7 +62,8 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
 
 def _folder(scene: Path, source: Path) -> Path:
     """Where a scene lies in `source`."""
-    return scene.relative_to(source).parent if scene.is_relative_to(source) and scene != source else Path()
+    return (scene.relative_to(source).parent if scene.is_relative_to(source) and scene != source
+            else Path())
 
 
 def _newest(scene: Path) -> float:

@@ -21,23 +21,27 @@ class Writing:
 
     dtype: str | None = None        # a NumPy type's name
     on_overflow: str = "clip"       # or "refuse": values that the type cannot hold
-    unit_range: bool = False        # in [0, 1] as float32, instead of the input's values; what lies outside is clipped
+    # in [0, 1] as float32, instead of the input's values; what lies outside is clipped
+    unit_range: bool = False
     overwrite: bool = False
     cog: bool = False               # a cloud-optimised GeoTIFF, with overviews
     ortho: bool = False             # on the map grid of the lookup table that comes with the scene
 
 
-def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: Values, low: float, high: float) -> Source:
-    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as it is, and so do pixels
-    that have no value."""
+def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: Values, low: float,
+                        high: float) -> Source:
+    """The values of bad bands in a result: interpolated in space; a constant or dead band stays as
+    it is, and so do pixels that have no value."""
     cube = select_bands(whole, bad).cube
     statistics = band_statistics(cube, whole.nodata)
     flat, dead = ~(statistics.low < statistics.high), np.isnan(statistics.low)
     constant = (np.where(dead, low, statistics.low) - low) / (high - low)
     constant = from_unit_range(constant, *values.ends, values.dtype, "clip")
-    constant[dead] = values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0
+    constant[dead] = (
+        values.nodata if values.nodata is not None else np.nan if values.dtype.kind == "f" else 0)
     read = interpolated(cube, problem.scale, problem.degradation, low, high)
-    invalid_pixels = {bad.index(b): invalid for b, invalid in whole.metadata.get("bad_pixels", {}).items()}
+    invalid_pixels = {
+        bad.index(b): invalid for b, invalid in whole.metadata.get("bad_pixels", {}).items()}
 
     def source(top: int, bottom: int, left: int, right: int) -> np.ndarray:
         block = read(top, bottom, left, right)
@@ -53,20 +57,25 @@ def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: 
 
 
 class Values:
-    """The values of a result as its file holds them: scaled back, rounded, clipped, with the no-data pixels of the input."""
+    """The values of a result as its file holds them: scaled back, rounded, clipped, with the
+    no-data pixels of the input."""
 
-    def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float], scale: int,
-                 view: tuple[int, int, int, int]) -> None:
-        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left, right."""
+    def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float],
+                 scale: int, view: tuple[int, int, int, int]) -> None:
+        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left,
+        right."""
         self.dtype = dtype_of(writing, scene.cube.dtype)
         self.nodata = _nodata(scene, self.dtype)
-        self.target, self.refuse, self.ends, self.scale, self.view = target, writing.on_overflow == "refuse", ends, scale, view
+        self.target, self.refuse, self.ends, self.scale, self.view = (
+            target, writing.on_overflow == "refuse", ends, scale, view)
         self.missing, self.unit_range = scene.missing, writing.unit_range
         self.clipped = 0
-        self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]), dtype=np.float32)
+        self.preview = np.empty((scene.cube.shape[0], view[1] - view[0], view[3] - view[2]),
+                                dtype=np.float32)
 
     def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
-        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that is refused."""
+        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that
+        is refused."""
         _copy_part(self.preview, self.view, block, top, left)
         if self.unit_range:
             outside = int(((block < 0) | (block > 1)).sum())
@@ -75,19 +84,23 @@ class Values:
         if outside and self.refuse:
             where, cure = ("lie outside [0, 1]", "leave --unit-range out") if self.unit_range else (
                 f"do not fit {self.dtype}", "give --dtype float32")
-            raise UserError(f"{outside} values of the result {where}, so {self.target} is not written; {cure}, or leave "
-                            "--on-overflow refuse out to have them clipped.")
+            raise UserError(f"{outside} values of the result {where}, so {self.target} is not "
+                            f"written; {cure}, or leave --on-overflow refuse out to have them "
+                            "clipped.")
         self.clipped += outside
         block = block.clip(0, 1) if self.unit_range else block
         values = np.empty(block.shape, self.dtype)
-        for band, into in zip(block, values, strict=True):  # a band's part stays in the processor's cache
+        # a band's part stays in the processor's cache
+        for band, into in zip(block, values, strict=True):
             into[:] = from_unit_range(band, *self.ends, self.dtype, "clip")
             if self.nodata is not None:
                 into[into == self.nodata] = _beside(self.nodata, self.ends[1])
         return self.masked(values, top, left, self.missing)
 
-    def masked(self, values: np.ndarray, top: int, left: int, missing: np.ndarray | None) -> np.ndarray:
-        """`values`, changed in place: no-data where `missing`, on the grid of the input, is True."""
+    def masked(self, values: np.ndarray, top: int, left: int,
+               missing: np.ndarray | None) -> np.ndarray:
+        """`values`, changed in place: no-data where `missing`, on the grid of the input, is
+        True."""
         if self.nodata is not None and missing is not None:
             rows, columns = (np.arange(first, first + n) // self.scale
                              for first, n in zip((top, left), values.shape[1:], strict=True))
@@ -106,29 +119,32 @@ def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:
     except (TypeError, ValueError, SyntaxError):  # numpy parses lists of fields too
         dtype = None
     if dtype is None or dtype.kind not in "iuf":
-        raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give uint8, int16, uint16, int32, "
-                        "float32 or float64.")
+        raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give "
+                        "uint8, int16, uint16, int32, float32 or float64.")
     return dtype
 
 
 def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
-    """The scene's no-data value as the result holds it; None where there is none, or the scene itself cannot hold it."""
+    """The scene's no-data value as the result holds it; None where there is none, or the scene
+    itself cannot hold it."""
     if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
         return None
     if not _holds(dtype, scene.nodata):
-        raise UserError(f"{scene.path} has the no-data value {scene.nodata:g}, which {dtype} cannot hold; give --dtype float32 "
-                        "or another type that does.")
+        raise UserError(f"{scene.path} has the no-data value {scene.nodata:g}, which {dtype} "
+                        "cannot hold; give --dtype float32 or another type that does.")
     return dtype.type(scene.nodata)
 
 
 def _holds(dtype: np.dtype, value: float) -> bool:
     limits = limits_of(dtype)
     inside = limits.min <= value <= limits.max
-    return inside and float(value).is_integer() if dtype.kind in "iu" else inside or not math.isfinite(value)
+    return (inside and float(value).is_integer() if dtype.kind in "iu"
+            else inside or not math.isfinite(value))
 
 
 def _beside(nodata: np.generic, high: float) -> np.generic:
-    """What a valid value becomes that happens to be the no-data value: the next one towards the valid values."""
+    """What a valid value becomes that happens to be the no-data value: the next one towards the
+    valid values."""
     down = nodata >= high
     if nodata.dtype.kind in "iu":
         return nodata - nodata.dtype.type(1) if down else nodata + nodata.dtype.type(1)
@@ -148,7 +164,8 @@ def _overflowing(block: np.ndarray, low: float, high: float, dtype: np.dtype) ->
     return outside(block) if outside(np.array([block.min(), block.max()])) else 0
 
 
-def _copy_part(view: np.ndarray, place: tuple[int, int, int, int], block: np.ndarray, top: int, left: int) -> None:
+def _copy_part(view: np.ndarray, place: tuple[int, int, int, int], block: np.ndarray, top: int,
+               left: int) -> None:
     """Copy into `view`, which lies at `place`, what `block` at (top, left) shares with it."""
     t, b = max(place[0], top), min(place[1], top + block.shape[1])
     first, last = max(place[2], left), min(place[3], left + block.shape[2])

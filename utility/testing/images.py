@@ -32,28 +32,35 @@ class TestImage:
     low: float = 0.0   # the values in the cubes that are written which are 0 and 1 here
     high: float = 1.0
     rgb: tuple[int, int, int] | None = None
-    source: dict[str, Any] = field(default_factory=dict)  # where it came from and how it was scaled, for metrics.json
+    # where it came from and how it was scaled, for metrics.json
+    source: dict[str, Any] = field(default_factory=dict)
     number: int = 0    # of its file in the test
-    filled: np.ndarray | None = None  # (H, W) bool, pixels whose values were made up, see `Facts.filled`
+    # (H, W) bool, pixels whose values were made up, see `Facts.filled`
+    filled: np.ndarray | None = None
 
 
 def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
-    """The card, if there is one, and the scene files; notes on stderr say which listed scenes are missing.
+    """The card, if there is one, and the scene files; notes on stderr say which listed scenes are
+    missing.
 
-    Without `data`, the card's scenes are taken, or the test cubes that the database builder cut from them.
+    Without `data`, the card's scenes are taken, or the test cubes that the database builder cut
+    from them.
 
     Raises:
         UserError: a card or a path does not exist.
     """
-    if data and len(data) == 1 and not dataset and not Path(data[0]).exists() and data[0] in list_cards():
+    if (data and len(data) == 1 and not dataset and not Path(data[0]).exists()
+            and data[0] in list_cards()):
         data, dataset = None, data[0]
     if data and not dataset:
         return None, list_scenes(data)
     card = load_card(dataset or "sample")
     written = default_path(f"data/test/{card.name}")
     whole = default_path(card.test_source or card.source)
-    if not data and written.is_dir() and not whole.exists():  # utility/lmdb_data.py cut the test part
-        card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None, validation_region=None)
+    # utility/lmdb_data.py cut the test part
+    if not data and written.is_dir() and not whole.exists():
+        card = dataclasses.replace(card, key="gt", layout=None, size=None, test_region=None,
+                                   validation_region=None)
         data = [str(written)]
     files, notes = split(card, list_scenes(data or [locate(card, "test")]), "test")
     for text in notes if not distributed.rank() else ():
@@ -61,20 +68,23 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
     return card, files
 
 
-def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *, together: bool = True,
-                progress: bool = False, failed: list[str] | None = None) -> Iterator[TestImage]:
+def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *,
+                together: bool = True, progress: bool = False,
+                failed: list[str] | None = None) -> Iterator[TestImage]:
     """Read the test images in scene files: whole scenes, or the test parts that a card defines.
 
     Args:
         together: each process reads all files; False: each reads files of its own, see `run`.
         progress: say how many of several files are done.
-        failed: takes the sentences on files that cannot be read or used, and the others follow; None: the first one is raised.
+        failed: takes the sentences on files that cannot be read or used, and the others follow;
+            None: the first one is raised.
 
     Raises:
         UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
     quiet = not progress or len(paths) == 1 or distributed.rank() > 0
-    for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene", leave=False, quiet=quiet):
+    for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene",
+                              leave=False, quiet=quiet):
         try:
             yield from _images_in(path, number, reading, card)
         except UserError as error:
@@ -87,26 +97,33 @@ def _images_in(path: Path, number: int, reading: Reading, card: Card | None) -> 
     scene = open_as(path, card.completed(reading) if card else reading)
     # A card counts the bands of the whole scene.
     rgb, images = card.rgb if card and "source_bands" not in scene.metadata else None, []
-    for part in parts(card or generic_card(), scene, "test", value_range(scene, reading.keep_range)):
+    for part in parts(card or generic_card(), scene, "test",
+                      value_range(scene, reading.keep_range)):
         whole = part.cube.shape == scene.cube.shape
-        source = {"file": str(path), "card": card.name if card else None, "region": list(part.region), "low": part.low,
-                  "high": part.high,
-                  "scaled_over": "nothing: it is in [0, 1]" if reading.keep_range or scene.normalised else part.over}
+        source = {"file": str(path), "card": card.name if card else None,
+                  "region": list(part.region), "low": part.low, "high": part.high,
+                  "scaled_over": "nothing: it is in [0, 1]"
+                  if reading.keep_range or scene.normalised else part.over}
         placed = scene if whole else _unplaced(scene)
-        images.append(TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source, number, part.filled))
+        images.append(TestImage(part.name, part.cube, placed, part.low, part.high, rgb, source,
+                                number, part.filled))
     return images
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
-    """(number, file) of each file that this process reads; one process reads all files of one name and numbers their images."""
+    """(number, file) of each file that this process reads; one process reads all files of one name
+    and numbers their images."""
     names = list(dict.fromkeys(path.stem for path in paths))
     shared = not together and distributed.size() > 1
-    for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [None]:
-        yield from ((number, path) for number, path in enumerate(paths) if name in (None, path.stem))
+    for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [
+            None]:
+        yield from ((number, path)
+                    for number, path in enumerate(paths) if name in (None, path.stem))
 
 
 def _unplaced(scene: Scene) -> Scene:
     """The scene without its place on the ground, because a part of a scene lies elsewhere."""
     header = {k: v for k, v in scene.metadata.get("header", {}).items() if k != "map info"}
-    metadata = {**scene.metadata, "header": header} if "header" in scene.metadata else scene.metadata
+    metadata = (
+        {**scene.metadata, "header": header} if "header" in scene.metadata else scene.metadata)
     return dataclasses.replace(scene, crs=None, transform=None, metadata=metadata)
