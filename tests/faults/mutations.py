@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import h5py
 import lmdb
 import numpy as np
@@ -24,6 +25,7 @@ from utility.cubes.cube import Scene
 from utility.datasets.cards import CARD_FOLDER, load_card
 from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.scenes import read_scene, write_scene
+from utility.system.errors import UserError
 
 CUBE = np.arange(4 * 9 * 8, dtype=np.uint16).reshape(4, 9, 8)
 ARCH = "biqrnn_4_2"
@@ -70,6 +72,43 @@ def _chunked_hdf5(path: Path) -> None:
 def _jpeg2000(path: Path) -> None:
     with rasterio.open(path, "w", "JP2OpenJPEG", 8, 9, 4, dtype="uint16") as file:
         file.write(CUBE)
+
+
+def _netcdf(path: Path) -> None:
+    """Packed values on a map grid, by CF."""
+    facts = {"wavelengths": np.arange(400.0, 404), "nodata": 0, "gain": np.full(4, 1e-4)}
+    write_scene(path, Scene(CUBE, "a", layout="BHW", crs=rasterio.crs.CRS.from_epsg(32633).to_wkt(),
+                            transform=(30, 0, 5e5, 0, -30, 5e6), **facts))
+
+
+def _pictures(path: Path) -> None:
+    """A folder of five bands, of which the file is one."""
+    (path.parent / "bands").mkdir(exist_ok=True)
+    for band in range(5):
+        cv2.imwrite(str(path.parent / "bands" / f"scene_{band}.png"), CUBE[band % 4])
+    shutil.copy(path.parent / "bands" / "scene_2.png", path)
+
+
+def _read_pictures(path: Path) -> float:
+    place = path.parent / "bands" / "scene_2.png"
+    shutil.copy(path, place)
+    try:
+        return read_scene(place.parent).cube.sum()
+    except UserError as error:  # it names the picture in the folder
+        raise UserError(str(error).replace(str(place), str(path))) from error
+
+
+def _xml(path: Path) -> None:
+    """What stands beside an image of EnMAP."""
+    _deflated_tiff(path.with_name("ENMAP01-a-SPECTRAL_IMAGE.TIF"))
+    bands = "".join(f"<bandID><wavelengthCenterOfBand>{400 + n}</wavelengthCenterOfBand>"
+                    "<GainOfBand>0.0001</GainOfBand></bandID>" for n in range(4))
+    path.write_text(f"<?xml version='1.0' encoding='UTF-8'?><level_X>{bands}</level_X>")
+
+
+def _read_xml(path: Path) -> float:
+    shutil.copy(path, path.with_name("ENMAP01-a-METADATA.XML"))
+    return read_scene(path.with_name("ENMAP01-a-SPECTRAL_IMAGE.TIF")).cube.sum()
 
 
 def _database(path: Path) -> None:
@@ -130,6 +169,9 @@ FORMATS = {"MATLAB v5": Format(".mat", _scene),
                lambda path: write_scene(path, Scene(CUBE, "a", format="mat7.3", layout="BHW")),
                loops=True), "HDF5": Format(".h5", _scene, loops=True),
            "HDF5, packed chunks": Format(".h5", _chunked_hdf5, loops=True),
+           "netCDF": Format(".nc", _netcdf, loops=True),
+           "pictures of bands": Format(".png", _pictures, _read_pictures),
+           "XML beside an image": Format(".xml", _xml, _read_xml),
            ".npy": Format(".npy", _scene), ".npz": Format(".npz", _scene),
            "ENVI header": Format(".hdr", _scene), "GeoTIFF": Format(".tif", _scene),
            "GeoTIFF, deflate": Format(".tif", _deflated_tiff),

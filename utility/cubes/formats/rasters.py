@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def open_raster(path: Path, key: str | None) -> Stored:
     with quiet():
         source = _opened(path)
     if source.count == 1 and len(source.subdatasets) >= 2:
-        return open_stack(path, _pages(path, source),
+        return open_stack(path, _pages(path, source), "GTiff",
                           f"{len(source.subdatasets)} pages are the bands")
     alpha, missing = _masked(source, path)
     indexes = [i for i in source.indexes if i != alpha]
@@ -221,19 +220,23 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     return None, missing if missing.any() else None
 
 
-def _pages(path: Path, source: Any) -> list[Callable[[], Any]]:
-    """What opens each page, in the order of the file; GDAL lists page 10 before page 2."""
+def _pages(path: Path, source: Any) -> list[tuple[Path, str]]:
+    """File and GDAL's name of each page, in the order of the file; GDAL lists page 10 before 2."""
     found = {}
     for name in source.subdatasets:
         kind, number, file = name.split(":", 2)
         if kind == "GTIFF_DIR" and Path(file) == path.absolute():
-            found[int(number)] = partial(rasterio.open, name, driver="GTiff")
+            found[int(number)] = path, name
     return [found[number] for number in sorted(found)]
 
 
-def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Stored:
-    """A cube whose bands are rasters of their own, each opened by a call; the first of several
-    channels is the band.
+def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note: str) -> Stored:
+    """A cube whose bands are rasters of their own; of several channels the first is the band.
+
+    Args:
+        path: of the scene, for messages.
+        bands: for each band its file, and its name for GDAL.
+        driver: of GDAL, the only one that may open them.
 
     Raises:
         UserError: they differ in size or type, or one cannot be read.
@@ -244,11 +247,12 @@ def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Sto
         if index not in opened:
             if len(opened) > 64:  # files held open
                 opened.pop(next(iter(opened))).close()
+            file, name = bands[index]
             try:
                 with quiet():
-                    opened[index] = bands[index]()
+                    opened[index] = rasterio.open(name, driver=driver)
             except (RasterioError, OSError) as error:
-                raise damaged(path, error) from error
+                raise damaged(file, error) from error
         return opened[index]
 
     first = band(0)
@@ -259,10 +263,13 @@ def open_stack(path: Path, bands: Sequence[Callable[[], Any]], note: str) -> Sto
             f"{path} holds bands of different sizes or types ({found}), where one was expected.")
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
-        try:
-            return np.stack([band(i).read(1, window=_window(r, c)) for i in range(b.start, b.stop)])
-        except (RasterioError, OSError) as error:
-            raise damaged(path, error) from error
+        block = np.empty((b.stop - b.start, r.stop - r.start, c.stop - c.start), first.dtypes[0])
+        for place, index in enumerate(range(b.start, b.stop)):
+            try:
+                block[place] = band(index).read(1, window=_window(r, c))
+            except (RasterioError, OSError) as error:
+                raise damaged(bands[index][0], error) from error
+        return block
 
     cube = LazyCube((len(bands), first.height, first.width), first.dtypes[0], read)
     return Stored(cube, format="raster", layout="BHW", nodata=first.nodata, notes=[note],

@@ -6,7 +6,6 @@ bits: there all channels are equal. Reflectance is the value divided by the larg
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +57,8 @@ def scene(path: Path) -> Path | None:
 
 def open_pictures(path: Path, key: str | None) -> Stored:
     files = bands_in(_folder(path))
-    opened = [partial(rasterio.open, file.absolute(), driver="PNG") for file in files]
-    stored = rasters.open_stack(path, opened, f"{len(files)} pictures are the bands")
+    bands = [(file, str(file.absolute())) for file in files]
+    stored = rasters.open_stack(path, bands, "PNG", f"{len(files)} pictures are the bands")
     stored.gain = np.full(len(files), 1 / np.iinfo(stored.array.dtype).max)
     stored.units = "reflectance"
     channels = _channels(files[0])

@@ -7,11 +7,9 @@ Bands 8 to 57 and 77 to 224 are calibrated; the others hold zeros and are left o
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import rasterio
 
 from utility.cubes.cube import Stored
 from utility.cubes.formats import rasters
@@ -41,10 +39,9 @@ def scene(path: Path) -> Path | None:
 def open_hyperion(path: Path, key: str | None) -> Stored:
     bands = bands_in(path)
     numbers = sorted(CALIBRATED & bands.keys()) or sorted(bands)
-    opened = [partial(rasterio.open, bands[number].absolute(), driver="GTiff")
-              for number in numbers]
+    opened = [(bands[number], str(bands[number].absolute())) for number in numbers]
     left_out = len(bands) - len(numbers)
-    stored = rasters.open_stack(path, opened, f"{len(numbers)} files are the bands; "
+    stored = rasters.open_stack(path, opened, "GTiff", f"{len(numbers)} files are the bands; "
                                 f"{left_out} bands that are not calibrated are left out")
     n = np.array(numbers)
     vnir = n <= LAST_VNIR
