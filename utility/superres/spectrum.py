@@ -90,6 +90,8 @@ def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Su
     if step == 1 or bands <= 2:
         return None
     at = np.asarray(everyone if spectrum.wavelengths is None else spectrum.wavelengths, np.float64)
+    if np.median(np.diff(at)) < 0:  # stored from long to short
+        at = -at
     deviations = np.maximum(deviations, 1e-5)
     bright = np.flatnonzero(deviations >= DARK * np.median(deviations))
     found = {0, bands - 1}
@@ -130,4 +132,5 @@ def _evenly(at: np.ndarray, step: int, places: Sequence[int] | None) -> set[int]
 
 def spectrum_of(scene: Scene) -> Spectrum:
     """What a scene says of its bands."""
-    return Spectrum(scene.wavelengths, scene.metadata.get("source_bands"))
+    found = scene.wavelengths, scene.metadata.get("source_bands")
+    return Spectrum(*(None if one is None or len(one) != len(scene.cube) else one for one in found))
