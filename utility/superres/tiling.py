@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from utility.system.memory import budget, out_of_memory
 from utility.system.progress import track
 
 SMALLEST_TILE = 32
+BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 STRIP = 32 << 20
 """Bytes of a result in float32 that are handed on at a time."""
 COLUMNS = 256
@@ -125,13 +126,90 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     bands, height, width = shape
     step = net.step(scale)
     padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
-    computed = (len(supports.bands) if supports else bands, height, width)
-    across = None  # columns of a tile, where they are not as many as its rows
-    if tile == "auto":
-        tile = auto_tile(net, computed, scale, amp, memory)
-        if tile and next(net.parameters()).device.type == "cpu" and not together:
-            tile, across = _over_the_width(tile, net.halo(scale), padded.width)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
+    computed = (len(supports.bands) if supports else bands, height, width)
+    size, across = _tile_size(net, computed, scale, tile, amp, memory, parts)
+    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
+                   missing)
+    queue = _split(padded, size, across)[::-1]
+    overlap, done = overlaps(given.device), 0
+    degraded_there = bool(again and overlap and not supports)  # by the GPU, tile by tile
+    begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
+    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel",
+                quiet=not progress, bar_format=BAR)
+
+    def started(window: Window, following: Window | None) -> list[Any]:
+        """The result, the spread and the consistency's part, each as `on_its_way` gives it."""
+        found = _one_tile(net, given, window, read(window, following), amp, self_ensemble)
+        found = [x[..., :height - window.top, :width - window.left] for x in found]
+        if degraded_there:
+            found.append(again.degraded(window.top, window.left, found[0]))
+        return [on_its_way(x) for x in found]
+
+    def handed_on(window: Window, block: np.ndarray, *others: np.ndarray) -> None:
+        if degraded_there:
+            *others, part_of_low = others
+            again.add(window.top, window.left, block, part_of_low)
+        for top, strip in _strips(block, window, start, supports):
+            if again and not degraded_there:
+                again.add(top, window.left, strip)
+            sink(top, window.left, strip)
+        if spread:
+            spread(window.top, window.left, others[0])
+
+    with bar, Ahead(given.inside, thread=overlap) as read:
+        while queue:
+            windows = [queue.pop() for _ in range(min(parts, len(queue)))]
+            own, following = (next(iter(some), None)
+                              for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
+            work = partial(started, own, following) if own else list
+            results, reason = _gathered(work, parts)
+            if None in results:  # outside `except`: the traceback still holds GPU tensors
+                queue = _quartered(queue + windows[::-1], windows, net, step, bands, reason)
+                continue
+            begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
+            # a GPU's last tile is handed on beside the next
+            while len(begun) > (overlap and parts == 1 and bool(queue)):
+                window, result = begun.pop(0)
+                found = result if parts > 1 else [arrived() for arrived in result]
+                handed_on(window, *found)
+                done += 1
+                bar.set_postfix_str(f"tile {done}/{done + len(begun) + len(queue)}")
+                bar.update(bands * math.prod(found[0].shape[1:]) / 1e6)
+
+
+def _gathered(compute: Callable[[], list], parts: int) -> tuple[list[list | None], str]:
+    """What each process computes, None of one whose GPU has too little memory, and the reason."""
+    reason = ""
+    try:
+        result = compute()
+        if parts > 1:
+            result = [arrived() for arrived in result]
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        result, reason = None, str(error).splitlines()[0]
+    return distributed.gathered([result]) if parts > 1 else [result], reason
+
+
+def _tile_size(net: Network, shape: tuple[int, int, int], scale: int, tile: int | str, amp: str,
+               memory: int | None, parts: int) -> tuple[int, int | None]:
+    """Rows of a tile, and its columns where these are not as many; see `super_resolve`.
+
+    Args:
+        shape: (B, H, W), of the bands that the network computes.
+        parts: processes that share the scene.
+
+    Raises:
+        UserError: a tile smaller than 32 was asked for.
+    """
+    _, height, width = shape
+    step, across = net.step(scale), None
+    whole = max(-(-height // step) * step, -(-width // step) * step)
+    if tile == "auto":
+        tile = auto_tile(net, shape, scale, amp, memory)
+        if tile and next(net.parameters()).device.type == "cpu" and parts == 1:
+            tile, across = _over_the_width(tile, net.halo(scale), -(-width // step) * step)
     if parts > 1:  # the smallest that a process can take, and one for each process
         tile = min(-distributed.highest(-(tile or height + width)),
                    max(SMALLEST_TILE, math.isqrt(height * width // parts)))
@@ -139,72 +217,21 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         raise UserError(f"A tile of {tile} pixels was asked for, where at least {SMALLEST_TILE} "
                         f"are expected; give --tile {SMALLEST_TILE} or more, 0 for the whole "
                         "scene, or auto.")
-    size = (-(-tile // step) * step if tile and net.radius is not None
-            else max(padded.height, padded.width))
-    given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
-                   missing)
-    queue = _split(padded, size, across)[::-1]
-    overlap, done = overlaps(given.device), 0
-    begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
-    bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel",
-                quiet=not progress,
-                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, "
-                "{rate_fmt}{postfix}]")
+    return (-(-tile // step) * step if tile and net.radius is not None else whole), across
 
-    def started(window: Window, following: Window | None) -> list[Any]:
-        """The result in a window, the spread and the consistency's part; each as `on_its_way` gives
-        it."""
-        cut = ..., slice(height - window.top), slice(width - window.left)
-        found = [x[cut]
-                 for x in _one_tile(net, given, window, read(window, following), amp,
-                                    self_ensemble)]
-        if again and overlap and not supports:
-            found.append(again.degraded(window.top, window.left, found[0]))
-        return [on_its_way(x) for x in found]
 
-    with bar, Ahead(given.inside, thread=overlap) as read:
-        while queue:
-            windows = [queue.pop() for _ in range(min(parts, len(queue)))]
-            own, following = (next(iter(some), None)
-                              for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
-            result, reason = [], ""
-            try:
-                if own:
-                    result = started(own, following)
-                if parts > 1:
-                    result = [arrived() for arrived in result]
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                result, reason = None, str(error).splitlines()[0]
-            results = distributed.gathered([result]) if parts > 1 else [result]
-            if None in results:  # outside `except`: the traceback still holds GPU tensors
-                torch.cuda.empty_cache()
-                rows, columns = max(window.size for window in windows)
-                size = -(-max(rows, columns) // (2 * step)) * step
-                if size < SMALLEST_TILE or net.radius is None:
-                    raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does "
-                                    "not fit in the GPU's memory, and cannot be made smaller "
-                                    f"({reason}); run with --no-cuda.")
-                queue = [
-                    tile for whole in queue + windows[::-1] for tile in _split(whole, size)[::-1]]
-                continue
-            begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
-            # a GPU's last tile is handed on beside the next
-            while len(begun) > (overlap and parts == 1 and bool(queue)):
-                window, result = begun.pop(0)
-                block, *others = result if parts > 1 else [arrived() for arrived in result]
-                if again and overlap and not supports:
-                    again.add(window.top, window.left, block, others.pop())
-                for top, strip in _strips(block, window, start, supports):
-                    if again and not (overlap and not supports):
-                        again.add(top, window.left, strip)
-                    sink(top, window.left, strip)
-                if spread:
-                    spread(window.top, window.left, others[0])
-                done += 1
-                bar.set_postfix_str(f"tile {done}/{done + len(begun) + len(queue)}")
-                bar.update(bands * block.shape[1] * block.shape[2] / 1e6)
+def _quartered(queue: list[Window], failed: list[Window], net: Network, step: int, bands: int,
+               reason: str) -> list[Window]:
+    """The windows of a queue in tiles of half the side of those for which a GPU had too little
+    memory. Raises UserError: they cannot be smaller."""
+    torch.cuda.empty_cache()
+    rows, columns = max(window.size for window in failed)
+    size = -(-max(rows, columns) // (2 * step)) * step
+    if size < SMALLEST_TILE or net.radius is None:
+        raise UserError(f"A tile of {rows} x {columns} pixels and {bands} bands does not fit in "
+                        f"the GPU's memory, and cannot be made smaller ({reason}); run with "
+                        "--no-cuda.")
+    return [tile for whole in queue for tile in _split(whole, size)[::-1]]
 
 
 def _strips(block: np.ndarray, window: Window, start: Source,
