@@ -226,12 +226,12 @@ def test_every_image_says_where_it_came_from_and_how_it_was_scaled(folder):
     cube = scene(4, 40, 48)
     path = folder / "whole.mat"
     scipy.io.savemat(path, {"rad": cube.transpose(1, 2, 0)})
-    results = run(folder, read_images([path], Reading(), card(folder)))
+    results = run(folder, read_images([path], Reading(layout="HWB"), card(folder)))
     row, = results["images"]
     assert [row[key] for key in ("name", "file", "card", "region")] == [
         "whole_test", str(path), "mine", [8, 12, 16, 20]]
     assert [row[key] for key in ("low", "high", "scaled_over")] == [cube.min(), cube.max(), "scene"]
-    row, = run(folder, read_images([path], Reading()), out="whole")["images"]
+    row, = run(folder, read_images([path], Reading(layout="HWB")), out="whole")["images"]
     assert [row[key] for key in ("card", "region", "scaled_over")] == [
         None, [0, 0, 40, 48], "scene"]
 
