@@ -12,7 +12,7 @@ import numpy as np
 from utility.cubes.cube import Scene
 from utility.cubes.values import content_hash, unit_range, value_range
 from utility.datasets.cards import Card
-from utility.datasets.patches import count_patches
+from utility.datasets.patches import places
 from utility.datasets.rectangles import Rectangle, corners, training_rectangles, without
 from utility.system.errors import UserError
 
@@ -56,7 +56,7 @@ def divide(card: Card, scene: Scene,
                             f"patch of {card.patch}x{card.patch}; choose a smaller --patch, or "
                             "leave the scene out.")
     if share:
-        _hold_out(found, card.patch, share)
+        _hold_out(found, card.patch, card.strides[0], share)
     bands, *size = scene.cube.shape
     return (found,
             {"file": scene.path.name, "name": scene.name, "key": scene.key, "layout": scene.layout,
@@ -95,7 +95,7 @@ def parts(card: Card, scene: Scene, use: str,
     return found
 
 
-def _hold_out(found: dict[str, list[Part]], patch: int, share: float) -> None:
+def _hold_out(found: dict[str, list[Part]], patch: int, stride: int, share: float) -> None:
     """Move a corner of the largest training part to validation: the one beside which the most
     measured patches are left."""
     whole = max(found["training"], key=lambda part: part.region[2] * part.region[3])
@@ -105,8 +105,8 @@ def _hold_out(found: dict[str, list[Part]], patch: int, share: float) -> None:
         for corner in corners((0, 0, h, w), height, width):
             held = _grown(corner, (h, w), patch)
             rest = [part for part in training_rectangles((h, w), held) if min(part[2:]) >= patch]
-            counts = [
-                sum(_measured(whole, part, patch) for part in parts) for parts in ([corner], rest)]
+            counts = [sum(_measured(whole, part, patch, stride) for part in parts)
+                      for parts in ([corner], rest)]
             if min(counts):
                 splits.setdefault(sum(counts), (corner, rest))
     if splits:
@@ -135,15 +135,11 @@ def _grown(corner: Rectangle, size: tuple[int, int], patch: int) -> Rectangle:
     return top, left, height, width
 
 
-def _measured(part: Part, region: Rectangle, patch: int) -> int:
-    """How many patches side by side a region of a part has, without those with a made-up pixel."""
+def _measured(part: Part, region: Rectangle, patch: int, stride: int) -> int:
+    """How many patches a region of a part has, without those with a made-up pixel."""
     top, left, h, w = region
-    if part.filled is None:
-        return count_patches((h, w), patch, (patch,), (1.0,))
-    rows, columns = h // patch, w // patch
-    blocks = part.filled[top:top + rows * patch, left:left + columns * patch].reshape(
-        rows, patch, columns, patch)
-    return int((~blocks.any((1, 3))).sum())
+    filled = None if part.filled is None else part.filled[top:top + h, left:left + w]
+    return len(places((h, w), patch, (stride,), (1.0,), filled))
 
 
 def _cut(part: Part, region: Rectangle) -> Part:
