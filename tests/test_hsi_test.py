@@ -128,7 +128,7 @@ def test_spectra_of_pixels_and_a_nodata_value_are_taken_from_the_command_line():
     arguments = ("--data", "gaps.npy", "--layout", "BHW", "--nodata", "-9999", "--out", "out")
     run(*arguments, "--pixels", "3,4", "20,25")
     assert cv2.imread("out/gaps_spectra.png").std() > 10
-    refused("--data", "scenes", "--out", "no", "--pixels", "24,0",
+    refused("--data", "scenes/second.mat", "--out", "no", "--pixels", "24,0",
             words=r"pixel \(24, 0\) lies outside of an image of 24 rows")
 
 
@@ -264,7 +264,7 @@ def test_an_alternating_checkpoint_that_does_not_say_how_it_adds_its_input_is_no
 def test_checkpoints_that_cannot_be_used_are_refused():
     whole = Path("best.pth").read_bytes()
     Path("half.pth").write_bytes(whole[:len(whole) // 2])
-    torch.save({"state_dict": network().state_dict()}, "foreign.pth")
+    torch.save({"layers": network().state_dict()}, "foreign.pth")
     save_checkpoint("odd.pth",
                     contents(network(), arch="biqrnn_2_2", scale=5, degradation="gaussian"))
     Path("text.pth").write_text("not a checkpoint")
@@ -331,9 +331,10 @@ def test_without_a_checkpoint_the_untrained_methods_and_cubes_of_others_are_scor
     assert printed.count("their net") == 3 and "their net" in Path("out/report.html").read_text()
     assert r"first & interpolation & " in Path("out/metrics.tex").read_text()
     header, *bands = csv.reader(Path("out/metrics_bands.csv").read_text().splitlines())
-    assert (header[:6] == ["image", "method", "preset", "band", "wavelength_nm", "psnr [dB]"]
-            and len(bands) == 2 * 4 * 4)
-    first = [float(row[5]) for row in bands if row[:2] == ["first", "interpolation"]]
+    assert header[:7] == ["image", "method", "preset", "band", "wavelength_nm", "pixels",
+                          "psnr [dB]"]
+    assert len(bands) == 2 * 4 * 4
+    first = [float(row[6]) for row in bands if row[:2] == ["first", "interpolation"]]
     assert np.mean(first) == pytest.approx(found["first", "interpolation"]["psnr"])
     for folder, words in (("x=nowhere", "nowhere does not exist"),
                           ("network=theirs", "another name"),

@@ -31,7 +31,7 @@ from utility.scenes import read_scene, write_scene
 from utility.system.datum import _message as message_class
 from utility.system.datum import decode_datum
 from utility.system.errors import UserError
-from utility.training import loop
+from utility.training import steps
 
 ROOT = Path(__file__).parent.parent
 CARD = generic_card(8)
@@ -353,7 +353,7 @@ def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monk
     small = make_samples.make_samples
     monkeypatch.setattr(make_samples, "make_samples",
                         lambda folder: small(folder, train=8, test=0, side=64, remote=(160, 128)))
-    monkeypatch.setattr(loop, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
+    monkeypatch.setattr(steps, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
     main([])
     said = capsys.readouterr().out
     assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about 10 min here" in said
@@ -383,7 +383,7 @@ def test_options_change_what_a_card_says(tmp_path):
 def test_a_bands_x_pixels_cube_may_be_given_its_size(tmp_path):
     np.save(tmp_path / "flat.npy", np.random.default_rng(0).random((3, 16 * 24), dtype=np.float32))
     main(["--source", str(tmp_path / "flat.npy"), "--patch", "8", "--out", str(tmp_path / "x.lmdb"),
-          "--quiet", "--size", "16", "24", "--val-last", "1"])
+          "--quiet", "--size", "16", "24", "--val-last", "1", "--layout", "pixels-rows"])
     assert LMDBDataset(tmp_path / "x.lmdb").meta["count"] == 6
 
 
