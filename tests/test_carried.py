@@ -150,6 +150,16 @@ def test_netcdf_is_read_by_the_netcdf_library_and_by_gdal_as_cf_says() -> None:
         assert file.nodata == -9999 and file.count == 4
 
 
+def test_what_lies_beside_a_result_is_not_replaced_and_is_refused_before_the_work(
+    tmp_path: Path,
+) -> None:
+    Path("b_lonlat.tif").write_text("mine")
+    with pytest.raises(UserError, match=r"b_lonlat\.tif exists already"):
+        hsi_test.main(["--input", str(made.emit(tmp_path / "E.nc")), "--output", "b.tif", "--quiet",
+                       "--method", "interpolation", "--scale", "2"])
+    assert Path("b_lonlat.tif").read_text() == "mine" and not Path("b.tif").exists()
+
+
 def test_netcdf_of_a_swath_has_longitudes_and_latitudes_of_its_finer_pixels(tmp_path: Path) -> None:
     enlarge(made.emit(tmp_path / "EMIT.nc"), "b.nc")
     with netCDF4.Dataset("b.nc") as file:

@@ -103,6 +103,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     shape = len(whole.cube), *(n * scale for n in scene.cube.shape[1:])
     if text := left_out(target, like):
         note(text)
+    if beside := None if writing.ortho else lonlat_path(target, like):
+        refuse_existing(beside, writing.overwrite)
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
         noise = told_noise(low, problem.snr)

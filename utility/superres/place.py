@@ -52,6 +52,8 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
         metadata["lonlat of the input"] = scene.lonlat
     transform, lonlat, shape = (scene.transform, scene.lonlat,
                                 tuple(n * scale for n in scene.cube.shape[1:]))
+    if lonlat is not None and lonlat[0].shape != scene.cube.shape[1:]:
+        lonlat = None  # of a whole of which the scene is a part
     return dataclasses.replace(
         scene, cube=cube, metadata=metadata, missing=None, filled=None,
         transform=None if transform is None else ground.finer_transform(transform, across, down),

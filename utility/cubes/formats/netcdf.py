@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ MAPPING = "crs"
 
 @contextmanager
 def create_netcdf(target: Target) -> Iterator[CubeWriter]:
-    target = target if not target.layout.startswith("pixels") else Target(
-        target.path, target.like, target.shape, target.dtype, "BHW", target.overwrite)
+    # GDAL takes the last two dimensions for rows and columns, whatever their names.
+    target = replace(target, layout="BHW")
     name = matlab_name(target.like)
     with replacing(target.path, target.overwrite) as temporary:
         with writing(target.path):
