@@ -117,4 +117,4 @@ def test_a_function_has_60_lines_at_most():
 
 def test_lines_above_100_columns_are_few():
     lines = [line for path in SOURCES for line in path.read_text(encoding="utf-8").splitlines()]
-    assert sum(len(line) > 100 for line in lines) < 0.02 * len(lines)
+    assert sum(len(line) > 100 for line in lines) < 0.01 * len(lines)
