@@ -272,10 +272,11 @@ def export(source: str | Path, target: str | Path) -> None:
     saved = load_checkpoint(source)
     weights = {name: tensor.cpu().contiguous() for name, tensor in saved["net"].items()}
     lists = ("scale", "bands", "trained_on")
-    plain = {name: value.item() if isinstance(value, np.generic) else value
-             for name, value in saved.items()
-             if name in lists
-             or (name in _FIELDS and isinstance(value, str | int | float | np.generic))}
+    plain = {}
+    for name, value in saved.items():
+        single = name in _FIELDS and isinstance(value, str | int | float | np.generic)
+        if name in lists or single:
+            plain[name] = value.item() if isinstance(value, np.generic) else value
     described = describe_checkpoint(saved, source)
     facts = {**plain, "arch": described.arch, **described.options}
     metadata = {name: json.dumps(value) for name, value in facts.items()}

@@ -332,24 +332,22 @@ class Metric:
         return [text == winner for text in shown]
 
 
-METRICS: dict[str, Metric] = {metric.name: metric
-                              for metric in (Metric("psnr", "PSNR", "dB", 3, True,
-                                                    of_band=lambda c, b: float(_psnr(c.mse[b]))),
-                                             Metric("cube_psnr", "cube PSNR", "dB", 3, True,
-                                                    of_cube=lambda c: float(_psnr(c.mse.mean()))),
-                                             Metric("ssim", "SSIM", "", 4, True, of_band=_ssim),
-                                             Metric("sam", "SAM", "deg", 3, False,
-                                                    of_cube=lambda c: _defined_mean(c.angles),
-                                                    of_band=_angle_part),
-                                             Metric("ergas", "ERGAS", "", 3, False, of_cube=_ergas,
-                                                    of_band=lambda c, b: math.nan if c.dark[b]
-                                                    else 100 / c.scale
-                                                    * math.sqrt(c.mse[b]) / c.means[b]),
-                                             Metric("cc", "CC", "", 4, True, of_band=_pearson),
-                                             Metric("rmse", "RMSE", "", 5, False,
-                                                    of_cube=lambda c: math.sqrt(c.mse.mean()),
-                                                    of_band=lambda c, b: math.sqrt(c.mse[b])),
-                                             Metric("q", "Q", "", 4, True, of_band=_uiqi))}
+def _ergas_of_band(c: Comparison, b: int) -> float:
+    return math.nan if c.dark[b] else 100 / c.scale * math.sqrt(c.mse[b]) / c.means[b]
+
+
+_METRICS = (
+    Metric("psnr", "PSNR", "dB", 3, True, of_band=lambda c, b: float(_psnr(c.mse[b]))),
+    Metric("cube_psnr", "cube PSNR", "dB", 3, True, of_cube=lambda c: float(_psnr(c.mse.mean()))),
+    Metric("ssim", "SSIM", "", 4, True, of_band=_ssim),
+    Metric("sam", "SAM", "deg", 3, False, of_cube=lambda c: _defined_mean(c.angles),
+           of_band=_angle_part),
+    Metric("ergas", "ERGAS", "", 3, False, of_cube=_ergas, of_band=_ergas_of_band),
+    Metric("cc", "CC", "", 4, True, of_band=_pearson),
+    Metric("rmse", "RMSE", "", 5, False, of_cube=lambda c: math.sqrt(c.mse.mean()),
+           of_band=lambda c, b: math.sqrt(c.mse[b])),
+    Metric("q", "Q", "", 4, True, of_band=_uiqi))
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 
 
 # what `evaluate` counts beside the indexes

@@ -198,11 +198,14 @@ def _rows_of(file: Path, source: Path, saved: Mapping[str, Any]) -> list[dict[st
     facts = {key: results[key]
              for key in ("preset", "scale", "degradation", "border", "backproject")
              if results.get(key)}
-    return [{"image": image["name"], "bands": image["bands"], **facts,
-             **{key: {metric: round(value, 4)
-                      for metric, value in row.items() if isinstance(value, float)}
-                for key, row in image.items() if isinstance(row, dict) and "psnr" in row}}
-            for image in results["images"]]
+    described = []
+    for image in results["images"]:
+        described.append({"image": image["name"], "bands": image["bands"], **facts})
+        for method, row in image.items():
+            if isinstance(row, dict) and "psnr" in row:
+                numbers = {key: value for key, value in row.items() if isinstance(value, float)}
+                described[-1][method] = {key: round(value, 4) for key, value in numbers.items()}
+    return described
 
 
 def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,9 +100,14 @@ def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
     metadata = _per_band(scene.metadata, bands, count)
     source = metadata.get("source_bands", range(count))
     metadata["source_bands"] = [source[b] for b in bands]
-    facts = {name: values if (values := getattr(scene, name)) is None
-             else [values[b] for b in bands] if isinstance(values, list)
-             else np.asarray(values)[bands] for name in PER_BAND}
+    facts = {}
+    for name in PER_BAND:
+        values = getattr(scene, name)
+        if isinstance(values, list):
+            values = [values[b] for b in bands]
+        elif values is not None:
+            values = np.asarray(values)[bands]
+        facts[name] = values
     return dataclasses.replace(scene, cube=cube, metadata=metadata, **facts)
 
 

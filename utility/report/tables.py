@@ -185,9 +185,12 @@ def band_rows(name: str, bands: Mapping[str, Mapping[str, np.ndarray]], preset: 
         bands: {method: what `indexes.Comparison.band_indexes` gave}.
         pixels: how many count.
     """
-    return [[name, method, preset, b, None if wavelengths is None else wavelengths[b], pixels,
-             *(float(values[b]) for values in indexes.values())]
-            for method, indexes in bands.items() for b in range(len(next(iter(indexes.values()))))]
+    rows = []
+    for method, indexes in bands.items():
+        for b, values in enumerate(zip(*indexes.values(), strict=True)):
+            nm = None if wavelengths is None else wavelengths[b]
+            rows.append([name, method, preset, b, nm, pixels, *map(float, values)])
+    return rows
 
 
 def band_header(preset: str) -> list[str]:

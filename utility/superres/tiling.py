@@ -394,10 +394,12 @@ def _columns_of(operations: Operations, scale: int, n: int, first: int,
 
 def _split(window: Window, size: int, across: int | None = None) -> list[Window]:
     """Tiles of at most size x size, or size x across, in row-major order."""
-    return [Window(top, min(top + size, window.bottom), left,
-                   min(left + (across or size), window.right), window.height, window.width)
-            for top in range(window.top, window.bottom, size)
-            for left in range(window.left, window.right, across or size)]
+    across, tiles = across or size, []
+    for top in range(window.top, window.bottom, size):
+        for left in range(window.left, window.right, across):
+            bottom, right = min(top + size, window.bottom), min(left + across, window.right)
+            tiles.append(Window(top, bottom, left, right, window.height, window.width))
+    return tiles
 
 
 class _Given:

@@ -180,9 +180,12 @@ class _Loop:
                                  seed=config.seed, mode=config.augment, weights=config.weights,
                                  window=config.band_window, spacing=config.band_spacing,
                                  part=self.part, threads=threads, pin=gpu)
-        validation = {source.name: validation_loader(
-            source.validation, config.batch, part=self.part, threads=min(threads, 2), pin=gpu)
-                      for source in plan.sources if len(source.validation)}
+        validation = {}
+        for source in plan.sources:
+            if len(source.validation):
+                validation[source.name] = validation_loader(
+                    source.validation, config.batch, part=self.part, threads=min(threads, 2),
+                    pin=gpu)
         with ExitStack() as stack:
             for each in (loader, *validation.values()):
                 stack.enter_context(stopped_at_the_end(each))

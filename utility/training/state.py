@@ -50,10 +50,11 @@ class State:
         for part in config.freeze:
             net.get_submodule(part).requires_grad_(False)
         last = {id(p) for p in net.last_layer()} if config.last_lr != 1 else set()
-        groups = [{"params": [
-            p for p in net.parameters() if p.requires_grad and (id(p) in last) == of_last],
-                   "share": config.last_lr if of_last else 1.0} for of_last in (False, True)]
-        groups = [group for group in groups if group["params"]]
+        groups = []
+        for of_last, share in ((False, 1.0), (True, config.last_lr)):
+            trained = (p for p in net.parameters() if p.requires_grad)
+            if params := [p for p in trained if (id(p) in last) == of_last]:
+                groups.append({"params": params, "share": share})
         self.optimizer = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.wd,
                                           fused=True if device.type == "cuda" else None)
         self.lr = config.lr

@@ -108,10 +108,8 @@ def _inputs(state: State, scale: int, gt: Tensor,
 def _cosine(config: TrainingConfig, iteration: int, total: int) -> float:
     """Warm-up to lr, then half a cosine to min_lr at the last step."""
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
-    return (warm
-            * (config.min_lr
-               + (config.lr - config.min_lr) * 0.5
-               * (1 + math.cos(math.pi * min(1.0, iteration / total)))))
+    falling = 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / total)))  # from 1 to 0
+    return warm * (config.min_lr + (config.lr - config.min_lr) * falling)
 
 
 def _scale(config: TrainingConfig, iteration: int) -> int:

@@ -82,10 +82,11 @@ def _describe(kind: str, direction: str,
     sizes, steps = lane_axes((batch, channels, bands, height, width), strides)
     shape = _Shape((ctypes.c_int64 * 4)(*sizes), bands, _KINDS[kind], _DIRECTIONS[direction],
                    torch.get_num_threads())
-    views = iter(_View(t.data_ptr(), DTYPES[t.dtype], (ctypes.c_int64 * 4)(*step), stride[2],
-                       channels * stride[1])
-                 for t, stride, step in zip(given, strides, steps, strict=True))
-    return shape, [None if t is None else next(views) for t in tensors]
+    views = []
+    for t, stride, step in zip(given, strides, steps, strict=True):
+        lanes = (ctypes.c_int64 * 4)(*step)
+        views.append(_View(t.data_ptr(), DTYPES[t.dtype], lanes, stride[2], channels * stride[1]))
+    return shape, [None if t is None else views.pop(0) for t in tensors]
 
 
 def _check(code: int) -> None:

@@ -104,10 +104,14 @@ def _launch(kernel, tensors: list[Tensor | None], kind: str, direction: str, chu
 def _pairs(tensors: list[Tensor], sizes: list[int], steps: list[list[int]], channels: int) -> bool:
     """Whether lanes 2k and 2k + 1 are one aligned word of 32 bits in every tensor, at every band
     and gate."""
-    return sizes[0] % 2 == 0 and all(
-        t.element_size() == 2 and t.data_ptr() % 4 == 0 and step[0] == 1
-        and not any(stride % 2 for stride in (*step[1:], t.stride(2), channels * t.stride(1)))
-        for t, step in zip(tensors, steps, strict=True))
+    if sizes[0] % 2:
+        return False
+    for t, step in zip(tensors, steps, strict=True):
+        strides = *step[1:], t.stride(2), channels * t.stride(1)
+        aligned = t.element_size() == 2 and t.data_ptr() % 4 == 0 and step[0] == 1
+        if not aligned or any(stride % 2 for stride in strides):
+            return False
+    return True
 
 
 def _precision(gates: Tensor) -> int:

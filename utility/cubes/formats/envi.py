@@ -267,14 +267,18 @@ def _header(like: Scene, path: Path) -> dict[str, Any]:
         fields["map info"] = [name, "1", "1", *(repr(float(v)) for v in (c, f, width, height)),
                               *more]
     if like.crs and "coordinate system string" not in fields:
-        fields["coordinate system string"] = f"{{{rasterio.crs.CRS.from_wkt(like.crs).to_wkt(version='WKT1_ESRI')}}}"
+        wkt = rasterio.crs.CRS.from_wkt(like.crs).to_wkt(version="WKT1_ESRI")
+        fields["coordinate system string"] = f"{{{wkt}}}"
     if "coordinate system string" in fields and isinstance(fields.get("map info"), list):
         # With both, GDAL takes latitude and longitude for OGC:CRS84.
         fields["map info"] = [part
                               for part in fields["map info"] if part.lower() != "units=degrees"]
-    return {_plain(name): value if name == "coordinate system string"
-            else [_plain(v) for v in value] if isinstance(value, list) else _plain(value)
-            for name, value in fields.items()}
+    plain = {}
+    for name, value in fields.items():
+        if name != "coordinate system string":
+            value = [_plain(v) for v in value] if isinstance(value, list) else _plain(value)
+        plain[_plain(name)] = value
+    return plain
 
 
 def _numbers(values: np.ndarray) -> list[str]:
