@@ -26,6 +26,7 @@ from utility.names import DEGRADATIONS
 from utility.report.figures import choose_crop, choose_pixels, composite
 from utility.scenes import Reading, open_as, read_scene
 from utility.superres.methods import methods
+from utility.superres.noise import told_noise
 from utility.superres.problem import Problem
 from utility.system.errors import UserError
 
@@ -284,6 +285,19 @@ def test_no_scale_of_a_figure_is_of_missing_pixels():
     _, left, _, width = crop = choose_crop(spoiled)
     assert left + width / 2 <= 24, "the edge of what is missing is no detail"
     assert all(column < 24 for _, column in choose_pixels(spoiled, crop))
+
+
+def test_the_noise_of_a_cube_is_that_of_its_measured_pixels():
+    cube = smooth(4, 60, 60).astype(np.float32)
+    missing = np.zeros((60, 60), bool)
+    missing[:, 30:] = True
+    spoiled = np.where(missing, np.float32(7), cube)
+    for snr in (20.0, "auto"):
+        expected = told_noise(cube[:, :, :30], snr)
+        found = told_noise(spoiled, snr, missing)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- databases

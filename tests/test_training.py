@@ -183,10 +183,13 @@ def test_several_scales_alternate_or_are_drawn_by_iteration(data, monkeypatch, o
     assert (scales == [2, 4, 8] * 3) == (order == "turn")
 
 
-def test_a_database_without_validation_holds_out_its_last_patches(tmp_path):
-    plan = prepare(config(make_database(tmp_path / "whole.lmdb", count=20, validation=0)))
-    assert (len(plan.sources[0].training), len(plan.sources[0].validation)) == (18, 2)
-    assert "held out" in plan.notes[0]
+def test_a_training_needs_one_database_at_least_that_validates(data, tmp_path):
+    whole = make_database(tmp_path / "whole.lmdb", count=20, validation=0)
+    with pytest.raises(UserError, match="holds no validation patches"):
+        prepare(config(whole))
+    plan = prepare(config((whole, data)))
+    assert [len(source.training) for source in plan.sources] == [20, 9]
+    assert "all of its 20 train" in plan.notes[0]
 
 
 def test_a_pass_takes_every_patch_also_those_that_do_not_fill_a_batch(data, monkeypatch):

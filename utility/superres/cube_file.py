@@ -107,7 +107,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         refuse_existing(beside, writing.overwrite)
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
         low = _in_unit_range(scene, low_end, high_end, target.parent)
-        noise = told_noise(low, problem.snr)
+        noise = told_noise(low, problem.snr, scene.filled)
         made = methods(net, low, problem, target.parent, noise, spectrum_of(scene), scene.filled)
         halos = {key: Halo(low, scale, problem.degradation, scene.filled) for key in made}
 

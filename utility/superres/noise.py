@@ -76,16 +76,21 @@ def with_noise(cube: np.ndarray, snr: float, seed: int,
     return cube + noise * level.astype(np.float32)[:, None, None], level
 
 
-def told_noise(cube: np.ndarray, snr: float | str | None) -> np.ndarray | None:
+def told_noise(cube: np.ndarray, snr: float | str | None,
+               missing: np.ndarray | None = None) -> np.ndarray | None:
     """The standard deviation of each band's noise that methods are told, (B,), of a cube whose
     noise is not known.
 
     Args:
         cube: (B, h, w) in [0, 1].
         snr: dB, as a user states it; `auto` estimates, and finds none above `QUIET`; None is none.
+        missing: (h, w) bool, pixels that nobody measured: they do not count.
     """
     if snr is None:
         return None
+    if missing is not None and missing.any():
+        step = max(1, round((missing.size / (4 * PIXELS)) ** 0.5))  # no copy of all pixels
+        cube = np.where(missing[::step, ::step], np.float32(np.nan), cube[:, ::step, ::step])
     if snr != "auto":
         return noise_of_snr(cube, snr)
     found = estimated_noise(cube)
