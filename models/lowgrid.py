@@ -178,9 +178,9 @@ class LowGrid(Network):
                              / weight[0].numel() ** 0.5)
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        # Start image and output, each once more while it is made; each layer keeps two rows, an
-        # eighth of an image.
-        return bands * (16 + (4 + self.width * value / 8) / scale**2)
+        # Start image and output, and parts of them while they are made. On the low grid: two rows of
+        # each layer, and a block's gates, whose share is large in a small image alone.
+        return bands * (30 + (8 + 4 * self.width * value) / scale**2)
 
 
 class _Stream:

@@ -148,7 +148,7 @@ def test_it_needs_a_grid_of_blocks_and_is_not_listed_as_published():
 def test_the_memory_it_asks_for_falls_with_the_low_grid():
     net = create_model("lowgrid_32_8")
     x2, x4, x8 = (net.bytes_per_pixel(31, scale) for scale in (2, 4, 8))
-    cubes = 4 * 31 * 4
+    cubes = 30 * 31
     assert (x2 - cubes) / (x4 - cubes) == (x4 - cubes) / (x8 - cubes) == 4
 
 
