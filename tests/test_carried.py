@@ -17,7 +17,7 @@ from rasterio.rpc import RPC
 
 import hsi_test
 from utility.cubes.cube import Scene
-from utility.cubes.ortho import Lookup
+from utility.cubes.ortho import Ground, Lookup
 from utility.scenes import open_scene, read_scene, write_scene
 from utility.superres.place import scaled
 from utility.system.errors import UserError
@@ -282,8 +282,8 @@ def test_finer_cells_take_the_finer_pixel_nearest_to_them(flip: int) -> None:
     row, column = np.mgrid[:6, :7]
     lonlat = (column + 0.5, -flip * (row + 0.5))  # flip: the first line is in the south
     lookup = Lookup(rows[::flip], columns, (1, 0, 0, 0, -1, 0 if flip > 0 else 6), None)
-    assert lookup.fits(lonlat)
-    fine = lookup.finer(3, lonlat)
+    assert lookup.fits(Ground.of(lonlat))
+    fine = lookup.finer(3, Ground.of(lonlat))
     np.testing.assert_array_equal(fine.rows, np.arange(18)[::flip][:, None].repeat(21, 1))
     np.testing.assert_array_equal(fine.columns, np.arange(21)[None].repeat(18, 0))
 

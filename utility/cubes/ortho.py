@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from utility.cubes.ground import Affine, finer_transform
+
+
+class Ground(NamedTuple):
+    """Where the pixels of a sensor lie, in the map's units, and the steps from row to row and from
+    column to column; (H, W) each."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_down: np.ndarray
+    x_across: np.ndarray
+    y_down: np.ndarray
+    y_across: np.ndarray
+
+    @classmethod
+    def of(cls, centres: tuple[np.ndarray, np.ndarray]) -> Ground | None:
+        """From x and y of the centres of pixels; None for a single row or column."""
+        x, y = centres
+        return cls(x, y, *np.gradient(x), *np.gradient(y)) if min(x.shape) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -25,20 +44,16 @@ class Lookup:
                                    columns=self.columns[top:bottom],
                                    transform=(a, b, c + b * top, d, e, f + e * top))
 
-    def fits(self, lonlat: tuple[np.ndarray, np.ndarray]) -> bool:
+    def fits(self, ground: Ground) -> bool:
         """Whether most cells lie within 1.5 pixels of the pixel that the table gives them."""
-        return self._nearest(1, *lonlat) is not None
+        return self._nearest(1, ground)[2] <= 0.5
 
-    def finer(self, scale: int, lonlat: tuple[np.ndarray, np.ndarray] | None = None) -> Lookup:
+    def finer(self, scale: int, ground: Ground | None = None) -> Lookup:
         """The table of cells and pixels that are `scale` times smaller.
 
-        A finer cell takes the finer pixel nearest to its centre: `lonlat`, of the centres of the
-        sensor's pixels in the map's own units, says where that is, by the steps from pixel to
-        pixel. Where it does not fit the table, the finer cells of a cell are the finer pixels of
-        its pixel, in their order.
-
-        Args:
-            lonlat: (H, W) each, of the pixels before they became finer.
+        A finer cell takes the finer pixel nearest to its centre: `ground`, of the sensor's pixels
+        before they became finer, says where that is. Without it the finer cells of a cell are the
+        finer pixels of its pixel, in their order.
         """
         inner = np.arange(scale)
         valid = (self.rows >= 0) & (self.columns >= 0)
@@ -46,8 +61,8 @@ class Lookup:
         rows = np.broadcast_to(self.rows[:, None, :, None] * scale + inner[None, :, None, None],
                                shape)
         columns = np.broadcast_to(self.columns[:, None, :, None] * scale + inner, shape)
-        if lonlat is not None and (moved := self._nearest(scale, *lonlat)) is not None:
-            rows, columns = moved
+        if ground is not None:
+            rows, columns, _ = self._nearest(scale, ground)
         rows, columns = (np.where(valid[:, None, :, None], values, -1).astype(np.int32)
                          for values in (rows, columns))
         full = (shape[0] * scale, shape[2] * scale)
@@ -55,46 +70,35 @@ class Lookup:
         return dataclasses.replace(self, rows=rows.reshape(full), columns=columns.reshape(full),
                                    transform=finer_transform(self.transform, step, step))
 
-    def _nearest(self, scale: int, lon: np.ndarray,
-                 lat: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def _nearest(self, scale: int, ground: Ground) -> tuple[np.ndarray, np.ndarray, float]:
         """Finer rows and columns, (H', scale, W', scale), of the finer pixels nearest to the finer
-        cells' centres.
-
-        None where a cell lies more than a pixel from the pixel that the table gives it, for most
-        cells.
-        """
-        height, width = lon.shape
-        if min(height, width) < 2:
-            return None
+        cells' centres, and the share of cells that lie more than 1.5 pixels from their pixel."""
+        height, width = ground.x.shape
         a, b, c, d, e, f = self.transform
-        r, k = np.clip(self.rows, 0, height - 1), np.clip(self.columns, 0, width - 1)
-        # Steps on the ground from row to row and from column to column: a 2 x 2 matrix for each
-        # pixel, then inverted.
-        (lon_r, lon_k), (lat_r, lat_k) = np.gradient(lon), np.gradient(lat)
-        determinant = lon_k * lat_r - lon_r * lat_k
-        rows, columns = (np.empty((self.rows.shape[0], scale, self.rows.shape[1], scale), np.int32)
-                         for _ in range(2))
+        shape = self.rows.shape[0], scale, self.rows.shape[1], scale
+        rows, columns = np.empty(shape, np.int32), np.empty(shape, np.int32)
         far, seen = 0, 0
-        with np.errstate(all="ignore"):
-            for top in range(len(self.rows)):
-                i, j = r[top], k[top]
-                for y in range(scale):
-                    for x in range(scale):
-                        column, row = np.arange(len(i)) + (x + 0.5) / scale, top + (y + 0.5) / scale
-                        u = c + a * column + b * row - lon[i, j]
-                        v = f + d * column + e * row - lat[i, j]
-                        down = (lon_k[i, j] * v - lat_k[i, j] * u) / determinant[i, j]
-                        across = (lat_r[i, j] * u - lon_r[i, j] * v) / determinant[i, j]
-                        inside = self.rows[top] >= 0
-                        off = ~(np.maximum(np.abs(down), np.abs(across)) <= 1.5)
-                        far, seen = far + int((off & inside).sum()), seen + int(inside.sum())
-                        down, across = (np.clip(np.nan_to_num(step), -1, 1)
-                                        for step in (down, across))
-                        rows[top, y, :, x] = np.clip(np.floor((i + 0.5 + down) * scale), 0,
-                                                     height * scale - 1)
-                        columns[top, y, :, x] = np.clip(np.floor((j + 0.5 + across) * scale), 0,
-                                                        width * scale - 1)
-        return (rows, columns) if far * 2 <= seen else None
+        for top in range(len(self.rows)):
+            inside = self.rows[top] >= 0
+            i = np.clip(self.rows[top], 0, height - 1)
+            j = np.clip(self.columns[top], 0, width - 1)
+            x, y, x_down, x_across, y_down, y_across = (part[i, j] for part in ground)
+            # The steps are a 2 x 2 matrix for each pixel, which is inverted.
+            determinant = x_across * y_down - x_down * y_across
+            for inner in np.ndindex(scale, scale):
+                row, column = (np.array(inner) + 0.5) / scale
+                right = c + a * (np.arange(len(i)) + column) + b * (top + row) - x
+                up = f + d * (np.arange(len(i)) + column) + e * (top + row) - y
+                with np.errstate(all="ignore"):
+                    down = (x_across * up - y_across * right) / determinant
+                    across = (y_down * right - x_down * up) / determinant
+                off = ~(np.maximum(np.abs(down), np.abs(across)) <= 1.5)
+                far, seen = far + int((off & inside).sum()), seen + int(inside.sum())
+                down, across = (np.clip(np.nan_to_num(step), -1, 1) for step in (down, across))
+                at = top, inner[0], slice(None), inner[1]
+                rows[at] = np.clip(np.floor((i + 0.5 + down) * scale), 0, height * scale - 1)
+                columns[at] = np.clip(np.floor((j + 0.5 + across) * scale), 0, width * scale - 1)
+        return rows, columns, far / max(seen, 1)
 
     def take(self, cube: np.ndarray, top: int, bottom: int, nodata: float) -> np.ndarray:
         """Rows of the map grid of a cube (B, H, W): (B, bottom - top, W'), `nodata` where there is

@@ -14,7 +14,7 @@ from utility.cubes import ground
 from utility.cubes.containers import named, writers_of
 from utility.cubes.cube import BLOCK, Scene
 from utility.cubes.formats import envi
-from utility.cubes.ortho import Lookup
+from utility.cubes.ortho import Ground, Lookup
 from utility.cubes.values import marker_of
 from utility.degradation import Degradation, grid
 from utility.names import DEFAULT_KIND
@@ -78,7 +78,7 @@ def write_lonlat(path: Path, like: Scene, overwrite: bool) -> None:
 class OnMap:
     """A result that is put on the map grid of a lookup table."""
     lookup: Lookup                                     # of the input's pixels
-    lonlat: tuple[np.ndarray, np.ndarray] | None  # of the input's pixels, where they fit the table
+    ground: Ground | None                              # of these pixels, where it fits the table
     scale: int
     like: Scene                                        # of the file to write
 
@@ -89,7 +89,7 @@ class OnMap:
         row = len(cube) * columns * self.scale ** 2 * cube.itemsize
         step = max(1, BLOCK // row)
         for top in range(0, rows, step):
-            part = self.lookup.rows_of(top, min(top + step, rows)).finer(self.scale, self.lonlat)
+            part = self.lookup.rows_of(top, min(top + step, rows)).finer(self.scale, self.ground)
             block = part.take(cube, 0, len(part.rows), self.like.nodata)
             writer[:, top * self.scale:top * self.scale + block.shape[1], :] = block
 
@@ -113,8 +113,9 @@ def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
         raise UserError("--ortho needs a value for cells without a pixel; name one with --nodata, "
                         "or give --dtype float32.")
     lonlat = like.metadata.get("lonlat of the input")
+    ground = None if lonlat is None else Ground.of(lonlat)
     on_map = lookup.rows_of(0, 1).finer(scale)
-    return OnMap(lookup, lonlat if lonlat and lookup.fits(lonlat) else None, scale,
+    return OnMap(lookup, ground if ground and lookup.fits(ground) else None, scale,
                  dataclasses.replace(like, transform=on_map.transform, crs=lookup.crs, lonlat=None,
                                      nodata=np.nan if like.nodata is None else like.nodata))
 
