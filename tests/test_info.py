@@ -69,7 +69,8 @@ def test_the_cost_is_that_of_the_weights_which_are_named(capsys, monkeypatch):
 def test_a_cost_grows_with_the_pixels_and_is_measured():
     net = create_model("biqrnn_2_1")
     small, large = info.cost(net, (3, 16, 16), 4), info.cost(net, (3, 160, 160), 4)
-    assert 0 < small.seconds < large.seconds and large.memory > small.memory > 1e8  # of the whole process
+    # of the whole process
+    assert 0 < small.seconds < large.seconds and large.memory > small.memory > 1e8
 
 
 def test_of_an_unclear_file_it_says_what_is_known_and_what_is_unclear(tmp_path, capsys):

@@ -57,7 +57,8 @@ def test_by_wavelength_supports_are_as_far_apart_as_steps_of_the_usual_width():
 def test_a_spectrum_from_long_to_short_is_thinned_as_well():
     nm = np.r_[400 + 10.0 * np.arange(20), 900 + 10.0 * np.arange(20)]
     forward, back = (choose_supports(6, EVEN, Spectrum(way)) for way in (nm, nm[::-1]))
-    assert len(back.bands) == len(forward.bands) < 20 and {0, 19, 20, 39} <= set(back.bands.tolist())
+    assert (
+        len(back.bands) == len(forward.bands) < 20 and {0, 19, 20, 39} <= set(back.bands.tolist()))
     assert np.allclose(back.shares @ nm[::-1][back.bands], nm[::-1], atol=1e-2)
 
 

@@ -48,8 +48,9 @@ class Cost(NamedTuple):
 
 
 def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
-    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece of it that is timed:
-    the network on the bands that it computes, and all that is done to the values of all bands."""
+    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece
+    of it that is timed: the network on the bands that it computes, and all that is done to the
+    values of all bands."""
     bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
     problem = Problem(scale, start=STARTS[1])
     computed = -(-(bands - 1) // band_step(net, problem, bands)) + 1 if bands > 1 else 1
@@ -65,15 +66,18 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
         return Cost(per_pixel * height * width + rest, None)
     tile, halo = auto_tile(net, (computed, height, width), scale), 2 * net.halo(scale)
     again = ((tile + halo) / tile) ** 2 if tile else 1.0  # halos are computed more than once
-    activations = net.bytes_per_pixel(computed, scale) * ((tile + halo) ** 2 if tile else height * width)
+    activations = net.bytes_per_pixel(computed, scale) * (
+        (tile + halo) ** 2 if tile else height * width)
     # Three cubes of the input's size, six strips of a result, a row of tiles of its file.
-    return Cost(per_pixel * height * width * again + rest, activations + resident() + 12 * math.prod(shape)
-                + min(6 * STRIP, 24 * bands * height * width) + 2 * bands * min(height, 256) * width)
+    return Cost(per_pixel * height * width * again + rest,
+                activations + resident() + 12 * math.prod(shape)
+                + min(6 * STRIP, 24 * bands * height * width)
+                + 2 * bands * min(height, 256) * width)
 
 
 def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
-    """Seconds a pixel of the result for what is done beside the network: three methods are interpolated, counted and
-    compared with the input, and one is written."""
+    """Seconds a pixel of the result for what is done beside the network: three methods are
+    interpolated, counted and compared with the input, and one is written."""
     low = np.random.default_rng(0).random((bands, PIECE, PIECE), np.float32)
     begin = time.perf_counter()
     made = methods(None, low, problem)
@@ -88,9 +92,10 @@ def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
 
 
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,
-                  arch: str | None = None, given: str | None = None, device: torch.device | str = "cpu",
-                  **execution: Any) -> Iterator[str]:
-    """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is known, and what is unclear.
+                  arch: str | None = None, given: str | None = None,
+                  device: torch.device | str = "cpu", **execution: Any) -> Iterator[str]:
+    """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is
+    known, and what is unclear.
 
     Args:
         scale, kind, arch: what weights shall be for; None is any.
@@ -133,7 +138,8 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         if given and factor not in (info.scales or SCALES):
             continue
         spent = cost(net.to(device), scene.cube.shape, factor)
-        memory = "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory"
+        memory = (
+            "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
         yield f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about {duration(spent.seconds)}, {memory}"
 
 
@@ -160,23 +166,28 @@ def _values(scene: Scene) -> dict[str, str]:
     pixels = scene.cube.shape[1] * scene.cube.shape[2]
     declared = [] if scene.nodata is None else [f"the value {scene.nodata:g}"]
     declared += [] if scene.missing is None else ["a mask or an alpha band"]
-    return {
-        "values": f"{scene.cube.dtype}, {low:g} .. {high:g}{_meaning(scene)}",
-        "no-data": (" and ".join(declared) or "no value is declared")
-        + f"; {missing} of {pixels} pixels ({missing / pixels:.1%}) are missing in all bands"
-        + (f"; {fill.share:.1%} are {fill.value:g}, which looks like one: --nodata {fill.value:.10g}" if fill else ""),
-        "bad bands": ", ".join(filter(None, (
-            in_words([band for band in bad if not band.fillable or band.pixels > missing], range(len(scene.cube))),
-            f"marked as bad in the file: {', '.join(_runs(marked))}" if marked else ""))) or "none",
-    }
+    return {"values": f"{scene.cube.dtype}, {low:g} .. {high:g}{_meaning(scene)}",
+            "no-data": (" and ".join(declared) or "no value is declared") + f"; {missing} of "
+            f"{pixels} pixels ({missing / pixels:.1%}) are missing in all bands"
+            + (f"; {fill.share:.1%} are {fill.value:g}, which looks like one: --nodata "
+               f"{fill.value:.10g}" if fill else ""),
+            "bad bands": ", ".join(filter(None,
+                                          (in_words([band
+                                                     for band in bad
+                                                     if not band.fillable or band.pixels > missing],
+                                                    range(len(scene.cube))),
+                                           f"marked as bad in the file: {', '.join(_runs(marked))}"
+                                           if marked else ""))) or "none"}
 
 
 def _meaning(scene: Scene) -> str:
     """What the values stand for: how they were stored, gain and offset, units."""
     words = f", stored as {scene.metadata['packing']}" if "packing" in scene.metadata else ""
     if scene.gain is not None:
-        gains, offsets = np.unique(scene.gain), np.unique(np.zeros(1) if scene.offset is None else scene.offset)
-        gain, offset = (f"{v[0]:g}" if len(v) == 1 else f"{v[0]:g} to {v[-1]:g} (by band)" for v in (gains, offsets))
+        gains, offsets = (np.unique(scene.gain),
+                          np.unique(np.zeros(1) if scene.offset is None else scene.offset))
+        gain, offset = (f"{v[0]:g}" if len(v) == 1 else f"{v[0]:g} to {v[-1]:g} (by band)"
+                        for v in (gains, offsets))
         words += f"; physical value = {gain} x value" + (f" + {offset}" if np.any(offsets) else "")
     return words + (f"; units {scene.units}" if scene.units else "")
 
@@ -203,7 +214,9 @@ def _beside(stored: Stored) -> str:
     """What stands beside an array whose axes are not clear."""
     found = [f"{len(nm)} wavelengths, {nm.min():g} .. {nm.max():g} nm" for nm in stored.vectors]
     found += [f"{times(shape)} values" for shape in stored.planes]
-    return "; ".join([*found, "no no-data value" if stored.nodata is None else f"the no-data value {stored.nodata:g}"])
+    return "; ".join([
+        *found,
+        "no no-data value" if stored.nodata is None else f"the no-data value {stored.nodata:g}"])
 
 
 def _wavelengths(scene: Scene) -> str:
@@ -226,8 +239,8 @@ def _without_grid(scene: Scene) -> str:
         words.append("RPCs")
     if scene.lonlat is not None:
         lon, lat = scene.lonlat
-        words.append(f"longitude {np.nanmin(lon):.5g} to {np.nanmax(lon):.5g} and latitude {np.nanmin(lat):.5g} to "
-                     f"{np.nanmax(lat):.5g} of every pixel")
+        words.append(f"longitude {np.nanmin(lon):.5g} to {np.nanmax(lon):.5g} and latitude "
+                     f"{np.nanmin(lat):.5g} to {np.nanmax(lat):.5g} of every pixel")
     if lookup := scene.metadata.get("lookup"):
         words.append(f"a lookup table (GLT) for a map grid of {times(lookup.rows.shape)}: --ortho")
     return "no map grid; " + ", ".join(words) if words else "no georeference"
