@@ -467,14 +467,14 @@ def hyperion(folder: Path) -> Path:
 CAVE = np.linspace(400, 700, 31)
 
 
-def cave(folder: Path, colour: bool = False) -> Path:
+def cave(folder: Path, colour: bool = False, light: float = 1.0) -> Path:
     """A folder in a folder of 31 PNGs: grey of 16 bits, or colours of 8 bits as a few scenes
     have."""
     import cv2
 
     inside = folder / folder.name
     inside.mkdir(parents=True)
-    for i, plane in enumerate(field(CAVE)):
+    for i, plane in enumerate(light * field(CAVE)):
         grey = np.rint(plane * (255 if colour else 65535)).astype("u1" if colour else "u2")
         cv2.imwrite(
             str(inside / f"{folder.name}_{i + 1:02d}.png"),

@@ -253,8 +253,8 @@ def test_a_scene_is_found_in_an_installed_package_or_the_way_to_it_is_said(tmp_p
 
 
 def test_a_folder_of_pictures_as_cave_is_delivered_trains_by_the_lists_of_the_card(tmp_path):
-    for name in ("beads_ms", "cloth_ms", "paints_ms", "hairs_ms", "mine_ms"):
-        products.cave(tmp_path / "CAVE" / name)
+    for i, name in enumerate(("beads_ms", "cloth_ms", "paints_ms", "hairs_ms", "mine_ms")):
+        products.cave(tmp_path / "CAVE" / name, light=1 - i / 10)
     lmdb_data.main(["--dataset", "cave", "--source", str(tmp_path / "CAVE"), "--out", "a.lmdb",
                     "--patch", "8", "--zooms", "1", "--stride", "8", "--quiet"])
     meta = LMDBDataset("a.lmdb").meta

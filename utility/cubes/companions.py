@@ -25,8 +25,10 @@ TEXTS = ("crs_wkt", "band_names", "units")
 NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised",
          "origin"}
 """Of the arrays that are read beside the cube, in lower case."""
-COMPANION = re.compile(r"(^|_)(qual(ity)?|masks?|flags?|qa|qc|unc|uncert\w*|err(or)?s?|std(ev)?|sigma|saturation|cloud\w*|class\w*|rgb|"
-                       r"quicklook|ql|pan|lat|lon|latitude|longitude|elev\w*|glt\w*|label\w*|lbl|weights?)(_|$)")
+COMPANION = re.compile(
+    r"(^|_)(qual(ity)?|masks?|flags?|qa|qc|unc|uncert\w*|err(or)?s?|std(ev)?|sigma|saturation|"
+    r"cloud\w*|class\w*|rgb|quicklook|ql|pan|lat|lon|latitude|longitude|elev\w*|glt\w*|label\w*|"
+    r"lbl|weights?)(_|$)")
 """In the name of an array, in lower case: the array is about the cube, and is none itself."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
