@@ -29,6 +29,19 @@ COMMANDS: dict[str, str] = {"224 bands, network": f"{NETWORK} --amp off",
 """What is run, in the folder of each checkout. `--amp off` compares the same arithmetic."""
 
 
+# The system's own count of a child begins with the memory of the process that started it.
+WATCHED = """
+import atexit, runpy, sys
+def highest():
+    status = open("/proc/self/status").read()
+    print(status.partition("VmHWM:")[2].split()[0], file=sys.stderr)
+atexit.register(highest)
+sys.path.insert(0, ".")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def satellite_like(path: Path, bands: int, side: int) -> Path:
     """An int16 GeoTIFF of mixed smooth spectra with texture, wavelengths and a place; not
     compressed."""
@@ -53,7 +66,7 @@ def run_once(root: Path, words: list[str], threads: int) -> dict[str, float]:
     """A command in the folder of a checkout: seconds, the processor's seconds, and peak memory in
     bytes."""
     begin = time.perf_counter()
-    with subprocess.Popen([sys.executable, *words], cwd=root,
+    with subprocess.Popen([sys.executable, "-c", WATCHED, *words], cwd=root,
                           env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         said = process.stderr.read().decode()
@@ -63,7 +76,7 @@ def run_once(root: Path, words: list[str], threads: int) -> dict[str, float]:
         raise RuntimeError(
             f"{' '.join(words)} ended with {process.returncode}: {said.strip()[-300:]}")
     return {"time": time.perf_counter() - begin, "processor": used.ru_utime + used.ru_stime,
-            "process": used.ru_maxrss * 1024}
+            "process": int(said.splitlines()[-1]) * 1024}
 
 
 def compare_files(setup: Setup, theirs: Path, ours: Path) -> Rows:
