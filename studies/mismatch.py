@@ -39,7 +39,7 @@ from utility.report.tables import markdown, write_text  # noqa: E402
 from utility.scenes import Reading, list_scenes  # noqa: E402
 from utility.superres.methods import methods  # noqa: E402
 from utility.superres.noise import with_noise  # noqa: E402
-from utility.superres.problem import Problem  # noqa: E402
+from utility.superres.problem import Problem, for_noise  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import write_json  # noqa: E402
 from utility.system.progress import track  # noqa: E402
@@ -115,7 +115,8 @@ def _rows(net: Network, label: str, start: str, scale: int, cubes: Mapping[str, 
             low, noise = downsample(torch.from_numpy(gt), scale, case.true).numpy(), None
             if case.snr is not None:
                 low, noise = with_noise(low, case.snr, SEED, name)
-            made = methods(net, low, replace(case.problem(scale, start), tile=0), noise=noise)
+            problem = for_noise(case.problem(scale, start), noise)
+            made = methods(net, low, replace(problem, tile=0), noise=noise)
             row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name, "true": case.true,
                                    "assumed": case.assumed, "snr": case.snr}
             for key, method in made.items():

@@ -11,7 +11,7 @@ DEFAULT_KIND = "gaussian"
 ANY = "mtf"
 """The degradation of a training that draws an MTF for each patch, and of a network that serves
 every blur."""
-SAFE_MTF = 0.6
+SAFE_MTF = 0.7
 """Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false
 edges."""
 STARTS = ("interpolation", "backprojection")

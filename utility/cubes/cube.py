@@ -251,8 +251,8 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
     disappears with the array.
 
     Args:
-        folder: of that file; by default the system's folder for temporary files (TMPDIR), which may
-            lie in memory.
+        folder: of that file, or the nearest folder above that exists; by default the system's
+            folder for temporary files (TMPDIR), which may lie in memory.
 
     Raises:
         UserError: the disk is full or not writable.
@@ -260,7 +260,8 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= SCRATCH:
         return np.zeros(shape, dtype)
-    folder = Path(folder or tempfile.gettempdir())
+    folder = Path(folder or tempfile.gettempdir()).resolve()
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
         _claim(file, size)
         return np.memmap(file, dtype, "w+", shape=shape)

@@ -20,7 +20,7 @@ from utility.scenes import Reading, create_scene, describe, first_line, open_as,
 from utility.superres.methods import AT_ONCE, methods
 from utility.superres.noise import snr_of, told_noise
 from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
-from utility.superres.problem import Problem, sensor_in_words
+from utility.superres.problem import Problem, for_noise, sensor_in_words
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
 from utility.superres.spectrum import spectrum_of
@@ -99,6 +99,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     scale, view = problem.scale, _preview(*scene.cube.shape, problem.scale) if figure else (0, 0, 0, 0)
     values = Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (low_end, high_end), scale, view)
     bad_values = values_of_bad_bands(whole, bad, problem, values, low_end, high_end) if bad else None
+    low = _in_unit_range(scene, low_end, high_end, target.parent)
+    noise = told_noise(low, problem.snr, scene.filled)
+    problem = for_noise(problem, noise)
     like = _like(whole, scene, values, net, problem, writing)
     shape = len(whole.cube), *(n * scale for n in scene.cube.shape[1:])
     if text := left_out(target, like):
@@ -106,8 +109,6 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     if beside := None if writing.ortho else lonlat_path(target, like):
         refuse_existing(beside, writing.overwrite)
     with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
-        low = _in_unit_range(scene, low_end, high_end, target.parent)
-        noise = told_noise(low, problem.snr, scene.filled)
         made = methods(net, low, problem, target.parent, noise, spectrum_of(scene), scene.filled)
         halos = {key: Halo(low, scale, problem.degradation, scene.filled) for key in made}
 

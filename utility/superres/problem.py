@@ -2,8 +2,10 @@
 is measured."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from utility.checkpoints import CheckpointInfo
 from utility.degradation import Degradation
@@ -99,6 +101,17 @@ def _note_differences(info: CheckpointInfo, asked: Degradation, chosen: bool) ->
     elif info.degradation != asked.name and not (info.degradation == ANY and asked.block_grid):
         note(f"{info.path} was trained for degradation {info.degradation}, and {asked.name} is "
              "asked for: expect less of it")
+
+
+def for_noise(problem: Problem, noise: np.ndarray | None) -> Problem:
+    """The problem for a cube whose noise is told.
+
+    What a network adds to a band removes the band's own noise, which its neighbours do not have. So
+    each band is computed, unless a step is asked for.
+    """
+    if noise is None or problem.bands_step != "auto":
+        return problem
+    return replace(problem, bands_step=1)
 
 
 def sensor_in_words(problem: Problem, snr: float | None = None) -> str:

@@ -38,7 +38,7 @@ from utility.report.tables import (
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.noise import with_noise
-from utility.superres.problem import Problem
+from utility.superres.problem import Problem, for_noise
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.spectrum import spectrum_of
 from utility.system import distributed
@@ -191,6 +191,7 @@ class _Test:
                             "it another name.")
         others, unseen = self._others(image, gt.shape, unseen)
         counted = None if unseen is None else ~unseen
+        problem = for_noise(problem, noise)
         made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene), missing=lost)
         cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
