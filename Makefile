@@ -18,8 +18,8 @@ demo: $(READY)
 	@echo "1 of 3: render the sample scenes (about 10 s)"
 	rm -rf results/demo
 	$(PY) data/make_samples.py --force
-	@echo "2 of 3: super-resolve a GeoTIFF, with a report (about 15 s)"
-	$(PY) hsi_test.py --input data/sample/own/village_16m.tif --output results/demo/village_4m.tif --report
+	@echo "2 of 3: super-resolve a GeoTIFF of a sensor with an MTF of 0.3, with a report (about 15 s)"
+	$(PY) hsi_test.py --input data/sample/own/village_16m.tif --mtf 0.3 --output results/demo/village_4m.tif --report
 	@echo "3 of 3: test against ground truth, with a report (about 30 s)"
 	$(PY) hsi_test.py --data data/sample/natural/test data/sample/remote --out results/demo/test --report
 	@echo "look at results/demo/village_4m_report/report.html and results/demo/test/report.html"

@@ -265,7 +265,7 @@ def make_samples(folder: str | Path = "data/sample", seed: int = 2021, train: in
 
     natural/{train,test}/natural_NN.mat hold `train` + `test` scenes of 31 x side x side;
     remote/village.mat (MATLAB v5, key `scene`, (H, W, 103) uint16) one of `remote` pixels, 4 m
-    wide; own/village_16m.tif the same scene as a sensor of 16 m sees it (`gaussian`, x4), in UTM
+    wide; own/village_16m.tif the same scene as a sensor of 16 m and an MTF of 0.3 sees it, in UTM
     zone 33 N. Each scene depends on `seed` and its own number only.
 
     Raises:
@@ -287,7 +287,7 @@ def make_samples(folder: str | Path = "data/sample", seed: int = 2021, train: in
         scipy.io.savemat(temporary / "remote" / "village.mat", content, do_compression=True)
         files.append(folder / "remote" / "village.mat")
         low = downsample(torch.from_numpy(scene.astype(np.float64)), 4,
-                         "gaussian").round().numpy().astype(np.uint16)
+                         "mtf 0.3").round().numpy().astype(np.uint16)
         place = {"crs": rasterio.crs.CRS.from_epsg(32633).to_wkt(),
                  "transform": (16.0, 0.0, 500000.0, 0.0, -16.0, 5400000.0)}
         (temporary / "own").mkdir()
