@@ -16,9 +16,10 @@ as large as bright ones.
 
 `lowgrid_<width>_<units>_sensor` is told, beside, what is known of the sensor: noise and MTF
 (`Network.inputs`). One file of its weights serves every blur. What it adds to a pixel is counted in
-units of the brightest of the 3 x 3 input pixels around, where that is less than the band's
-deviation; and no value falls below half of the darkest of them. A spectral angle counts dark pixels
-as much as bright ones, and there an error of a hundredth of the deviation is large.
+units of the contrast of the 3 x 3 input pixels around (.7 of their range, or of .15 of the
+brightest), where that is less than the band's deviation; and no value falls below half of the
+darkest of them. A spectral angle counts dark pixels as much as bright ones, and there an error of a
+hundredth of the deviation is large.
 """
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ class LowGrid(Network):
             return deviation.expand_as(low), None
         brightest, darkest = (
             sign * F.max_pool3d(sign * low, (1, 3, 3), 1, (0, 1, 1)) for sign in (1, -1))
-        return torch.minimum(deviation, brightest.clamp_min(0)), darkest / 2
+        contrast = torch.maximum(brightest - darkest, 0.15 * brightest)
+        return torch.minimum(deviation, 0.7 * contrast.clamp_min(0)), darkest / 2
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 configuration says or as drawn.
 
 With the degradation `mtf` each patch is blurred as by a sensor of its own: an MTF from .08 to .8, a
-tenth of the patches by the mean of each block. The network is told an MTF that is a little off, or,
-for a part of the patches, none: its start image is then made for `SAFE_MTF`, as for a sensor that
-nobody knows. Noise is drawn by patch and band, and told a little off, too; of half of the patches
-it is small, and not told.
+tenth of the patches by the mean of each block, and a tenth by `gaussian` where it has the scale
+factor. The network is told an MTF that is a little off, or, for a part of the patches, none: its
+start image is then made for `SAFE_MTF`, as for a sensor that nobody knows. Noise is drawn by patch
+and band, and told a little off, too; of half of the patches it is small, and not told.
 
 A draw depends on the seed, its key and the number of the patch in the whole step alone. So a
 resumed run, or another number of processes, sees the same.
@@ -102,8 +102,9 @@ def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sen
     rows, columns = rng.uniform(LOWEST, HIGHEST, 2)
     off, noise, told_noise, quiet = (rng.normal(0, 0.03), rng.random(), rng.normal(0, 0.15),
                                      rng.uniform(*QUIET))
-    if kind < 0.1:
-        true = told = Degradation(scale, "area")
+    if kind < 0.2:
+        even = kind < 0.1 and not scale % 2
+        true = told = Degradation(scale, "gaussian" if even else "area")
     else:
         if isotropic < 0.75:
             columns = rows
