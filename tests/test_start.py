@@ -50,3 +50,9 @@ def test_the_names_on_the_command_line_are_those_that_exist():
     assert set(names.PRECISIONS) >= set(devices.AMP)
     assert tuple(losses.LOSSES) == names.LOSSES
     assert set(names.STORED) == {"float32", "float16"} and lmdb_dataset.STORED is names.STORED
+
+
+def test_the_networks_do_without_the_compiler():
+    """Half as long again as torch."""
+    code = "import sys, models, utility.superres.deliver; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300).returncode == 0

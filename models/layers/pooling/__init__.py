@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -133,7 +134,14 @@ def _triton_runs(gates: Tensor) -> bool:
     return gates.is_cuda and _HAS_TRITON and gates.dtype != torch.float64 and _triton_compiles()
 
 
-@torch.compiler.assume_constant_result
+def _constant(function: Callable[..., bool]) -> Callable[..., bool]:
+    """What `torch.compiler.assume_constant_result` does, which imports the compiler: half as long
+    again as torch."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@_constant
 def _compiled() -> bool:
     return cpu.library() is not None
 
@@ -150,7 +158,7 @@ def _kernels(backend: str):
     return gpu
 
 
-@torch.compiler.assume_constant_result
+@_constant
 @functools.cache
 def _triton_compiles() -> bool:
     """Whether a kernel can be built on this machine; tried once, and a warning says why it
