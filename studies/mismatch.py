@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders with the scenes")
     parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8], help="scale factors (default: 4 2 8)")
-    parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: shipped weights for any MTF")
+    parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: those that a cube of your own gets")
     parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     cubes = dict(_scenes(options.scenes))
@@ -90,10 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _shipped(scale: int) -> list[Path]:
-    found = [one for one in weights.shipped() if one.card["degradation"] == ANY and scale in one.scales]
-    for one in found:
-        one.check()
-    return [one.path for one in found]
+    """The weights that a cube of a user's own gets at a scale factor."""
+    found = weights.choose(None, scale, f"{ANY} {SAFE_MTF}")
+    return [found.path] if found else []
 
 
 def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:

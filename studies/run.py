@@ -311,8 +311,9 @@ def repeat_weights(place: Place) -> None:
                 last = None
                 break
             script, *words = shlex.split(training["command"])
-            if "--init" in words:
-                words[words.index("--init") + 1] = str(last)
+            if "--init" in words:  # where no card says how the first weights came, the seed does
+                at = words.index("--init")
+                words[at:at + 2] = ["--init", str(last)] if last else []
             folder = place.out / "weights" / f"{one.path.stem}_{number}"
             words += ["--run-dir", str(folder), "--quiet",
                       *([*QUICK, "--data", *data] if place.quick else [])]

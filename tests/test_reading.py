@@ -58,12 +58,13 @@ def test_options_go_before_the_card_and_the_card_before_the_file(
 def test_the_size_of_a_card_is_for_pixels_and_an_option_goes_first(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).random((3, 8, 6))
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(3, -1))
-    card = card_of(tmp_path, 'layout = "pixels"\nsize = [8, 6]\n')
+    card = card_of(tmp_path, 'layout = "pixels-columns"\nsize = [8, 6]\n')
     np.testing.assert_array_equal(open_as(tmp_path / "flat.npy", card.completed(Reading())).cube,
                                   cube)
     assert (open_as(tmp_path / "flat.npy", card.completed(Reading(size=(6, 8)))).cube.shape
             == (3, 6, 8))
-    np.testing.assert_array_equal(read_scene(tmp_path / "flat.npy", size=(8, 6)).cube, cube)
+    columns = read_scene(tmp_path / "flat.npy", layout="pixels-columns", size=(8, 6))
+    np.testing.assert_array_equal(columns.cube, cube)
 
 
 def test_a_picture_a_scene_of_a_few_pixels_and_one_of_three_bands_are_told_apart(tmp_path, capsys):

@@ -156,8 +156,8 @@ def database(with_old: bool) -> Work:
         except UserError:
             assert not with_old and not (folder / "out.lmdb").exists()
             return "old"
-        assert (len(data) == 20
-                and all(np.isfinite(data[i]).all() for i in range(20))), "the database is not whole"
+        assert (len(data) == 16
+                and all(np.isfinite(data[i]).all() for i in range(16))), "the database is not whole"
         return {"old.npy": "old", "new.npy": "new"}[data.meta["sources"][0]["file"]]
 
     return Work(f"build of a database{', over an old one' if with_old else ''}", prepare,

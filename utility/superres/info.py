@@ -25,7 +25,7 @@ from utility.cubes.cube import Scene, Stored
 from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
-from utility.names import SCALES, STARTS
+from utility.names import ANY, SAFE_MTF, SCALES, STARTS
 from utility.scenes import Reading, first_line, open_scene
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
@@ -52,7 +52,7 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
     of it that is timed: the network on the bands that it computes, and all that is done to the
     values of all bands."""
     bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
-    problem = Problem(scale, start=STARTS[1])
+    problem = Problem(scale, f"{ANY} {SAFE_MTF}", STARTS[1])
     computed = -(-(bands - 1) // band_step(net, problem, bands)) + 1 if bands > 1 else 1
     side = -(-PIECE // net.step(scale)) * net.step(scale)
     rng = np.random.default_rng(0)
