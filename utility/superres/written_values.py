@@ -76,7 +76,8 @@ class Values:
     def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
         """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that
         is refused."""
-        _copy_part(self.preview, self.view, block.clip(0, 1) if self.unit_range else block, top, left)
+        shown = block.clip(0, 1) if self.unit_range else block
+        _copy_part(self.preview, self.view, shown, top, left)
         if self.unit_range:
             outside = int(((block < 0) | (block > 1)).sum())
         else:

@@ -93,7 +93,8 @@ def open_raster(path: Path, key: str | None) -> Stored:
     if source.count == 1 and len(source.subdatasets) >= 2:
         return open_stack(path, _pages(path, source), "GTiff",
                           f"{len(source.subdatasets)} pages are the bands")
-    alpha, missing = _masked(source, path)
+    with quiet():
+        alpha, missing = _masked(source, path)
     indexes = [i for i in source.indexes if i != alpha]
     if len(indexes) < 2:
         inside = (
@@ -197,6 +198,8 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     GDAL calls the fourth of four bands of bytes alpha, whatever it holds: a band is one whose
     values are but 0 and one other.
     """
+    with suppress(Exception):  # GDAL answers the first question with what is wrong in an .aux.xml
+        source.colorinterp  # noqa: B018
     alpha = next((i
                   for i, use in zip(source.indexes, source.colorinterp, strict=True)
                   if use == ColorInterp.alpha), None)
@@ -214,6 +217,8 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     own = [i for i, flags in zip(source.indexes, source.mask_flag_enums, strict=True)
            if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags)]
     shared = any(MaskFlags.per_dataset in source.mask_flag_enums[i - 1] for i in own)
+    if not own:
+        return None, None
     missing = np.zeros(source.shape, bool)
     for i in own[:1] if shared else own:
         missing |= source.read_masks(i) == 0
