@@ -38,6 +38,7 @@ from utility import weights
 from utility.cubes.axes import LAYOUTS
 from utility.names import (
     ANY,
+    DEFAULT_KIND,
     DEGRADATIONS,
     METHODS,
     POOLING,
@@ -485,7 +486,8 @@ def _refuse_without_effect(options: argparse.Namespace, parser: argparse.Argumen
 def shipped_weights(options: argparse.Namespace) -> str | None:
     """The shipped weights that fit, said by name; None, said too, where none do and a test can go
     on without a network."""
-    found = weights.choose(options.arch, options.scale, options.degradation)
+    kind = options.degradation or (None if options.output else DEFAULT_KIND)
+    found = weights.choose(options.arch, options.scale, kind)
     if found:
         note_once(f"the shipped weights {found.describe()} are taken; -rp names others")
         return str(found.path)

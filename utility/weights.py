@@ -51,7 +51,10 @@ class Shipped:
         """Whether the weights are of this network, for this scale factor and this degradation; None
         is any."""
         own = self.card["degradation"]
-        served = kind in (None, own) or (own == ANY and kind.split()[0] in SERVED)
+        served = kind in (None, own)
+        if own == ANY and kind:
+            # at x2 `gaussian` is an MTF of .002, which no sensor has and no such training draws
+            served = kind.split()[0] in SERVED and (kind, scale) != ("gaussian", 2)
         return (served and arch in (None, self.card["arch"])
                 and (scale is None or scale in self.scales))
 
