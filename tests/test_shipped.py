@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from makers import SMOOTH, made_small
 
 from data.rendering import render_scene
 from hsi_test import main
@@ -59,3 +60,13 @@ def test_telling_the_mtf_of_a_blurred_sensor_gains_over_not_knowing_it(tmp_path,
     known = psnr(super_resolved(tmp_path, low, "--scale", "4", "--mtf", "0.15"), truth)
     assert "takes the sensor's MTF for 0.15" in capsys.readouterr().out
     assert known > psnr(super_resolved(tmp_path, low, "--scale", "4"), truth) + 0.5
+
+
+@pytest.mark.parametrize("maker", SMOOTH)
+def test_a_cube_that_another_program_made_small_is_never_below_the_interpolation(tmp_path, truth,
+                                                                                 maker):
+    """By default; of x4. Aliased cubes are not among them."""
+    low = made_small(maker, truth, 4).clip(0, 1)  # a cubic kernel overshoots
+    result = super_resolved(tmp_path, low, "--scale", "4")
+    plain = Degradation.of(4, "area").up(torch.from_numpy(low)).numpy()
+    assert psnr(result, truth) >= psnr(plain, truth) - 0.05
