@@ -177,9 +177,9 @@ def _line(one: Mapping[str, Any], case: str) -> list[str]:
 def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """PSNR above the interpolation over the true blur: the mean of the scenes, and the range from the worst to the best."""
     groups = list(dict.fromkeys((row["weights"], row["scale"]) for row in rows))
-    fig = Figure(figsize=(WIDTH, 2.4 * -(-len(groups) // 2)))
-    axes = fig.subplots(-(-len(groups) // 2), min(2, len(groups)), squeeze=False).flat
-    for ax, (label, scale) in zip(axes, groups, strict=False):
+    fig = Figure(figsize=(WIDTH, 2.6))
+    axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for ax, (label, scale) in zip(axes, groups, strict=True):
         ax.axhline(0, color="0.5", linewidth=0.8)
         for assumed, colour in zip(("known", "unknown", *WRONG), method_colours(4), strict=True):
             gains = [[row["network_psnr"] - row["interpolation_psnr"]
@@ -193,7 +193,7 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
         ax.grid(axis="y")
     axes[0].legend(title="assumed", loc="best")
     fig.supxlabel("True MTF of the low-resolution cube", size=8)
-    fig.supylabel("PSNR above interpolation (dB)", size=8)
+    axes[0].set_ylabel("PSNR above interpolation (dB)")
     fig.tight_layout(pad=0.4)
     return saved(fig, path)
 
