@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models import Network
 from utility.names import UNTRAINED
 from utility.scenes import Reading
+from utility.superres.assumptions import assumptions_in_words, middle, under_other_mtfs
 from utility.superres.cube_file import Applied, apply_to_file
 from utility.superres.problem import Problem
+from utility.superres.spectrum import spectrum_of
 from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 
@@ -29,34 +32,46 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
     done = apply_to_file(net, source, target, problem, reading, writing, progress,
                          figure=bool(folder))
     if folder:
-        from utility.report.figures import map_figure, no_truth_figure
-        from utility.report.page import write_report
-
         with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
             partial.mkdir()
-            write_json(partial / "summary.json",
-                       {**done.summary, "command": facts["Command"], "arch": facts["Network"],
-                        "checkpoint": facts["Checkpoint"]})
-            labels = {**UNTRAINED, "network": "network"}
-            agreement, uncertainty = done.summary["agreement"], done.summary["uncertainty"]
-            figures = [("input and results (the middle of the scene)", partial / "figure.png")]
-            if done.spread is not None:
-                figures.append(("standard deviation over the 8 results of the self-ensemble, mean "
-                                f"over bands: {done.summary['spread']['mean']:.3g} over the whole "
-                                "scene, here its middle", partial / "spread.png"))
-                map_figure(partial / "spread.png", {"Mean over bands": done.spread},
-                           "spread of a self-ensemble", "Standard deviation", name=target.name)
-            no_truth_figure(partial / "figure.png", done.low,
-                            {labels[key].capitalize(): cube for key, cube in done.cubes.items()},
-                            wavelengths=done.scene.wavelengths, name=target.name,
-                            scale=problem.scale, note=done.title)
-            write_report(partial / "report.html",
-                         f"{target.name}: {facts['Network'] or labels[problem.method]}, "
-                         f"x{problem.scale}",
-                         {**facts, "Input": done.summary["read_as"],
-                          "Bad bands": done.summary["bad_bands"],
-                          "Warning": " ".join(done.summary["warnings"]) or None}, figures=figures,
-                         scale=problem.scale,
-                         lead=f"{agreement[0].upper()}{agreement[1:]}. "
-                         f"{uncertainty[0].upper()}{uncertainty[1:]}.")
+            _report(partial, done, net, target, problem, facts)
     return done
+
+
+def _report(folder: Path, done: Applied, net: Network | None, target: Path, problem: Problem,
+            facts: Mapping[str, Any]) -> None:
+    """The page, its figures and summary.json."""
+    from utility.report.figures import map_figure, no_truth_figure
+    from utility.report.page import write_report
+
+    summary = done.summary
+    assumed, cubes = under_other_mtfs(net, done.low, replace(problem, snr=summary["snr"]),
+                                      spectrum_of(done.scene))
+    write_json(folder / "summary.json",
+               {**summary, "other_mtfs": assumed, "command": facts["Command"],
+                "arch": facts["Network"], "checkpoint": facts["Checkpoint"]})
+    labels = {**UNTRAINED, "network": "network"}
+    how = {"wavelengths": done.scene.wavelengths, "name": target.name, "scale": problem.scale}
+    figures = [("input and results (the middle of the scene)", folder / "figure.png")]
+    no_truth_figure(figures[-1][1], done.low,
+                    {labels[key].capitalize(): cube for key, cube in done.cubes.items()},
+                    note=done.title, **how)
+    if done.spread is not None:
+        figures.append(("standard deviation over the 8 results of the self-ensemble, mean "
+                        f"over bands: {summary['spread']['mean']:.3g} over the whole "
+                        "scene, here its middle", folder / "spread.png"))
+        map_figure(figures[-1][1], {"Mean over bands": done.spread},
+                   "spread of a self-ensemble", "Standard deviation", name=target.name)
+    if cubes:
+        figures.append(("what another MTF of the sensor would make of its middle",
+                        folder / "assumptions.png"))
+        no_truth_figure(figures[-1][1], middle(done.low), cubes, note=summary["sensor"], **how)
+    lead = ". ".join(f"{text[0].upper()}{text[1:]}"
+                     for text in (summary["agreement"], summary["uncertainty"]))
+    write_report(folder / "report.html",
+                 f"{target.name}: {facts['Network'] or labels[problem.method]}, x{problem.scale}",
+                 {**facts, "Input": summary["read_as"], "Sensor": summary["sensor"],
+                  "Other assumptions": assumptions_in_words(assumed),
+                  "Bad bands": summary["bad_bands"],
+                  "Warning": " ".join(summary["warnings"]) or None},
+                 figures=figures, scale=problem.scale, lead=f"{lead}.")
