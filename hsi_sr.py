@@ -30,15 +30,14 @@ from utility.datasets.augment import MODES
 from utility.names import DEFAULT_KIND, DEGRADATIONS, LOSSES, POOLING, PRECISIONS, STARTS, with_mtf
 from utility.system import distributed
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
-from utility.system.files import shown
-from utility.system.progress import heeds_quiet, say
+from utility.system.progress import quiet
 from utility.training.recipes import RECIPES
 
 
-@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     dry_run, insisted = given.pop("dry_run", False), given.pop("insisted", False)
+    silent = given.pop("quiet", False)
     from utility.system.devices import choose_device, choose_precision
     from utility.training.configuration import configure
     from utility.training.loop import train
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choose_device(gpu_ids=[max(given["gpu_ids"])])
         return distributed.launch(len(given["gpu_ids"]),
                                   sys.argv[1:] if arguments is None else arguments)
-    with distributed.joined():
+    with quiet(silent), distributed.joined():
         config = configure(distributed.of_first(after_restart(given)))
         plan = prepare(config)
         choose_precision(plan.device, config.amp, insisted)
@@ -67,7 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The fields of `training.TrainingConfig` that were given; others keep their default, or their
     resumed value.
 
-    Beside them `dry_run`, and `insisted` where bf16 was asked for twice.
+    Beside them `dry_run`, `quiet`, and `insisted` where bf16 was asked for twice.
     """
     parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                        argument_default=argparse.SUPPRESS, allow_abbrev=False)
@@ -204,8 +203,6 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         from utility.training.runs import newest_checkpoint
 
         path = str(newest_checkpoint(given.get("run_dir")))
-        if not distributed.rank():
-            say(f"goes on with {shown(path)}")
     if precisions := given.pop("amp", None):
         given |= (
             {"amp": precisions[-1]} | ({"insisted": True} if precisions.count("bf16") > 1 else {}))

@@ -51,13 +51,12 @@ from utility.names import (
 from utility.system import distributed
 from utility.system.errors import Arguments, UserError, run_script, whole_numbers
 from utility.system.files import default_path, keep_out_of, locked, shown
-from utility.system.progress import heeds_quiet, note, say, warn
+from utility.system.progress import note, quiet, say, warn
 
 if TYPE_CHECKING:
     from utility.superres.cube_file import Applied
 
 
-@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments)
     alone = options.input or options.adapt or options.info or options.export
@@ -67,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         choose_device(gpu_ids=[max(options.gpu_ids)])
         return distributed.launch(len(options.gpu_ids),
                                   sys.argv[1:] if arguments is None else arguments)
-    with distributed.joined(hours=24):  # the slowest scene is waited for
+    # the slowest scene is waited for
+    with quiet(options.quiet), distributed.joined(hours=24):
         if alone and distributed.size() > 1:
             raise UserError(f"Several processes share the scenes of a test, and {alone} is one "
                             "file; start one process.")
@@ -75,6 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 
 
 def work(options: argparse.Namespace) -> int | None:
+    if options.method in (None, "network") and not options.resumePath and not options.info:
+        options.resumePath = shipped_weights(options)
+    options.method = options.method or ("network" if options.resumePath else None)
+    if (options.method != "network"
+            and (options.backproject or options.self_ensemble or options.bandwise)):
+        raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, "
+                        "and there is no network; leave them out.")
     if options.export:
         if not options.resumePath:
             raise UserError(
@@ -163,7 +170,6 @@ def work(options: argparse.Namespace) -> int | None:
             with locked(folder):
                 done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading,
                                    writing, folder=folder, minutes=options.minutes, facts=facts,
-                                   progress=not options.quiet,
                                    computing={name: getattr(options, name)
                                               for name in ("cuda", "gpu_ids", "pooling", "amp",
                                                            "tf32")})
@@ -174,7 +180,7 @@ def work(options: argparse.Namespace) -> int | None:
             folder = (Path(options.out or f"{target.with_suffix('')}_report")
                       if options.out or options.report else None)
             say_result(deliver(net, source, target, problem, reading, writing, folder=folder,
-                               facts=facts, progress=not options.quiet), target, folder)
+                               facts=facts), target, folder)
 
         sources = [Path(source) for source in options.input]
         if (len(sources) == 1
@@ -183,7 +189,7 @@ def work(options: argparse.Namespace) -> int | None:
             return apply(sources[0], target)
         failed = apply_to_folder(
             lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), sources,
-            target, f"_x{problem.scale}", force=options.force, quiet=options.quiet)
+            target, f"_x{problem.scale}", force=options.force)
         return 1 if failed else 0
     from utility.report.tables import format_table
     from utility.testing import evaluation
@@ -205,12 +211,11 @@ def work(options: argparse.Namespace) -> int | None:
     together = len(paths) < distributed.size()
     # of several scenes the others are tested
     failed: list[str] | None = [] if len(paths) > 1 else None
-    images = read_images(paths, reading, card, together=together, progress=not options.quiet,
-                         failed=failed)
+    images = read_images(paths, reading, card, together=together, failed=failed)
     results = evaluation.run(net, info, images, problem, out, outputs=outputs,
                              facts={"command": facts["Command"], "device": facts["Computed on"]},
-                             compare=options.compare, progress=not options.quiet,
-                             overwrite=options.force, together=together, failed=failed)
+                             compare=options.compare, overwrite=options.force, together=together,
+                             failed=failed)
     if distributed.rank():
         return 1 if results["failed"] else None
     say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
@@ -449,13 +454,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
     if options.resumePath:
         options.resumePath = weights.named(options.resumePath)
-    if options.method in (None, "network") and not options.resumePath and not options.info:
-        options.resumePath = shipped_weights(options)
-    options.method = options.method or ("network" if options.resumePath else None)
-    if (options.method != "network"
-            and (options.backproject or options.self_ensemble or options.bandwise)):
-        raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, "
-                        "and there is no network; leave them out.")
     return options
 
 

@@ -2,9 +2,7 @@
 value}."""
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import math
 import os
@@ -49,6 +47,7 @@ from utility.lmdb_dataset import LMDBDataset, writing_database
 from utility.scenes import Reading, list_scenes
 from utility.superres.tiling import super_resolve_cube
 from utility.system.devices import autocast
+from utility.system.progress import quiet
 from utility.testing.images import read_images
 from utility.training.configuration import TrainingConfig
 from utility.training.loader import Turns, training_loader
@@ -198,9 +197,11 @@ CUT = """
 import time; from dataclasses import replace
 from benchmarks.measure import resident
 from utility.datasets.cards import load_card; from utility.datasets.building import build_database
+from utility.system.progress import quiet
 card = replace(load_card("icvl"), key=None, layout="BHW", size=None, crop=(task["side"], task["side"]))
 begin = time.perf_counter()
-meta = build_database(task["out"], [task["source"]], card, quiet=True)
+with quiet():
+    meta = build_database(task["out"], [task["source"]], card)
 print(json.dumps({"time": time.perf_counter() - begin, "patches": meta["count"], "process": resident("VmHWM")}))
 """
 
@@ -234,10 +235,10 @@ def time_waiting(setup: Setup) -> Rows:
             for _ in range(65):
                 writer.write(rng.random(shape, dtype=np.float32))
             writer.finish(validation=shape[0], sources=[])
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet():
             train(TrainingConfig(arch=setup.arch, data=f"{folder}/random.lmdb", batch=shape[0],
                                  epochs=3, val_batches=1, amp="bf16", run_dir=f"{folder}/run",
-                                 tensorboard=False, quiet=True))
+                                 tensorboard=False))
         last = list(csv.DictReader(
             Path(folder, "run/history.csv").read_text(encoding="utf-8").splitlines()))[-1]
     return [{"work": "3 epochs of 64 steps", "patches/s": float(last["patches_per_s"]),

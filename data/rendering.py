@@ -155,7 +155,7 @@ def _sense(rng: np.random.Generator, radiance: np.ndarray, natural: bool) -> np.
 # --- files ----------------------------------------------------------------------------------------
 
 def render_scenes(folder: str | Path, kind: str, *, bands: int, count: int, seed: int = 2021,
-                  side: int = 128, workers: int | None = None, quiet: bool = False) -> list[Path]:
+                  side: int = 128, workers: int | None = None) -> list[Path]:
     """Write scenes 0 .. `count` - 1 of `seed`, uint16 (bands, side, side), and return their files;
     existing files are kept.
 
@@ -167,11 +167,12 @@ def render_scenes(folder: str | Path, kind: str, *, bands: int, count: int, seed
     """
     files = [Path(folder, f"{kind}_{seed}_{number:05d}.npy") for number in range(count)]
     missing = [number for number, file in enumerate(files) if not file.exists()]
+    if not missing:
+        return files
     job = partial(_write_scene, kind=kind, bands=bands, seed=seed, side=side)
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         done = pool.map(job, missing, [files[number] for number in missing])
-        for _ in track(done, f"rendering {kind}", total=len(missing), unit="scene",
-                       quiet=quiet or not missing):
+        for _ in track(done, f"rendering {kind}", total=len(missing), unit="scene"):
             pass
     return files
 

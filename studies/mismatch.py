@@ -102,7 +102,7 @@ def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(f"{', '.join(map(str, folders))} holds no scene {', '.join(missing)}; studies/README.md says whose "
                         "they are.")
     for name in (*SCENES, *DARK):
-        image, = read_images([paths[name]], Reading(), progress=False)
+        image, = read_images([paths[name]], Reading())
         yield name, image.cube
 
 

@@ -43,6 +43,7 @@ from utility.cubes.containers import is_scene  # noqa: E402
 from utility.datasets.cards import load_card, locate  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import default_path, write_json  # noqa: E402
+from utility.system.progress import quiet  # noqa: E402
 from utility.training.configuration import TrainingConfig, configure  # noqa: E402
 from utility.training.loop import train  # noqa: E402
 from utility.training.plan import Plan, prepare  # noqa: E402
@@ -135,7 +136,9 @@ def run(training: Training, place: Place) -> dict[str, Any]:
                 config,
                 iterations=max(1, round(arm["processor_seconds"] / _step_seconds(config, plan))))
         epoch = -(-config.iterations // arm.get("validations", 1))
-        if train(config, _Sliced(**vars(plan) | {"config": config}, epoch=epoch)).interrupted:
+        with quiet():
+            result = train(config, _Sliced(**vars(plan) | {"config": config}, epoch=epoch))
+        if result.interrupted:
             raise UserError(f"{training.name} was interrupted; the same command goes on with it.")
     saved = load_checkpoint(last)
     with open(last.with_name("history.csv"), newline="", encoding="utf-8") as file:
@@ -203,7 +206,7 @@ def _config(training: Training, place: Place, folder: Path) -> dict[str, Any]:
     arm = training.arm
     known = set(TrainingConfig.__dataclass_fields__)
     given = {key: value for key, value in arm.items() if key in known}
-    given |= {"seed": training.seed, "run_dir": str(folder / "run"), "quiet": True,
+    given |= {"seed": training.seed, "run_dir": str(folder / "run"),
               "tensorboard": False, "cuda": False, "val_batches": arm.get("val_batches", 1),
               "data": _databases(training, place)}
     if "processor_seconds" in arm:

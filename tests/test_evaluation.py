@@ -57,7 +57,7 @@ def run(folder, found=None, problem=None, outputs=NUMBERS_ONLY, net=True, out="o
     net = network() if net is True else net
     return evaluation.run(net, INFO if net else None, images(folder) if found is None else found,
                           problem or Problem(4, "gaussian"), folder / out, outputs=outputs,
-                          progress=False, **more)
+                          **more)
 
 
 def truth(folder, name="first"):
@@ -339,7 +339,7 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
                                       '8\nstrides = [8]\ntest_region = [8, 12, 16, '
                                       '20]\nvalidation_region = [0, 0, 8, 16]\n')
     card, first = load_card(folder / "mine.toml"), folder / "scenes" / "first.mat"
-    sources = build_database(folder / "a.lmdb", [first], card, quiet=True)["sources"]
+    sources = build_database(folder / "a.lmdb", [first], card)["sources"]
     info = replace(INFO, trained_on=tuple(sources))
     np.savez(folder / "renamed.npz", cube=read_scene(first).cube.astype(np.float64), layout="BHW")
     for paths, of_card, trained in (([first], None, [["first.mat"]]),
@@ -348,7 +348,7 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
                                     ([folder / "scenes" / "second.mat"], None, [[]])):
         found = read_images(paths, Reading(), of_card)
         results = evaluation.run(network(), info, found, Problem(2, "gaussian"), folder / "out",
-                                 outputs=NUMBERS_ONLY, progress=False, overwrite=True)
+                                 outputs=NUMBERS_ONLY, overwrite=True)
         assert [row["trained_on"] for row in results["images"]] == trained
         warned = any("the network was trained on pixels of" in text and "first.mat" in text
                      for text in results["warnings"])
@@ -359,7 +359,7 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
 
 def test_a_checkpoint_that_does_not_say_its_scenes_is_not_said_to_know_none(folder):
     results = evaluation.run(network(), replace(INFO, trained_on=None), images(folder), Problem(4),
-                             folder / "out", outputs=NUMBERS_ONLY, progress=False)
+                             folder / "out", outputs=NUMBERS_ONLY)
     assert [row["trained_on"] for row in results["images"]] == [None, None]
     assert "does not say which scenes" in format_table(results["images"], results["methods"],
                                                        "standard", 4)
@@ -370,8 +370,8 @@ def test_a_test_cube_knows_the_pixels_of_its_scene(folder):
                                       '8\nstrides = [8]\ntest_region = [8, 12, 16, 20]\n')
     first, cut = folder / "scenes" / "first.mat", folder / "test" / "first_test.mat"
     beside = build_database(folder / "a.lmdb", [first], load_card(folder / "mine.toml"),
-                            test_out=folder / "test", quiet=True)
-    whole, same = (build_database(folder / f"{path.stem}.lmdb", [path], generic_card(8), quiet=True)
+                            test_out=folder / "test")
+    whole, same = (build_database(folder / f"{path.stem}.lmdb", [path], generic_card(8))
                    for path in (first, cut))
     read = read_scene(cut)
     (folder / "moved").mkdir()

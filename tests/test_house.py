@@ -79,7 +79,7 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
 
     sys.setprofile(follow)
     try:
-        build_database(tmp_path / "a.lmdb", [tmp_path / "a.mat"], card, quiet=True)
+        build_database(tmp_path / "a.lmdb", [tmp_path / "a.mat"], card)
     finally:
         sys.setprofile(None)
     # The database opens first, because a name that is taken is refused before a scene is read.
@@ -87,14 +87,14 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
            "cubes.containers", "cubes.formats.matlab", "cubes.companions", "cubes.axes",
            "cubes.bands", "cubes.values", "cubes.fills", "datasets.regions", "cubes.values"]
     assert [name.removeprefix("utility.") for name in entered[:len(way)]] == way
-    # Then patches go into the database a row at a time.
-    assert set(entered[len(way):]) == {"utility.datasets.patches", "utility.degradation",
-                                       "utility.lmdb_dataset"}
+    # Then a line says how the scene was read, and patches go into the database a row at a time.
+    assert set(entered[len(way):]) == {"utility.scenes", "utility.datasets.patches",
+                                       "utility.degradation", "utility.lmdb_dataset"}
 
 
 LONG = {"hsi_sr.parse", "hsi_test.parse", "hsi_test.work", "benchmarks.run.main",
         "models.layers.pooling.gpu._forward", "models.layers.pooling.gpu._backward",
-        "utility.adapt.adapt", "utility.datasets.building.build_database",
+        "utility.adapt.adapt",
         "utility.superres.cube_file.apply_to_file"}
 """Functions of more than 60 lines: those of a kernel, lists of options, and what is still to do."""
 

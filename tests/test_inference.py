@@ -33,7 +33,7 @@ def cube(bands=5, height=20, width=24, dtype=np.uint16, low=1, high=4000, seed=0
 
 def apply(source, target, problem=X4, net=None, writing=None, **reading):
     return apply_to_file(net or network(), source, target, problem, Reading(**reading),
-                         writing or Writing(), progress=False)
+                         writing or Writing())
 
 
 def geotiff(path, values, nodata=None, tags=True):
@@ -242,8 +242,7 @@ def test_untrained_methods_write_what_they_compute_of_the_whole_scene(
     low = cube(dtype=np.float32, low=0, high=1)
     np.save(tmp_path / "low.npy", low)
     done = apply_to_file(None, tmp_path / "low.npy", tmp_path / "high.npy",
-                         Problem(4, kind, method=method), Reading(layout="BHW"), Writing(),
-                         progress=False)
+                         Problem(4, kind, method=method), Reading(layout="BHW"), Writing())
     whole = start_image(torch.from_numpy(low), 4, kind, method).numpy()
     assert np.abs(np.load(tmp_path / "high.npy") - whole).max() < 1e-4 * np.abs(whole).max()
     assert list(done.summary["consistency"]) == list(done.cubes) == [
@@ -292,8 +291,7 @@ def test_a_network_that_agrees_less_than_the_interpolation_and_a_grid_that_is_no
             and "(not accuracy)" in same.title)
     for kind, expected in (("spatial", 1), ("gaussian", 0)):
         found = apply_to_file(None, source, tmp_path / f"{kind}.tif",
-                              Problem(4, kind, method="interpolation"), Reading(), Writing(),
-                              progress=False).summary["warnings"]
+                              Problem(4, kind, method="interpolation"), Reading(), Writing()).summary["warnings"]
         assert (len(found) == expected
                 and all("--degradation gaussian or bicubic keeps edges" in text for text in found))
 

@@ -59,7 +59,7 @@ def test_copies_of_scenes_at_other_zooms_hold_no_pixel_of_validation(tmp_path):
     np.save(path, cube)
     card = generic_card(16)
     card = type(card)(**{**card.__dict__, "strides": (8, 4), "zooms": (1.0, 0.5)})
-    meta = build_database(tmp_path / "a.lmdb", [path], card, quiet=True)
+    meta = build_database(tmp_path / "a.lmdb", [path], card)
     top, left, height, width = meta["sources"][-1]["regions"][0]
     held = np.zeros((96, 100), bool)
     held[max(top - GAP, 0):top + height, max(left - GAP, 0):left + width] = True
@@ -83,13 +83,12 @@ def test_the_last_patches_are_taken_when_asked_for_and_what_they_share_is_said(t
 
 
 def test_no_validation_means_none(tmp_path):
-    build_database(tmp_path / "a.lmdb", scenes(tmp_path, 2), generic_card(16), val_last=0,
-                   quiet=True)
+    build_database(tmp_path / "a.lmdb", scenes(tmp_path, 2), generic_card(16), val_last=0)
     assert [len(LMDBDataset(tmp_path / "a.lmdb", split)) for split in ("train", "validation")] == [
         8, 0]
     with pytest.raises(UserError, match="holds no validation patches"):
         prepare(TrainingConfig(arch="biqrnn_2_1", data=str(tmp_path / "a.lmdb")))
-    build_database(tmp_path / "b.lmdb", scenes(tmp_path, 1), generic_card(16), quiet=True)
+    build_database(tmp_path / "b.lmdb", scenes(tmp_path, 1), generic_card(16))
     plan = prepare(TrainingConfig(arch="biqrnn_2_1",
                                   data=(str(tmp_path / "a.lmdb"), str(tmp_path / "b.lmdb"))))
     assert any("all of its 8 train" in text for text in plan.notes)
@@ -108,7 +107,7 @@ def test_the_corner_that_is_held_out_has_measured_pixels(tmp_path):
     cube = np.load(path)
     cube[:, :, 40:] = np.nan
     np.save(path, cube)
-    build_database(tmp_path / "a.lmdb", [path], generic_card(12), quiet=True)
+    build_database(tmp_path / "a.lmdb", [path], generic_card(12))
     training, validation, leaks = shared(tmp_path / "a.lmdb")
     assert training and validation and not leaks
 
@@ -118,7 +117,7 @@ def test_the_same_scene_under_two_names_is_in_one_part_alone(tmp_path):
     second.write_bytes(first.read_bytes())
     with pytest.raises(UserError, match=r"scene1\.npy holds the very pixels of .*scene0\.npy"):
         build_database(tmp_path / "a.lmdb", [first, second], generic_card(12),
-                       val_scenes=["scene1"], quiet=True)
+                       val_scenes=["scene1"])
     with pytest.raises(UserError, match="very pixels"):
-        build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), quiet=True)
-    build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), val_last=0, quiet=True)
+        build_database(tmp_path / "a.lmdb", [first, second], generic_card(12))
+    build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), val_last=0)

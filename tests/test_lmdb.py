@@ -63,7 +63,7 @@ def scenes(tmp_path):
 
 @pytest.fixture
 def database(scenes, tmp_path):
-    build_database(tmp_path / "abc.lmdb", scenes, CARD, val_last=2, quiet=True)
+    build_database(tmp_path / "abc.lmdb", scenes, CARD, val_last=2)
     return tmp_path / "abc.lmdb"
 
 
@@ -94,7 +94,7 @@ def test_the_layout_on_disk_is_the_contracts(scenes, database):
 
 
 def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
-    build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", val_last=2, quiet=True)
+    build_database(tmp_path / "half.lmdb", scenes, CARD, dtype="float16", val_last=2)
     got = everything(tmp_path / "half.lmdb")
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, np.concatenate([expected(scene) for scene in scenes]),
@@ -103,18 +103,18 @@ def test_float16_halves_the_file_and_is_read_as_float32(scenes, tmp_path):
 
 def test_a_map_that_is_too_small_grows(tmp_path):
     scene = scene_file(tmp_path, "large", bands=20, side=256)  # 5 MB of patches in a map of 1 MB
-    build_database(tmp_path / "large.lmdb", [scene], CARD, map_size_mb=1, val_last=0, quiet=True)
+    build_database(tmp_path / "large.lmdb", [scene], CARD, map_size_mb=1, val_last=0)
     assert np.array_equal(everything(tmp_path / "large.lmdb"), expected(scene))
 
 
 def test_baked_augmentation_stores_each_patch_and_other_variants_of_it(scenes, tmp_path):
-    build_database(tmp_path / "k.lmdb", scenes[:1], CARD, augment=3, val_last=0, quiet=True)
+    build_database(tmp_path / "k.lmdb", scenes[:1], CARD, augment=3, val_last=0)
     got = everything(tmp_path / "k.lmdb")
     assert len(got) == 27 and np.array_equal(got[::3], expected(scenes[0]))
 
 
 def test_scenes_held_out_for_validation_come_last(scenes, tmp_path):
-    meta = build_database(tmp_path / "v.lmdb", scenes, CARD, val_scenes=["a"], quiet=True)
+    meta = build_database(tmp_path / "v.lmdb", scenes, CARD, val_scenes=["a"])
     validation = LMDBDataset(tmp_path / "v.lmdb", "validation")
     assert [source["part"] for source in meta["sources"]] == ["training", "training", "validation"]
     assert np.array_equal(np.stack([validation[i] for i in range(9)]), expected(scenes[0]))
@@ -123,7 +123,7 @@ def test_scenes_held_out_for_validation_come_last(scenes, tmp_path):
 
 @pytest.mark.parametrize(("last", "training"), [(2, 25), (5, 22), (0, 27)])
 def test_the_last_patches_are_for_validation(scenes, tmp_path, last, training):
-    build_database(tmp_path / "v.lmdb", scenes, CARD, val_last=last, quiet=True)
+    build_database(tmp_path / "v.lmdb", scenes, CARD, val_last=last)
     whole, train, validation = (
         LMDBDataset(tmp_path / "v.lmdb", split) for split in (None, "train", "validation"))
     assert (len(train), len(validation)) == (training, 27 - training)
@@ -136,7 +136,7 @@ def test_the_last_patches_are_for_validation(scenes, tmp_path, last, training):
 def test_a_card_with_a_test_region_writes_the_test_cube_beside(tmp_path):
     scene = scene_file(tmp_path, "field", bands=4, side=32)
     card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16))
-    build_database(tmp_path / "f.lmdb", [scene], card, test_out=tmp_path / "test", quiet=True)
+    build_database(tmp_path / "f.lmdb", [scene], card, test_out=tmp_path / "test")
     assert left_in(tmp_path / "test") == ["field_test.mat"]
     stored = scipy.io.loadmat(tmp_path / "test" / "field_test.mat")["gt"]
     assert stored.shape == (16, 16, 4) and stored.dtype == np.float32
@@ -145,14 +145,14 @@ def test_a_card_with_a_test_region_writes_the_test_cube_beside(tmp_path):
     held = {patch.tobytes() for patch in extract_patches(test, 8, [1], [1.0]) for patch in patch}
     assert not held & {patch.tobytes() for patch in everything(tmp_path / "f.lmdb")}
     with pytest.raises(UserError, match=r"field_test\.mat exists already"):
-        build_database(tmp_path / "g.lmdb", [scene], card, test_out=tmp_path / "test", quiet=True)
+        build_database(tmp_path / "g.lmdb", [scene], card, test_out=tmp_path / "test")
 
 
 def test_a_validation_region_gives_the_last_patches_and_shares_no_pixel(tmp_path):
     scene = scene_file(tmp_path, "field", bands=4, side=32)
     card = replace(CARD, size=(32, 32), test_region=(16, 16, 16, 16),
                    validation_region=(0, 0, 8, 16))
-    meta = build_database(tmp_path / "f.lmdb", [scene], card, quiet=True)
+    meta = build_database(tmp_path / "f.lmdb", [scene], card)
     whole = unit_range(read_scene(scene).cube)[0]
     validation = LMDBDataset(tmp_path / "f.lmdb", "validation")
     assert np.array_equal(np.stack([validation[i] for i in range(2)]),
@@ -197,7 +197,7 @@ def test_sources_are_known_by_their_content(tmp_path):
     cube[0, 0, 0] += 1
     np.savez(tmp_path / "c.npz", x=cube.astype(np.int16), layout="BHW")
     paths = [tmp_path / name for name in ("a.npz", "b.mat", "c.npz")]
-    meta = build_database(tmp_path / "x.lmdb", paths, CARD, val_last=0, quiet=True)
+    meta = build_database(tmp_path / "x.lmdb", paths, CARD, val_last=0)
     a, b, c = (source["sha256"] for source in meta["sources"])
     assert a == b != c
     assert ([source["regions"] for source in meta["sources"]] == 3 * [[[0, 0, 16, 24]]]
@@ -215,7 +215,7 @@ def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a
         files.append(scene_file(tmp_path / folder, "field", side=32))
     monkeypatch.setattr(building, "open_as", lambda *_: pytest.fail("a scene was read"))
     with pytest.raises(UserError, match=r"one/field.npy and .*two/field.npy have the same name"):
-        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test")
     assert left_in(tmp_path) == ["one", "two"]
 
 
@@ -223,7 +223,7 @@ def test_scenes_of_one_name_are_refused_before_anything_is_built_when_each_has_a
 def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
     files = [scene_file(tmp_path, name, side=32, seed=ord(name)) for name in "ab"]
     if force:
-        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", quiet=True)
+        build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()}
 
     def write(path, scene):
@@ -235,7 +235,7 @@ def test_test_cubes_appear_together_or_not_at_all(tmp_path, monkeypatch, force):
     monkeypatch.setattr(building, "write_scene", write)
     with pytest.raises(UserError, match=r"disk is full while writing \S*/test/b_test.mat"):
         build_database(tmp_path / "f.lmdb", files, TESTING, test_out=tmp_path / "test", force=force,
-                       seed=1, quiet=True)
+                       seed=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.m*") if path.is_file()} == before
     assert left_in(tmp_path / "test") == (["a_test.mat", "b_test.mat"] if force else [])
 
@@ -256,7 +256,7 @@ def test_what_cannot_be_built_is_refused_by_name_and_leaves_nothing(scenes, tmp_
             (scenes, CARD, {"val_scenes": ["a", "b", "c"]}, "Every scene"),
             (scenes, CARD, {"val_last": 27}, "27 of 27")):
         with pytest.raises(UserError, match=words):
-            build_database(tmp_path / "x.lmdb", files, card, quiet=True, **options)
+            build_database(tmp_path / "x.lmdb", files, card, **options)
         assert left_in(tmp_path) == []
 
 
@@ -272,9 +272,9 @@ def test_skip_bad_leaves_it_out_and_names_it(scenes, tmp_path, capsys):
 def test_an_existing_database_is_replaced_only_with_force(scenes, database):
     before = everything(database)
     with pytest.raises(UserError, match=r"abc\.lmdb exists already.*--force"):
-        build_database(database, scenes[:1], CARD, quiet=True)
+        build_database(database, scenes[:1], CARD)
     assert np.array_equal(everything(database), before)
-    build_database(database, scenes[:1], CARD, val_last=1, force=True, quiet=True)
+    build_database(database, scenes[:1], CARD, val_last=1, force=True)
     assert len(LMDBDataset(database)) == 9 and np.array_equal(everything(database), before[:9])
 
 
@@ -290,7 +290,7 @@ def test_what_is_no_database_is_never_replaced(scenes, database, tmp_path, kind)
         shutil.copytree(database, place)
         (place / "thesis").write_text("thesis")
     with pytest.raises(UserError, match="precious exists and is not an LMDB database"):
-        build_database(place, scenes, CARD, force=True, quiet=True)
+        build_database(place, scenes, CARD, force=True)
     assert (place if kind == "file" else place / "thesis").read_text() == "thesis"
 
 
@@ -303,7 +303,7 @@ def test_an_interrupted_build_leaves_what_was_there(scenes, database, tmp_path, 
     monkeypatch.setattr(building, "extract_patches", interrupted)
     for out in (tmp_path / "new.lmdb", database):
         with pytest.raises(KeyboardInterrupt):
-            build_database(out, scenes, CARD, force=True, quiet=True)
+            build_database(out, scenes, CARD, force=True)
     assert left_in(tmp_path) == ["abc.lmdb"] and np.array_equal(everything(database), before)
 
 
@@ -315,16 +315,16 @@ def test_a_killed_build_leaves_nothing_under_the_final_name_and_can_be_repeated(
 
     if (child := os.fork()) == 0:
         monkeypatch.setattr(building, "extract_patches", killed)
-        build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
+        build_database(tmp_path / "x.lmdb", scenes, CARD)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (tmp_path / "x.lmdb").exists()
-    assert build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=2, quiet=True)["count"] == 27
+    assert build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=2)["count"] == 27
 
 
 def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(tmp_path):
     scene = scene_file(tmp_path, "large", bands=20, side=128)
     with room_for(1 << 19), pytest.raises(UserError, match=r"x\.lmdb.*space"):
-        build_database(tmp_path / "x.lmdb", [scene], CARD, map_size_mb=1, quiet=True)
+        build_database(tmp_path / "x.lmdb", [scene], CARD, map_size_mb=1)
     assert left_in(tmp_path) == []
 
 
@@ -342,7 +342,7 @@ def test_lmdbs_errors_are_said_without_its_functions_and_temporary_paths(
 
     monkeypatch.setattr(lmdb, "open", lambda *args, **kwargs: Full())
     with pytest.raises(UserError, match=words) as said:
-        build_database(tmp_path / "x.lmdb", scenes, CARD, quiet=True)
+        build_database(tmp_path / "x.lmdb", scenes, CARD)
     assert f"{tmp_path / 'x.lmdb'}" in str(said.value)
     assert "mdb_" not in str(said.value) and "partial" not in str(said.value)
 
@@ -577,7 +577,7 @@ def test_a_database_that_is_replaced_while_it_is_read_is_refused(scenes, databas
     data = LMDBDataset(database)
     copy = pickle.loads(pickle.dumps(data))
     data[0]
-    build_database(database, scenes[:1], CARD, val_last=1, force=True, quiet=True)
+    build_database(database, scenes[:1], CARD, val_last=1, force=True)
     LMDBDataset(database)[0]
     for old in (data, copy):
         with pytest.raises(UserError, match="replaced while it was being read"):
@@ -587,7 +587,7 @@ def test_a_database_that_is_replaced_while_it_is_read_is_refused(scenes, databas
 def test_two_builds_of_one_name_do_not_mix(scenes, tmp_path):
     with writing_database(tmp_path / "one.lmdb") as writer:
         with pytest.raises(UserError, match="being written by another process"):
-            build_database(tmp_path / "one.lmdb", scenes, CARD, quiet=True)
+            build_database(tmp_path / "one.lmdb", scenes, CARD)
         writer.write(np.zeros((2, 3, 4, 4), np.float32))
         writer.finish()
     assert left_in(tmp_path) == ["one.lmdb"]

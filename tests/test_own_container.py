@@ -53,8 +53,8 @@ def test_a_registered_container_is_written_read_listed_cut_and_tested(tmp_path: 
     write_scene(tmp_path / "again.npz", scene)
     np.testing.assert_array_equal(read_scene(tmp_path / "again.npz").cube, cube)
     assert [path.name for path in list_scenes(tmp_path)] == ["BHW.toy", "HWB.toy", "again.npz"]
-    assert build_database(tmp_path / "toy.lmdb", [tmp_path / "HWB.toy"], generic_card(8),
-                          quiet=True)["count"] == 6
+    meta = build_database(tmp_path / "toy.lmdb", [tmp_path / "HWB.toy"], generic_card(8))
+    assert meta["count"] == 6
     image, = read_images([tmp_path / "BHW.toy"], Reading(layout="BHW"))
     assert image.cube.shape == (3, 20, 24)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from utility.system import progress
-from utility.system.progress import duration, track
+from utility.system.progress import duration, note, quiet, say, track, warn
 
 
 @pytest.fixture
@@ -41,9 +41,15 @@ def test_a_resumed_run_counts_its_own_steps_for_the_time_left(clock, capsys):
 
 
 def test_a_terminal_gets_a_bar_and_quiet_work_says_nothing(clock, monkeypatch, capsys):
-    for _ in track(range(3), "test", quiet=True):
-        clock[0] += 100
-    assert capsys.readouterr().err == ""
+    with quiet(), quiet(False):
+        for _ in track(range(3), "test"):
+            clock[0] += 100
+        say("said")
+        note("noted")
+        warn("warned")
+    assert capsys.readouterr() == ("", "warning: warned\n")
+    say("said")
+    assert capsys.readouterr().out == "said\n"
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -31,7 +31,7 @@ def scene(tmp_path: Path) -> Path:
 def test_wavelengths_of_a_card_follow_the_bands_that_are_kept(tmp_path: Path, scene: Path) -> None:
     card = card_of(tmp_path, 'key = "cube"\nwavelengths = [400, 500, 600, 700, 800]\n')
     tested = open_as(scene, card.completed(Reading(drop_bad_bands=True)))
-    built = build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True, quiet=True)
+    built = build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True)
     assert tested.wavelengths.tolist() == built["wavelengths"] == [400, 500, 700, 800]
 
 
@@ -41,7 +41,7 @@ def test_a_card_with_another_number_of_wavelengths_is_refused_by_all(
     with pytest.raises(UserError, match=r"scene\.npz.*4 were expected"):
         open_as(scene, card.completed(Reading(drop_bad_bands=True)))
     with pytest.raises(UserError, match=r"scene\.npz.*4 were expected"):
-        build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True, quiet=True)
+        build_database(tmp_path / "a.lmdb", [scene], card, drop_bad_bands=True)
 
 
 def test_options_go_before_the_card_and_the_card_before_the_file(

@@ -46,7 +46,7 @@ def test_a_stopped_rendering_goes_on_and_the_database_follows():
     kept = Path("data/rendered/natural/natural_2021_00002.npy")
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"kept as it is")
-    files = render_scenes(kept.parent, "natural", bands=31, count=3, side=64, workers=1, quiet=True)
+    files = render_scenes(kept.parent, "natural", bands=31, count=3, side=64, workers=1)
     assert files[2] == kept and kept.read_bytes() == b"kept as it is"
     expected = render_scene("natural", seed=2021, number=1, bands=31, side=64)
     assert np.abs(np.load(files[1]) / 65535 - expected).max() <= 0.5 / 65535

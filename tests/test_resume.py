@@ -124,7 +124,7 @@ def test_a_released_checkpoint_goes_on_with_its_optimizer(data):
 def test_an_interrupted_run_leaves_its_last_state_and_the_best_of_whole_epochs(
         data, monkeypatch, capsys, stop, tested):
     interrupt_at(monkeypatch, stop)
-    result = train(config(data, run_dir="r", quiet=False))
+    result = train(config(data, run_dir="r"))
     assert result.last == Path("r/last.pth") and contents(result.last)["iteration"] == stop
     assert ((result.best is None) == (tested == "last")
             and (stop < 3 or contents(result.best)["epoch"] == 1))
@@ -259,7 +259,7 @@ def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(
     if given.pop("init", False):
         train(config(data, run_dir="start", iterations=1, epochs=None))
         given["init"] = "start/best.pth"
-    train(config(data, run_dir="r", quiet=False, cuda=False, **given))
+    train(config(data, run_dir="r", cuda=False, **given))
     capsys.readouterr()
     again = configure({"resume": "r/last.pth"} | then)
     if steps is None:

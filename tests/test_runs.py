@@ -20,7 +20,7 @@ from utility.training.runs import Board, Losses, RunFolder
 
 
 def test_a_run_folder_holds_what_made_it_and_what_it_did(data, capsys):
-    result = train(config(data, prefix="mine", quiet=False, tensorboard=True, record_interval=2))
+    result = train(config(data, prefix="mine", tensorboard=True, record_interval=2))
     run = result.run
     assert run.parent == Path("runs") and run.name.startswith("mine_")
     assert {p.name for p in run.iterdir() if not p.name.startswith("events")} == {
@@ -81,7 +81,7 @@ def test_tensorboard_gets_the_same_by_the_documented_class_alone(tmp_path, monke
                           ("rendered", " --data YOUR_SCENES")])
 def test_the_line_printed_last_tests_what_the_card_holds_out(tmp_path, capsys, card, words):
     made = make_database(tmp_path / "carded.lmdb", card=card)
-    result = train(config(made, epochs=1, run_dir="r", quiet=False))
+    result = train(config(made, epochs=1, run_dir="r"))
     assert f"test with:   python hsi_test.py -r -rp r/best.pth{words}\n" in capsys.readouterr().out
     assert contents(result.best)["cards"] == [card]
 
@@ -134,7 +134,7 @@ def test_a_training_whose_best_is_not_above_back_projection_says_so_everywhere(
     monkeypatch.setattr("utility.training.runs.training_curve_figure",
                         lambda *_, note="", **__: drawn.append(note))
     validating(monkeypatch, {"gain": 0.7, "backprojection_gain": -4.3})
-    train(config(data, run_dir="r", start=start, quiet=True))
+    train(config(data, run_dir="r", start=start))
     words = "is 0.70 dB above the interpolation and 4.30 dB below back-projection on the validation patches"
     assert (capsys.readouterr().err.splitlines()[-1].startswith("warning: the best network")
             and words in drawn[-1])

@@ -241,7 +241,7 @@ def test_patches_that_reference_darkens_are_said_once(tmp_path):
 def test_several_databases_of_other_bands_train_the_same_weights_and_each_is_validated(
         data, tmp_path):
     more = make_database(tmp_path / "more.lmdb", shape=(9, 8, 8), seed=1, count=9, validation=3)
-    result = train(config((data, more), scales=(2,), epochs=1, run_dir="r", quiet=False,
+    result = train(config((data, more), scales=(2,), epochs=1, run_dir="r",
                           cuda=False))
     row = contents(result.last)["history"][0]
     assert result.iteration == 3 + 2
@@ -339,7 +339,7 @@ def test_init_takes_weights_network_and_problem_and_starts_anew_on_any_bands(dat
     assert same(dict(plan.net.state_dict()), dict(contents("first/best.pth")["net"]))
     result = train(configure({"init": "first/best.pth", "data": other, "epochs": 1, "batch": 5,
                               "run_dir": "second", "scales": (4,), "tensorboard": False,
-                              "quiet": True, "recipe": "released"}))
+                              "recipe": "released"}))
     saved = contents(result.last)
     assert (saved["epoch"], saved["iteration"], saved["bands"], saved["scale"]) == (1, 2, 9, 4)
     assert {int(s["step"]) for s in saved["optimizer"]["state"].values()} == {2}

@@ -65,7 +65,7 @@ def test_values_far_outside_the_range_of_their_band_are_counted_and_warned_of(tm
     for method, warned in (("backprojection", True), ("interpolation", False)):
         done = apply_to_file(None, tmp_path / "sharp.tif", tmp_path / f"{method}.tif",
                              Problem(2, "gaussian", method=method), Reading(),
-                             Writing(dtype="float32"), progress=False)
+                             Writing(dtype="float32"))
         assert any("outside the range of their band" in text
                    for text in done.summary["warnings"]) == warned
         assert ("far outside the input's range" in done.title) == warned

@@ -16,7 +16,7 @@ from utility.training.loader import validation_loader
 
 def config(data: str, **changes) -> TrainingConfig:
     """A training of seconds: 3 epochs of 3 steps."""
-    small = {"arch": "biqrnn_2_1", "batch": 3, "epochs": 3, "tensorboard": False, "quiet": True,
+    small = {"arch": "biqrnn_2_1", "batch": 3, "epochs": 3, "tensorboard": False,
              "data": data}
     return configure(small | changes)
 

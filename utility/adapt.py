@@ -42,7 +42,7 @@ from utility.superres.info import cost
 from utility.superres.problem import Problem
 from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, write_json
-from utility.system.progress import duration, note, say, warn
+from utility.system.progress import duration, note, quiet, say, warn
 from utility.testing import evaluation
 from utility.testing.images import read_images
 from utility.training.configuration import configure
@@ -100,8 +100,7 @@ def divide(height: int, width: int, scale: int) -> Division | None:
 
 def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem,
           reading: Reading, writing: Writing, *, folder: Path, minutes: float,
-          facts: Mapping[str, Any], computing: Mapping[str, Any] | None = None,
-          progress: bool = True) -> Applied:
+          facts: Mapping[str, Any], computing: Mapping[str, Any] | None = None) -> Applied:
     """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to
     `target`.
 
@@ -149,13 +148,13 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         final = bool(more) or not division
         outputs = evaluation.Outputs(cubes=not final, figures=final)
         tested = replace(problem, snr=None)  # a test would add that noise
-        return evaluation.run(net, info, read_images([part], Reading(), card), tested,
-                              folder / name, outputs=outputs, overwrite=True, progress=False,
-                              facts={"command": facts["Command"], "device": facts["Computed on"]},
-                              **more)
+        with quiet():
+            return evaluation.run(
+                net, info, read_images([part], Reading(), card), tested, folder / name,
+                outputs=outputs, overwrite=True,
+                facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
 
-    if progress:
-        say(first_line(scene))
+    say(first_line(scene))
     begun, size = time.monotonic(), (bands, *whole.cube.shape[1:])
     results = test(net, info, "test" if not division else "unadapted")
     chosen = net, info
@@ -165,7 +164,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
                 * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1)
                    + tested))
         if steps is None:
-            steps = _train(part, card, info, folder, begin, minutes, rest, progress,
+            steps = _train(part, card, info, folder, begin, minutes, rest,
                            {"scales": (problem.scale,), "degradation": problem.degradation,
                             "unknown": float(not problem.mtf_known), **(computing or {})})
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
@@ -189,7 +188,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
                else replace(problem, method="backprojection", backproject=0, self_ensemble=False))
     facts = {**facts, "Network": info and info.arch, "Checkpoint": info and str(info.path)}
     done = deliver(net, source, target, applied, reading, replace(writing, overwrite=True),
-                           folder=folder / "result", facts=facts, progress=progress)
+                   folder=folder / "result", facts=facts)
     state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr,
              "division": division and asdict(division), "steps": steps,
              "best_step": chosen[1].iteration if division else None,
@@ -201,9 +200,8 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     _finish(folder, part, state, results, shown_facts, problem.preset)
     for text in results["warnings"]:
         warn(text)
-    if progress:
-        say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
-                         problem.border))
+    say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
+                     problem.border))
     say(why)
     return done
 
@@ -245,7 +243,7 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float,
-           rest: float, progress: bool, asked: Mapping[str, Any]) -> int:
+           rest: float, asked: Mapping[str, Any]) -> int:
     """Fine-tune, or go on with an interrupted training; returns its steps. `asked` are fields of
     its configuration.
 
@@ -259,8 +257,9 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
         count = sum(count_patches(r[2:], card.patch, (stride,), (1.0,)) for r in rectangles)
         if count * card.bands * card.patch ** 2 < 1 << 26:
             break
-    build_database(database, [part], replace(card, strides=(stride,)), force=True, quiet=True)
-    given = {"data": str(database), "run_dir": str(run), "quiet": not progress, **asked}
+    with quiet():
+        build_database(database, [part], replace(card, strides=(stride,)), force=True)
+    given = {"data": str(database), "run_dir": str(run), **asked}
     if last.exists():
         config = configure({**given, "resume": str(last)})
     else:
@@ -277,13 +276,12 @@ def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: fl
     if not last.exists():
         config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
         config.warmup = min(20, config.iterations // 5)
-    if progress:
-        training = min(seconds, config.iterations * step * 1.25)
-        say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, "
-            f"training about {duration(training)}, test and whole scene about {duration(rest)}")
-        if spent + training + rest > 66 * minutes:
-            note(f"--minutes {minutes:g} is less than the test and the scene take here; the "
-                 "training gets the least it can")
+    training = min(seconds, config.iterations * step * 1.25)
+    say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, "
+        f"training about {duration(training)}, test and whole scene about {duration(rest)}")
+    if spent + training + rest > 66 * minutes:
+        note(f"--minutes {minutes:g} is less than the test and the scene take here; the training "
+             "gets the least it can")
     result = train(config, plan, next_line=False)  # the database is gone at the end
     if result.interrupted:
         say("the same command goes on")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from utility.cubes.axes import LAYOUTS  # noqa: E402
 from utility.names import STORED  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import default_path, shown  # noqa: E402
-from utility.system.progress import duration, heeds_quiet, note, warn  # noqa: E402
+from utility.system.progress import duration, note, quiet, say, warn  # noqa: E402
 
 if TYPE_CHECKING:
     from utility.datasets.cards import Card
@@ -145,12 +144,11 @@ def _sources(options: argparse.Namespace, card: Card) -> list[Path]:
         from data.rendering import render_scenes
 
         return render_scenes(default_path(source), source.name, bands=card.bands,
-                             count=options.scenes, seed=options.seed, quiet=options.quiet)
+                             count=options.scenes, seed=options.seed)
     if source.is_relative_to("data/sample") and not default_path("data/sample").exists():
         from data.make_samples import make_samples
 
-        if not options.quiet:
-            print("rendering the sample scenes into data/sample ...", flush=True)
+        say("rendering the sample scenes into data/sample ...")
         make_samples(default_path("data/sample"))
     from utility.datasets.cards import locate
 
@@ -169,9 +167,13 @@ def _held_out(options: argparse.Namespace, card: Card,
     return card, found or stems[-1:]  # whole scenes, also where those of the card are not there
 
 
-@heeds_quiet
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = _parser().parse_args(arguments)
+    with quiet(options.quiet):
+        return build(options)
+
+
+def build(options: argparse.Namespace) -> int | None:
     from utility.datasets.building import build_database
     from utility.datasets.cards import split
     from utility.scenes import list_scenes
@@ -183,15 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         note(text)
     files = files[:options.scenes_limit]
     card, val_scenes = _held_out(options, card, files)
-    started = time.perf_counter()
     test_out = Path(options.test_out or default_path(f"data/test/{card.name}"))
     failed: list[str] = []
     meta = build_database(out, files, card, dtype=options.dtype, augment=options.augment,
                           seed=options.seed, val_scenes=val_scenes, val_last=options.val_last,
                           drop_bad_bands=options.drop_bad_bands, fill_nodata=options.fill_nodata,
                           skip_bad=options.skip_bad, force=options.force, nodata=options.nodata,
-                          map_size_mb=options.map_size_mb, test_out=test_out, quiet=options.quiet,
-                          failed=failed)
+                          map_size_mb=options.map_size_mb, test_out=test_out, failed=failed)
     for text in failed:
         warn(text, "failed")
     if options.quiet:  # the next line costs two steps of training
@@ -199,14 +199,15 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     size = sum(file.stat().st_size for file in out.iterdir()) / MB
     shape, scenes = ("x".join(map(str, meta["shape"])),
                      len({source["file"] for source in meta["sources"]}))
-    print(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} "
-          f"scene{'s' * (scenes != 1)}, {size:.1f} MB, in {time.perf_counter() - started:.1f} s; "
-          f"{meta['count'] - meta['validation']} for training, {meta['validation']} for validation")
+    say(f"{shown(out)}: {meta['count']} patches of {shape} {meta['dtype']} from {scenes} "
+        f"scene{'s' * (scenes != 1)}, {size:.1f} MB; {meta['count'] - meta['validation']} for "
+        f"training, {meta['validation']} for validation")
     if meta["skipped"]:
-        print(f"left out: {', '.join(meta['skipped'])}")
+        say(f"left out: {', '.join(meta['skipped'])}")
     if card.test_region:
-        print(f"test cubes: {shown(test_out)}")
-    print(*_what_is_next(out, meta["shape"][0]), sep="\n")
+        say(f"test cubes: {shown(test_out)}")
+    for line in _what_is_next(out, meta["shape"][0]):
+        say(line)
     return 1 if failed else None
 
 

@@ -141,7 +141,7 @@ def database(with_old: bool) -> Work:
     card = generic_card(16)
 
     def build(name: str) -> None:
-        build_database("out.lmdb", [f"{name}.npy"], card, force=True, quiet=True, map_size_mb=1)
+        build_database("out.lmdb", [f"{name}.npy"], card, force=True, map_size_mb=1)
 
     def prepare(folder: Path) -> None:
         for value, name in enumerate(("old", "new")):

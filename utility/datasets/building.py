@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from utility.lmdb_dataset import DatabaseWriter, writing_database
 from utility.scenes import Reading, first_line, list_scenes, open_as, write_scene
 from utility.system.errors import UserError
 from utility.system.files import refuse_existing, replacing, write_failure
-from utility.system.progress import Bar, note, say, track, warn
+from utility.system.progress import Bar, note, say, track
 
 MB = 1_000_000
 
@@ -28,7 +28,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                    val_scenes: Sequence[str] = (), val_last: int | None = None,
                    drop_bad_bands: bool = False, fill_nodata: bool = False, skip_bad: bool = False,
                    force: bool = False, nodata: float | None = None, map_size_mb: int = 1024,
-                   test_out: str | Path | None = None, quiet: bool = False,
+                   test_out: str | Path | None = None,
                    failed: list[str] | None = None) -> dict[str, Any]:
     """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole;
     returns its meta.
@@ -52,7 +52,6 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
             database.
         map_size_mb: LMDB's map to begin with; it doubles when it is full.
         test_out: folder for the test cubes of a card with a `test_region`; None writes none.
-        quiet: no progress bar, and nothing said about what is skipped.
         failed: takes the sentences on scenes that cannot be used, where there are several; None:
             the first one is raised.
 
@@ -65,102 +64,177 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
     if automatic and len(files) >= 5:
         val_scenes = [file.stem for file in files[-max(1, len(files) // 10):]]
     files = _ordered(files, val_scenes)
-    share = len(files) / 10 if automatic and not val_scenes else 0.0
     test_out = Path(test_out) if test_out is not None and card.test_region else None
     if test_out:
-        named: dict[str, Path] = {}
-        for file in files:
-            refuse_existing(test_out / f"{file.stem}_test.mat", force)
-            if (other := named.setdefault(file.stem, file)) != file:
-                raise UserError(f"{other} and {file} have the same name, and so would their test "
-                                f"cubes in {test_out}; rename one of them, or build two databases.")
-
+        _check_test_names(files, test_out, force)
     reading = card.completed(
         Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata, nodata=nodata))
-    written: list[dict[str, Any]] = []
-    held: list[tuple[dict[str, Any], int, list[Part]]] = []
-    # of the patches: the number of the scene, and the pixels there
-    covered: list[tuple[np.ndarray, np.ndarray]] = []
-    digests: dict[str, tuple[bool, Path]] = {}  # of a scene: whether it validates
-    cut = partial(_cut, card=card, seed=seed, covered=covered)
-    skipped: list[str] = []
-    tests: list[Scene] = []
-    size: list[int] = []
-    wavelengths: np.ndarray | None = None
     database = writing_database(out, dtype=dtype, force=force, map_size_mb=map_size_mb)
     with database as writer, ExitStack() as cubes:
-        with closing(track(files, Path(out).stem, unit="scene", quiet=quiet)) as bar:
-            for number, file in enumerate(bar):
-                try:
-                    scene = open_as(file, reading)
-                    found, source = divide(card, scene, share if file == files[-1] else 0.0)
-                    _check_bands(source, written, file)
-                    held_out = file.stem in val_scenes or (share > 0 and file == files[-1])
-                    if (other := digests.setdefault(source["sha256"], (held_out, file)))[
-                            0] != held_out:
-                        raise UserError(f"{file} holds the very pixels of {other[1]}, and one of "
-                                        "them validates what the other one trains; leave one out.")
-                except UserError as error:
-                    if not skip_bad and (failed is None or len(files) == 1):
-                        raise
-                    if not skip_bad:
-                        failed.append(str(error))
-                    skipped.append(file.name)
-                    if not quiet:
-                        warn(str(error), "skipped")
-                    continue
-                if not quiet and source["size"] != size:  # said of the first of scenes of one size
-                    size = source["size"]
-                    say(f"{file} {first_line(scene)}")
-                wavelengths = wavelengths if written else scene.wavelengths
-                part = "validation" if file.stem in val_scenes else "training"
-                if share and file == files[-1] and not found["validation"] and written:
-                    part = "validation"  # too small for both
-                variants = augment if part == "training" else 1
-                written.append(source | {"part": part}
-                               | cut(found["training"], number, augment=variants, writer=writer,
-                                     bar=bar))
-                if found["validation"]:  # the last patches of a database are those of validation
-                    held.append((source, number, found["validation"]))
-                if test_out:
-                    tests += [_test_scene(test, scene, source["sha256"]) for test in found["test"]]
-                del scene, found  # before the next one is read
-            for source, number, validation in held:
-                written.append(source | {"part": "validation"}
-                               | cut(validation, number, augment=1, writer=writer, bar=bar))
-        gone = sum(source["left_out"] for source in written)
-        if written and not writer.count and not gone:
-            raise UserError(f"No patch of {card.patch} pixels fits into the {len(written)} scenes "
-                            f"at zooms {', '.join(f'{zoom:g}' for zoom in card.zooms)}; choose a "
-                            "smaller --patch or larger --zooms.")
-        if gone:
-            if not writer.count:
-                raise UserError(f"Each of the {gone} patches of {card.patch} pixels has a pixel "
-                                "that nobody measured; choose a smaller --patch, or other scenes.")
-            if not quiet:
-                note(f"{gone} patches with a pixel that nobody measured are left out")
-        if not written:
-            raise UserError(
-                f"None of the {len(files)} scenes could be used: {', '.join(skipped)}; see above.")
+        building = _Building(card, reading, writer, files, val_scenes, augment, seed,
+                             share=len(files) / 10 if automatic and not val_scenes else 0.0,
+                             failed=failed if len(files) > 1 else None, skip_bad=skip_bad,
+                             keep_tests=test_out is not None)
+        with closing(track(files, Path(out).stem, unit="scene")) as building.bar:
+            for number, file in enumerate(building.bar):
+                building.take(number, file)
+            building.take_held()
+        building.check()
+        written = building.written
+        for text in _how_validated(written, building.covered, val_last, automatic, files[-1]):
+            note(text)
         validation = val_last
-        if val_last is None or held:
+        if val_last is None or building.held:
             validation = sum(
                 source["patches"] for source in written if source["part"] == "validation")
-        if not quiet:
-            for text in _how_validated(written, covered, val_last, automatic, files[-1]):
-                note(text)
+        wavelengths = building.wavelengths
         meta = writer.finish(validation=validation,
                              card=card.name if card.folder == CARD_FOLDER
                              else str((card.folder / f"{card.name}.toml").resolve()),
-                             sources=written, skipped=skipped, patch=card.patch,
+                             sources=written, skipped=building.skipped, patch=card.patch,
                              strides=list(card.strides), zooms=list(card.zooms), augment=augment,
                              wavelengths=None if wavelengths is None
                              else [float(nm) for nm in wavelengths])
         # the test cubes take their names together, before the database takes its own: all, or none
-        for test in tests:
+        for test in building.tests:
             final = test_out / f"{test.name}.mat"
             _write_test(cubes.enter_context(replacing(final, force)), test, final)
     return meta
+
+
+@dataclass
+class _Building:
+    """A database under way: its scenes, and what came of those that were taken."""
+
+    card: Card
+    reading: Reading
+    writer: DatabaseWriter
+    files: list[Path]
+    val_scenes: Sequence[str]
+    augment: int
+    seed: int
+    share: float  # of the last scene's training pixels, which validates where no scene does
+    failed: list[str] | None  # takes sentences on scenes that cannot be used; None: raise the first
+    skip_bad: bool
+    keep_tests: bool
+    bar: Bar | None = None
+    # the database's records
+    written: list[dict[str, Any]] = field(default_factory=list)
+    # parts that validate, and are written last, with the record and the number of their scene
+    held: list[tuple[dict[str, Any], int, list[Part]]] = field(default_factory=list)
+    # of the patches: the number of the scene, and the pixels there
+    covered: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    # of a scene by its hash: whether it validates
+    digests: dict[str, tuple[bool, Path]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    tests: list[Scene] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)  # of the last scene
+    wavelengths: np.ndarray | None = None
+
+    def take(self, number: int, file: Path) -> None:
+        """Write the training patches of scene `number`, and keep its other parts; a scene that
+        cannot be used is left out where others may be."""
+        try:
+            scene, found, source = self._read(file)
+        except UserError as error:
+            if self.failed is None and not self.skip_bad:
+                raise
+            if not self.skip_bad:
+                self.failed.append(str(error))
+            self.skipped.append(file.name)
+            note(str(error), "skipped")
+            return
+        if source["size"] != self.size:  # said of the first of scenes of one size
+            self.size = source["size"]
+            say(f"{file} {first_line(scene)}")
+        if not self.written:
+            self.wavelengths = scene.wavelengths
+        part = "validation" if file.stem in self.val_scenes else "training"
+        if self._shares(file) and not found["validation"] and self.written:
+            part = "validation"  # too small for both
+        augment = self.augment if part == "training" else 1
+        self.written.append(
+            source | {"part": part} | self._cut(found["training"], number, augment))
+        if found["validation"]:  # the last patches of a database are those of validation
+            self.held.append((source, number, found["validation"]))
+        for test in found["test"] if self.keep_tests else ():
+            self.tests.append(_test_scene(test, scene, source["sha256"]))
+
+    def take_held(self) -> None:
+        """Write the patches of the parts that validate."""
+        for source, number, parts in self.held:
+            self.written.append(source | {"part": "validation"} | self._cut(parts, number, 1))
+
+    def check(self) -> None:
+        """Say which patches are left out. Raises UserError: no patch was written."""
+        gone = sum(source["left_out"] for source in self.written)
+        if not self.written:
+            raise UserError(f"None of the {len(self.files)} scenes could be used: "
+                            f"{', '.join(self.skipped)}; see above.")
+        if not (self.writer.count or gone):
+            zooms = ", ".join(f"{zoom:g}" for zoom in self.card.zooms)
+            raise UserError(f"No patch of {self.card.patch} pixels fits into the "
+                            f"{len(self.written)} scenes at zooms {zooms}; choose a smaller "
+                            "--patch or larger --zooms.")
+        if not self.writer.count:
+            raise UserError(f"Each of the {gone} patches of {self.card.patch} pixels has a pixel "
+                            "that nobody measured; choose a smaller --patch, or other scenes.")
+        if gone:
+            note(f"{gone} patches with a pixel that nobody measured are left out")
+
+    def _shares(self, file: Path) -> bool:
+        """Whether a part of this scene validates and the rest trains."""
+        return self.share > 0 and file == self.files[-1]
+
+    def _read(self, file: Path) -> tuple[Scene, dict[str, list[Part]], dict[str, Any]]:
+        """A scene, its parts by what they are for, and the database's record of it. Raises
+        UserError: it cannot be used."""
+        scene = open_as(file, self.reading)
+        found, source = divide(self.card, scene, self.share if self._shares(file) else 0.0)
+        if self.written and source["bands"] != self.written[0]["bands"]:
+            first = self.written[0]
+            raise UserError(f"{file} has {source['bands']} bands and {first['file']} has "
+                            f"{first['bands']}, and one database holds patches of one size; build "
+                            "two databases.")
+        validates = file.stem in self.val_scenes or self._shares(file)
+        same = self.digests.setdefault(source["sha256"], (validates, file))
+        if same[0] != validates:
+            raise UserError(f"{file} holds the very pixels of {same[1]}, and one of them validates "
+                            "what the other one trains; leave one out.")
+        return scene, found, source
+
+    def _cut(self, found: Sequence[Part], number: int, augment: int) -> dict[str, Any]:
+        """Write the patches of some parts of scene `number`, each in `augment` variants; returns
+        what the database's record says of them."""
+        card, writer = self.card, self.writer
+        begin, possible = writer.count, 0
+        for part in found:
+            boxes = (places(part.region[2:], card.patch, card.strides, card.zooms, part.filled)
+                     + [*part.region[:2]] * 2)
+            self.covered.append((np.full(augment * len(boxes), number), boxes.repeat(augment, 0)))
+            possible += augment * count_patches(part.region[2:], card.patch, card.strides,
+                                                card.zooms)
+            for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms,
+                                           part.filled):
+                if augment > 1:
+                    patches = bake(patches, augment, self.seed, writer.count // augment)
+                writer.write(patches)
+                self.bar.set_postfix_str(f"{writer.count} patches, {writer.bytes / MB:.0f} MB",
+                                         refresh=False)
+                self.bar.update(0)
+        made = writer.count - begin
+        return {"regions": [list(part.region) for part in found], "patches": made,
+                "left_out": possible - made}
+
+
+def _check_test_names(files: Sequence[Path], folder: Path, force: bool) -> None:
+    """Raise UserError for scenes whose test cubes would have one name, or that of an older one."""
+    named: dict[str, Path] = {}
+    for file in files:
+        refuse_existing(folder / f"{file.stem}_test.mat", force)
+        if (other := named.setdefault(file.stem, file)) != file:
+            raise UserError(f"{other} and {file} have the same name, and so would their test "
+                            f"cubes in {folder}; rename one of them, or build two databases.")
 
 
 def _how_validated(written: Sequence[Mapping[str, Any]],
@@ -217,37 +291,6 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
         if isinstance(error.__cause__, OSError):
             raise write_failure(final, error.__cause__) from error
         raise
-
-
-def _check_bands(source: dict[str, Any], written: list[dict[str, Any]], file: Path) -> None:
-    if written and source["bands"] != written[0]["bands"]:
-        raise UserError(f"{file} has {source['bands']} bands and {written[0]['file']} has "
-                        f"{written[0]['bands']}, and one database holds patches of one size; build "
-                        "two databases.")
-
-
-def _cut(found: Sequence[Part], number: int, card: Card, augment: int, seed: int,
-         writer: DatabaseWriter, bar: Bar,
-         covered: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Write the patches of some parts of scene `number`; returns the database's record of these
-    parts."""
-    begin, possible = writer.count, 0
-    for part in found:
-        boxes = (places(part.region[2:], card.patch, card.strides, card.zooms, part.filled)
-                 + [*part.region[:2]] * 2)
-        covered.append((np.full(augment * len(boxes), number), boxes.repeat(augment, 0)))
-        possible += augment * count_patches(part.region[2:], card.patch, card.strides, card.zooms)
-        for patches in extract_patches(part.cube, card.patch, card.strides, card.zooms,
-                                       part.filled):
-            if augment > 1:
-                patches = bake(patches, augment, seed, writer.count // augment)
-            writer.write(patches)
-            bar.set_postfix_str(f"{writer.count} patches, {writer.bytes / MB:.0f} MB",
-                                refresh=False)
-            bar.update(0)
-    made = writer.count - begin
-    return {"regions": [list(part.region) for part in found], "patches": made,
-            "left_out": possible - made}
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:

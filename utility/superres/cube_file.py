@@ -69,7 +69,7 @@ def check_target(source: Path, target: Path, writing: Writing) -> None:
 
 
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
-                  progress: bool = True, figure: bool = True) -> Applied:
+                  figure: bool = True) -> Applied:
     """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from disk to disk.
 
     The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and the result scaled back.
@@ -89,8 +89,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on the sensor's; leave "
                         "one of them out.")
     whole = open_as(source, reading, in_memory=False, keep_bad=True, folder=target.parent)  # bands out = bands in
-    if progress:
-        say(first_line(whole))
+    say(first_line(whole))
     bad = whole.metadata.get("bad_bands", [])
     scene = select_bands(whole, [band for band in range(len(whole.cube)) if band not in bad])
     low_end, high_end = value_range(scene, reading.keep_range)
@@ -124,7 +123,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
 
         if spread:
             spread.begin(shape[1:])
-        how = {"spread": spread and spread.take, "progress": progress} if net else {}
+        how = {"spread": spread and spread.take} if net else {}
         made[problem.method].write(write, **how)
         for key in made.keys() - {problem.method}:
             made[key].write(halos[key].add)

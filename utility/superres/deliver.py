@@ -21,16 +21,14 @@ REPORT_MARKS = ("summary.json",)
 
 
 def deliver(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading,
-            writing: Writing, *, folder: Path | None, facts: Mapping[str, Any],
-            progress: bool = True) -> Applied:
+            writing: Writing, *, folder: Path | None, facts: Mapping[str, Any]) -> Applied:
     """`apply_to_file`, what came of it in words, and where a `folder` is named a report in it.
     Raises UserError likewise."""
     if folder:
         refuse_existing(folder, writing.overwrite)
         refuse_foreign(folder, REPORT_MARKS)
         keep_out_of(folder, *(facts.get("Checkpoint"), source, target))
-    done = apply_to_file(net, source, target, problem, reading, writing, progress,
-                         figure=bool(folder))
+    done = apply_to_file(net, source, target, problem, reading, writing, figure=bool(folder))
     if folder:
         with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
             partial.mkdir()

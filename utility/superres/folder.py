@@ -13,7 +13,7 @@ from utility.system.progress import say, track, warn
 
 
 def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path], target: Path,
-                    ending: str, *, force: bool = False, quiet: bool = False) -> int:
+                    ending: str, *, force: bool = False) -> int:
     """Call `apply(scene, result)` for each scene in `sources`, files and folders; returns how many
     scenes failed.
 
@@ -43,7 +43,7 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
                             f"{result.name}; rename one of them.")
     skipped, failed = 0, []
     for scene, result in track(list(zip(scenes, results, strict=True)), sources[0].name,
-                               unit="scene", quiet=quiet):
+                               unit="scene"):
         if not force and result.exists() and _newest(result) >= _newest(scene):
             skipped += 1
             continue

@@ -192,10 +192,8 @@ class Networked(Method):
         told[0, 2] = float(self.problem.mtf_known)
         return told
 
-    def write(self, sink: Sink, *, spread: Sink | None = None, progress: bool = False,
-              together: bool = False) -> None:
-        """As `Method.write`; `spread`, `progress` and `together` are those of
-        `tiling.super_resolve`."""
+    def write(self, sink: Sink, *, spread: Sink | None = None, together: bool = False) -> None:
+        """As `Method.write`; `spread` and `together` are those of `tiling.super_resolve`."""
         problem = self.problem
         consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
         told = self.told()
@@ -204,8 +202,8 @@ class Networked(Method):
                "memory": problem.memory, "missing": self.missing}
         if not (problem.backproject or problem.bandwise):
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low),
-                          again=consistency, spread=spread, progress=progress,
-                          supports=self.supports, told=told, **how)
+                          again=consistency, spread=spread, supports=self.supports, told=told,
+                          **how)
             self.again = consistency.result()
             return
         whole = scratch(self.shape, np.float32, self.folder)
@@ -219,8 +217,8 @@ class Networked(Method):
                 consistency.add(top, left, whole[:, top:bottom, left:right])
         else:
             super_resolve(self.net, self.start, self.shape, into(whole), low=window_of(self.low),
-                          again=consistency, spread=spread, progress=progress,
-                          supports=self.supports, told=told, **how)
+                          again=consistency, spread=spread, supports=self.supports, told=told,
+                          **how)
         self.again = consistency.result()
         correction = self._back_projected() if problem.backproject else None
         for top, bottom, left, right in strips(self.shape):

@@ -47,8 +47,7 @@ Sink = Callable[[int, int, np.ndarray], None]
 
 def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None = None, *,
                        tile: int | str = "auto", amp: str = "off", told: Tensor | None = None,
-                       self_ensemble: bool = False, progress: bool = False,
-                       together: bool = False) -> np.ndarray:
+                       self_ensemble: bool = False, together: bool = False) -> np.ndarray:
     """Super-resolve a cube in memory; see `super_resolve`.
 
     Args:
@@ -65,7 +64,7 @@ def super_resolve_cube(net: Network, start: np.ndarray, low: np.ndarray | None =
     super_resolve(net, window_of(start), start.shape, sink,
                   low=None if low is None else window_of(low),
                   scale=1 if low is None else start.shape[1] // low.shape[1], tile=tile, amp=amp,
-                  told=told, self_ensemble=self_ensemble, progress=progress, together=together)
+                  told=told, self_ensemble=self_ensemble, together=together)
     return out
 
 
@@ -85,7 +84,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                   spread: Callable[[int, int, np.ndarray], None] | None = None,
                   again: Consistency | None = None, supports: Supports | None = None,
                   missing: np.ndarray | None = None, memory: int | None = None,
-                  progress: bool = False, together: bool = False) -> None:
+                  together: bool = False) -> None:
     """Super-resolve a scene of any size.
 
     The scene is padded by reflection at its lower and right edges to multiples of
@@ -115,7 +114,6 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         missing: (H/s, W/s) bool, pixels of `low` that nobody measured: the network's statistics of
             the scene leave them out.
         memory: bytes that may be used in all; None: half of what is free.
-        progress: show a bar, or lines (see `progress.track`).
         together: every process calls this for the same scene, computes some of its tiles, and its
             sink takes all of them.
 
@@ -136,7 +134,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     degraded_there = bool(again and overlap and not supports)  # by the GPU, tile by tile
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
     bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel",
-                quiet=not progress, bar_format=BAR)
+                bar_format=BAR)
 
     def started(window: Window, following: Window | None) -> list[Any]:
         """The result, the spread and the consistency's part, each as `on_its_way` gives it."""

@@ -109,11 +109,11 @@ class Interruption:
     Args:
         patient: later ones change nothing. A scheduler and torchrun may each send one, and torchrun
             ends what takes 30 s.
-        quiet: say nothing.
+        answers: say that the first one was heard.
     """
 
-    def __init__(self, patient: bool = False, quiet: bool = False) -> None:
-        self.requested, self.patient, self.quiet = False, patient, quiet
+    def __init__(self, patient: bool = False, answers: bool = True) -> None:
+        self.requested, self.patient, self.answers = False, patient, answers
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -129,7 +129,7 @@ class Interruption:
     def _ask(self, *_: object) -> None:
         if self.requested and not self.patient:
             raise KeyboardInterrupt
-        if not (self.requested or self.quiet):
+        if self.answers and not self.requested:
             more = b"" if self.patient else b"; once more stops at once"
             os.write(2, b"\ninterrupted: this step ends and the state is saved" + more + b"\n")
         self.requested = True

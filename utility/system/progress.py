@@ -1,48 +1,46 @@
 """What a script says, and how far long work is: a bar on a terminal, elsewhere a line on stderr now
-and then."""
+and then. Of several processes the first one says it."""
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from tqdm import tqdm
 
+from utility.system import distributed
+
 EVERY = 30.0
 """Seconds between two lines where stderr is no terminal."""
 
+_quiet = False
 
-_silent = False
 
-
-def heeds_quiet(main: Callable[[Sequence[str] | None], Any]) -> Callable[..., Any]:
-    """A script's `main`, in which --quiet lets `say` and `note` print nothing and draws no bars;
-    `warn` prints always."""
-    @wraps(main)
-    def run(arguments: Sequence[str] | None = None) -> Any:
-        global _silent
-        before, _silent = _silent, "--quiet" in (sys.argv[1:] if arguments is None else arguments)
-        try:
-            return main(arguments)
-        finally:
-            _silent = before
-
-    return run
+@contextmanager
+def quiet(asked: bool = True) -> Iterator[None]:
+    """In this block `say` and `note` print nothing and no bar is drawn; `warn` prints always. Not
+    `asked`: as outside of it."""
+    global _quiet
+    before, _quiet = _quiet, _quiet or asked
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def say(text: str) -> None:
     """Print a line above the bars."""
-    if not _silent:
+    if not (_quiet or distributed.rank()):
         tqdm.write(text)
         sys.stdout.flush()
 
 
-def note(text: str) -> None:
-    """Print on stderr what is good to know."""
-    if not _silent:
-        tqdm.write(f"note: {text}", file=sys.stderr)
+def note(text: str, kind: str = "note") -> None:
+    """Print on stderr what is good to know. Every process says it, of its own scenes."""
+    if not _quiet:
+        tqdm.write(f"{kind}: {text}", file=sys.stderr)
 
 
 def warn(text: str, kind: str = "warning") -> None:
@@ -50,12 +48,12 @@ def warn(text: str, kind: str = "warning") -> None:
     tqdm.write(f"{kind}: {text}", file=sys.stderr)
 
 
-def track(items: Iterable[Any] | None = None, desc: str = "", *, quiet: bool = False,
-          **how: Any) -> Bar:
+def track(items: Iterable[Any] | None = None, desc: str = "", **how: Any) -> Bar:
     """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit,
     ...)."""
-    if (quiet := quiet or _silent) or sys.stderr.isatty():
-        return tqdm(items, desc, disable=quiet, **how)
+    unseen = _quiet or distributed.rank() > 0
+    if unseen or sys.stderr.isatty():
+        return tqdm(items, desc, disable=unseen, **how)
     return Lines(items, desc, **how)
 
 

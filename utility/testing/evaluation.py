@@ -67,7 +67,7 @@ class Outputs:
 
 def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
         outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
-        progress: bool = True, overwrite: bool = False, together: bool = True,
+        overwrite: bool = False, together: bool = True,
         failed: list[str] | None = None) -> dict[str, Any]:
     """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
 
@@ -93,7 +93,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
     methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
     silent = together and distributed.rank() > 0
     test = _Test(net, problem, dataclasses.replace(outputs, cubes=False, figures=False, report=False) if silent else outputs,
-                 compare, methods, progress and not distributed.rank(), info.trained_on if info else (), together)
+                 compare, methods, info.trained_on if info else (), together)
     with _results_folder(out, overwrite) as folder:
         for image in images:
             try:
@@ -158,7 +158,6 @@ class _Test:
     outputs: Outputs
     compare: dict[str, Path]
     methods: dict[str, str]
-    progress: bool
     trained_on: Sequence[Mapping[str, Any]] | None  # what the network's checkpoint says of its training
     together: bool = True
     found: list[tuple[int, dict[str, Any], list[list[Any]]]] = field(default_factory=list)
@@ -171,8 +170,7 @@ class _Test:
     def add(self, image: TestImage, folder: Path) -> None:
         """Test on one image: its row of metrics.json, its cube and its figures."""
         problem, scale = self.problem, self.problem.scale
-        if self.progress:
-            say(f"{image.name} {first_line(image)}")
+        say(f"{image.name} {first_line(image)}")
         gt = crop_to_multiple(image.cube, scale)
         if 0 in gt.shape:
             raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
@@ -202,7 +200,7 @@ class _Test:
             raise UserError(f"{image.scene} cannot be compared. {error}") from error
         if self.net:
             started = time.perf_counter()
-            cubes["network"] = made["network"].cube(progress=self.progress, together=self.together)
+            cubes["network"] = made["network"].cube(together=self.together)
             row["seconds"] = round(time.perf_counter() - started, 3)
         cubes |= others
         found |= {key: self._compared(cubes[key], gt, counted) for key in cubes if key not in found}

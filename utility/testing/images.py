@@ -69,22 +69,21 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
 
 
 def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = None, *,
-                together: bool = True, progress: bool = False,
-                failed: list[str] | None = None) -> Iterator[TestImage]:
+                together: bool = True, failed: list[str] | None = None) -> Iterator[TestImage]:
     """Read the test images in scene files: whole scenes, or the test parts that a card defines.
 
     Args:
         together: each process reads all files; False: each reads files of its own, see `run`.
-        progress: say how many of several files are done.
         failed: takes the sentences on files that cannot be read or used, and the others follow;
             None: the first one is raised.
 
     Raises:
         UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
-    quiet = not progress or len(paths) == 1 or distributed.rank() > 0
-    for number, path in track(_own_files(paths, together), "test", total=len(paths), unit="scene",
-                              leave=False, quiet=quiet):
+    own = _own_files(paths, together)
+    if len(paths) > 1:
+        own = track(own, "test", total=len(paths), unit="scene", leave=False)
+    for number, path in own:
         try:
             yield from _images_in(path, number, reading, card)
         except UserError as error:

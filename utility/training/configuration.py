@@ -97,7 +97,6 @@ class TrainingConfig:
     record_interval: int = 5                # epochs between kept checkpoints
     save_minutes: float = 10.0              # last.pth is also saved inside an epoch, this often
     tensorboard: bool = True
-    quiet: bool = False
 
     def __post_init__(self) -> None:
         """Fill in the fields of the recipe. Raises UserError: a value that no run can have."""

@@ -91,7 +91,7 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.backends.cudnn.benchmark_limit = 0
 
-    run = NoFolder(path) if distributed.rank() else RunFolder(path, own, config.quiet)
+    run = NoFolder(path) if distributed.rank() else RunFolder(path, own)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
     watch = f"; watch with: tensorboard --logdir {shown(run.path)} (pip install tensorboard)" * config.tensorboard
     run.losses.load(state.iteration)
@@ -103,7 +103,7 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
         # Inside an epoch the last step is written again: its epoch may have ended at this step
         # before the run was killed.
         run.open_board(state.iteration + (state.step == 0) if state.iteration else None)
-    stop = Interruption(patient=distributed.launched(), quiet=distributed.rank() > 0)
+    stop = Interruption(patient=distributed.launched(), answers=distributed.rank() == 0)
     try:
         with stop:
             _Loop(plan, state, run, stop).run_epochs()
@@ -138,7 +138,7 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
 def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) -> None:
     """Raise UserError for a complete run, after an update of its history in the folder `path`."""
     if path:
-        run = RunFolder(path, resume=True, quiet=config.quiet)
+        run = RunFolder(path, resume=True)
         _write_history(run, state)
         run.close()
     more = "--patience" if state.gave_up else "--iterations" if config.iterations else "-n"
@@ -254,7 +254,7 @@ class _Loop:
         before = self.summed_loss()
         patches, begin, processor = 0, time.perf_counter(), time.process_time()
         with track(total=plan.total, initial=state.iteration, desc=f"epoch {state.epoch + 1}",
-                   unit="step", leave=False, quiet=self.config.quiet or self.part[0] > 0) as bar:
+                   unit="step", leave=False) as bar:
             for gt, whole in zip(batches, loader.batch_sampler.sizes(), strict=True):
                 train_step(state, self.net, gt, whole)
                 patches += whole

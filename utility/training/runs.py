@@ -41,14 +41,13 @@ class RunFolder:
     Args:
         path: the folder.
         resume: the folder may hold a run already, which goes on; its log is appended to.
-        quiet: print nothing (the log is written all the same).
 
     Raises:
         UserError: the folder holds something and `resume` is False, or it cannot be made.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, quiet: bool = False) -> None:
-        self.path, self.quiet = Path(path), quiet
+    def __init__(self, path: str | Path, resume: bool = False) -> None:
+        self.path = Path(path)
         self.board: Board | PublicBoard | None = None
         self.losses = Losses(self.path / "steps.csv")
         # an empty one is a run that was killed before it wrote its configuration
@@ -76,17 +75,14 @@ class RunFolder:
             old.unlink()
 
     def say(self, line: str, warning: bool = False) -> None:
-        """Print a line above the progress bar, and log it; warnings are printed although the run is
-        quiet.
+        """Print a line above the progress bar, and log it; the log also has what `progress.quiet`
+        keeps from being printed.
 
         Raises:
             UserError: the log cannot be written, such as on a full disk. Later lines are printed
                 alone.
         """
-        if warning:
-            warn(line)
-        elif not self.quiet:
-            say(line)
+        (warn if warning else say)(line)
         if self._log:
             try:
                 self._log.write("warning: " * warning + line + "\n")
