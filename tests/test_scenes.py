@@ -2,6 +2,7 @@
 back."""
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -224,6 +225,95 @@ def test_several_cubes_are_listed_and_a_key_is_asked_for(tmp_path: Path) -> None
                            match=r"no array 'befor' \(nearest: before\).*before "
                            fr"\({shape}\).*--key"):
             read_scene(tmp_path / name, key="befor")
+
+
+def save_struct(path: Path, kind: str, fields: dict) -> Path:
+    """A variable S of MATLAB whose fields these are, one of them possibly a struct again."""
+    if kind != "mat7.3":
+        scipy.io.savemat(path, {"S": fields, "date": "2024"}, do_compression=kind == "compressed")
+        return path
+    flat = {f"S/{name}": value for name, value in fields.items() if not isinstance(value, dict)}
+    flat |= {f"S/{name}/{part}": value for name, inner in fields.items() if isinstance(inner, dict)
+             for part, value in inner.items()}
+    return save_v73(path, **flat)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "mat7.3"])
+def test_fields_of_a_struct_are_arrays_with_what_stands_beside_them(
+    tmp_path: Path, kind: str
+) -> None:
+    cube, nm = cube_of(), np.array([[410.0, 470, 520, 600, 650, 700]])
+    path = save_struct(tmp_path / "s.mat", kind,
+                       {"empty": np.empty((0, 0)), "data": cube.transpose(1, 2, 0),
+                        "wavelength": nm, "odd": np.ones((1, 3), "u1")})
+    scene = read_scene(path)
+    np.testing.assert_array_equal(scene.cube, cube)
+    np.testing.assert_array_equal(scene.wavelengths, nm[0])
+    assert scene.key == "S/data" and list_scenes(tmp_path) == [path]
+    np.testing.assert_array_equal(read_scene(path, key="data").cube, cube)
+    for target in ("a.mat", "a.h5", "a.npz", "a.nc"):
+        write_scene(tmp_path / target, scene)
+        np.testing.assert_array_equal(read_scene(tmp_path / target).cube, cube)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "mat7.3"])
+def test_cubes_in_several_fields_are_listed_and_named_by_their_field(
+    tmp_path: Path, kind: str
+) -> None:
+    vnir, swir = cube_of(), cube_of(9, 11, 13)
+    path = save_struct(tmp_path / "s.mat", kind,
+                       {"first": vnir.transpose(1, 2, 0),
+                        "more": {"second": swir.transpose(1, 2, 0)}})
+    with pytest.raises(UserError, match=r"first \(.*second \(.*--key"):
+        read_scene(path)
+    np.testing.assert_array_equal(read_scene(path, key="first", bands=6).cube, vnir)
+    np.testing.assert_array_equal(read_scene(path, key="more/second", bands=9).cube, swir)
+
+
+def test_a_field_counts_where_no_variable_is_a_cube(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"data": cube_of(6, 9, 9),
+                                          "info": {"psf": cube_of(5, 7, 7), "pixel": 2.0}})
+    assert read_scene(tmp_path / "a.mat").key == "data"
+    assert read_scene(tmp_path / "a.mat", key="psf").cube.shape == (5, 7, 7)
+
+
+def test_a_struct_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
+    for compressed in (False, True):
+        path = save_struct(tmp_path / "s.mat", "compressed" if compressed else "plain",
+                           {"data": cube_of().transpose(1, 2, 0), "x": {"y": 1.0}})
+        sound = path.read_bytes()
+        for at in range(200, min(len(sound), 520), 3):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 255]) + sound[at + 1:])
+            with suppress(UserError):
+                read_scene(path)
+        path.write_bytes(sound[:-40])
+        with pytest.raises(UserError, match="truncated or damaged"):
+            read_scene(path)
+
+
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz", "hdf5"])
+def test_of_a_cube_and_copies_of_it_the_finest_is_the_scene_and_the_others_are_told(
+    tmp_path: Path, kind: str
+) -> None:
+    gt = cube_of(6, 32, 40)
+    arrays = {"ms": gt[:, ::4, ::4], "ms_bicubic": gt[:, ::-1], "gt": gt}
+    path = tmp_path / {"npz": "a.npz", "hdf5": "a.h5"}.get(kind, "a.mat")
+    arrays = {name: value.transpose(1, 2, 0) for name, value in arrays.items()}
+    if kind == "hdf5":
+        with h5py.File(path, "w") as file:
+            file.update(arrays)
+    else:
+        {"mat5": lambda: scipy.io.savemat(path, arrays), "npz": lambda: np.savez(path, **arrays),
+         "mat7.3": lambda: save_v73(path, **arrays)}[kind]()
+    scene = read_scene(path)
+    np.testing.assert_array_equal(scene.cube, gt)
+    (told,) = scene.notes
+    assert "'gt'" in told and "ms (" in told and "--key" in told
+    np.testing.assert_array_equal(read_scene(path, key="ms").cube, gt[:, ::4, ::4])
+    assert not read_scene(path, key="ms").notes
+    del arrays["ms_bicubic"]
+    scipy.io.savemat(tmp_path / "b.mat", {"X": arrays["gt"], "Y": arrays["ms"]})
+    assert read_scene(tmp_path / "b.mat").key == "X"  # the only one of that size
 
 
 def test_maps_texts_structures_and_vectors_are_no_candidates(tmp_path: Path) -> None:

@@ -32,13 +32,15 @@ COMPANION = re.compile(
 """In the name of an array, in lower case: the array is about the cube, and is none itself."""
 SMALL = 1 << 16
 """Numbers at most in an array that is read as standing beside the cube."""
+TRUTH = re.compile(r"gt|ground_?truth|hr|hr_?hsi|hsi_?hr")
+"""Name of the cube itself, in lower case, beside cubes that were made of it."""
 
 
 def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
                size: tuple[int, int] | None = None, others: str = "",
-               companions: Collection[str] = ()) -> str:
+               companions: Collection[str] = (), notes: list[str] | None = None) -> str:
     """The key of the cube among numeric arrays: the key that was asked for, else the only
-    candidate.
+    candidate, else the one that all other candidates are coarser copies of.
 
     A 3-D array is preferred to 2-D arrays (ground-truth maps, endmembers). Without a 3-D array, a
     2-D array is a candidate unless it is a vector; where the image's size is known, a candidate has
@@ -48,6 +50,7 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
     Args:
         key: the whole name, or its last parts where one array alone ends with them.
         companions: names of arrays that are about the cube, besides those whose name says so.
+        notes: takes what a user should know of the choice.
     """
     shapes = {name: long_axes(shape) for name, shape in shapes.items()}
     cubes = [name for name, shape in shapes.items() if len(shape) == 3 and min(shape) > 0]
@@ -68,10 +71,34 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
         listing = ", ".join(filter(None, (_listed(shapes, list(shapes)), others)))
         raise UserError(f"{path} holds no cube: a numeric array of 3 dimensions, or of bands x "
                         f"pixels, was expected, and it holds {listing or 'no numeric array'}.")
+    if len(cubes) > 1 and (whole := _whole(shapes, cubes)):
+        copies = _listed(shapes, [name for name in cubes if name != whole])
+        if notes is not None:
+            notes.append(f"the cube is '{whole}'; beside it are its copies of other resolution or "
+                         f"origin: {copies}; --key names one of these")
+        return whole
     if len(cubes) > 1:
         raise Unclear(f"{path} holds several arrays that may be the cube: "
                       f"{_listed(shapes, cubes)}; choose one with --key KEY.")
     return cubes[0]
+
+
+def _whole(shapes: dict[str, tuple[int, ...]], cubes: list[str]) -> str | None:
+    """The cube that all others are copies of, of its size or a whole number of times smaller: by
+    its name, or because it alone is the largest."""
+    most = max(math.prod(shapes[name]) for name in cubes)
+    largest = [name for name in cubes if math.prod(shapes[name]) == most]
+    if len(largest) > 1:
+        largest = [name for name in largest
+                   if TRUTH.fullmatch(name.rpartition("/")[2].lower())]
+    if len(largest) != 1 or len(shapes[largest[0]]) != 3:
+        return None
+    whole = shapes[largest[0]]
+    for name in cubes:
+        ratios = sorted(long / short for long, short in zip(whole, shapes[name], strict=True))
+        if ratios[0] != 1 or ratios[1] != ratios[2] or not ratios[2].is_integer():
+            return None
+    return largest[0]
 
 
 def may_hold_cube(shapes: dict[str, tuple[int, ...]]) -> bool:

@@ -99,9 +99,12 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
                   for name, item in contents.arrays.items()}
         companions = {name for name, item in contents.arrays.items() if is_companion(name, item)}
         listing = ", ".join(f"{name} ({times(shape)})" for name, shape in contents.others.items())
+        notes: list[str] = []
         key = choose_key(path, shapes, key.strip("/") if key else None, find_size(beside), listing,
-                         companions)
-        return stored_array(contents, key)
+                         companions, notes)
+        stored = stored_array(contents, key)
+        stored.notes += notes
+        return stored
     except BaseException:
         contents.file.close()
         raise

@@ -41,6 +41,8 @@ TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8",
          16: "u1", 17: "u2"}
 MATRIX, COMPRESSED = 14, 15
 CHUNK = 1 << 20
+DEEPEST = 4
+"""Structs in structs at most; deeper ones are not opened."""
 
 
 class _Element:
@@ -52,6 +54,7 @@ class _Element:
 
     def __init__(self, file: BinaryIO, position: int, order: str) -> None:
         self.file, self.order, self.padding, self.inflated = file, order, 0, None
+        self.taken = 0  # bytes, inflated
         file.seek(position)
         self.left = 8
         kind, self.left = self._tag()
@@ -72,6 +75,28 @@ class _Element:
         if min(shape, default=0) < 0:
             raise ValueError(f"an array of {shape}")
         return self.part(256).tobytes().decode("latin-1"), kind, shape, bool(flags & 0x800)
+
+    def arrays(self, name: str = "") -> Iterator[tuple[str, str, tuple[int, ...], bool]]:
+        """Name, class, shape and whether complex, of the array here, or of each field of a struct
+        (`struct/field`); the next part is the values of the one that came last."""
+        own, kind, shape, is_complex = self.header()
+        name = name or own
+        if kind != "struct" or math.prod(shape) != 1 or name.count("/") >= DEEPEST:
+            yield name, kind, shape, is_complex
+            return
+        length = int(self.part(8)[0])
+        for field in self.part(SMALL).reshape(-1, length):
+            self._take(self.padding)
+            self.padding = 0
+            kind_of_field, size = self._tag()
+            if kind_of_field != MATRIX:
+                raise ValueError(f"a field of type {kind_of_field}")
+            end = self.taken + size
+            if size:
+                letters = field.tobytes().partition(b"\0")[0].decode("latin-1")
+                yield from self.arrays(f"{name}/{letters}")
+            self._skip(end - self.taken)
+            self.padding = 0
 
     def part(self, most: int | None = None) -> np.ndarray:
         """The next part, in its own type; a part of more than `most` bytes is damage."""
@@ -103,6 +128,7 @@ class _Element:
         if size > most:
             raise ValueError(f"a part of {size} bytes in an element of {self.left}")
         require_memory(size, self.file.name)
+        self.taken += size
         data, at = np.empty(size, np.uint8), 0
         while at < size:
             piece = self._piece(min(size - at, CHUNK))
@@ -111,6 +137,16 @@ class _Element:
             data[at:at + len(piece)] = np.frombuffer(piece, np.uint8)
             at += len(piece)
         return data
+
+    def _skip(self, size: int) -> None:
+        if size < 0:
+            raise ValueError("a field is longer than its struct says")
+        self.taken += size
+        while size:
+            piece = self._piece(min(size, CHUNK))
+            if not piece:
+                raise ValueError("an element ends early")
+            size -= len(piece)
 
     def _piece(self, most: int) -> bytes:
         while True:
@@ -125,15 +161,16 @@ class _Element:
 
 
 def _elements(file: BinaryIO) -> tuple[str, dict[str, tuple[str, tuple[int, ...], int]]]:
-    """The byte order of an open file, and name -> (class, shape, position) of what it holds."""
+    """The byte order of an open file, and name -> (class, shape, position) of what it holds; of a
+    field the position of its outermost struct."""
     file.seek(126)
     order = {b"IM": "<", b"MI": ">"}[file.read(2)]
     found, position, size = {}, 128, os.fstat(file.fileno()).st_size
     while position + 8 <= size:
         element = _Element(file, position, order)
-        name, kind, shape, _ = element.header()
-        if name:
-            found[name] = kind, shape, position
+        for name, kind, shape, _ in element.arrays():
+            if name:
+                found[name] = kind, shape, position
         position = element.end
     return order, found
 
@@ -157,7 +194,7 @@ def open_mat5(path: Path, key: str | None) -> Stored:
 
         def read(name: str) -> np.ndarray:
             element = _Element(file, found[name][2], order)
-            _, _, shape, is_complex = element.header()
+            shape, is_complex = next(one[2:] for one in element.arrays() if one[0] == name)
             if is_complex:  # refused for its type
                 return np.broadcast_to(np.complex64(0), shape)
             array = element.part().reshape(shape, order="F")
@@ -168,21 +205,37 @@ def open_mat5(path: Path, key: str | None) -> Stored:
                   for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
         small = [
             name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
-        beside: dict[str, Any] = {name: read(name) for name in small if name.lower() in NAMES}
+        known: dict[str, Any] = {name: read(name) for name in small
+                                 if name.rpartition("/")[2].lower() in NAMES}
         for name in ("layout", *TEXTS):
             if found.get(name, ("",))[0] == "char" and math.prod(found[name][1]) <= SMALL:
                 with suppress(ValueError):  # text that says nothing known
                     codes = read(name).ravel(order="F")
-                    beside[name] = codes.tobytes().decode(
+                    known[name] = codes.tobytes().decode(
                         "utf-8" if codes.itemsize == 1 else "utf-16")
         arrays = {name: shape for name, shape in shapes.items() if name not in small}
+        outer = {name: shape for name, shape in arrays.items() if "/" not in name}
+        if not key and max(map(len, outer.values()), default=0) > 2:
+            arrays = outer  # fields count where the file has no other cube
         others = ", ".join(f"{name} ({kind}, {' x '.join(map(str, shape))})"
                            for name, (kind, shape, _) in found.items() if name not in arrays)
-        key = choose_key(path, arrays, key, find_size(beside), others)
+        folders = dict.fromkeys(["", *(name.rpartition("/")[0] for name in arrays)])
+        size = next(filter(None, (find_size(_beside(known, folder)) for folder in folders)), None)
+        notes: list[str] = []
+        key = choose_key(path, arrays, key, size, others, notes=notes)
+        beside = _beside(known, key.rpartition("/")[0])
         return Stored(
             read(key), format="mat5", key=key, layout=stated_layout(beside.pop("layout", None)),
+            notes=notes,
             planes=[s for n, s in shapes.items() if len(s) == 2 and n != key and min(s) > 1],
             **facts_in(beside))
+
+
+def _beside(known: dict[str, Any], folder: str) -> dict[str, Any]:
+    """What stands at the top of the file and in one of its structs, by the last part of its
+    name."""
+    return {name.rpartition("/")[2]: value for name, value in known.items()
+            if name.rpartition("/")[0] in ("", folder)}
 
 
 @contextmanager

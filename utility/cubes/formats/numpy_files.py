@@ -96,9 +96,10 @@ def open_npz(path: Path, key: str | None) -> Stored:
                     others.append(f"{member[:-4]} ({kind}, {times(shape)})")
     with np.load(path, allow_pickle=False) as archive:
         beside = {name: archive[name] for name in small}
-        key = choose_key(path, shapes, key, find_size(beside), ", ".join(others))
+        notes: list[str] = []
+        key = choose_key(path, shapes, key, find_size(beside), ", ".join(others), notes=notes)
         require_memory(sizes[key], path)
-        return Stored(archive[key], format="npz", key=key,
+        return Stored(archive[key], format="npz", key=key, notes=notes,
                       layout=stated_layout(beside.pop("layout", None)),
                       planes=[s for n, s in shapes.items() if len(s) == 2 and n != key],
                       **facts_in(beside))
