@@ -52,6 +52,7 @@ DARK = ("real_and_fake_apples_ms_256", "cloth_ms_256")
 TRUE = ("mtf 0.08", "mtf 0.15", "mtf 0.25", "mtf 0.35", "mtf 0.5", "mtf 0.75", "area")
 WRONG = ("mtf 0.15", "mtf 0.3")
 SNR, SEED = 25.0, 2021
+WAYS = ("known", "unknown", "wrong", "noise", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Case:
     assumed: str              # `known`, `unknown`, or the name of a degradation
     snr: float | None = None  # dB
 
+    @property
+    def way(self) -> str:
+        if self.true == "gaussian":
+            return self.true
+        return "noise" if self.snr else "wrong" if self.assumed in WRONG else self.assumed
+
     def problem(self, scale: int, start: str) -> Problem:
         kind = {"known": self.true, "unknown": f"{ANY} {SAFE_MTF}"}.get(self.assumed, self.assumed)
         return Problem(scale, kind, start, mtf_known=self.assumed != "unknown")
@@ -69,6 +76,7 @@ class Case:
 
 CASES = [Case(true, assumed) for true in TRUE for assumed in ("known", "unknown", *WRONG)]
 CASES += [Case(true, "known", SNR) for true in TRUE]
+CASES += [Case("gaussian", "gaussian")]  # the degradation of tests against ground truth
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,23 +84,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders with the scenes")
     parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8], help="scale factors (default: 4 2 8)")
     parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: those that a cube of your own gets")
+    parser.add_argument("--cases", nargs="+", choices=WAYS, default=list(WAYS), metavar="CASE",
+                        help=f"some of {', '.join(WAYS)} (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     cubes = dict(_scenes(options.scenes))
     rows = []
     for scale in options.scale:
-        for path in options.weights or _shipped(scale):
+        given = dict.fromkeys(options.weights or [], options.cases)
+        for path, cases in (given or _shipped(scale, options.cases)).items():
             net, info = model_from_checkpoint(path)
-            rows += _rows(net, path.stem, info.start, scale, cubes)
+            rows += _rows(net, path.stem, info.start, scale, cubes, cases)
     if not rows:
         raise UserError("No shipped weights are for any MTF; name some with --weights.")
     write(rows, options.results)
 
 
-def _shipped(scale: int) -> list[Path]:
-    """The weights that a cube of a user's own gets at a scale factor."""
-    found = weights.choose(None, scale, f"{ANY} {SAFE_MTF}")
-    return [found.path] if found else []
+def _shipped(scale: int, ways: Sequence[str]) -> dict[Path, list[str]]:
+    """The weights that a cube of a user's own gets at a scale factor, and those of a test."""
+    found: dict[Path, list[str]] = {}
+    for way in ways:
+        kind = way if way == "gaussian" else f"{ANY} {SAFE_MTF}"
+        if chosen := weights.choose(None, scale, kind):
+            found.setdefault(chosen.path, []).append(way)
+    return found
 
 
 def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
@@ -106,11 +121,12 @@ def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
         yield name, image.cube
 
 
-def _rows(net: Network, label: str, start: str, scale: int, cubes: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _rows(net: Network, label: str, start: str, scale: int, cubes: Mapping[str, np.ndarray],
+          ways: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for name, cube in track(cubes.items(), desc=f"{label}, x{scale}", unit="scene"):
         gt = np.ascontiguousarray(crop_to_multiple(cube, scale))
-        for case in CASES:
+        for case in (case for case in CASES if case.way in ways):
             low, noise = downsample(torch.from_numpy(gt), scale, case.true).numpy(), None
             if case.snr is not None:
                 low, noise = with_noise(low, case.snr, SEED, name)
@@ -138,7 +154,7 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
                for label, scale in groups]
     write_json(folder / "mismatch.json", {"machine": _machine(), "seed": SEED, "scenes": SCENES, "dark": DARK,
                                           "summary": summary})
-    header = ["weights", "case", "PSNR above interpolation", "worst", "above back-projection", "below it", "SAM above the "
+    header = ["weights", "case", "PSNR", "SAM", "PSNR above interpolation", "worst", "above back-projection", "below it", "SAM above the "
               "interpolation's"]
     table = [[_line(one, case) for case in one["cases"]] for one in summary]
     write_text(folder / "mismatch.md", "\n".join([
@@ -159,6 +175,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         angles = [row for row in some if row["network_sam"] > row["interpolation_sam"]]
         cases[assumed if snr is None else f"{assumed}, SNR {snr:g} dB"] = {
             "count": len(nine),
+            **{name: float(np.mean([row[f"network_{name}"] for row in nine])) for name in ("psnr", "sam")},
             **{f"over_{key}": {"mean": float(gain.mean()), "worst": float(gain.min()), "below": int((gain < 0).sum())}
                for key, gain in over.items()},
             "sam_worse": [f"{row['scene']}, {row['true']}" for row in angles], "sam_count": len(some)}
@@ -168,7 +185,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _line(one: Mapping[str, Any], case: str) -> list[str]:
     found = one["cases"][case]
     plain, projected = found["over_interpolation"], found["over_backprojection"]
-    return [f"{one['weights']}, x{one['scale']}", case, f"{plain['mean']:+.2f}", f"{plain['worst']:+.2f}",
+    return [f"{one['weights']}, x{one['scale']}", case, f"{found['psnr']:.3f}", f"{found['sam']:.3f}", f"{plain['mean']:+.2f}", f"{plain['worst']:+.2f}",
             f"{projected['mean']:+.2f}", f"{projected['below']} of {found['count']}, at most {-min(projected['worst'], 0):.2f}",
             f"{len(found['sam_worse'])} of {found['sam_count']}"]
 
@@ -185,6 +202,8 @@ def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
             gains = [[row["network_psnr"] - row["interpolation_psnr"]
                       for row in _some(rows, weights=label, scale=scale, true=true, assumed=assumed, snr=None)
                       if row["scene"] in SCENES] for true in TRUE]
+            if not all(gains):  # this case was not asked for
+                continue
             ax.plot(range(len(TRUE)), [np.mean(gain) for gain in gains], "o-", color=colour, markersize=2.5, label=assumed)
             ax.fill_between(range(len(TRUE)), [min(gain) for gain in gains], [max(gain) for gain in gains], color=colour,
                             alpha=0.12, linewidth=0)

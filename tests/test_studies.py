@@ -2,13 +2,15 @@
 is not trained again."""
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from studies import run
+from data.rendering import render_scene
+from studies import mismatch, run
 from utility import weights
 from utility.system.errors import UserError
 
@@ -88,3 +90,24 @@ def test_shipped_weights_are_trained_again_by_their_cards(work, monkeypatch, cap
         line = next(line for line in said.splitlines() if line.startswith(start))
         last = run.load_checkpoint(line.split("-rp ")[1])
         assert last["arch"] == one.card["arch"]
+
+
+def test_the_mismatch_study_counts_each_scene_and_blur(tmp_path, capsys):
+    for number, name in enumerate((*mismatch.SCENES, *mismatch.DARK)):
+        cube = render_scene("natural", seed=3, number=number, bands=4, side=64)
+        np.save(tmp_path / f"{name}.npy", cube[:, :16, :24])
+    mismatch.main(["--scenes", str(tmp_path), "--scale", "4", "--cases", "known", "gaussian",
+                   "--results", str(tmp_path / "results")])
+    one, = json.loads((tmp_path / "results" / "mismatch.json").read_text())["summary"]
+    assert one["weights"] == "lowgrid_x4" and set(one["cases"]) == {"known", "gaussian"}
+    known = one["cases"]["known"]
+    assert known["count"] == 9 * 7 and known["sam_count"] == 11 * 7
+    rows = list(csv.DictReader((tmp_path / "results" / "mismatch.csv").open()))
+    gains = [float(row["network_psnr"]) - float(row["backprojection_psnr"]) for row in rows
+             if row["assumed"] == "known" and row["scene"] in mismatch.SCENES]
+    assert known["over_backprojection"]["mean"] == pytest.approx(np.mean(gains))
+    assert known["over_backprojection"]["below"] == sum(gain < 0 for gain in gains)
+    assert "| lowgrid_x4, x4 | known |" in capsys.readouterr().out
+    (tmp_path / "abu-urban-2.npy").unlink()
+    with pytest.raises(UserError, match="holds no scene abu-urban-2"):
+        mismatch.main(["--scenes", str(tmp_path)])
