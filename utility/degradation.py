@@ -48,7 +48,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy import fft, ndimage
 from torch import Tensor
 
 from utility.names import DEFAULT_KIND, SCALES, STARTS, parse_mtf
@@ -226,14 +226,34 @@ class Degradation:
         where it agrees with y to within the noise (the discrepancy principle: Morozov, Soviet Math.
         Dokl. 7, 1966): what is left to explain is noise, and more steps would amplify it.
         """
+        if self.block_grid:
+            return self._prefiltered_by_frequency(low, steps, noise)
         z = low
         for _ in range(steps):
             error = low - self.round_trip(z)
             if noise is not None:
-                far = error.square().mean((-2, -1)).sqrt() > noise
-                error = error * far[..., None, None]
+                error = error * _beyond(error, noise)
             z = z + error
         return z
+
+    def _prefiltered_by_frequency(self, low: Tensor, steps: int, noise: Tensor | None) -> Tensor:
+        """`prefilter` where D U is a symmetric filter with symmetric edges: the cosines of the
+        DCT-II are its eigenvectors, so a step multiplies what is left of an error, y - D U z,
+        frequency by frequency. The DCT is orthonormal and keeps the error's norm."""
+        rows, columns = (torch.from_numpy(_gains(self.up_operations + down, n, self.scale)).to(low)
+                         for down, n in zip(self.down_operations, low.shape[-2:], strict=True))
+        kept = 1 - rows[:, None] * columns
+        if noise is None:
+            factor = torch.ones_like(kept)
+            for _ in range(steps):
+                factor = 1 + factor * kept
+            return _cosines(_cosines(low) * factor, inverse=True)
+        error = _cosines(low)
+        z = error.clone()
+        for _ in range(steps):
+            far = _beyond(error.mul_(kept), noise)
+            z += error if far.all() else error.mul_(far)
+        return _cosines(z, inverse=True)
 
     def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None,
                     noise: Tensor | None = None) -> Tensor:
@@ -676,6 +696,42 @@ def _multiplied(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     if axis == -2:
         return matrix @ x
     return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+
+
+def _beyond(error: Tensor, noise: Tensor) -> Tensor:
+    """Of which bands (..., B, h, w) the error is larger than the noise (..., B): (..., B, 1, 1)."""
+    size = error.shape[-2] * error.shape[-1]
+    return (torch.linalg.vector_norm(error, dim=(-2, -1)) > noise * size ** 0.5)[..., None, None]
+
+
+@lru_cache(maxsize=256)
+def _gains(operations: Operations, n: int, scale: int) -> np.ndarray:
+    """What a symmetric filter with symmetric edges makes of each cosine of the DCT-II of n samples:
+    (n,). The filter is read from a sample that no edge reaches."""
+    middle = 128
+    start, row = axis_rows(operations, 2 * middle, scale, middle, middle + 1)
+    distance = np.arange(start, start + row.shape[1]) - middle
+    return np.cos(np.pi / n * np.outer(np.arange(n), distance)) @ row[0]
+
+
+def _cosines(x: Tensor, inverse: bool = False) -> Tensor:
+    """The orthonormal DCT-II of rows and columns, or its inverse: (..., h, w) -> the same."""
+    if (x.device.type == "cpu" and max(x.shape[-2:]) > 2 * BLOCK and not x.requires_grad
+            and x.dtype in (torch.float32, torch.float64)):
+        transform = fft.idctn if inverse else fft.dctn
+        return torch.from_numpy(
+            transform(x.numpy(), axes=(-2, -1), norm="ortho", workers=torch.get_num_threads()))
+    with full_precision(x.device):
+        for axis in (-2, -1):
+            matrix = _cosine_matrix(x.shape[axis], x.device, x.dtype)
+            x = _multiplied(matrix.mT if inverse else matrix, x, axis)
+    return x
+
+
+@lru_cache(maxsize=64)
+def _cosine_matrix(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    matrix = fft.dct(np.eye(n), axis=0, norm="ortho")
+    return torch.from_numpy(matrix).to(device, dtype)
 
 
 @lru_cache(maxsize=256)

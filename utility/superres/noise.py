@@ -44,7 +44,8 @@ def estimated_noise(cube: np.ndarray) -> np.ndarray | None:
     bands = len(cube)
     step = max(1, round((cube[0].size / PIXELS) ** 0.5))
     pixels = np.asarray(cube[:, ::step, ::step], dtype=np.float64).reshape(bands, -1)
-    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
+    finite = np.isfinite(pixels).all(axis=0)
+    pixels = pixels if finite.all() else pixels[:, finite]
     longest = pixels.shape[1] // ENOUGH
     if bands < 2 or longest < 2:
         return None

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import maximum_filter, minimum_filter
-
 from utility.cubes.containers import files_of
 from utility.cubes.cube import Scene, scratch
 from utility.degradation import Degradation
@@ -49,8 +47,8 @@ class Halo:
         counts = None if self.missing is None else ~self.missing[np.ix_(rows, columns)]
         first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
         around = np.asarray(self.low[:, first[0]:rows[-1] + 2, first[1]:columns[-1] + 2])
-        limits = (maximum_filter(around, (1, 3, 3), mode="nearest") + np.float32(ROUNDING),
-                  minimum_filter(around, (1, 3, 3), mode="nearest") - np.float32(ROUNDING))
+        limits = (_of_neighbours(np.maximum, around) + np.float32(ROUNDING),
+                  _of_neighbours(np.minimum, around) - np.float32(ROUNDING))
         rows, columns = rows - first[0], columns - first[1]
         for band, most, least, (lowest, highest) in zip(block, *limits, self._ranges, strict=True):
             most, least = (limit.take(columns, 1).take(rows, 0) for limit in (most, least))
@@ -68,6 +66,17 @@ class Halo:
     @property
     def far_share(self) -> float:
         return self.far / max(self.total, 1)
+
+
+def _of_neighbours(most: np.ufunc, cube: np.ndarray) -> np.ndarray:
+    """The highest (or lowest) of the 3 x 3 pixels around each, those outside (B, h, w) left out."""
+    for axis in (1, 2):
+        x = np.moveaxis(cube, axis, 0)
+        cube = cube.copy()
+        out = np.moveaxis(cube, axis, 0)
+        most(out[1:], x[:-1], out=out[1:])
+        most(out[:-1], x[1:], out=out[:-1])
+    return cube
 
 
 def _counted(found: np.ndarray, counts: np.ndarray | None) -> int:
