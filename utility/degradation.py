@@ -488,7 +488,7 @@ def crop_to_multiple(cube: Cube, multiple: int) -> Cube:
     return cube[..., : height - height % multiple, : width - width % multiple]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def axis_matrix(operations: Operations, n: int, scale: int) -> np.ndarray:
     """1-D operations on n samples, one after the other, as a read-only float64 matrix (n_out, n).
 
@@ -704,7 +704,7 @@ def _beyond(error: Tensor, noise: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(error, dim=(-2, -1)) > noise * size ** 0.5)[..., None, None]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _gains(operations: Operations, n: int, scale: int) -> np.ndarray:
     """What a symmetric filter with symmetric edges makes of each cosine of the DCT-II of n samples:
     (n,). The filter is read from a sample that no edge reaches."""
@@ -734,7 +734,7 @@ def _cosine_matrix(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(matrix).to(device, dtype)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _axis_tensor(operations: Operations, n: int, scale: int, rows: tuple[int, int] | None,
                  device: torch.device, dtype: torch.dtype) -> tuple[int, Tensor]:
     """`axis_rows` of those rows, or (0, `axis_matrix`)."""
