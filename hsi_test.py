@@ -28,11 +28,11 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utility import weights
 from utility.cubes.axes import LAYOUTS
@@ -41,20 +41,27 @@ from utility.names import (
     DEFAULT_KIND,
     DEGRADATIONS,
     METHODS,
-    POOLING,
     PRECISIONS,
     PRESETS,
     SAFE_MTF,
     SCALES,
     with_mtf,
 )
+from utility.options.shared import Add, add_computing, gpus
 from utility.system import distributed
-from utility.system.errors import Arguments, UserError, run_script, whole_numbers
+from utility.system.errors import Arguments, UserError, run_script
 from utility.system.files import default_path, keep_out_of, locked, shown
 from utility.system.progress import note, quiet, say, warn
 
 if TYPE_CHECKING:
+    import torch
+
+    from models import Network
+    from utility.checkpoints import CheckpointInfo
+    from utility.scenes import Reading
     from utility.superres.cube_file import Applied
+    from utility.superres.problem import Problem
+    from utility.superres.written_values import Writing
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
@@ -75,6 +82,35 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 
 
 def work(options: argparse.Namespace) -> int | None:
+    choose_weights(options)
+    if options.export:
+        from utility.checkpoints import export
+
+        if not options.resumePath:
+            raise UserError(
+                "--export writes the weights of a checkpoint; name the checkpoint with -rp.")
+        export(options.resumePath, options.export)
+        say(f"weights in {shown(options.export)}")
+        return None
+    from utility.scenes import Reading
+    from utility.superres.info import describe_file
+
+    device = prepare_device(options)
+    reading = Reading(options.key, options.layout, options.size and tuple(options.size),
+                      options.bands, options.drop_bands, options.drop_bad_bands,
+                      options.fill_nodata, options.keep_range, options.nodata)
+    if options.info:
+        for line in describe_file(Path(options.info), reading, options.scale, options.degradation,
+                                  options.arch, options.resumePath, device,
+                                  pooling=options.pooling):
+            print(line, flush=True)
+        return None
+    task = stated(options, reading, device)
+    return (adapt if options.adapt else super_resolve if options.output else test)(task)
+
+
+def choose_weights(options: argparse.Namespace) -> None:
+    """Complete the checkpoint and the method, which may depend on each other."""
     if options.method in (None, "network") and not options.resumePath and not options.info:
         options.resumePath = shipped_weights(options)
     options.method = options.method or ("network" if options.resumePath else None)
@@ -82,36 +118,20 @@ def work(options: argparse.Namespace) -> int | None:
             and (options.backproject or options.self_ensemble or options.bandwise)):
         raise UserError("--backproject, --self-ensemble and --bandwise are for a network's output, "
                         "and there is no network; leave them out.")
-    if options.export:
-        if not options.resumePath:
-            raise UserError(
-                "--export writes the weights of a checkpoint; name the checkpoint with -rp.")
-        from utility.checkpoints import export
 
-        export(options.resumePath, options.export)
-        say(f"weights in {shown(options.export)}")
-        return None
+
+def prepare_device(options: argparse.Namespace) -> torch.device:
+    """The device that computes, with the precision that was asked for; `options.amp` becomes the
+    one that it has."""
     import torch
 
-    from utility.checkpoints import check_problem, model_from_checkpoint
-    from utility.cubes.products import product_of
-    from utility.scenes import Reading
-    from utility.superres.deliver import deliver
-    from utility.superres.folder import apply_to_folder
-    from utility.superres.problem import state_problem
-    from utility.superres.written_values import Writing
-    from utility.system.devices import (
-        ask_deterministic,
-        choose_device,
-        choose_precision,
-        device_name,
-    )
+    from utility.system.devices import ask_deterministic, choose_device, choose_precision
 
     if options.threads:
         torch.set_num_threads(options.threads)
     gpus = distributed.own_gpus(options.gpu_ids) if options.cuda else ()
-    device = choose_device(options.cuda, gpus, options.amp[-1], options.pooling)
     asked, insisted = options.amp[-1], options.amp.count("bf16") > 1
+    device = choose_device(options.cuda, gpus, asked, options.pooling)
     if options.bandwise and asked == "bf16" and device.type == "cpu":
         raise UserError("--amp bf16 and --bandwise were given, and torch's convolution of one band "
                         "is wrong in bfloat16 on processors; leave --amp out.")
@@ -120,17 +140,27 @@ def work(options: argparse.Namespace) -> int | None:
     if options.deterministic:
         ask_deterministic()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    reading = Reading(options.key, options.layout, options.size and tuple(options.size),
-                      options.bands, options.drop_bands, options.drop_bad_bands,
-                      options.fill_nodata, options.keep_range, options.nodata)
-    if options.info:
-        from utility.superres.info import describe_file
+    return device
 
-        for line in describe_file(Path(options.info), reading, options.scale, options.degradation,
-                                  options.arch, options.resumePath, device,
-                                  pooling=options.pooling):
-            print(line, flush=True)
-        return None
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done: a network, a problem, and how scenes are read."""
+
+    options: argparse.Namespace
+    net: Network | None
+    info: CheckpointInfo | None     # what the network's checkpoint says
+    problem: Problem
+    reading: Reading
+    facts: dict[str, Any]           # for reports
+
+
+def stated(options: argparse.Namespace, reading: Reading, device: torch.device) -> Task:
+    """The task, with the network on its device."""
+    from utility.checkpoints import check_problem, model_from_checkpoint
+    from utility.superres.problem import state_problem
+    from utility.system.devices import device_name
+
     net = info = None
     if options.method == "network":
         net, info = model_from_checkpoint(options.resumePath, options.arch, options.options,
@@ -158,43 +188,65 @@ def work(options: argparse.Namespace) -> int | None:
              if problem.backproject else None,
              "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None,
              "Computed on": device_name(device)}
-    if options.output:
-        target = Path(options.output)
-        writing = Writing(options.dtype, options.on_overflow, options.unit_range, options.force,
-                          options.cog,
-                          options.ortho)
-        if options.adapt:
-            from utility import adapt
+    return Task(options, net, info, problem, reading, facts)
 
-            folder = Path(options.out or f"{target.with_suffix('')}_adapted")
-            with locked(folder):
-                done = adapt.adapt(net, info, Path(options.adapt), target, problem, reading,
-                                   writing, folder=folder, minutes=options.minutes, facts=facts,
-                                   computing={name: getattr(options, name)
-                                              for name in ("cuda", "gpu_ids", "pooling", "amp",
-                                                           "tf32")})
-            say_result(done, target, folder)
-            return None
 
-        def apply(source: Path, target: Path, writing: Writing = writing) -> None:
-            folder = (Path(options.out or f"{target.with_suffix('')}_report")
-                      if options.out or options.report else None)
-            say_result(deliver(net, source, target, problem, reading, writing, folder=folder,
-                               facts=facts), target, folder)
+def written(options: argparse.Namespace) -> Writing:
+    """How a result is written."""
+    from utility.superres.written_values import Writing
 
-        sources = [Path(source) for source in options.input]
-        if (len(sources) == 1
-                and (not sources[0].is_dir()
-                     or (product_of(sources[0]) and target.suffix and not target.is_dir()))):
-            return apply(sources[0], target)
-        failed = apply_to_folder(
-            lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), sources,
-            target, f"_x{problem.scale}", force=options.force)
-        return 1 if failed else 0
+    return Writing(options.dtype, options.on_overflow, options.unit_range, options.force,
+                   options.cog, options.ortho)
+
+
+def adapt(task: Task) -> None:
+    """Fine-tune the weights on a cube, and write the cube as they, or what does better, make it."""
+    from utility.adapt import adapt
+
+    options, target = task.options, Path(task.options.output)
+    folder = Path(options.out or f"{target.with_suffix('')}_adapted")
+    computing = {name: getattr(options, name)
+                 for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")}
+    with locked(folder):
+        done = adapt(task.net, task.info, Path(options.adapt), target, task.problem, task.reading,
+                     written(options), folder=folder, minutes=options.minutes, facts=task.facts,
+                     computing=computing)
+    say_result(done, target, folder)
+
+
+def super_resolve(task: Task) -> int | None:
+    """Make one cube finer, or each cube of several and of folders."""
+    from utility.cubes.products import product_of
+    from utility.superres.deliver import deliver
+    from utility.superres.folder import apply_to_folder
+
+    options, target, writing = task.options, Path(task.options.output), written(task.options)
+
+    def apply(source: Path, target: Path, writing: Writing = writing) -> None:
+        folder = (Path(options.out or f"{target.with_suffix('')}_report")
+                  if options.out or options.report else None)
+        done = deliver(task.net, source, target, task.problem, task.reading, writing,
+                       folder=folder, facts=task.facts)
+        say_result(done, target, folder)
+
+    sources = [Path(source) for source in options.input]
+    # a product may be a folder, and is one cube where the target is a file
+    one_product = product_of(sources[0]) and target.suffix and not target.is_dir()
+    if len(sources) == 1 and (not sources[0].is_dir() or one_product):
+        return apply(sources[0], target)
+    failed = apply_to_folder(
+        lambda scene, result: apply(scene, result, replace(writing, overwrite=True)), sources,
+        target, f"_x{task.problem.scale}", force=options.force)
+    return 1 if failed else 0
+
+
+def test(task: Task) -> int | None:
+    """Compare the methods with ground truth."""
     from utility.report.tables import format_table
     from utility.testing import evaluation
     from utility.testing.images import find_scenes, read_images
 
+    options, problem, info, facts = task.options, task.problem, task.info, task.facts
     card, paths = find_scenes(options.data, options.dataset)
     if card and options.keep_range:
         raise UserError(f"--keep-range was given, and the card {card.name} says how values are "
@@ -211,23 +263,22 @@ def work(options: argparse.Namespace) -> int | None:
     together = len(paths) < distributed.size()
     # of several scenes the others are tested
     failed: list[str] | None = [] if len(paths) > 1 else None
-    images = read_images(paths, reading, card, together=together, failed=failed)
-    results = evaluation.run(net, info, images, problem, out, outputs=outputs,
+    images = read_images(paths, task.reading, card, together=together, failed=failed)
+    results = evaluation.run(task.net, info, images, problem, out, outputs=outputs,
                              facts={"command": facts["Command"], "device": facts["Computed on"]},
                              compare=options.compare, overwrite=options.force, together=together,
                              failed=failed)
-    if distributed.rank():
-        return 1 if results["failed"] else None
-    say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
-                     problem.border))
-    if problem.noise:
-        say(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed "
-            f"{problem.seed})")
-    for text in results["warnings"]:
-        warn(text)
-    say(f"results in {shown(out)}/")
-    for text in results["failed"]:
-        warn(text, "failed")
+    if not distributed.rank():
+        say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
+                         problem.border))
+        if problem.noise:
+            say(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed "
+                f"{problem.seed})")
+        for text in results["warnings"]:
+            warn(text)
+        say(f"results in {shown(out)}/")
+        for text in results["failed"]:
+            warn(text, "failed")
     return 1 if results["failed"] else None
 
 
@@ -260,9 +311,26 @@ def note_once(text: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       allow_abbrev=False)
-    add = parser.add_argument_group("network").add_argument
+    parser = Arguments(__doc__)
+    for title, add_options in GROUPS.items():
+        add_options(parser.add_argument_group(title).add_argument)
+    parser.set_defaults(amp=["auto"], pooling="auto")
+    options = parser.parse_args(arguments)
+    options.compare, options.gpu_ids = dict(options.compare), gpus(options.gpu_ids)
+    if options.mtf:
+        options.degradation = with_mtf(options.degradation, options.mtf)
+    _refuse_contradictions(options)
+    if options.snr is None and options.output:
+        options.snr = "auto"
+    options.snr = None if options.snr == "none" else options.snr
+    _refuse_without_effect(options, parser)
+    _refuse_numbers(options)
+    if options.resumePath:
+        options.resumePath = weights.named(options.resumePath)
+    return options
+
+
+def _network(add: Add) -> None:
     add("-rp", "--resumePath", metavar="CKPT",
         help="the checkpoint, or the name of shipped weights such as lowgrid_x4 (default: the "
         "shipped weights that fit)")
@@ -273,7 +341,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("-a", "--arch", metavar="NAME", help="the network (default: the checkpoint's)")
     add("--long-skip", dest="options", action="store_const", const={"long_skip": True},
         help="alternating networks add their input twice, as the released ones do")
-    add = parser.add_argument_group("test against ground truth").add_argument
+
+
+def _test(add: Add) -> None:
     add("--data", nargs="+", metavar="PATH",
         help="ground-truth scenes: files and folders (default: the card's)")
     add("--dataset", metavar="CARD",
@@ -289,7 +359,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noise", type=float, default=0.0, metavar="SIGMA",
         help="add white noise of this standard deviation to the low-resolution cube, in units of "
         "[0, 1] (default: 0)")
-    add("--snr", type=_snr, metavar="DB",
+    add("--snr", type=_number_or("auto", "none", what="decibels, such as 25", number=float,
+                                  least=-math.inf), metavar="DB",
         help="in a test, add noise of this signal-to-noise ratio to each band; of a cube of yours, "
         "its noise, for which less is sharpened: auto estimates it, none is none (default: none in "
         "a test, else auto)")
@@ -312,7 +383,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-cubes", dest="cubes", action="store_false",
         help="do not write the super-resolved cubes")
     add("--no-figures", dest="figures", action="store_false", help="draw nothing")
-    add = parser.add_argument_group("super-resolve a cube without ground truth").add_argument
+
+
+def _own_cube(add: Add) -> None:
     add("--input", nargs="+", metavar="FILE",
         help="low-resolution cube: .mat, HDF5, netCDF, .npy, ENVI, GeoTIFF, a product; or a "
         "folder of them: results that are newer than their cube are left as they are")
@@ -337,8 +410,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cog", action="store_true", help="write a cloud-optimised GeoTIFF, with overviews")
     add("--info", metavar="FILE",
         help="say what a cube holds, how it is read, and what each scale factor would cost")
-    add = parser.add_argument_group("problem (default: what the checkpoint was trained "
-                                    "for)").add_argument
+
+
+def _problem(add: Add) -> None:
     add("--scale", type=int, choices=SCALES, help="scale factor")
     add("--degradation", choices=DEGRADATIONS, metavar="KIND",
         help=f"how low resolution is made: {', '.join(DEGRADATIONS)}")
@@ -352,7 +426,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backproject", type=int, default=0, metavar="N",
         help="make the network's output agree with its input by N steps of back-projection. Not "
         "for noisy cubes or an unknown blur: it amplifies their errors (default: 0)")
-    add = parser.add_argument_group("reading scenes").add_argument
+
+
+def _reading(add: Add) -> None:
     add("--key", help="name of the cube in its file, when it holds several")
     add("--layout", choices=LAYOUTS, metavar="AXES",
         help=f"of the cube as stored: {', '.join(LAYOUTS)}")
@@ -367,14 +443,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="fill NaN and no-data pixels from their neighbours")
     add("--keep-range", action="store_true",
         help="values are in [0, 1] already: do not scale by minimum and maximum")
-    add = parser.add_argument_group("computing").add_argument
-    add("--tile", type=_tile, default="auto", metavar="PX|auto",
+
+
+def _computing(add: Add) -> None:
+    add("--tile", type=_number_or("auto", what="a number of pixels"), default="auto",
+        metavar="PX|auto",
         help="side of a tile in pixels of the result; 0 is the whole scene at once, auto what "
         "memory allows. The result is the same (default: auto)")
     add("--memory", type=_gigabytes, metavar="GB",
         help="for the whole process, on a processor: tiles are made to fit (default: half of what "
         "is free)")
-    add("--bands-step", type=_step, default="auto", metavar="N|auto",
+    add("--bands-step", type=_number_or("auto", what="a number of bands, 1 or more",
+                                         least=1), default="auto", metavar="N|auto",
         help="the network computes one of N bands; what it adds to them is interpolated to the "
         "bands between. 1 is all bands, auto is 1 below 72 bands and keeps 36 or more above "
         "(default: auto)")
@@ -384,77 +464,68 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--bandwise", action="store_true",
         help="give the network one band at a time: what it does without a spectrum")
     add("--use-2dconv", action="store_true", help=argparse.SUPPRESS)  # refused, see below
-    add("--no-cuda", dest="cuda", action="store_false",
-        help="the processor, although there is a GPU")
-    add("--gpu-ids", type=whole_numbers, metavar="ID",
-        help="the GPU, -1 for none; several share the scenes, or the tiles of a scene, a process "
-        "for each (default: 0, if there is one)")
+    add_computing(add, several="share the scenes, or the tiles of a scene",
+                  precisions=("auto", *PRECISIONS),
+                  precision=" (default: auto, bf16 where the device computes it)")
     add("--threads", type=int, metavar="N", help="of the processor (default: all)")
-    add("--pooling", choices=("auto", *POOLING), default="auto",
-        help="backend of the recurrence (default: auto)")
-    add("--amp", choices=("auto", *PRECISIONS), action="append", default=[],
-        help="mixed precision; bf16 where a processor has no instructions for it must be given "
-        "twice (default: auto, bf16 where the device computes it)")
-    add("--tf32", action="store_true",
-        help="a GPU may round the factors of convolutions to 10 bits of mantissa: faster, relative "
-        "error near 1e-3")
-    add("--deterministic", action="store_true",
-        help="the same bits in every run on the same GPU, slower; names what is not (on a "
-        "processor, runs with the same number of threads agree to the last bit anyway)")
     add("--force", action="store_true", help="replace outputs that exist")
     add("--quiet", action="store_true",
         help="print warnings and errors alone; results are in their files")
     for flags in ("--test", "--no-log"):  # the released scripts', without effect here
-        parser.add_argument(*flags.split(), action="store_true", help=argparse.SUPPRESS)
+        add(flags, action="store_true", help=argparse.SUPPRESS)
     for flags in ("-b --batchSize", "-n --nEpochs", "--lr", "-mlr --min-lr", "--ri", "--wd"):
-        parser.add_argument(*flags.split(), help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    options.compare, options.amp = dict(options.compare), options.amp or ["auto"]
-    if options.mtf:
-        options.degradation = with_mtf(options.degradation, options.mtf)
-    elif options.degradation == ANY:
-        raise UserError("--degradation mtf needs the sensor's MTF; give --mtf, such as --mtf 0.3.")
-    if options.snr == "auto" and not options.output:
-        raise UserError("--snr auto estimates the noise of a cube of yours; in a test give the dB "
-                        "of the noise to add.")
-    if options.snr is None and options.output:
-        options.snr = "auto"
-    options.snr = None if options.snr == "none" else options.snr
-    if (options.input and options.out
-            and (len(options.input) > 1 or Path(options.input[0]).is_dir())):
-        raise UserError("--out names one report, and --input names several cubes; give --report, "
-                        "which names one for each.")
-    if (options.adapt
-            and (options.input or options.data or options.dataset
-                 or options.method not in (None, "network"))):
-        raise UserError("--adapt fine-tunes a network on a cube without ground truth; leave "
-                        "--input, --data, --dataset and --method out.")
+        add(*flags.split(), help=argparse.SUPPRESS)
+
+
+GROUPS = {"network": _network, "test against ground truth": _test,
+          "super-resolve a cube without ground truth": _own_cube,
+          "problem (default: what the checkpoint was trained for)": _problem,
+          "reading scenes": _reading, "computing": _computing}
+"""The options as --help shows them."""
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together."""
+    tested, own = options.data or options.dataset, options.input or options.adapt
+    several = options.input and (len(options.input) > 1 or Path(options.input[0]).is_dir())
+    for refused, sentence in (
+            (options.degradation == ANY,
+             "--degradation mtf needs the sensor's MTF; give --mtf, such as --mtf 0.3."),
+            (options.snr == "auto" and not options.output,
+             "--snr auto estimates the noise of a cube of yours; in a test give the dB of the "
+             "noise to add."),
+            (several and options.out,
+             "--out names one report, and --input names several cubes; give --report, which names "
+             "one for each."),
+            (options.adapt and (options.input or tested
+                                or options.method not in (None, "network")),
+             "--adapt fine-tunes a network on a cube without ground truth; leave --input, --data, "
+             "--dataset and --method out."),
+            (bool(own) != bool(options.output),
+             "--input (or --adapt) and --output go together; give both."),
+            (options.input and tested,
+             "--input super-resolves a cube without ground truth and --data tests against it; "
+             "give one of them."),
+            (options.use_2dconv,
+             "--use-2dconv is for networks that take bands as channels, and none here does; leave "
+             "it out.")):
+        if refused:
+            raise UserError(sentence)
+
+
+def _refuse_numbers(options: argparse.Namespace) -> None:
+    """Raise UserError for a number that cannot be."""
     if options.adapt and not 0 < options.minutes < 1e6:
         raise UserError(f"--minutes is {options.minutes:g}, and a number above 0 was expected.")
-    if bool(options.input or options.adapt) != bool(options.output):
-        raise UserError("--input (or --adapt) and --output go together; give both.")
-    if options.input and (options.data or options.dataset):
-        raise UserError("--input super-resolves a cube without ground truth and --data tests "
-                        "against it; give one of them.")
-    _refuse_without_effect(options, parser)
-    if options.use_2dconv:
-        raise UserError("--use-2dconv is for networks that take bands as channels, and none here "
-                        "does; leave it out.")
-    if options.error_band is not None and options.error_band < 0:
+    if (options.error_band or 0) < 0:
         raise UserError(
             f"--error-band is {options.error_band}, and a band counted from 0 was expected.")
     for name, unit in (("border", "pixels"), ("threads", "threads"), ("backproject", "steps"),
                        ("noise", "deviations")):
-        if (getattr(options, name) or 0) < 0:
-            raise UserError(
-                f"--{name} is {getattr(options, name)}, and 0 or more {unit} were expected.")
+        if (number := getattr(options, name) or 0) < 0:
+            raise UserError(f"--{name} is {number}, and 0 or more {unit} were expected.")
     if (options.threads or 0) > 1024:
         raise UserError(f"--threads is {options.threads}, and 1024 threads at most were expected.")
-    if options.gpu_ids is not None:
-        options.gpu_ids = tuple(i for i in options.gpu_ids if i >= 0)
-    if options.resumePath:
-        options.resumePath = weights.named(options.resumePath)
-    return options
 
 
 IN_TESTS = {"bandwise": "--bandwise", "pixels": "--pixels", "noise": "--noise",
@@ -491,7 +562,8 @@ def shipped_weights(options: argparse.Namespace) -> str | None:
         return str(found.path)
     asked = ", ".join(
         filter(None, (options.arch, options.scale and f"x{options.scale}", options.degradation)))
-    sentence = f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: {weights.listing()}"
+    sentence = (f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: "
+                f"{weights.listing()}")
     if options.output or options.method or options.arch:
         raise UserError(f"{sentence}. Name a checkpoint with -rp runs/NAME/best.pth, or give "
                         "--method interpolation or backprojection, which need none.")
@@ -499,31 +571,22 @@ def shipped_weights(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _snr(text: str) -> float | str:
-    if text in ("auto", "none"):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither decibels, such as 25, nor auto, nor none") from None
+def _number_or(*words: str, what: str, number: Callable[[str], float] = int,
+               least: float = 0) -> Callable[[str], float | str]:
+    """A type for argparse: one of some words, or a number, which `what` describes."""
+    def read(text: str) -> float | str:
+        if text in words:
+            return text
+        try:
+            value = number(text)
+        except ValueError:
+            value = -math.inf
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is neither {what}, nor {', nor '.join(words)}")
+        return value
 
-
-def _tile(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor auto")
-    return int(text)
-
-
-def _step(text: str) -> int | str:
-    if text == "auto":
-        return text
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of bands, 1 or more, nor auto")
-    return int(text)
+    return read
 
 
 def _gigabytes(text: str) -> int:

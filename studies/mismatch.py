@@ -80,7 +80,7 @@ CASES += [Case("gaussian", "gaussian")]  # the degradation of tests against grou
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders with the scenes")
     parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8], help="scale factors (default: 4 2 8)")
     parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: those that a cube of your own gets")

@@ -338,8 +338,7 @@ def repeat_weights(place: Place) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       allow_abbrev=False)
+    parser = Arguments(__doc__)
     add = parser.add_argument
     add("studies", nargs="+", metavar="STUDY", help=f"{', '.join(_studies())} or weights")
     add("--table", action="store_true",

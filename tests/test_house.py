@@ -92,7 +92,7 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
                                        "utility.degradation", "utility.lmdb_dataset"}
 
 
-LONG = {"hsi_sr.parse", "hsi_test.parse", "hsi_test.work", "benchmarks.run.main",
+LONG = {"benchmarks.run.main",
         "models.layers.pooling.gpu._forward", "models.layers.pooling.gpu._backward",
         "utility.adapt.adapt",
         "utility.superres.cube_file.apply_to_file"}

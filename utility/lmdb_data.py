@@ -37,8 +37,7 @@ STEPS, WINDOW = 1000, 16
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       allow_abbrev=False)
+    parser = Arguments(__doc__)
     group = parser.add_argument_group("what to read")
     group.add_argument("--dataset", metavar="NAME",
                        help="dataset card: a name in data/, or a .toml (default: sample)")

@@ -214,8 +214,7 @@ def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       allow_abbrev=False)
+    parser = Arguments(__doc__)
     parser.add_argument("results", nargs="+", metavar="[NAME=]RESULTS",
                         help="folders that hsi_test.py wrote; NAME is what the table calls the "
                         "network (default: its architecture)")

@@ -284,7 +284,7 @@ def _toml(card: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     add = parser.add_subparsers(dest="command").add_parser(
         "export", help="ship the network of a checkpoint").add_argument
     add("source", type=Path, metavar="CKPT", help="of a run, in its folder")

@@ -24,23 +24,15 @@ class Unclear(UserError):
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser that says what is wrong in one sentence, without the usage in front."""
+    """The parser of a script: it shows the description as written, takes no abbreviations, and says
+    what is wrong in one sentence, without the usage in front."""
+
+    def __init__(self, description: str, **how: Any) -> None:
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **how)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help lists the options.\n")
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where
-    they are none."""
-    try:
-        numbers = tuple(int(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        numbers = ()
-    if not numbers:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number, or several with commas between, such as 2,4,8")
-    return numbers
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

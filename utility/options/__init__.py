@@ -1,0 +1,1 @@
+"""The options of the two scripts, read before torch is."""
