@@ -94,8 +94,7 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
 
 LONG = {"benchmarks.run.main",
         "models.layers.pooling.gpu._forward", "models.layers.pooling.gpu._backward",
-        "utility.adapt.adapt",
-        "utility.superres.cube_file.apply_to_file"}
+        "utility.adapt.adapt"}
 """Functions of more than 60 lines: those of a kernel, lists of options, and what is still to do."""
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,20 @@ from utility.cubes.cube import Scene, blocks, scratch
 from utility.cubes.values import value_range, without_gain
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
-from utility.superres.methods import AT_ONCE, methods
+from utility.superres.methods import AT_ONCE, Method, methods
 from utility.superres.noise import snr_of, told_noise
 from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
 from utility.superres.problem import Problem, for_noise, sensor_in_words
 from utility.superres.provenance import provenance, weights_hash
-from utility.superres.remarks import agreement_in_words, bad_in_words, far_out, uncertainty_in_words, warnings_of
+from utility.superres.remarks import (
+    agreement_in_words,
+    bad_in_words,
+    far_out,
+    uncertainty_in_words,
+    warnings_of,
+)
 from utility.superres.spectrum import spectrum_of
+from utility.superres.tiling import Sink
 from utility.superres.uncertainty import Halo, Spread
 from utility.superres.written_values import Values, Writing, dtype_of, values_of_bad_bands
 from utility.system.errors import UserError
@@ -31,7 +38,8 @@ from utility.system.files import refuse_existing
 from utility.system.progress import note, say
 
 PREVIEW, LARGEST_PREVIEW = 512, 1 << 23
-"""Rows and columns, and values, at most, of the part of a result that is kept in memory for its figure."""
+"""Rows and columns, and values, at most, of the part of a result that is kept in memory for its
+figure."""
 
 
 @dataclass
@@ -49,7 +57,8 @@ class Applied:
         """The agreement of the result and of the untrained methods with the input, for a figure."""
         rows, method = self.summary["consistency"], self.summary["method"]
         psnr = {key: row["psnr"] for key, row in rows.items()}
-        rivals = ", ".join(f"{name} {psnr[key]:.1f}" for key, name in UNTRAINED.items() if key != method)
+        rivals = ", ".join(
+            f"{name} {psnr[key]:.1f}" for key, name in UNTRAINED.items() if key != method)
         return (f"agreement with the input (not accuracy) {psnr[method]:.1f} dB PSNR ({rivals})"
                 + (f"; {self.summary['missing']:.1%} of the scene is missing, shown black"
                    if self.summary["missing"] else "")
@@ -58,112 +67,178 @@ class Applied:
 
 
 def check_target(source: Path, target: Path, writing: Writing) -> None:
-    """Raise UserError where a result of `source` cannot be written to `target`, as far as the names and options say."""
+    """Raise UserError where a result of `source` cannot be written to `target`, as far as the names
+    and options say."""
     refuse_existing(target, writing.overwrite)
     if writing.cog and target.suffix.lower() not in named("raster").suffixes:
-        raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, or leave --cog out.")
+        raise UserError(f"--cog is for GeoTIFF, and {target} is none by its suffix; name it .tif, "
+                        "or leave --cog out.")
     if lost := shared_file(target, source):
-        raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose another --output.")
+        raise UserError(f"{lost} is the input itself or a part of it, which would be lost; choose "
+                        "another --output.")
     writers_of(target)
     dtype_of(writing, np.dtype(np.float32))
 
 
-def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading, writing: Writing,
-                  figure: bool = True) -> Applied:
-    """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from disk to disk.
+def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem,
+                  reading: Reading, writing: Writing, figure: bool = True) -> Applied:
+    """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from
+    disk to disk.
 
-    The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and the result scaled back.
-    The consistency in the summary compares the result, and those of the untrained methods, degraded again, with the input.
-    It says how far they explain what was measured, not how good their detail is. Without `figure` no part of the result
-    is kept for one.
+    The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and
+    the result scaled back. The consistency in the summary compares the result, and those of the
+    untrained methods, degraded again, with the input. It says how far they explain what was
+    measured, not how good their detail is. Without `figure` no part of the result is kept for one.
 
     Raises:
-        UserError: the input cannot be read or used, the output exists or cannot be written, or values overflow its type
-            where that is refused. Nothing is left under the name `target` then.
+        UserError: the input cannot be read or used, the output exists or cannot be written, or
+            values overflow its type where that is refused. Nothing is left under the name `target`
+            then.
     """
     check_target(source, target, writing)
     spread = Spread(target) if problem.self_ensemble else None
     if spread:
         refuse_existing(spread.path, writing.overwrite)
     if writing.ortho and spread:
-        raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on the sensor's; leave "
-                        "one of them out.")
-    whole = open_as(source, reading, in_memory=False, keep_bad=True, folder=target.parent)  # bands out = bands in
-    say(first_line(whole))
-    bad = whole.metadata.get("bad_bands", [])
-    scene = select_bands(whole, [band for band in range(len(whole.cube)) if band not in bad])
-    low_end, high_end = value_range(scene, reading.keep_range)
-    if bad:
-        note(f"{whole}: {bad_in_words(whole, bad)}; --fill-nodata fills single pixels, --drop-bad-bands leaves the bands out")
-    scale, view = problem.scale, _preview(*scene.cube.shape, problem.scale) if figure else (0, 0, 0, 0)
-    values = Values(scene, target, writing, (0.0, 1.0) if writing.unit_range else (low_end, high_end), scale, view)
-    bad_values = values_of_bad_bands(whole, bad, problem, values, low_end, high_end) if bad else None
-    low = _in_unit_range(scene, low_end, high_end, target.parent)
-    noise = told_noise(low, problem.snr, scene.filled)
-    problem = for_noise(problem, noise)
-    like = _like(whole, scene, values, net, problem, writing)
-    shape = len(whole.cube), *(n * scale for n in scene.cube.shape[1:])
+        raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on "
+                        "the sensor's; leave one of them out.")
+    given = _opened(source, reading, problem, target.parent)
+    scene, problem = given.scene, for_noise(problem, given.noise)
+    view = _preview(*scene.cube.shape, problem.scale) if figure else (0, 0, 0, 0)
+    ends = (0.0, 1.0) if writing.unit_range else given.ends
+    values = Values(scene, target, writing, ends, problem.scale, view)
+    like = _like(given, values, net, problem, writing)
     if text := left_out(target, like):
         note(text)
     if beside := None if writing.ortho else lonlat_path(target, like):
         refuse_existing(beside, writing.overwrite)
-    with spread or nullcontext(), _created(target, like, shape, values.dtype, writing, problem) as writer:
-        made = methods(net, low, problem, target.parent, noise, spectrum_of(scene), scene.filled)
-        halos = {key: Halo(low, scale, problem.degradation, scene.filled) for key in made}
-
-        def write(top: int, left: int, block: np.ndarray) -> None:
-            halos[problem.method].add(top, left, block)
-            bottom, right = top + block.shape[1], left + block.shape[2]
-            result = values.of(top, left, block)
-            if bad_values:
-                good, result = result, np.empty((len(whole.cube), *block.shape[1:]), values.dtype)
-                result[bad] = bad_values(top, bottom, left, right)
-                result[[band for band in range(len(result)) if band not in bad]] = good
-            writer[:, top:bottom, left:right] = result
-
+    shape = len(given.whole.cube), *(n * problem.scale for n in scene.cube.shape[1:])
+    file = _created(target, like, shape, values.dtype, writing, problem)
+    with spread or nullcontext(), file as writer:
+        made = methods(net, given.low, problem, target.parent, given.noise, spectrum_of(scene),
+                       scene.filled)
+        halos = {key: Halo(given.low, problem.scale, problem.degradation, scene.filled)
+                 for key in made}
         if spread:
             spread.begin(shape[1:])
-        how = {"spread": spread and spread.take} if net else {}
-        made[problem.method].write(write, **how)
+        made[problem.method].write(
+            _into_file(given, problem, values, halos[problem.method], writer),
+            **({"spread": spread and spread.take} if net else {}))
         for key in made.keys() - {problem.method}:
             made[key].write(halos[key].add)
-        consistency = {key: row for method in made.values() for key, row in method.agreement().items()}
+        summary = {"input": str(source), "output": str(target), "shape": list(shape),
+                   "weights_sha256": weights_hash(net),
+                   **_summary(given, problem, writing, values, made, halos)}
         if spread:
-            span = values.ends[1] - values.ends[0]
-            spread_summary = spread.write(like, span, scene.missing, writing.overwrite)
-    summary = {
-        "input": str(source), "output": str(target), "read_as": describe(scene), "scale": scale,
-        "degradation": problem.degradation, "mtf_known": problem.mtf_known,
-        "snr": None if noise is None else round(snr_of(low, noise), 1),
-        "method": problem.method, "start": problem.start if net else None,
-        "bands_computed": made[problem.method].computed,
-        "backproject": problem.backproject, "shape": list(shape), "dtype": str(values.dtype), "low": low_end,
-        "high": high_end, "weights_sha256": weights_hash(net), "bad_bands": bad_in_words(whole, bad),
-        "halo": {key: halo.share for key, halo in halos.items()},
-        "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": spread_summary if spread else None,
-        "compared_pixels": low[0].size if (counted := made[problem.method].counted) is None else int(counted.sum()),
-        "missing": 0.0 if values.missing is None else float(values.missing.mean()), "clipped_values": values.clipped,
-        "unit_range": writing.unit_range,
-        "self_ensemble": problem.self_ensemble, "consistency": consistency, "likely_fill": whole.metadata.get("likely_fill"),
-        **({} if writing.ortho else _moved(scene, target)),
-    }
+            summary["spread"] = spread.write(like, ends[1] - ends[0], scene.missing,
+                                             writing.overwrite)
+    summary |= {} if writing.ortho else _moved(scene, target)
     summary |= {"sensor": sensor_in_words(problem, summary["snr"]),
-                "agreement": agreement_in_words(summary), "uncertainty": uncertainty_in_words(summary),
+                "agreement": agreement_in_words(summary),
+                "uncertainty": uncertainty_in_words(summary),
                 "warnings": warnings_of(summary, scene)}
-    cubes = {key: made[key].source(*view) for key in UNTRAINED if figure} | {problem.method: values.preview}
+    cubes = {key: made[key].source(*view) for key in UNTRAINED if figure}
+    low = _shown(given, cubes | {problem.method: values.preview}, view, problem.scale)
     top, bottom, left, right = view
-    shown = np.array(spread.values[0, top:bottom, left:right]) if spread else None
-    given = np.array(low[:, top // scale:bottom // scale, left // scale:right // scale])
-    if scene.filled is not None:  # what was made up is not shown
-        gone = scene.filled[top // scale:bottom // scale, left // scale:right // scale]
-        given[:, gone] = np.nan
+    return Applied(summary, scene, low, cubes | {problem.method: values.preview},
+                   np.array(spread.values[0, top:bottom, left:right]) if spread else None)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A cube as it is read, and as a method takes it."""
+
+    whole: Scene                # its bands are those of the result
+    scene: Scene                # its good bands
+    bad: list[int]              # the other ones
+    ends: tuple[float, float]   # the values that are 0 and 1
+    low: np.ndarray             # (B, h, w) float32, the good bands in [0, 1]; may lie on disk
+    noise: np.ndarray | None    # (B,), its standard deviation in these units; None: not told
+
+
+def _opened(source: Path, reading: Reading, problem: Problem, folder: Path) -> _Given:
+    """The cube in a file; `folder` is for the temporary file of a large one."""
+    whole = open_as(source, reading, in_memory=False, keep_bad=True, folder=folder)
+    say(first_line(whole))
+    bad = whole.metadata.get("bad_bands", [])
+    if bad:
+        note(f"{whole}: {bad_in_words(whole, bad)}; --fill-nodata fills single pixels, "
+             "--drop-bad-bands leaves the bands out")
+    scene = select_bands(whole, [band for band in range(len(whole.cube)) if band not in bad])
+    ends = value_range(scene, reading.keep_range)
+    low = scratch(scene.cube.shape, np.float32, folder)
+    for index in blocks(scene.cube, target=AT_ONCE):
+        # in float32 a large offset would swallow the range
+        block = np.array(scene.cube[index], dtype=np.float64)
+        block -= ends[0]
+        block /= ends[1] - ends[0]
+        low[index] = block
+    return _Given(whole, scene, bad, ends, low, told_noise(low, problem.snr, scene.filled))
+
+
+def _into_file(given: _Given, problem: Problem, values: Values, halo: Halo, writer: Any) -> Sink:
+    """A sink that writes a result's good bands as the file holds them, and the bad ones between."""
+    bands = len(given.whole.cube)
+    good = [band for band in range(bands) if band not in given.bad]
+    of_bad = (values_of_bad_bands(given.whole, given.bad, problem, values, *given.ends)
+              if given.bad else None)
+
+    def write(top: int, left: int, block: np.ndarray) -> None:
+        halo.add(top, left, block)
+        bottom, right = top + block.shape[1], left + block.shape[2]
+        result = values.of(top, left, block)
+        if of_bad:
+            all_bands = np.empty((bands, *block.shape[1:]), values.dtype)
+            all_bands[good], all_bands[given.bad] = result, of_bad(top, bottom, left, right)
+            result = all_bands
+        writer[:, top:bottom, left:right] = result
+
+    return write
+
+
+def _summary(given: _Given, problem: Problem, writing: Writing, values: Values,
+             made: Mapping[str, Method], halos: Mapping[str, Halo]) -> dict[str, Any]:
+    """The facts and figures of a result that is written."""
+    result, scene, noise = made[problem.method], given.scene, given.noise
+    consistency: dict[str, dict[str, float | None]] = {}
+    for method in made.values():
+        consistency |= method.agreement()
+    return {
+        "read_as": describe(scene), "scale": problem.scale,
+        "degradation": problem.degradation, "mtf_known": problem.mtf_known,
+        "snr": None if noise is None else round(snr_of(given.low, noise), 1),
+        "method": problem.method, "start": problem.start if "network" in made else None,
+        "bands_computed": result.computed, "backproject": problem.backproject,
+        "dtype": str(values.dtype), "low": given.ends[0], "high": given.ends[1],
+        "bad_bands": bad_in_words(given.whole, given.bad),
+        "halo": {key: halo.share for key, halo in halos.items()},
+        "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": None,
+        "compared_pixels": (given.low[0].size if result.counted is None
+                            else int(result.counted.sum())),
+        "missing": 0.0 if values.missing is None else float(values.missing.mean()),
+        "clipped_values": values.clipped, "unit_range": writing.unit_range,
+        "self_ensemble": problem.self_ensemble, "consistency": consistency,
+        "likely_fill": given.whole.metadata.get("likely_fill")}
+
+
+def _shown(given: _Given, cubes: Mapping[str, np.ndarray], view: tuple[int, int, int, int],
+           scale: int) -> np.ndarray:
+    """The low-resolution cube in a `view` of the result. What was made up in it, and in the `cubes`
+    of the view, becomes NaN."""
+    top, bottom, left, right = (n // scale for n in view)
+    low = np.array(given.low[:, top:bottom, left:right])
+    if given.scene.filled is not None:
+        gone = given.scene.filled[top:bottom, left:right]
+        low[:, gone] = np.nan
         for cube in cubes.values():
             cube[:, gone.repeat(scale, 0).repeat(scale, 1)] = np.nan
-    return Applied(summary, scene, given, cubes, shown)
+    return low
 
 
-def _like(whole: Scene, scene: Scene, values: Values, net: Network | None, problem: Problem, writing: Writing) -> Scene:
-    """What the file of the result says beside its values; `scene` is `whole` without its bad bands."""
+def _like(given: _Given, values: Values, net: Network | None, problem: Problem,
+          writing: Writing) -> Scene:
+    """What the file of the result says beside its values."""
+    whole, scene = given.whole, given.scene
     like = scaled(whole, whole.cube, problem.scale, problem.degradation)
     metadata = {**like.metadata, **provenance(net, problem, scene), "cog": writing.cog}
     if writing.unit_range:
@@ -174,9 +249,10 @@ def _like(whole: Scene, scene: Scene, values: Values, net: Network | None, probl
 
 
 @contextmanager
-def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.dtype, writing: Writing,
-             problem: Problem) -> Iterator[Any]:
-    """A writer of the result on the grid of its input, whose file may be on another: see `Writing.ortho`."""
+def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.dtype,
+             writing: Writing, problem: Problem) -> Iterator[Any]:
+    """A writer of the result on the grid of its input, whose file may be on another: see
+    `Writing.ortho`."""
     if writing.ortho:
         on_map = on_map_grid(like, problem.scale, problem.degradation, dtype)
         whole = scratch(shape, dtype, target.parent)
@@ -191,20 +267,11 @@ def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.d
             write_lonlat(beside, like, writing.overwrite)
 
 
-def _in_unit_range(scene: Scene, low: float, high: float, folder: Path) -> np.ndarray:
-    """The cube (B, h, w) with `low` and `high` as 0 and 1, float32; a large one is a temporary file in `folder`."""
-    out = scratch(scene.cube.shape, np.float32, folder)
-    for index in blocks(scene.cube, target=AT_ONCE):
-        block = np.array(scene.cube[index], dtype=np.float64)  # in float32 a large offset would swallow the range
-        block -= low
-        block /= high - low
-        out[index] = block
-    return out
-
-
 def _moved(scene: Scene, target: Path) -> dict[str, str | None]:
-    """How far the bounds of the written raster are from those of the input; nothing of other files."""
-    if not scene.transform or target.suffix.lower() not in (*named("raster").suffixes, *named("envi").suffixes):
+    """How far the bounds of the written raster are from those of the input; nothing of other
+    files."""
+    rasters = (*named("raster").suffixes, *named("envi").suffixes)
+    if not scene.transform or target.suffix.lower() not in rasters:
         return {}
     distance = bounds_distance(scene, open_scene(target))
     return {"bounds_differ_by": distance and f"{distance[0]:.3f} {distance[1]}"}
