@@ -119,67 +119,44 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         KeyboardInterrupt: the training was interrupted; the folder keeps its state.
     """
     begin = time.monotonic()
-    begun, output = _unfinished(folder), str(target.resolve())
+    output = str(target.resolve())
+    earlier = _unfinished(folder)
     check_target(source, target, replace(  # an interrupted call may have written its output
-        writing, overwrite=writing.overwrite or begun.get("asked", {}).get("output") == output))
+        writing, overwrite=writing.overwrite or earlier.get("asked", {}).get("output") == output))
     keep_out_of(folder, info.path, source, target)
     whole = open_as(source, reading, in_memory=False, keep_bad=True)
     scene = _part(whole, reading.keep_range)
-    bands, height, width = scene.cube.shape
-    division = None if scene.nodata is not None else divide(height, width, problem.scale)
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube),
              "weights": sha256(info.path), "scale": problem.scale,
              "degradation": problem.degradation, "output": output}
-    steps = begun.get("steps")
-    if begun.get("asked") != asked:
-        steps = None
-        refuse_existing(folder, writing.overwrite)
-        refuse_foreign(folder, MARKS)
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / MARKS[0], {"asked": asked})
-    card = Card(name="", folder=CARD_FOLDER, title=source.name,
-                patch=division.patch if division else 1, strides=(1,), bands=bands,
-                size=(height, width), test_region=division and division.test,
-                validation_region=division and division.validation)
-    part = folder / f"{source.stem}.mat"
-    write_scene(part, scene, overwrite=True)
-
-    def test(net: Network, info: CheckpointInfo, name: str, **more: Any) -> dict[str, Any]:
-        final = bool(more) or not division
-        outputs = evaluation.Outputs(cubes=not final, figures=final)
-        tested = replace(problem, snr=None)  # a test would add that noise
-        with quiet():
-            return evaluation.run(
-                net, info, read_images([part], Reading(), card), tested, folder / name,
-                outputs=outputs, overwrite=True,
-                facts={"command": facts["Command"], "device": facts["Computed on"]}, **more)
-
+    steps = _claimed(folder, asked, earlier, writing.overwrite)
+    height, width = scene.cube.shape[1:]
+    division = None if scene.nodata is not None else divide(height, width, problem.scale)
+    work = _Adaptation(folder, folder / f"{source.stem}.mat", _card(source, scene, division),
+                       problem, facts)
+    write_scene(work.part, scene, overwrite=True)
     say(first_line(scene))
-    begun, size = time.monotonic(), (bands, *whole.cube.shape[1:])
-    results = test(net, info, "test" if not division else "unadapted")
+    began_test = time.monotonic()
+    results = work.test(net, info, "unadapted" if division else "test", final=not division)
     chosen = net, info
     if division:
-        tested = time.monotonic() - begun
-        rest = (1.5
-                * (cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1)
-                   + tested))
+        tested = time.monotonic() - began_test
+        size = len(scene.cube), *whole.cube.shape[1:]
+        whole_scene = cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1)
         if steps is None:
-            steps = _train(part, card, info, folder, begin, minutes, rest,
-                           {"scales": (problem.scale,), "degradation": problem.degradation,
-                            "unknown": float(not problem.mtf_known), **(computing or {})})
+            steps = work.train(info, begin, minutes, 1.5 * (whole_scene + tested), computing or {})
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
         chosen = model_from_checkpoint(folder / "training" / "best.pth",
                                        pooling=net.execution.pooling)
         chosen[0].to(next(net.parameters()).device)
-        results = test(*chosen, "test", compare={"unadapted": folder / "unadapted" / "cubes"})
-    else:
-        few = (f"{height} x {width} pixels are too few" if scene.nodata is None else
-               f"no {PATCH} x {PATCH} pixels without a missing one are there, too few")
-        note(f"{source}: {few} to train on some and test on others, so nothing is adapted; the "
-             "scene's own degraded copy compares the given weights with back-projection")
-        results["mean"]["unadapted"] = results["mean"]["network"]
-    if division:
+        results = work.test(*chosen, "test", final=True,
+                            compare={"unadapted": folder / "unadapted" / "cubes"})
         results["methods"]["network"] = f"{info.arch}, adapted"
+    else:
+        note(f"{source}: {_too_few(scene)} to train on some and test on others, so nothing is "
+             "adapted; the scene's own degraded copy compares the given weights with "
+             "back-projection")
+        results["mean"]["unadapted"] = results["mean"]["network"]
     psnr = {key: results["mean"][key]["psnr"] for key in NAMES if key != "network" or division}
     best = max(psnr, key=psnr.get)
     why = _why(psnr, best, division)
@@ -189,21 +166,109 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     facts = {**facts, "Network": info and info.arch, "Checkpoint": info and str(info.path)}
     done = deliver(net, source, target, applied, reading, replace(writing, overwrite=True),
                    folder=folder / "result", facts=facts)
-    state = {"asked": asked, "delivered": best, "why": why, "psnr": psnr,
-             "division": division and asdict(division), "steps": steps,
-             "best_step": chosen[1].iteration if division else None,
-             "seconds": round(time.monotonic() - begin, 1), "output": str(target),
-             "command": facts["Command"]}
-    shown_facts = {
-        **facts,
-        "Training": f"{steps} steps, the best after {chosen[1].iteration}" if division else None}
-    _finish(folder, part, state, results, shown_facts, problem.preset)
+    best_step = chosen[1].iteration if division else None
+    if division:
+        facts["Training"] = f"{steps} steps, the best after {best_step}"
+    work.finish({"asked": asked, "delivered": best, "why": why, "psnr": psnr,
+                 "division": division and asdict(division), "steps": steps, "best_step": best_step,
+                 "seconds": round(time.monotonic() - begin, 1), "output": str(target),
+                 "command": facts["Command"]}, results, facts)
     for text in results["warnings"]:
         warn(text)
     say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
                      problem.border))
     say(why)
     return done
+
+
+@dataclass(frozen=True)
+class _Adaptation:
+    """The files of an adaptation in its folder."""
+
+    folder: Path
+    part: Path                  # the scene that is cut
+    card: Card                  # how it is cut
+    problem: Problem
+    facts: Mapping[str, Any]
+
+    def test(self, net: Network, info: CheckpointInfo, name: str, final: bool,
+             compare: Mapping[str, Path] | None = None) -> dict[str, Any]:
+        """Test on the test part; the folder `name` keeps figures of the `final` test, else the
+        cubes that it is compared with."""
+        with quiet():
+            return evaluation.run(
+                net, info, read_images([self.part], Reading(), self.card),
+                replace(self.problem, snr=None),  # a test would add that noise
+                self.folder / name, compare=compare, overwrite=True,
+                outputs=evaluation.Outputs(cubes=not final, figures=final),
+                facts={"command": self.facts["Command"], "device": self.facts["Computed on"]})
+
+    def train(self, info: CheckpointInfo, begin: float, minutes: float, rest: float,
+              computing: Mapping[str, Any]) -> int:
+        """Fine-tune, or go on with an interrupted training; returns its steps.
+
+        The time is what `rest`, the seconds of what follows, leaves of `minutes` from `begin` on.
+        """
+        card, run, database = self.card, self.folder / "training", self.folder / "database.lmdb"
+        last = run / "last.pth"
+        rectangles = training_rectangles(card.size, card.test_region, card.validation_region)
+        for part_of_patch in (8, 4, 2, 1):  # steps between patches: small ones for a small scene
+            stride = card.patch // part_of_patch
+            count = sum(count_patches(r[2:], card.patch, (stride,), (1.0,)) for r in rectangles)
+            if count * card.bands * card.patch ** 2 < 1 << 26:
+                break
+        with quiet():
+            build_database(database, [self.part], replace(card, strides=(stride,)), force=True)
+        given = {"data": str(database), "run_dir": str(run), "scales": (self.problem.scale,),
+                 "degradation": self.problem.degradation, "unknown": float(not self.problem.mtf_known),
+                 **computing}
+        if last.exists():
+            config = configure({**given, "resume": str(last)})
+        else:
+            config = configure({**given, **RECIPE, "init": str(info.path),
+                                "band_window": WINDOW if card.bands > WINDOW else None})
+        plan = prepare(config)
+        if (state := plan.state()).finished:  # and ended before adapt.json said so
+            return state.iteration
+        step = seconds_per_step(plan)
+        spent = time.monotonic() - begin
+        seconds = max(60 * minutes - spent - rest, 6 * minutes)
+        # The time is looked at between epochs' steps, and the validation of an epoch comes on top.
+        config.minutes = 0.85 * seconds / 60
+        if not last.exists():
+            config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
+            config.warmup = min(20, config.iterations // 5)
+        training = min(seconds, config.iterations * step * 1.25)
+        say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, "
+            f"training about {duration(training)}, test and whole scene about {duration(rest)}")
+        if spent + training + rest > 66 * minutes:
+            note(f"--minutes {minutes:g} is less than the test and the scene take here; the "
+                 "training gets the least it can")
+        result = train(config, plan, next_line=False)  # the database is gone at the end
+        if result.interrupted:
+            say("the same command goes on")
+            raise KeyboardInterrupt
+        return result.iteration
+
+    def finish(self, state: Mapping[str, Any], results: Mapping[str, Any],
+               facts: Mapping[str, Any]) -> None:
+        """The page and adapt.json; the database and the cut scene are made again when they are
+        needed."""
+        figures = [(f"held-out part: {kind}", self.folder / "test" / name)
+                   for kind, name in results["images"][0]["figures"].items()]
+        if (curve := self.folder / "training" / "training.png").exists():
+            figures.append(("training", curve))
+        figures.append(("the scene (its middle) and its super-resolution",
+                        self.folder / "result" / "figure.png"))
+        asked = state["asked"]
+        title = f"{Path(asked['scene']).name}, x{asked['scale']}: {NAMES[state['delivered']]}"
+        write_report(self.folder / "report.html", title, facts, results["images"],
+                     results["methods"], figures, self.problem.preset, asked["scale"],
+                     lead=f"{state['why'][0].upper()}{state['why'][1:]}.")
+        for made in ("database.lmdb", "unadapted"):
+            shutil.rmtree(self.folder / made, ignore_errors=True)
+        self.part.unlink(missing_ok=True)
+        write_json(self.folder / MARKS[0], state)
 
 
 def _part(whole: Scene, keep_range: bool) -> Scene:
@@ -242,51 +307,34 @@ def _unfinished(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _train(part: Path, card: Card, info: CheckpointInfo, folder: Path, begin: float, minutes: float,
-           rest: float, asked: Mapping[str, Any]) -> int:
-    """Fine-tune, or go on with an interrupted training; returns its steps. `asked` are fields of
-    its configuration.
+def _claimed(folder: Path, asked: Mapping[str, Any], earlier: Mapping[str, Any],
+             overwrite: bool) -> int | None:
+    """The steps that an `earlier` call made that was asked the same, once its training ended; of
+    another call nothing is left in the folder."""
+    if earlier.get("asked") == asked:
+        return earlier.get("steps")
+    refuse_existing(folder, overwrite)
+    refuse_foreign(folder, MARKS)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / MARKS[0], {"asked": asked})
+    return None
 
-    The time is what `rest`, the seconds of what follows, leaves of `minutes` from `begin` on.
-    """
-    run, database = folder / "training", folder / "database.lmdb"
-    last = run / "last.pth"
-    rectangles = training_rectangles(card.size, card.test_region, card.validation_region)
-    for part_of_patch in (8, 4, 2, 1):  # steps between patches: small ones for a small scene
-        stride = card.patch // part_of_patch
-        count = sum(count_patches(r[2:], card.patch, (stride,), (1.0,)) for r in rectangles)
-        if count * card.bands * card.patch ** 2 < 1 << 26:
-            break
-    with quiet():
-        build_database(database, [part], replace(card, strides=(stride,)), force=True)
-    given = {"data": str(database), "run_dir": str(run), **asked}
-    if last.exists():
-        config = configure({**given, "resume": str(last)})
-    else:
-        config = configure({**given, **RECIPE, "init": str(info.path),
-                            "band_window": WINDOW if card.bands > WINDOW else None})
-    plan = prepare(config)
-    if (state := plan.state()).finished:  # and ended before adapt.json said so
-        return state.iteration
-    step = seconds_per_step(plan)
-    spent = time.monotonic() - begin
-    seconds = max(60 * minutes - spent - rest, 6 * minutes)
-    # The time is looked at between epochs' steps, and the validation of an epoch comes on top.
-    config.minutes = 0.85 * seconds / 60
-    if not last.exists():
-        config.iterations = max(1, min(int(0.8 * seconds / step), MOST_STEPS))
-        config.warmup = min(20, config.iterations // 5)
-    training = min(seconds, config.iterations * step * 1.25)
-    say(f"time      {duration(spent + training + rest)} in all: {duration(spent)} until here, "
-        f"training about {duration(training)}, test and whole scene about {duration(rest)}")
-    if spent + training + rest > 66 * minutes:
-        note(f"--minutes {minutes:g} is less than the test and the scene take here; the training "
-             "gets the least it can")
-    result = train(config, plan, next_line=False)  # the database is gone at the end
-    if result.interrupted:
-        say("the same command goes on")
-        raise KeyboardInterrupt
-    return result.iteration
+
+def _card(source: Path, scene: Scene, division: Division | None) -> Card:
+    """How the part of a scene is cut."""
+    bands, height, width = scene.cube.shape
+    return Card(name="", folder=CARD_FOLDER, title=source.name,
+                patch=division.patch if division else 1, strides=(1,), bands=bands,
+                size=(height, width), test_region=division and division.test,
+                validation_region=division and division.validation)
+
+
+def _too_few(scene: Scene) -> str:
+    """Why nothing is trained."""
+    if scene.nodata is not None:
+        return f"no {PATCH} x {PATCH} pixels without a missing one are there, too few"
+    height, width = scene.cube.shape[1:]
+    return f"{height} x {width} pixels are too few"
 
 
 def _why(psnr: Mapping[str, float], best: str, division: Division | None) -> str:
@@ -296,24 +344,3 @@ def _why(psnr: Mapping[str, float], best: str, division: Division | None) -> str
     where = (f"the {division.test[2]} x {division.test[3]} pixels held out" if division
              else "the degraded copy of the scene")
     return f"delivered: {NAMES[best]}, with {psnr[best]:.2f} dB PSNR on {where}, against {others}"
-
-
-def _finish(folder: Path, part: Path, state: Mapping[str, Any], results: Mapping[str, Any],
-            facts: Mapping[str, Any], preset: str) -> None:
-    """The page and adapt.json; the database and the cut scene are made again when they are
-    needed."""
-    figures = [(f"held-out part: {kind}", folder / "test" / name)
-               for kind, name in results["images"][0]["figures"].items()]
-    if (curve := folder / "training" / "training.png").exists():
-        figures.append(("training", curve))
-    figures.append(
-        ("the scene (its middle) and its super-resolution", folder / "result" / "figure.png"))
-    asked = state["asked"]
-    title = f"{Path(asked['scene']).name}, x{asked['scale']}: {NAMES[state['delivered']]}"
-    write_report(folder / "report.html", title, facts, results["images"], results["methods"],
-                 figures, preset, asked["scale"],
-                 lead=f"{state['why'][0].upper()}{state['why'][1:]}.")
-    for made in ("database.lmdb", "unadapted"):
-        shutil.rmtree(folder / made, ignore_errors=True)
-    part.unlink(missing_ok=True)
-    write_json(folder / MARKS[0], state)
