@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from benchmarks.file_to_file import compare_files  # noqa: E402
 from benchmarks.measure import Setup, compare_checkouts  # noqa: E402
 from benchmarks.report import draw, size, table  # noqa: E402
-from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES  # noqa: E402
+from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES, Section  # noqa: E402
 from models.layers.pooling import cpu  # noqa: E402
 from utility.system.devices import device_name  # noqa: E402
 from utility.system.environment import describe_environment  # noqa: E402
@@ -88,19 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was given and torch finds no GPU on this machine; leave it "
-                        "out to measure the CPU.")
-    for name in ("repeats", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; give 1 or more.")
-    for name, path in (
-            ("--checkpoint", options.checkpoint),
-            ("--images", options.checkpoint and options.images),
-            ("--against", options.against and Path(options.against, "benchmarks/measure.py"))):
-        if path and not Path(path).exists():
-            raise UserError(
-                f"{name}: {path} does not exist; data/make_samples.py renders the sample scenes.")
+    _check(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
@@ -117,20 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if machine["load_at_start"] > 1:
         print("note: other programs keep this machine busy, so do not trust the times",
               file=sys.stderr)
-    possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only,
-                "sampler": options.only}
-    sections = {name: section for name, section in SECTIONS.items()
-                if name in (options.only or SECTIONS) and possible.get(name, True)}
-    if options.against:
-        roots = {"theirs": Path(options.against).resolve(), "ours": ROOT}
-        both = {"against": ("Two checkouts in turns, a fresh process for each sample",
-                            partial(compare_checkouts, **roots)),
-                "files": ("From file to file by two checkouts in turns",
-                          partial(compare_files, **roots))}
-        sections = {
-            name: section for name, section in both.items() if name in (options.only or both)}
     errors: dict[str, list[str]] = {}
-    for name, (title, section) in sections.items():
+    for name, (title, section) in _sections(options, gpu).items():
         setup.failed = []
         with setup.noting("all of it"):
             setup.results[name] = section(setup)
@@ -138,6 +114,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if setup.failed:
             errors[name] = setup.failed
     print(f"\ntook {time.perf_counter() - began:.0f} s")
+    _save(options, setup, machine, errors)
+    for section, found in errors.items():
+        print(f"failed: {section}: {'; '.join(found)}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UserError for an option that cannot be used."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was given and torch finds no GPU on this machine; leave it "
+                        "out to measure the CPU.")
+    for name in ("repeats", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; give 1 or more.")
+    for name, path in (
+            ("--checkpoint", options.checkpoint),
+            ("--images", options.checkpoint and options.images),
+            ("--against", options.against and Path(options.against, "benchmarks/measure.py"))):
+        if path and not Path(path).exists():
+            raise UserError(
+                f"{name}: {path} does not exist; data/make_samples.py renders the sample scenes.")
+
+
+def _sections(options: argparse.Namespace, gpu: bool) -> dict[str, tuple[str, Section]]:
+    """What is measured: {name: (title, section)}."""
+    if options.against:
+        roots = {"theirs": Path(options.against).resolve(), "ours": ROOT}
+        both = {"against": ("Two checkouts in turns, a fresh process for each sample",
+                            partial(compare_checkouts, **roots)),
+                "files": ("From file to file by two checkouts in turns",
+                          partial(compare_files, **roots))}
+        return {name: section for name, section in both.items() if name in (options.only or both)}
+    possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only,
+                "sampler": options.only}
+    return {name: section for name, section in SECTIONS.items()
+            if name in (options.only or SECTIONS) and possible.get(name, True)}
+
+
+def _save(options: argparse.Namespace, setup: Setup, machine: Mapping[str, Any],
+          errors: Mapping[str, list[str]]) -> None:
+    """The results as JSON, and their figure."""
     # What is not a whole run never takes the place of one.
     name = (setup.device.type + "_quick" * options.quick + "_partial" * bool(options.only)
             + "_against" * bool(options.against))
@@ -151,9 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"inference", "training", "growth"} & set(setup.results):
         draw(out / f"benchmark_{name}.png", machine["title"], setup.results)
         print(f"saved {shown(out / f'benchmark_{name}.png')}")
-    for section, found in errors.items():
-        print(f"failed: {section}: {'; '.join(found)}", file=sys.stderr)
-    return 1 if errors else 0
 
 
 if __name__ == "__main__":

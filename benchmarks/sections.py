@@ -367,7 +367,9 @@ def profile(setup: Setup) -> Rows:
     return rows
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Setup], Rows]]] = {
+Section = Callable[[Setup], Rows]
+
+SECTIONS: dict[str, tuple[str, Section]] = {
     "inference": ("Inference (released = the loop over bands in default layout, fp32)",
                   time_inference),
     "training": ("Training step: degrade, forward, MSE, backward, Adam", time_training),

@@ -11,7 +11,6 @@ Writes mismatch.csv (a row for each scene and case), mismatch.json (the summary)
 """
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence

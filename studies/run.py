@@ -13,7 +13,6 @@ seed has one JSON file of results under --results. Each --budget has its own fol
 """
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re

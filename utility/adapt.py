@@ -220,8 +220,8 @@ class _Adaptation:
         with quiet():
             build_database(database, [self.part], replace(card, strides=(stride,)), force=True)
         given = {"data": str(database), "run_dir": str(run), "scales": (self.problem.scale,),
-                 "degradation": self.problem.degradation, "unknown": float(not self.problem.mtf_known),
-                 **computing}
+                 "degradation": self.problem.degradation,
+                 "unknown": float(not self.problem.mtf_known), **computing}
         if last.exists():
             config = configure({**given, "resume": str(last)})
         else:

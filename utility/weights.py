@@ -11,7 +11,6 @@ the one with the smallest `order` is taken.
 """
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json

@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import reprlib
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -251,35 +251,50 @@ def _listed(card: Card, name: str) -> list[str]:
 
 # --- reading a card's fields ----------------------------------------------------------------------
 
+Wrong = Callable[[str, str], UserError]
+"""The error of a field, by its name and what is wrong with it."""
+
+
 def _checked(table: dict[str, Any], path: Path) -> Card:
     def wrong(name: str, problem: str) -> UserError:
         return UserError(f"{path}: the field {name!r} {problem}.")
 
+    _check_fields(table, wrong)
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    values["zooms"] = tuple(float(zoom) for zoom in table.get("zooms", [1.0]))
+    if len(values["strides"]) != len(values["zooms"]):
+        raise wrong(
+            "strides",
+            f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
+    if "wavelengths" in table:
+        nm = _wavelengths(table["wavelengths"], table.get("bands"), wrong)
+        values |= {"wavelengths": nm, "bands": len(nm)}
+    bands = values.get("bands")
+    if bands and max(table.get("rgb", [0])) >= bands:
+        raise wrong("rgb", f"is {table['rgb']}; expected indices below the {bands} bands")
+    _check_regions(table, wrong)
+    return Card(name=path.stem, folder=path.parent, **values)
+
+
+def _check_fields(table: Mapping[str, Any], wrong: Wrong) -> None:
+    """Raise UserError for a field that no card has, that cannot be used, or that is missing."""
     for name, value in table.items():
         if name not in FIELDS:
             near = difflib.get_close_matches(name, FIELDS, n=1)
-            raise wrong(name,
-                        "is unknown; "
-                        f"{f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(FIELDS)}")
+            known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FIELDS)}"
+            raise wrong(name, f"is unknown; {known}")
         if not FIELDS[name].test(value):
             raise wrong(name, f"is {_shown(value)}; expected {FIELDS[name].words}")
     for entry in fields(Card):
         if entry.default is MISSING and entry.name in FIELDS and entry.name not in table:
             raise wrong(entry.name, f"is missing; expected {FIELDS[entry.name].words}")
 
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    values["zooms"] = tuple(float(zoom) for zoom in table.get("zooms", [1.0]))
-    bands, size = table.get("bands"), table.get("size")
-    if len(values["strides"]) != len(values["zooms"]):
-        raise wrong(
-            "strides",
-            f"is {table['strides']}; expected {len(values['zooms'])} of them, as many as zooms")
-    if "wavelengths" in table:
-        values["wavelengths"] = _wavelengths(table["wavelengths"], bands, wrong)
-        bands = values["bands"] = len(values["wavelengths"])
-    if bands and max(table.get("rgb", [0])) >= bands:
-        raise wrong("rgb", f"is {table['rgb']}; expected indices below the {bands} bands")
+
+def _check_regions(table: Mapping[str, Any], wrong: Wrong) -> None:
+    """Raise UserError for regions held out that lie outside the scene, or where no patch fits in
+    or beside them."""
+    size, patch = table.get("size"), table["patch"]
     held = {
         name: tuple(table[name]) for name in ("test_region", "validation_region") if name in table}
     for name, region in held.items():
@@ -291,24 +306,21 @@ def _checked(table: dict[str, Any], path: Path) -> Card:
             raise wrong(
                 name,
                 f"is {list(region)}; expected a rectangle inside the scene of {size[0]}x{size[1]}")
-    if (held
-            and not any(min(part[2:]) >= table["patch"]
-                        for part in training_rectangles(tuple(size), *held.values()))):
-        raise wrong(
-            name,
-            f"is {list(region)}; expected room for a training patch of {table['patch']} beside it")
-    if region := held.get("validation_region"):
-        if min(region[2:]) < table["patch"]:
-            raise wrong("validation_region",
-                        f"is {list(region)}; expected room for a patch of {table['patch']} in it")
+    if not held:
+        return
+    name, region = list(held.items())[-1]
+    beside = training_rectangles(tuple(size), *held.values())
+    if not any(min(part[2:]) >= patch for part in beside):
+        raise wrong(name,
+                    f"is {list(region)}; expected room for a training patch of {patch} beside it")
+    if name == "validation_region":
+        if min(region[2:]) < patch:
+            raise wrong(name, f"is {list(region)}; expected room for a patch of {patch} in it")
         if "test_region" in held and without(region, held["test_region"]) != [region]:
-            raise wrong("validation_region",
-                        f"is {list(region)}; expected no pixel of 'test_region' in it")
-    return Card(name=path.stem, folder=path.parent, **values)
+            raise wrong(name, f"is {list(region)}; expected no pixel of 'test_region' in it")
 
 
-def _wavelengths(value: Any, bands: int | None,
-                 wrong: Callable[[str, str], UserError]) -> np.ndarray:
+def _wavelengths(value: Any, bands: int | None, wrong: Wrong) -> np.ndarray:
     if isinstance(value, list):
         nm = np.array(value, dtype=np.float64)
     else:

@@ -229,11 +229,12 @@ def _inputs(f, i, z, KIND: tl.constexpr, U: tl.constexpr):
 # Not specialised on sizes and strides: each lane is one element, so nothing is gained by knowing
 # what divides them, and a network of many shapes compiles each kernel once.
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
-def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band,
-             w_first, read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1,
-             D2, bands, chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr,
-             WIDE: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr,
-             U: tl.constexpr, BLOCK: tl.constexpr):
+def _forward(  # noqa: C901 (one kernel; its branches are those of the compiler)
+        gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
+        read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands,
+        chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
+        NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr,
+        BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
@@ -312,11 +313,12 @@ def _forward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2,
 
 
 @triton.jit(do_not_specialize=_PLACES + _COUNTS)
-def _backward(gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band,
-              w_first, read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0,
-              D1, D2, bands, chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr,
-              WIDE: tl.constexpr, NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr,
-              U: tl.constexpr, BLOCK: tl.constexpr):
+def _backward(  # noqa: C901 (one kernel; its branches are those of the compiler)
+        gates, gs0, gs1, gs2, gs3, g_band, g_first, written, ws0, ws1, ws2, ws3, w_band, w_first,
+        read, rs0, rs1, rs2, rs3, r_band, r_first, carry, gate, w_gate, lanes, D0, D1, D2, bands,
+        chunks, KIND: tl.constexpr, BOTH: tl.constexpr, SKIP: tl.constexpr, WIDE: tl.constexpr,
+        NARROW: tl.constexpr, FAST: tl.constexpr, PAIR: tl.constexpr, U: tl.constexpr,
+        BLOCK: tl.constexpr):
     index = tl.program_id(0)
     if WIDE:
         index = index.to(tl.int64)
