@@ -2,7 +2,8 @@
 
     net = torch.hub.load("FOLDER_OR_REPOSITORY", "biqrnn_16_5", pretrained=True, scale=4,
     source="local")
-    sr = net(x)  # x: (N, 1, B, H, W) in [0, 1], the cube on the high-resolution grid; see models/network.py
+    # x: (N, 1, B, H, W) in [0, 1], the cube on the high-resolution grid; see models/network.py
+    sr = net(x)
 """
 from models import Network as _Network
 from models import create_model as _create_model
@@ -26,7 +27,8 @@ def _entry(name):
         return _model_from_checkpoint(found.path, **options)[0]
 
     entry.__name__ = name
-    entry.__doc__ = f"""{name}; with `pretrained` the shipped weights that fit `scale` and `degradation`, in eval mode.
+    entry.__doc__ = f"""{name}; with `pretrained` the shipped weights that fit `scale` and
+    `degradation`, in eval mode.
 
     Options of the network (`long_skip`) and of its execution (`pooling`, ...) may follow.
     """

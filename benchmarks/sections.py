@@ -57,7 +57,7 @@ CPU, ROOT = torch.device("cpu"), Path(__file__).resolve().parent.parent
 
 # Cubes are (B, H, W), batches (N, B, h, w).
 SIZES: dict[str, Any] = {
-    "inference": ((31, 256, 256), (31, 512, 512), (200, 128, 128)),  # the first one in every variant
+    "inference": ((31, 256, 256), (31, 512, 512), (200, 128, 128)),  # the first: every variant
     "memory": 3,  # of these, the first
     "training": (4, 31, 64, 64),
     "pooling": (1, 48, 31, 128, 128),
@@ -198,11 +198,13 @@ import time; from dataclasses import replace
 from benchmarks.measure import resident
 from utility.datasets.cards import load_card; from utility.datasets.building import build_database
 from utility.system.progress import quiet
-card = replace(load_card("icvl"), key=None, layout="BHW", size=None, crop=(task["side"], task["side"]))
+side = task["side"]
+card = replace(load_card("icvl"), key=None, layout="BHW", size=None, crop=(side, side))
 begin = time.perf_counter()
 with quiet():
     meta = build_database(task["out"], [task["source"]], card)
-print(json.dumps({"time": time.perf_counter() - begin, "patches": meta["count"], "process": resident("VmHWM")}))
+print(json.dumps({"time": time.perf_counter() - begin, "patches": meta["count"],
+                  "process": resident("VmHWM")}))
 """
 
 
@@ -288,8 +290,10 @@ def measure_accuracy(setup: Setup) -> Rows:
         with setup.noting(way.name):
             *outputs, gradients = _run_once(way, setup.arch, x.float().to(setup.device),
                                             target.float().to(setup.device))
-            rows.append({"size": text(shape), "variant": way.name, "output": max(_error(out, exact) for out in outputs),
-                         "without input": max(_error(out - x, exact - x) for out in outputs),  # adding it hides errors
+            # an input that is added hides errors
+            rows.append({"size": text(shape), "variant": way.name,
+                         "output": max(_error(out, exact) for out in outputs),
+                         "without input": max(_error(out - x, exact - x) for out in outputs),
                          "gradients": _error(torch.cat(gradients), torch.cat(exact_gradients)),
                          "worst parameter": max(map(_error, gradients, exact_gradients))})
     return rows

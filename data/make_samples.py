@@ -253,7 +253,8 @@ def write_as_icvl(path: Path, cube: np.ndarray) -> None:
         rad.attrs["MATLAB_class"] = np.bytes_("single")
         bands = file.create_dataset("bands", data=NATURAL_BANDS[None, :])
         bands.attrs["MATLAB_class"] = np.bytes_("double")
-    text = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Fri Jan  1 00:00:00 2021 HDF5 schema 1.00 ."
+    text = (b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Fri Jan  1 00:00:00 2021 "
+            b"HDF5 schema 1.00 .")
     with path.open("r+b") as file:
         file.write(text.ljust(116) + bytes(8) + b"\x00\x02IM")
 

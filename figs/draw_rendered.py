@@ -8,7 +8,8 @@ its line says otherwise:
 gradient    deviation of the difference between neighbours in a row
 tails       kurtosis of that difference: 3 for noise, large for few sharp edges
 neighbours  correlation of neighbouring bands, and the smallest one
-spectra  second difference along bands of the mean spectrum, root mean square over its standard deviation
+spectra     second difference along bands of the mean spectrum, root mean square over its standard
+            deviation
 darkest     mean of the darkest band, in the range of the scene
 lost        root mean square of what interpolation, and back-projection, leave of x4 `gaussian`
 """

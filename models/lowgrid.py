@@ -1,8 +1,9 @@
 """Ours, not published: quasi-recurrent units on the low-resolution grid, scaled by band.
 
-    start image -> pixel unshuffle -> head -> body: x + unit(x), n times -> tail -> end -> pixel
-    shuffle -> + start image
-                   |  (x - mean) / deviation of the band                            |  times the deviation of the band
+    start image -> pixel unshuffle (1) -> head -> body: x + unit(x), n times -> tail -> end (2)
+                -> pixel shuffle -> + start image
+
+    (1) of (x - mean) / deviation of the band; (2) times the deviation of the band
 
 A unit is a convolution giving the three gates of bidirectional f-pooling, then pooling along bands
 (`models.layers.pooling`). The pooling joins the bands, so the body's kernels are 1x3x3: at equal
@@ -180,8 +181,8 @@ class LowGrid(Network):
                              / weight[0].numel() ** 0.5)
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        # Start image and output, and parts of them while they are made. On the low grid: two rows of
-        # each layer, and a block's gates, whose share is large in a small image alone.
+        # Start image and output, and parts of them while they are made. On the low grid: two rows
+        # of each layer, and a block's gates, whose share is large in a small image alone.
         return bands * (30 + (8 + 4 * self.width * value) / scale**2)
 
 

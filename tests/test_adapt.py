@@ -110,7 +110,7 @@ def test_back_projection_is_delivered_where_it_is_the_best_and_missing_pixels_ar
         assert (high.read()[:, :12] == 0).all() and (high.read()[:, 12:] > 0).all()
 
 
-def test_a_scene_too_small_to_divide_is_super_resolved_by_the_better_of_given_weights_and_back_projection(
+def test_a_scene_too_small_to_divide_gets_the_better_of_given_weights_and_back_projection(
         capsys):
     scene("low.tif", 60)
     state = run()

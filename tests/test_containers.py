@@ -532,7 +532,11 @@ def test_no_two_envi_files_that_do_not_belong_together_ever_stand_side_by_side(
         # which ends as if it was killed, before its rename number `last`
         if (child := os.fork()) == 0:
             left = iter(range(last))
-            os.replace = lambda *names, left=left: os._exit(9) if next(left, None) is None else real(*names)
+
+            def replaced(*names, left=left):
+                return os._exit(9) if next(left, None) is None else real(*names)
+
+            os.replace = replaced
             write_scene(tmp_path / "a.hdr", Scene(new, "x", metadata={"interleave": "bip"}),
                         overwrite=True)
             os._exit(0)

@@ -37,7 +37,8 @@ DOWN = {(operations, Degradation.of(4, name).up_operations) for name in NAMES
         for operations in Degradation.of(4, name).down_operations}
 OPERATIONS = sorted({down for down, _ in DOWN} | {up for _, up in DOWN}
                     | {up + down for down, up in DOWN} | {("blur",), ("zoom_down",), ()})
-# Keys' cubic, a = -0.5, at .25 .75 1.25 1.75:  1.5 d^3 - 2.5 d^2 + 1 inside, -.5 d^3 + 2.5 d^2 - 4 d + 2 outside
+# Keys' cubic, a = -0.5, at .25 .75 1.25 1.75:
+# 1.5 d^3 - 2.5 d^2 + 1 inside, -.5 d^3 + 2.5 d^2 - 4 d + 2 outside
 NEAR, MIDDLE, FAR, LAST = 0.8671875, 0.2265625, -0.0703125, -0.0234375
 
 

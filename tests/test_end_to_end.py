@@ -53,7 +53,7 @@ def score(out: str, *arguments: str) -> dict:
     return image
 
 
-def test_the_real_indian_pines_goes_from_an_installed_package_to_the_same_digits_by_card_and_by_file():
+def test_the_real_indian_pines_of_a_package_gives_the_same_digits_by_card_and_by_file():
     pytest.importorskip("tensorly", reason="its wheel holds the scene")
     lmdb_data.main(["--dataset", "indian_pines", "--out", "db.lmdb", "--quiet"])
     database, card = LMDBDataset("db.lmdb"), load_card("indian_pines")

@@ -353,8 +353,8 @@ def test_an_image_that_shares_pixels_with_the_training_is_warned_of_by_name_and_
         warned = any("the network was trained on pixels of" in text and "first.mat" in text
                      for text in results["warnings"])
         assert warned == any(trained[0])
-        assert (f"{results['images'][0]['name']} *" in format_table(results["images"], results["methods"], "standard", 2, 0)) \
-            == warned
+        printed = format_table(results["images"], results["methods"], "standard", 2, 0)
+        assert (f"{results['images'][0]['name']} *" in printed) == warned
 
 
 def test_a_checkpoint_that_does_not_say_its_scenes_is_not_said_to_know_none(folder):

@@ -36,11 +36,10 @@ def test_the_flags_of_the_released_scripts_are_understood():
     rest = ["--lr", "1e-3", "--ri", "2", "--wd", "0.1", "--no-cuda", "--no-log", "--threads", "3",
             "--seed", "5", "--gpu-ids", "0,1"]
     config = configure(hsi_sr.parse(short + rest))
-    assert (config.arch, config.prefix, config.batch, config.epochs, config.lr, config.min_lr) == \
-        ("qrnn_16_5", "mine", 8, 7, 1e-3, 1e-5)
-    assert (config.record_interval, config.wd, config.cuda, config.tensorboard, config.threads, config.seed) == \
-        (2, 0.1, False, False, 3, 5)
-    assert config.gpu_ids == (0, 1)
+    expected = {"arch": "qrnn_16_5", "prefix": "mine", "batch": 8, "epochs": 7, "lr": 1e-3,
+                "min_lr": 1e-5, "record_interval": 2, "wd": 0.1, "cuda": False,
+                "tensorboard": False, "threads": 3, "seed": 5, "gpu_ids": (0, 1)}
+    assert {name: getattr(config, name) for name in expected} == expected
     assert configure(hsi_sr.parse(long + rest)) == config
 
 

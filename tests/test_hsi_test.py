@@ -139,7 +139,8 @@ def test_start_steps_of_back_projection_and_noise_are_those_of_checkpoint_and_op
     run("--data", "scenes", "--out", "started", "--no-figures", checkpoint="started.pth")
     run("--data", "scenes", "--out", "plain", "--no-figures", "--backproject", "10", "--noise",
         "0.01")
-    assert "(noise of standard deviation 0.01 in the low-resolution cubes, seed 2021)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(noise of standard deviation 0.01 in the low-resolution cubes, seed 2021)" in said
     assert json.loads(Path("started/metrics.json").read_text())["start"] == "backprojection"
     plain = json.loads(Path("plain/metrics.json").read_text())
     assert (plain["start"], plain["backproject"], plain["noise"], plain["seed"]) == (
@@ -226,7 +227,8 @@ def test_a_checkpoint_of_several_scales_takes_the_first_and_says_so(capsys):
     save_checkpoint("many.pth",
                     contents(network(), arch="biqrnn_2_2", scale=[4, 2], degradation="gaussian"))
     run("--data", "scenes/first.mat", "--out", "out", "--no-figures", checkpoint="many.pth")
-    assert "was trained for scale factors 4, 2; 4 is taken, --scale chooses another" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "was trained for scale factors 4, 2; 4 is taken, --scale chooses another" in said
     run("--data", "scenes/first.mat", "--out", "two", "--no-figures", "--scale", "2",
         checkpoint="many.pth")
     assert capsys.readouterr().err.count("note") == 0
@@ -245,7 +247,8 @@ def test_a_released_checkpoint_needs_only_its_scale(capsys):
     capsys.readouterr()
     run("--data", "scenes", "--out", "quiet", "--no-figures", "--scale", "4",
         checkpoint="released.pth")
-    assert "released.pth does not say its degradation; reference is taken" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "released.pth does not say its degradation; reference is taken" in said
 
 
 def test_an_alternating_checkpoint_that_does_not_say_how_it_adds_its_input_is_noted(capsys):
@@ -294,7 +297,8 @@ def test_without_a_checkpoint_the_shipped_weights_that_fit_are_taken_and_named(c
                                          f'"{weights.sha256(path)}"\n')
     capsys.readouterr()
     hsi_test.main(["--data", "scenes", "--out", "out", "--no-figures", "--no-cubes"])
-    assert "the shipped weights tiny (biqrnn_2_2, x4, gaussian) are taken" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the shipped weights tiny (biqrnn_2_2, x4, gaussian) are taken" in said
     assert numbers("out") == numbers("ours")
     hsi_test.main(["--input", "scenes/first.mat", "--output", "high.mat"])
     assert ("tiny" in capsys.readouterr().err
@@ -304,7 +308,8 @@ def test_without_a_checkpoint_the_shipped_weights_that_fit_are_taken_and_named(c
         hsi_test.main(
             ["--data", "scenes", "--out", "again", "--force", "--no-figures", "--no-cubes", *more])
         assert (("first", "network") in numbers("again")) == there
-    assert "fit x2: shipped holds tiny (biqrnn_2_2, x4, gaussian). The untrained methods alone" in capsys.readouterr().err
+    assert ("fit x2: shipped holds tiny (biqrnn_2_2, x4, gaussian). The untrained methods alone"
+            in capsys.readouterr().err)
     with pytest.raises(UserError,
                        match="No checkpoint was given, and no shipped weights fit qrnn_2_2"):
         hsi_test.main(["--data", "scenes", "-a", "qrnn_2_2"])

@@ -276,7 +276,7 @@ def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(
     assert after > before + 1 and "before its back-projection: " in done.summary["agreement"]
 
 
-def test_a_network_that_agrees_less_than_the_interpolation_and_a_grid_that_is_not_the_sensor_s_are_said(
+def test_a_network_below_the_interpolation_and_a_grid_that_is_not_the_sensor_s_are_said(
         tmp_path):
     source = geotiff(tmp_path / "low.tif", cube())
     worse = apply(source, tmp_path / "high.tif")
@@ -290,8 +290,9 @@ def test_a_network_that_agrees_less_than_the_interpolation_and_a_grid_that_is_no
     assert (not same.summary["warnings"] and "WARNING" not in same.title
             and "(not accuracy)" in same.title)
     for kind, expected in (("spatial", 1), ("gaussian", 0)):
-        found = apply_to_file(None, source, tmp_path / f"{kind}.tif",
-                              Problem(4, kind, method="interpolation"), Reading(), Writing()).summary["warnings"]
+        done = apply_to_file(None, source, tmp_path / f"{kind}.tif",
+                             Problem(4, kind, method="interpolation"), Reading(), Writing())
+        found = done.summary["warnings"]
         assert (len(found) == expected
                 and all("--degradation gaussian or bicubic keeps edges" in text for text in found))
 
@@ -456,8 +457,8 @@ def test_bad_bands_are_interpolated_so_that_bands_out_are_bands_in_or_left_out(t
     source = envi_cube(tmp_path / "low.hdr", values, bbl=[1, 1, 1, 1, 1, 0],
                        **{"wavelength": list(range(400, 406))})
     assert apply(source, tmp_path / "high.npy").summary["shape"] == [6, 80, 96]
-    assert "4 bad bands (1, 2, 4, 5, counted from 0), enlarged by interpolation in space, without the network" in \
-        capsys.readouterr().err
+    assert ("4 bad bands (1, 2, 4, 5, counted from 0), enlarged by interpolation in space, without "
+            "the network" in capsys.readouterr().err)
     apply(source, tmp_path / "good.npy", drop_bad_bands=True)
     result, good = np.load(tmp_path / "high.npy"), np.load(tmp_path / "good.npy")
     assert result.shape == (6, 80, 96) and np.array_equal(result[[0, 3]], good)

@@ -46,7 +46,8 @@ def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
     assert (said["bad bands"] == "3 constant (7)"
             and said["wavelengths"].startswith("400 .. 450 nm, 10 nm apart"))
     assert said["place"] == "EPSG:32633, in metre; pixels 30 x 30, corner at 500000, 5100000"
-    assert said["x4"] == "result 80 x 120, 0.1 MB; no shipped weights fit, --method backprojection needs none"
+    assert said["x4"] == ("result 80 x 120, 0.1 MB; no shipped weights fit, --method "
+                          "backprojection needs none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "low.tif"]
 
 

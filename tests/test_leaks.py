@@ -72,7 +72,8 @@ def test_the_last_patches_are_taken_when_asked_for_and_what_they_share_is_said(t
     card = type(card)(**{**card.__dict__, "strides": (4,)})
     build_database(tmp_path / "a.lmdb", scenes(tmp_path, 1), card, val_last=5)
     assert shared(tmp_path / "a.lmdb")[1:] == (5, 5)
-    assert "5 of the last 5 patches, which validate, share pixels with patches that train" in capfd.readouterr().err
+    assert ("5 of the last 5 patches, which validate, share pixels with patches that train"
+            in capfd.readouterr().err)
     build_database(tmp_path / "b.lmdb", scenes(tmp_path, 1), generic_card(20), val_last=1)
     assert (
         shared(tmp_path / "b.lmdb")[1:] == (1, 0) and "share pixels" not in capfd.readouterr().err)

@@ -356,7 +356,8 @@ def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monk
     monkeypatch.setattr(steps, "seconds_per_step", lambda plan, count: 0.6 * (plan.total == 1000))
     main([])
     said = capsys.readouterr().out
-    assert "next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n      about 10 min here" in said
+    assert ("next: python hsi_sr.py -a biqrnn_16_5 --recipe fast --iterations 1000\n"
+            "      about 10 min here" in said)
     assert "from 8 scenes" in said
     meta = LMDBDataset("data/lmdb/sample.lmdb").meta
     assert meta["shape"] == [31, 32, 32] and meta["sources"][-1]["file"] == "natural_08.mat"

@@ -234,8 +234,11 @@ def test_a_resumed_run_keeps_its_recipe_and_inside_an_epoch_its_batch_size(data,
 
 # --- how long a resumed run is --------------------------------------------------------------------
 
-LENGTHS = [  # the first run, what is given when it is resumed, and the steps and epochs that it makes then; 3 steps a pass
-    ({"iterations": 2}, {"epochs": 3}, 9, 4),       # an epoch of 2 steps, two whole ones, and what is left of three passes
+LENGTHS = [
+    # the first run, what is given when it is resumed, and the steps and epochs that it makes then;
+    # a pass has 3 steps
+    # an epoch of 2 steps, two whole ones, and what is left of three passes
+    ({"iterations": 2}, {"epochs": 3}, 9, 4),
     ({"iterations": 3}, {"epochs": 3}, 9, 3),
     ({"iterations": 4}, {"epochs": 2}, 6, 3),
     ({"iterations": 2}, {"iterations": 7}, 7, 3),
@@ -243,11 +246,13 @@ LENGTHS = [  # the first run, what is given when it is resumed, and the steps an
     ({"epochs": 1}, {"iterations": 5}, 5, 2),
     ({"epochs": 2}, {"iterations": 7, "epochs": 9}, 7, 3),  # steps take the place of passes
     ({"epochs": 1}, {"epochs": 3, "batch": 9}, 5, 3),       # two more passes, of one step each
-    ({"iterations": 4}, {"epochs": 3, "batch": 9}, 6, 4),   # 4 of 3 steps are 1 1/3 passes: 1 2/3 are left
+    # 4 of 3 steps are 1 1/3 passes: 1 2/3 are left
+    ({"iterations": 4}, {"epochs": 3, "batch": 9}, 6, 4),
     ({"epochs": 2, "batch": 9}, {"epochs": 3, "batch": 3}, 5, 3),
     ({"recipe": "finetune", "init": True, "iterations": 2}, {"epochs": 1, "epoch_steps": 1}, 3, 2),
     ({"epochs": 3}, {"epochs": 3}, None, None), ({"epochs": 2}, {"epochs": 1}, None, None),
-    ({"iterations": 4}, {"iterations": 4}, None, None), ({"epochs": 2}, {"iterations": 5}, None, None),
+    ({"iterations": 4}, {"iterations": 4}, None, None),
+    ({"epochs": 2}, {"iterations": 5}, None, None),
     ({"iterations": 6}, {"epochs": 2}, None, None),
 ]
 

@@ -135,7 +135,8 @@ def test_a_training_whose_best_is_not_above_back_projection_says_so_everywhere(
                         lambda *_, note="", **__: drawn.append(note))
     validating(monkeypatch, {"gain": 0.7, "backprojection_gain": -4.3})
     train(config(data, run_dir="r", start=start))
-    words = "is 0.70 dB above the interpolation and 4.30 dB below back-projection on the validation patches"
+    words = ("is 0.70 dB above the interpolation and 4.30 dB below back-projection on the "
+             "validation patches")
     assert (capsys.readouterr().err.splitlines()[-1].startswith("warning: the best network")
             and words in drawn[-1])
     assert (words in json.loads(Path("r/training.json").read_text())["warnings"][0]

@@ -407,7 +407,8 @@ def test_a_band_of_no_data_alone_is_dead_and_integers_have_no_data_too() -> None
 
 
 def test_bad_bands_are_refused_by_number_unless_dropping_is_asked_for() -> None:
-    found = r"4 bad bands .*from 0\): 1 constant.*3 2 NaN.*4 dead.*6 10 no-data.*--drop-bad-bands.*--fill-nodata"
+    found = (r"4 bad bands .*from 0\): 1 constant.*3 2 NaN.*4 dead.*6 10 no-data.*"
+             "--drop-bad-bands.*--fill-nodata")
     with pytest.raises(UserError, match=found):
         clean(spoiled())
     kept = clean(spoiled(), drop_bad_bands=True)
@@ -664,7 +665,7 @@ def test_every_band_has_its_own_no_data_value(tmp_path: Path) -> None:
     assert scene.missing.sum() == 1 and scene.missing[2, 3]
 
 
-def test_a_value_that_was_made_up_in_one_band_is_remembered_and_those_of_all_bands_are_missing() -> None:
+def test_a_value_made_up_in_one_band_is_remembered_and_those_of_all_bands_are_missing() -> None:
     cube = cube_of(4, 6, 6, "float32")
     cube[:, 0, 0] = cube[1, 3, 3] = np.nan
     scene = clean(Scene(cube, "a"), fill_nodata=True)

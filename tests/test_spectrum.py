@@ -38,8 +38,10 @@ def test_what_is_added_is_in_deviations_of_each_band():
 
 @pytest.mark.parametrize("spectrum", [
     Spectrum(np.r_[400 + 10.0 * np.arange(20), 900 + 10.0 * np.arange(20)]),
-    Spectrum(np.r_[400 + 10.0 * np.arange(20), 560 + 10.0 * np.arange(20)]),  # the next detector begins before the end
-    Spectrum(places=[*range(20), *range(25, 45)])], ids=["gap in nm", "two detectors", "bands left out"])
+    # the next detector begins before the end
+    Spectrum(np.r_[400 + 10.0 * np.arange(20), 560 + 10.0 * np.arange(20)]),
+    Spectrum(places=[*range(20), *range(25, 45)])],
+    ids=["gap in nm", "two detectors", "bands left out"])
 def test_nothing_is_interpolated_over_a_gap(spectrum):
     found = choose_supports(6, EVEN, spectrum)
     assert {0, 19, 20, 39} <= set(found.bands.tolist())

@@ -24,16 +24,19 @@ sys.argv = json.loads(sys.argv[1])
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
-    print(json.dumps([end.code, sorted(name for name in sys.modules if "." not in name)]), file=sys.stderr)
+    names = sorted(name for name in sys.modules if "." not in name)
+    print(json.dumps([end.code, names]), file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize(("words", "code"), [
     ("hsi_test.py --help", 0), ("hsi_sr.py --help", 0), ("utility/lmdb_data.py --help", 0),
-    ("hsi_test.py --scale 5", 2), ("hsi_test.py --input low.tif", 2), ("hsi_test.py --tile many", 2),
+    ("hsi_test.py --scale 5", 2), ("hsi_test.py --input low.tif", 2),
+    ("hsi_test.py --tile many", 2),
     ("hsi_test.py --method backprojection --scale 4 --input a.tif --output b.tif --border -1", 2),
     ("hsi_test.py -a vdsr --scale 8 --input a.tif --output b.tif", 2),  # no shipped weights fit
-    ("hsi_sr.py --loss square", 2), ("hsi_sr.py -rp run/last.pth", 2), ("utility/lmdb_data.py --augment 9", 2)])
+    ("hsi_sr.py --loss square", 2), ("hsi_sr.py -rp run/last.pth", 2),
+    ("utility/lmdb_data.py --augment 9", 2)])
 def test_help_and_refused_options_import_nothing_large(words, code):
     run = subprocess.run([sys.executable, "-c", WATCHED, json.dumps(words.split())], cwd=ROOT,
                          capture_output=True, text=True, timeout=HUNG)

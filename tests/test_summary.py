@@ -40,7 +40,8 @@ def test_runs_of_one_experiment_are_one_row_with_mean_and_sample_deviation(tmp_p
     # runs that agree have no deviation
     assert lines[2].startswith("| feathers | x4 gaussian | interpolation | 3 | 28.000 |")
     assert lines[4].startswith("|  |  | biqrnn_16_5 | 3 | **32.000 ± 1.000** |")
-    assert lines[-1] == "preset standard, border 0 px; mean ± standard deviation over runs; bold: the best mean."
+    assert lines[-1] == ("preset standard, border 0 px; mean ± standard deviation over runs; bold: "
+                         "the best mean.")
 
 
 def test_data_sets_scales_noise_and_named_networks_are_rows_of_their_own(tmp_path, capsys):

@@ -61,7 +61,8 @@ def test_what_the_indexes_left_out_or_counted_is_said_below_the_table(images):
     images[0]["dark_bands"] = [1, 7]
     images[1]["network"] = {**images[1]["network"], "outside_values": 4, "skipped_pixels": 2}
     last = format_table(images, METHODS, "standard", 4).splitlines()[-1]
-    assert "SAM leaves out 2 pixels whose spectrum is zero; ERGAS of a leaves out bands 1, 7, whose mean is below 1%" in last
+    assert ("SAM leaves out 2 pixels whose spectrum is zero; ERGAS of a leaves out bands 1, 7, "
+            "whose mean is below 1%" in last)
     assert last.endswith("values outside [0, 1]: biqrnn_16_5 4)")
 
 
@@ -94,8 +95,8 @@ def test_the_latex_table_is_a_tabular_that_needs_no_package(images):
     body = [line for line in text.splitlines() if line.endswith(r" \\")]
     assert len(body) == 1 + 3 * 3
     assert all(line.replace(r"\&", "").count("&") == 2 + len(METRICS) for line in body)
-    assert r"50\%\_\{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}b & interpolation" in body[
-        1]
+    assert (r"50\%\_\{a\}\&\#\$\textasciicircum{}\textasciitilde{}\textbackslash{}b "
+            "& interpolation" in body[1])
     assert (fr"\textbf{{{images[0]['network']['psnr']:.3f}}}" in body[3]
             and r"\textbf" not in body[1] + body[2])
     assert "biqrnn\\_16\\_5" in body[3] and r"PSNR [dB] $\uparrow$" in body[0]

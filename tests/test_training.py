@@ -416,7 +416,8 @@ def test_weights_that_became_nan_are_not_saved_by_an_interruption(data, monkeypa
     ({"amp": "fp16", "cuda": False}, "needs a GPU"),
     ({"pooling": "cuda"}, "choose one of auto"),
     ({"run_dir": "."}, "choose another --run-dir"),
-    ({"threads": 1025, "data": "none.lmdb"}, "1024 loader processes at most"),  # no database: it must not start them
+    # no database: it must not start them
+    ({"threads": 1025, "data": "none.lmdb"}, "1024 loader processes at most"),
 ])
 def test_bad_input_is_one_sentence_and_leaves_nothing(data, tmp_path, changes, words):
     Path("something").touch()

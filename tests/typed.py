@@ -21,8 +21,8 @@ def typed(line: str) -> CompletedProcess:
     repository."""
     script, *words = shlex.split(line.removeprefix("python "))
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patch.object(sys, "argv", [script, *words]), \
-            pytest.raises(SystemExit) as ended:
+    with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+          patch.object(sys, "argv", [script, *words]), pytest.raises(SystemExit) as ended):
         runpy.run_path(str(ROOT / script), run_name="__main__")
     signal.signal(signal.SIGTERM, handler)
     return CompletedProcess(line, ended.value.code, out.getvalue(), err.getvalue())

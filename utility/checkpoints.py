@@ -1,12 +1,15 @@
 """Checkpoints: one file that `torch.load(weights_only=True)` reads, holding everything a run needs
 to go on.
 
-    net  state dict under the published names (a `module.` or `_orig_mod.` prefix is taken off when it is read)
-    optimizer  state dict                       psnr, loss        of the last validation (dB, training loss function)
-    epoch      passes over the data finished    iteration         optimizer steps made
+    net         state dict under the published names (a `module.` or `_orig_mod.` prefix is taken
+                off when it is read)
+    optimizer   state dict
+    epoch       passes over the data finished
+    iteration   optimizer steps made
+    psnr, loss  of the last validation (dB, training loss function)
     arch, the network's options (`long_skip`), scale (a list where there are several), degradation,
-    bands, normalisation,
-    recipe, seed, version, config  what was trained and how; the rest is the state of a run, see `training`
+    bands, normalisation, recipe, seed, version, config
+                what was trained and how; the rest is the state of a run, see `training`
 
 The first six are the released format, which loads too: its network is then known by the shapes of
 its weights.
@@ -194,8 +197,9 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
     net = checkpoint.get("net") if isinstance(checkpoint, dict) else None
     if (not isinstance(net, Mapping) or not net
             or not all(isinstance(v, Tensor) for v in net.values())):
-        found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}" if isinstance(checkpoint, dict) \
-            else f"a {type(checkpoint).__name__}"
+        found = f"a {type(checkpoint).__name__}"
+        if isinstance(checkpoint, dict):
+            found = f"a dict with {', '.join(map(str, list(checkpoint)[:6])) or 'nothing'}"
         raise UserError(f"{path} is not a checkpoint of this network family: it holds {found}, and "
                         "the weights were expected in a dict under 'net'.")
     if not all(isinstance(name, str) for name in net):

@@ -4,14 +4,17 @@ Every model is linear and separable, so each axis is one small matrix. A batch i
 matrix products, on its own device. A matrix is the 1-D operation applied to the identity, edges
 included.
 
-| kind        | blur                                                    | down                      | up                   |
-|-------------|---------------------------------------------------------|---------------------------|----------------------|
-| `mtf M[,M]` | Gaussian of a sensor's MTF, +-4 deviations, symmetric   | one sample a block        | Keys bicubic a=-0.5  |
-| `area`      | none                                                    | mean of each block        | Keys bicubic a=-0.5  |
-| `gaussian`  | Gaussian sigma 3, 8 taps about each block's centre      | one sample a block        | Keys bicubic a=-0.5  |
-| `bicubic`   | none                                                    | Keys bicubic widened by s | Keys bicubic a=-0.5  |
-| `spatial`   | Gaussian sigma 3, 7 taps, reflect, on rows and columns  | cubic-spline zoom 1/s     | cubic-spline zoom s  |
-| `reference` | the same on bands, rows and columns                     | the same                  | the same             |
+| kind        | blur                                              | down               | up      |
+|-------------|---------------------------------------------------|--------------------|---------|
+| `mtf M[,M]` | Gaussian of a sensor's MTF, symmetric, up to 4    | one sample a block | Keys    |
+|             | deviations                                        |                    |         |
+| `area`      | none                                              | mean of each block | Keys    |
+| `gaussian`  | Gaussian sigma 3, 8 taps about a block's centre   | one sample a block | Keys    |
+| `bicubic`   | none                                              | Keys, s times wide | Keys    |
+| `spatial`   | Gaussian sigma 3, 7 taps, reflect; rows, columns  | zoom 1/s           | zoom s  |
+| `reference` | the same; bands, rows, columns                    | zoom 1/s           | zoom s  |
+
+Keys is the bicubic kernel with a = -0.5, and a zoom is that of a cubic spline.
 
 `mtf` is a real sensor. M is its modulation transfer function at the Nyquist frequency of the
 low-resolution grid, for rows and for columns; instruments have .1 to .5. Its deviation is s

@@ -7,11 +7,11 @@ papers quote them.
 `METRICS` has one row per index; a new index is one more row. Every preset gives every index;
 presets differ in SSIM and SAM:
 
-| preset    | SSIM                                                        | SAM                              |
-|-----------|-------------------------------------------------------------|----------------------------------|
-| standard  | 11x11 Gaussian window, sigma 1.5, data range 1              | degrees, zero-norm pixels skipped |
-| reference | 7x7 uniform window, sample covariance, data range 2         | radians, eps 1e-8, no pixel skipped |
-| sspsr     | 7x7 uniform window, sample covariance, data range 1         | degrees, zero-norm pixels skipped |
+| preset    | SSIM                                                | SAM                            |
+|-----------|-----------------------------------------------------|--------------------------------|
+| standard  | 11x11 Gaussian window, sigma 1.5, data range 1      | degrees, zero spectra left out |
+| reference | 7x7 uniform window, sample covariance, data range 2 | radians, eps 1e-8, none is     |
+| sspsr     | 7x7 uniform window, sample covariance, data range 1 | degrees, zero spectra left out |
 
 `reference` is what the method's released code computes (old scikit-image took a data range of 2 for
 floats); `sspsr` is the metrics script of SSPSR (Jiang et al., IEEE TCI 2020), which the field
@@ -314,8 +314,8 @@ class Metric:
 
     def header(self, preset: str) -> str:
         """Column title: label, unit and the better direction, e.g. "SAM [deg] ↓"."""
-        unit = self.unit_in(preset)
-        return f"{self.label}{f' [{unit}]' if unit else ''} {'↑' if self.higher_is_better else '↓'}"
+        unit = f" [{unit}]" if (unit := self.unit_in(preset)) else ""
+        return f"{self.label}{unit} {'↑' if self.higher_is_better else '↓'}"
 
     def format(self, value: float | None) -> str:
         """A value with the decimals that the index is quoted with; "-" where it is undefined."""
@@ -372,12 +372,13 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
         ssim        mean over bands
         sam         mean spectral angle, degrees ("reference": radians)
         ergas       see `_ergas`
-        cc  mean over bands of Pearson's r; bands whose ground truth is constant are left out, and a constant
-                    band of `sr` has r = 0
+        cc          mean over bands of Pearson's r; bands whose ground truth is constant are left
+                    out, and a constant band of `sr` has r = 0
         rmse        sqrt of the MSE of the whole cube
         q           mean over bands of the universal image quality index, see `_uiqi`
         counted_pixels   pixels inside the border that count
-        skipped_pixels  of these, pixels that SAM left out because one of the two spectra is zero ("reference": always 0)
+        skipped_pixels   of these, pixels that SAM left out because one of the two spectra is zero
+                    ("reference": always 0)
         outside_values   values of `sr` below 0 or above 1, which a file of integers would clip
 
         An index that is left with no pixel or no band is None (`null` in JSON).

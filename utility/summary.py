@@ -224,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     runs, how = collect(options.results)
     header, groups = table(runs, how.preset, options.indexes)
-    text = f"{markdown(header, groups)}\n{how}; mean ± standard deviation over runs; bold: the best mean.\n"
+    text = (f"{markdown(header, groups)}\n"
+            f"{how}; mean ± standard deviation over runs; bold: the best mean.\n")
     print(text, end="")
     if options.out:
         write_csv(f"{options.out}.csv", csv_rows(runs, how.preset, options.indexes))

@@ -59,7 +59,8 @@ class Shipped:
 
     def describe(self) -> str:
         scales, kind = ",".join(map(str, self.scales)), self.card["degradation"]
-        return f"{self.path.stem} ({self.card['arch']}, x{scales}, {'any MTF' if kind == ANY else kind})"
+        served = "any MTF" if kind == ANY else kind
+        return f"{self.path.stem} ({self.card['arch']}, x{scales}, {served})"
 
     def check(self) -> None:
         """Raises UserError: the file is missing, or not the one that the card describes."""

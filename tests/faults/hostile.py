@@ -30,7 +30,8 @@ LISTENER = socket.create_server(("127.0.0.1", 0))
 ADDRESS = f"http://127.0.0.1:{LISTENER.getsockname()[1]}"
 CUBE = np.arange(4 * 6 * 5, dtype=np.uint16).reshape(4, 6, 5)
 SIDE = 1 << 18
-ENVI = "ENVI\nsamples = {0}\nlines = {0}\nbands = 4\ndata type = 4\ninterleave = bsq\nbyte order = 0\n"
+ENVI = ("ENVI\nsamples = {0}\nlines = {0}\nbands = 4\ndata type = 4\ninterleave = bsq\n"
+        "byte order = 0\n")
 CARD = 'title = "a"\npatch = 8\nstrides = [8]\n'
 
 
@@ -160,10 +161,10 @@ def vrt(path: Path) -> str:
 
 
 def wms(path: Path) -> str:
-    path.write_text('<GDAL_WMS><Service '
-                    f'name="TMS"><ServerUrl>{ADDRESS}/${{z}}.png</ServerUrl></Service><DataWindow><UpperLeftX>-1'
-                    '</UpperLeftX><UpperLeftY>1</UpperLeftY><LowerRightX>1</LowerRightX><LowerRightY>-1</LowerRightY><TileLevel>1'
-                    '</TileLevel></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>')
+    path.write_text(f'<GDAL_WMS><Service name="TMS"><ServerUrl>{ADDRESS}/${{z}}.png</ServerUrl>'
+                    '</Service><DataWindow><UpperLeftX>-1</UpperLeftX><UpperLeftY>1</UpperLeftY>'
+                    '<LowerRightX>1</LowerRightX><LowerRightY>-1</LowerRightY>'
+                    '<TileLevel>1</TileLevel></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>')
     return path.name
 
 

@@ -248,7 +248,8 @@ def _killed(work: Work, scratch: Path, count: int, draw: random.Random, number: 
         if not problem:
             code = ended(start(work.work, folder, Watch()))
             if code or work.found(folder) != "new" or hidden(folder):
-                problem = f"again: exit {code}, left {hidden(folder)}: {said(folder.with_suffix('.log'))[-1000:]}"
+                words = said(folder.with_suffix(".log"))[-1000:]
+                problem = f"again: exit {code}, left {hidden(folder)}: {words}"
         tally.check(not problem,
                     f"{outcome} whole" if outcome != "refused" else "half a pair refused",
                     f"{place}: {problem}")

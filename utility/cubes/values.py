@@ -95,7 +95,8 @@ def unit_range(cube: Any, low: float | None = None,
 
 def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
                     on_overflow: str = "refuse") -> np.ndarray:
-    """``low + cube * (high - low)`` in float64, rounded for an integer `dtype`; the opposite of `unit_range`.
+    """``low + cube * (high - low)`` in float64, rounded for an integer `dtype`; the opposite of
+    `unit_range`.
 
     Args:
         cube: any shape, about [0, 1].

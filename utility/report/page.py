@@ -21,33 +21,43 @@ _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 _STYLE = """
 :root { --ink: #1b1f24; --soft: #5d6670; --line: #dfe3e8; --wash: #f5f7f9; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink);
+  background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-top: 1rem;
+  border-top: 1px solid var(--line); }
 p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); font-size: .9rem; }
 .lead { font-size: 1.1rem; margin: .75rem 0 0; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.25rem; margin: 0; font-size: .92rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.25rem; margin: 0;
+  font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .88em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-dd code { display: block; background: var(--wash); border: 1px solid var(--line); border-radius: 4px; padding: .35rem .6rem; }
+dd code { display: block; background: var(--wash); border: 1px solid var(--line);
+  border-radius: 4px; padding: .35rem .6rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .45rem; text-align: right; white-space: nowrap; }
-thead th, th[scope=rowgroup], td.method { white-space: normal; } th[scope=rowgroup] { overflow-wrap: anywhere; }
+thead th, th[scope=rowgroup], td.method { white-space: normal; }
+th[scope=rowgroup] { overflow-wrap: anywhere; }
 th:first-child, td.method { text-align: left; } th.method { text-align: left; }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
-tbody { border-bottom: 1px solid var(--line); } tbody th { text-align: left; font-weight: 400; vertical-align: top; }
+tbody { border-bottom: 1px solid var(--line); }
+tbody th { text-align: left; font-weight: 400; vertical-align: top; }
 tbody.mean { background: var(--wash); } tbody.mean th { font-weight: 600; }
 td b { font-weight: 700; }
 figure { margin: 0 0 2rem; } figure img { display: block; height: auto; max-width: 100%;
   border: 1px solid var(--line); border-radius: 4px; }
 figcaption { margin-bottom: .4rem; font-size: .92rem; color: var(--soft); }
-@media (max-width: 40rem) { body { padding: 1.25rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
+@media (max-width: 40rem) { body { padding: 1.25rem .9rem 3rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; } th, td { padding: .3rem .45rem; } }
 @media print { html { font-size: 11px; } body { max-width: none; padding: 0; font-size: 1rem; }
   figure, tbody { break-inside: avoid; }
-  .scroll { overflow: visible; } th, td { padding: .2rem .3rem; } figure img { max-height: 24cm; width: auto; max-width: 100%; }
+  .scroll { overflow: visible; } th, td { padding: .2rem .3rem; }
+  figure img { max-height: 24cm; width: auto; max-width: 100%; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -96,9 +106,8 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
         parts.append(f'<p class="lead">{escape(lead)}</p>')
     if images:
         how = describe(preset, scale, border, images, methods)
-        parts += ["<h2>Results</h2>", _table(images, methods, preset),
-                  '<p '
-                  f'class="soft">{escape(f"{how[0].upper()}{how[1:]}. Bold: the best of each group.")}</p>']
+        how = escape(f"{how[0].upper()}{how[1:]}. Bold: the best of each group.")
+        parts += ["<h2>Results</h2>", _table(images, methods, preset), f'<p class="soft">{how}</p>']
     parts += ["<h2>What was run</h2>", _facts(facts)]
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
@@ -141,7 +150,9 @@ def _facts(facts: Mapping[str, Any]) -> str:
     for key, value in facts.items():
         if value is not None:
             text = escape(str(value))
-            parts.append(f"<dt>{escape(str(key))}</dt><dd>{f'<code>{text}</code>' if key == 'Command' else text}</dd>")
+            if key == "Command":
+                text = f"<code>{text}</code>"
+            parts.append(f"<dt>{escape(str(key))}</dt><dd>{text}</dd>")
     return "\n".join([*parts, "</dl>"])
 
 

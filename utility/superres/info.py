@@ -112,7 +112,8 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         yield f"{'file':12}{_file(path)}"
         with suppress(Unclear):
             stored = containers.open_stored(path, reading.key)[0]
-            yield f"{'array':12}{stored.key or 'the only one'}: {times(stored.array.shape)}, {stored.array.dtype}"
+            name, array = stored.key or "the only one", stored.array
+            yield f"{'array':12}{name}: {times(array.shape)}, {array.dtype}"
             yield f"{'beside it':12}{_beside(stored)}"
         yield f"{'unclear':12}{error}"
         return
@@ -129,10 +130,12 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
     bands, height, width = scene.cube.shape
     itemsize = scene.cube.dtype.itemsize
     for factor in (scale,) if scale else SCALES:
-        made = f"result {height * factor} x {width * factor}, {_size(bands * height * width * factor ** 2 * itemsize)}"
+        made = (f"result {height * factor} x {width * factor}, "
+                f"{_size(bands * height * width * factor ** 2 * itemsize)}")
         found = None if given else weights.choose(arch, factor, kind)
         if not (found or given):
-            yield f"{f'x{factor}':12}{made}; no shipped weights fit, --method backprojection needs none"
+            yield (f"{f'x{factor}':12}{made}; no shipped weights fit, --method backprojection "
+                   "needs none")
             continue
         net, info = model_from_checkpoint(given or found.path, arch, **execution)
         if given and factor not in (info.scales or SCALES):
@@ -140,7 +143,8 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         spent = cost(net.to(device), scene.cube.shape, factor)
         memory = (
             "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
-        yield f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about {duration(spent.seconds)}, {memory}"
+        yield (f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about "
+               f"{duration(spent.seconds)}, {memory}")
 
 
 def _size(count: float) -> str:
@@ -224,7 +228,8 @@ def _wavelengths(scene: Scene) -> str:
         return "not known"
     nm = np.sort(np.asarray(scene.wavelengths, float))
     steps = np.diff(nm)
-    words = f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; {steps.min():.3g} to {steps.max():.3g})"
+    words = (f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; "
+             f"{steps.min():.3g} to {steps.max():.3g})")
     if scene.fwhm is not None:
         words += f", {scene.fwhm.min():.3g} to {scene.fwhm.max():.3g} nm wide"
     return words + (f"; from {scene.wavelengths_by}" if scene.wavelengths_by else "")
@@ -254,7 +259,8 @@ def _place(scene: Scene) -> str:
         name = "no CRS"
         if scene.crs:
             crs = CRS.from_wkt(scene.crs)
-            name = f"{crs.to_string() if crs.to_epsg() else scene.crs.partition('[')[2].split(',')[0]}, in {crs.linear_units}"
+            title = scene.crs.partition("[")[2].split(",")[0]
+            name = f"{crs.to_string() if crs.to_epsg() else title}, in {crs.linear_units}"
     except CRSError:
         name = "a CRS that GDAL does not know"
     return f"{name}; pixels {np.hypot(a, d):g} x {np.hypot(b, e):g}, corner at {c:.10g}, {f:.10g}"

@@ -29,7 +29,8 @@ def far_out(summary: Mapping[str, Any]) -> list[str]:
     if summary["far_out"][summary["method"]] <= MUCH or summary.get("likely_fill"):
         return []
     (own, rivals), kind = _shares(summary, "far_out"), summary["degradation"]
-    cure = f". Where the input is sharper than {kind} at x{summary['scale']} assumes, a larger --mtf fits better"
+    cure = (f". Where the input is sharper than {kind} at x{summary['scale']} assumes, a larger "
+            "--mtf fits better")
     return [f"{own} of the values lie outside the range of their band in the input by more than "
             f"{FAR:.0%} of it ({rivals}), more than detail explains: they overshoot{cure}"]
 

@@ -132,7 +132,8 @@ class Spread:
             scale = self.values.shape[1] // missing.shape[0]
             self.values[0, missing.repeat(scale, 0).repeat(scale, 1)] = np.nan
         made = dict(like.metadata["provenance"])
-        made["description"] = f"Standard deviation of the 8 results of a self-ensemble, mean over bands. {made['description']}"
+        made["description"] = ("Standard deviation of the 8 results of a self-ensemble, mean over "
+                               f"bands. {made['description']}")
         header = {name: value
                   for name, value in like.metadata.get("header", {}).items()
                   if name.lower() in PLACE}

@@ -27,7 +27,7 @@ class Arguments(argparse.ArgumentParser):
     """The parser of a script: it shows the description as written, takes no abbreviations, and says
     what is wrong in one sentence, without the usage in front."""
 
-    def __init__(self, description: str, **how: Any) -> None:
+    def __init__(self, description: str = "", **how: Any) -> None:
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter, **how)
 

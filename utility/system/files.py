@@ -171,9 +171,8 @@ def _swap(new: Path, path: Path) -> None:
 def _here() -> str:
     """This boot of this machine."""
     with suppress(OSError):
-        return hashlib.sha256((platform.node()
-                               + Path("/proc/sys/kernel/random/boot_id").read_text()).encode()).hexdigest()[
-                                   :12]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return hashlib.sha256((platform.node() + boot).encode()).hexdigest()[:12]
     return "0" * 12
 
 

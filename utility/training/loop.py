@@ -93,9 +93,10 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
 
     run = NoFolder(path) if distributed.rank() else RunFolder(path, own)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
-    watch = f"; watch with: tensorboard --logdir {shown(run.path)} (pip install tensorboard)" * config.tensorboard
+    folder = shown(run.path)
+    watch = f"; watch with: tensorboard --logdir {folder} (pip install tensorboard)"
     run.losses.load(state.iteration)
-    for line in [*plan.describe(), f"run       {shown(run.path)}{watch}"]:
+    for line in [*plan.describe(), f"run       {folder}{watch if config.tensorboard else ''}"]:
         run.say(line)
     if state.history:  # a kill between last.pth and these files leaves them an epoch behind
         _write_history(run, state)

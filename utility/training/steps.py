@@ -47,7 +47,8 @@ def expected_time(plan: Plan) -> str:
     done = plan.state().iteration if plan.config.resume else 0
     step = seconds_per_step(plan)
     seconds = min(step * max(0, plan.total - done), 60 * (plan.config.minutes or math.inf))
-    return f"{duration(seconds)} for {plan.total - done:,} steps of {step:.2g} s (two were timed); validations come on top"
+    return (f"{duration(seconds)} for {plan.total - done:,} steps of {step:.2g} s (two were "
+            "timed); validations come on top")
 
 
 def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = None) -> None:
