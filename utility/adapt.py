@@ -140,11 +140,9 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
     results = work.test(net, info, "unadapted" if division else "test", final=not division)
     chosen = net, info
     if division:
-        tested = time.monotonic() - began_test
-        size = len(scene.cube), *whole.cube.shape[1:]
-        whole_scene = cost(net, size, problem.scale).seconds * (8 if problem.self_ensemble else 1)
+        rest = time.monotonic() - began_test + _seconds_for(net, whole, problem)
         if steps is None:
-            steps = work.train(info, begin, minutes, 1.5 * (whole_scene + tested), computing or {})
+            steps = work.train(info, begin, minutes, 1.5 * rest, computing or {})
             write_json(folder / MARKS[0], {"asked": asked, "steps": steps})
         chosen = model_from_checkpoint(folder / "training" / "best.pth",
                                        pooling=net.execution.pooling)
@@ -153,9 +151,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
                             compare={"unadapted": folder / "unadapted" / "cubes"})
         results["methods"]["network"] = f"{info.arch}, adapted"
     else:
-        note(f"{source}: {_too_few(scene)} to train on some and test on others, so nothing is "
-             "adapted; the scene's own degraded copy compares the given weights with "
-             "back-projection")
+        note(f"{source}: {_too_few(scene)}")
         results["mean"]["unadapted"] = results["mean"]["network"]
     psnr = {key: results["mean"][key]["psnr"] for key in NAMES if key != "network" or division}
     best = max(psnr, key=psnr.get)
@@ -330,11 +326,20 @@ def _card(source: Path, scene: Scene, division: Division | None) -> Card:
 
 
 def _too_few(scene: Scene) -> str:
-    """Why nothing is trained."""
-    if scene.nodata is not None:
-        return f"no {PATCH} x {PATCH} pixels without a missing one are there, too few"
+    """Why nothing is trained, and what is done instead."""
     height, width = scene.cube.shape[1:]
-    return f"{height} x {width} pixels are too few"
+    few = f"{height} x {width} pixels are too few"
+    if scene.nodata is not None:
+        few = f"no {PATCH} x {PATCH} pixels without a missing one are there, too few"
+    return (f"{few} to train on some and test on others, so nothing is adapted; the scene's own "
+            "degraded copy compares the given weights with back-projection")
+
+
+def _seconds_for(net: Network, whole: Scene, problem: Problem) -> float:
+    """What the whole scene will take."""
+    bands = len(whole.cube) - len(whole.metadata.get("bad_bands", []))
+    seconds = cost(net, (bands, *whole.cube.shape[1:]), problem.scale).seconds
+    return seconds * (8 if problem.self_ensemble else 1)
 
 
 def _why(psnr: Mapping[str, float], best: str, division: Division | None) -> str:
