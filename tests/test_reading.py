@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utility.cubes import bands, values
+from utility.cubes.cube import Scene
+from utility.cubes.formats import rasters
 from utility.datasets.building import build_database
-from utility.datasets.cards import load_card
-from utility.scenes import Reading, open_as, read_scene
+from utility.datasets.cards import generic_card, load_card
+from utility.scenes import Reading, open_as, read_scene, write_scene
+from utility.superres.cube_file import apply_to_file
+from utility.superres.problem import Problem
+from utility.superres.written_values import Writing
 from utility.system.errors import UserError
+from utility.testing.images import read_images
 
 
 def card_of(folder: Path, text: str = ""):
@@ -26,6 +33,39 @@ def scene(tmp_path: Path) -> Path:
     cube[2] = np.nan
     np.savez(tmp_path / "scene.npz", cube=cube, other=cube[:4], layout="BHW")
     return tmp_path / "scene.npz"
+
+
+def test_a_raster_is_decoded_once_and_its_statistics_are_computed_once(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = np.random.default_rng(0).integers(0, 999, (5, 16, 20)).astype(np.uint16)
+    write_scene(tmp_path / "a.tif", Scene(cube, "a"))
+    lazy, statistics, decoded, counted = rasters.LazyCube, values.band_statistics, [], []
+
+    def counting(shape, dtype, read, **more):
+        def noted(*block):
+            found = read(*block)
+            decoded.append(found.size)
+            return found
+
+        return lazy(shape, dtype, noted, **more)
+
+    def counted_statistics(cube, *more, **how):
+        counted.append(cube.shape)
+        return statistics(cube, *more, **how)
+
+    monkeypatch.setattr(rasters, "LazyCube", counting)
+    for module in (values, bands):
+        monkeypatch.setattr(module, "band_statistics", counted_statistics)
+    for use in (lambda: apply_to_file(None, tmp_path / "a.tif", tmp_path / "b.npy",
+                                      Problem(2, "area", method="interpolation"), Reading(),
+                                      Writing()),
+                lambda: list(read_images([tmp_path / "a.tif"], Reading())),
+                lambda: build_database(tmp_path / "a.lmdb", [tmp_path / "a.tif"],
+                                       generic_card(8), val_last=0)):
+        decoded.clear()
+        counted.clear()
+        use()
+        assert sum(decoded) == cube.size and counted == [cube.shape]
 
 
 def test_wavelengths_of_a_card_follow_the_bands_that_are_kept(tmp_path: Path, scene: Path) -> None:

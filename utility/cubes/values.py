@@ -27,9 +27,11 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     """
     if scene.normalised:
         return 0.0, 1.0
+    cube, statistics = scene.counted or (None, None)
+    if cube is not scene.cube:
+        statistics = band_statistics(scene.cube, missing=scene.filled)
     if not keep:
-        return _limits(scene.cube, scene, scene.filled)
-    statistics = band_statistics(scene.cube, missing=scene.filled)
+        return _limits(statistics, scene, scene.filled)
     low, high = float(np.nanmin(statistics.low)), float(np.nanmax(statistics.high))
     if not (low >= 0 and high <= 1):
         raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects "
@@ -37,11 +39,11 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def _limits(cube: Any, place: Scene | str, filled: np.ndarray | None = None) -> tuple[float, float]:
+def _limits(statistics: BandStatistics, place: Scene | str,
+            filled: np.ndarray | None = None) -> tuple[float, float]:
     """The lowest and highest value; the pixels of `filled` (H, W) are in neither."""
     if filled is not None and filled.all():
         raise UserError(f"{place} has no pixel that was measured in all its bands; leave it out.")
-    statistics = band_statistics(cube, missing=filled)
     if statistics.not_finite.any():
         raise UserError(f"{place} has {int(statistics.not_finite.sum())} values that are NaN or "
                         "infinite, where numbers were expected; drop those bands or fill them "
@@ -81,7 +83,7 @@ def unit_range(cube: Any, low: float | None = None,
         UserError: the cube is constant, or holds NaN or infinite values.
     """
     if low is None or high is None:
-        least, most = _limits(cube, "The cube")
+        least, most = _limits(band_statistics(cube), "The cube")
         low, high = least if low is None else low, most if high is None else high
     span = float(high) - float(low)
     if not span > 0 or not math.isfinite(span):
