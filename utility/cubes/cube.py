@@ -48,7 +48,7 @@ class Facts:
     missing: np.ndarray | None = None
     # (H, W) bool, True where `bands.clean` made up a value, in a band at least
     filled: np.ndarray | None = None
-    # a cube without a bad band, and its `values.BandStatistics`; of the scene while it has this cube
+    # a cube without a bad band, and its `values.BandStatistics`: those of a scene with this cube
     counted: tuple[Any, Any] | None = None
     # the values are in [0, 1] of a scene's range, and are not scaled again
     normalised: bool = False

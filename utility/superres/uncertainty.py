@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from utility.cubes.containers import files_of
 from utility.cubes.cube import Scene, scratch
 from utility.degradation import Degradation
