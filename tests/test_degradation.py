@@ -14,20 +14,15 @@ from utility.degradation import (
     Degradation,
     _nearest_mtf,
     add_noise,
-    adjoint,
     axis_matrix,
     axis_rows,
-    backproject,
     crop_to_multiple,
     dark_note,
     degrade,
     downsample,
     grid,
-    is_dark,
-    prefilter,
     start_image,
     upsample,
-    upsample_adjoint,
     zoom_matrix,
 )
 
@@ -89,7 +84,7 @@ def test_a_constant_stays_constant_but_where_reference_repeats_the_dark_last_sam
     else:
         assert (low[:, -1].abs().max() == low[:, :, -1].abs().max() == 0
                 and torch.allclose(low[:, :-1, :-1], low[0, 0, 0]))
-    assert is_dark(size, scale, kind) == (
+    assert Degradation.of(scale, kind).is_dark(size) == (
         kind == "reference" and (dark or goes_dark(size // scale, size)))
 
 
@@ -104,7 +99,8 @@ def test_spatial_is_scipy_but_for_the_dark_last_sample():
 
 def test_the_sizes_that_reference_darkens_are_counted_and_named_with_the_nearest_free_of_it():
     for scale, sizes, affected in ((2, 511, 59), (4, 255, 30), (8, 127, 14)):
-        found = [is_dark(n, scale, "reference") for n in range(2 * scale, 1025, scale)]
+        degradation = Degradation.of(scale, "reference")
+        found = [degradation.is_dark(n) for n in range(2 * scale, 1025, scale)]
         assert (len(found), sum(found)) == (sizes, affected)
     assert dark_note(64, 64, 4, "reference") is dark_note(32, 32, 2, "spatial") is None
     note = dark_note(32, 30, 2, "reference")
@@ -251,22 +247,6 @@ def test_long_axes_are_multiplied_a_block_at_a_time_to_the_same_result(kind):
     assert torch.allclose(upsample(low, 2, kind), whole(whole(low, up, 1), up, 2), atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
-def test_adjoints_satisfy_their_definition(kind, scale):
-    x, y = cube(2, 5, 24, 48), cube(2, 5, 24 // scale, 48 // scale, seed=1)
-    assert torch.isclose((downsample(x, scale, kind) * y).sum(),
-                         (x * adjoint(y, scale, kind)).sum(), rtol=1e-12)
-    assert torch.isclose((upsample(y, scale, kind) * x).sum(),
-                         (y * upsample_adjoint(x, scale, kind)).sum(), rtol=1e-12)
-    z = cube(2, 5, 24, 48, seed=2)
-    transposed = adjoint(upsample_adjoint(z, scale, kind), scale, kind)
-    assert torch.isclose((degrade(x, scale, kind) * z).sum(), (x * transposed).sum(), rtol=1e-12)
-    for operation in (adjoint, upsample_adjoint):
-        both = operation(2.5 * x - z, scale, kind)
-        assert torch.allclose(both, 2.5 * operation(x, scale, kind) - operation(z, scale, kind),
-                              atol=1e-12)
-
-
 def back_projected(low, image, scale, kind, steps):
     """The definition, x_{k+1} = x_k + U(y - D x_k)."""
     for _ in range(steps):
@@ -277,14 +257,15 @@ def back_projected(low, image, scale, kind, steps):
 @pytest.mark.parametrize(("kind", "scale"), PROBLEMS)
 def test_back_projection_on_the_low_grid_is_the_definition(kind, scale):
     low, other = cube(2, 6, 12, 16), cube(2, 6, 12 * scale, 16 * scale, seed=1)
+    degradation = Degradation.of(scale, kind)
     for steps in (0, 1, 2, 10):
         expected = back_projected(low, upsample(low, scale, kind), scale, kind, steps)
-        assert torch.allclose(backproject(low, scale, kind, steps), expected, atol=1e-10)
+        assert torch.allclose(degradation.backproject(low, steps), expected, atol=1e-10)
         expected = back_projected(low, other, scale, kind, steps)
-        assert torch.allclose(backproject(low, scale, kind, steps, image=other), expected,
+        assert torch.allclose(degradation.backproject(low, steps, image=other), expected,
                               atol=1e-10)
-    assert torch.equal(backproject(low, scale, kind),
-                       upsample(prefilter(low, scale, kind, 10), scale, kind))
+    assert torch.equal(degradation.backproject(low),
+                       degradation.up(degradation.prefilter(low, 10)))
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -301,7 +282,7 @@ def test_a_network_starts_at_one_of_two_images():
     assert torch.equal(start_image(low, 4, "gaussian", "interpolation"),
                        upsample(low, 4, "gaussian"))
     assert torch.equal(start_image(low, 4, "gaussian", "backprojection"),
-                       backproject(low, 4, "gaussian"))
+                       Degradation.of(4, "gaussian").backproject(low))
     with pytest.raises(ValueError,
                        match="unknown start 'zero'; choose one of interpolation, backprojection"):
         start_image(low, 4, "gaussian", "zero")

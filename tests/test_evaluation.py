@@ -16,7 +16,7 @@ from utility.cubes.values import unit_range
 from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card, load_card
 from utility.datasets.regions import sources_of
-from utility.degradation import add_noise, backproject, degrade, downsample, upsample
+from utility.degradation import Degradation, add_noise, degrade, downsample, upsample
 from utility.indexes import COUNTS, METRICS, evaluate
 from utility.report.tables import format_table, mean_of
 from utility.scenes import Reading, read_scene, write_scene
@@ -78,12 +78,12 @@ def test_three_rows_are_those_of_the_degraded_and_super_resolved_cube(folder, pr
     gt, kind = truth(folder), problem.degradation
     low = add_noise(downsample(torch.from_numpy(gt), 4, kind), problem.noise, problem.seed, "first")
     cubes = {"interpolation": upsample(low, 4, kind).numpy(),
-             "backprojection": backproject(low, 4, kind, 10).numpy()}
+             "backprojection": Degradation.of(4, kind).backproject(low, 10).numpy()}
     cubes["network"] = super_resolve_cube(network(), cubes[problem.start], tile=0,
                                           self_ensemble=problem.self_ensemble)
     if problem.backproject:
-        cubes["network"] = backproject(low, 4, kind, problem.backproject,
-                                       torch.from_numpy(cubes["network"])).numpy()
+        cubes["network"] = Degradation.of(4, kind).backproject(
+            low, problem.backproject, torch.from_numpy(cubes["network"])).numpy()
     row = results["images"][0]
     assert (row["name"], row["bands"], row["height"], row["width"]) == ("first", 4, 32, 36)
     assert (row["start"], row["noise"], row["border"]) == (

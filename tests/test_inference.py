@@ -12,7 +12,7 @@ from spectral.io import envi
 from models import create_model
 from utility.cubes import cube as cubes
 from utility.cubes.cube import CubeWriter, LazyCube, Scene
-from utility.degradation import backproject, downsample, start_image, upsample
+from utility.degradation import Degradation, downsample, start_image, upsample
 from utility.indexes import band_psnr, sam_map
 from utility.scenes import Reading, read_scene, write_scene
 from utility.superres import cube_file, methods, tiling
@@ -264,7 +264,7 @@ def test_back_projection_of_the_network_s_output_is_that_of_the_whole_scene(
     done = apply(tmp_path / "low.npy", tmp_path / "high.npy",
                  Problem(4, kind, tile=32, start="backprojection", backproject=5), layout="BHW")
     output = torch.from_numpy(np.load(tmp_path / "plain.npy"))
-    expected = backproject(torch.from_numpy(low), 4, kind, 5, output).numpy()
+    expected = Degradation.of(4, kind).backproject(torch.from_numpy(low), 5, output).numpy()
     assert np.abs(np.load(tmp_path / "high.npy") - expected).max() < 1e-3
     before, after = (
         done.summary["consistency"][key]["psnr"] for key in ("network_before", "network"))

@@ -12,7 +12,6 @@ import torch
 from utility.system.errors import UserError
 from utility.training.loader import (
     DeviceBatches,
-    Shuffled,
     Turns,
     stopped_at_the_end,
     training_loader,
@@ -132,21 +131,6 @@ def test_validation_batches_are_dealt_out_to_the_parts():
         batch[:, 1, 0, 0].tolist() for batch in validation_loader(Numbered(11), 2, part=(k, 2))]
                      for k in (0, 1))
     assert (first, second) == ([[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10]])
-
-
-@pytest.mark.parametrize("count", [1, 2, 17, 4097])
-def test_an_order_that_is_computed_takes_every_patch_once(count):
-    order, other = (
-        Shuffled(count, np.random.default_rng(seed))[0:count].tolist() for seed in (0, 1))
-    assert sorted(order) == list(range(count)) and (count < 17 or order != other)
-
-
-def test_the_first_batch_of_a_billion_patches_needs_no_list_of_them():
-    turns = Turns([10**9], 16, 1)
-    turns.set_position(5 * 10**7, 5 * 10**7 + 100)
-    indexes = [index for keys in turns for *_, index in keys]
-    assert (len(set(indexes)) == 1600 and max(indexes) > 9e8
-            and np.std(indexes) == pytest.approx(10**9 / 12**.5, rel=0.1))
 
 
 @pytest.mark.parametrize("threads", [0, 1])

@@ -203,19 +203,6 @@ class Degradation:
         y = _along(y, self.band_operations, self.scale, -3)
         return self._image(y, *(self.up_operations + down for down in self.down_operations))
 
-    def adjoint(self, y: Tensor) -> Tensor:
-        """D* y: <D x, y> = <x, D* y>. (..., B, h, w) -> (..., B, h*s, w*s)."""
-        for axis, operations in zip((-2, -1), self.down_operations, strict=True):
-            y = _along(y, operations, self.scale, axis, transposed_from=y.shape[axis] * self.scale)
-        return _along(y, self.band_operations, self.scale, -3, transposed_from=y.shape[-3])
-
-    def up_adjoint(self, x: Tensor) -> Tensor:
-        """U* x: <U y, x> = <y, U* x>. (..., B, H, W) -> (..., B, H/s, W/s)."""
-        for axis in (-2, -1):
-            x = _along(x, self.up_operations, self.scale, axis,
-                       transposed_from=x.shape[axis] // self.scale)
-        return x
-
     def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None) -> Tensor:
         """The low-resolution cube z_N whose `up` is the back-projection of `low` from its
         interpolation.
@@ -414,32 +401,6 @@ def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
     return Degradation.of(scale, kind).up(x)
 
 
-def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS,
-                image: Tensor | None = None) -> Tensor:
-    """`Degradation.backproject`. Raises as `degrade`."""
-    return Degradation.of(scale, kind).backproject(low, steps, image)
-
-
-def prefilter(low: Tensor, scale: int, kind: str, steps: int = STEPS) -> Tensor:
-    """`Degradation.prefilter`. Raises as `degrade`."""
-    return Degradation.of(scale, kind).prefilter(low, steps)
-
-
-def round_trip(low: Tensor, scale: int, kind: str) -> Tensor:
-    """`Degradation.round_trip`. Raises as `degrade`."""
-    return Degradation.of(scale, kind).round_trip(low)
-
-
-def adjoint(y: Tensor, scale: int, kind: str) -> Tensor:
-    """`Degradation.adjoint`. Raises as `degrade`."""
-    return Degradation.of(scale, kind).adjoint(y)
-
-
-def upsample_adjoint(x: Tensor, scale: int, kind: str) -> Tensor:
-    """`Degradation.up_adjoint`. Raises as `degrade`."""
-    return Degradation.of(scale, kind).up_adjoint(x)
-
-
 def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
     """`Degradation.start`. Raises as `degrade`, or another start."""
     return Degradation.of(scale, kind).start(low, start)
@@ -448,11 +409,6 @@ def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
 def grid(n: int, scale: int, kind: str) -> tuple[float, float]:
     """`Degradation.grid`."""
     return Degradation.of(scale, kind).grid(n)
-
-
-def is_dark(n: int, scale: int, kind: str) -> bool:
-    """`Degradation.is_dark`."""
-    return Degradation.of(scale, kind).is_dark(n)
 
 
 def dark_note(height: int, width: int, scale: int, kind: str) -> str | None:
@@ -668,18 +624,12 @@ def _nearest_mtf(operations: Operations, scale: int) -> float:
     return float(found.x)
 
 
-def _along(x: Tensor, operations: Operations, scale: int, axis: int,
-           transposed_from: int | None = None) -> Tensor:
-    """1-D operations along `axis` (-1, -2 or -3) of x, or the transpose of those that start from so
-    many samples."""
+def _along(x: Tensor, operations: Operations, scale: int, axis: int) -> Tensor:
+    """1-D operations along `axis` (-1, -2 or -3) of x."""
     if not operations:
         return x
     n = x.shape[axis]
     with full_precision(x.device):
-        if transposed_from is not None:
-            return _multiplied(
-                _axis_tensor(operations, transposed_from, scale, None, x.device, x.dtype)[1].mT, x,
-                axis)
         if n <= 2 * BLOCK:
             return _multiplied(_axis_tensor(operations, n, scale, None, x.device, x.dtype)[1], x,
                                axis)

@@ -26,9 +26,6 @@ from utility.system.distributed import share
 from utility.system.errors import UserError
 
 Key = tuple[int, int, int]
-LARGEST_LIST = 1 << 24
-"""Patches of a database whose order is a list in memory (128 MiB); that of a larger one is
-computed, see `Shuffled`."""
 
 
 class _Batches(Dataset):
@@ -102,15 +99,12 @@ class Turns(Sampler[list[Key]]):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
-        orders: dict[int, tuple[int, np.ndarray | Shuffled]] = {}
+        orders: dict[int, tuple[int, np.ndarray]] = {}
         for database, number, places in self._places():
             if database not in orders or orders[database][0] != number:
                 rng = np.random.default_rng(
                     (self.seed, number, database) if database else (self.seed, number))
-                count = self.counts[database]
-                orders[database] = (
-                    number,
-                    rng.permutation(count) if count <= LARGEST_LIST else Shuffled(count, rng))
+                orders[database] = number, rng.permutation(self.counts[database])
             order = orders[database][1][places]
             part = share(len(order), *self.part)
             yield [(database, number, int(index))
@@ -140,34 +134,6 @@ class Turns(Sampler[list[Key]]):
             if turn >= self.first:
                 yield database, number, slice(place * self.batch,
                                               min((place + 1) * self.batch, self.counts[database]))
-
-
-class Shuffled:
-    """A permutation of range(count) without a list: slices are computed on demand.
-
-    Four rounds of a Feistel network permute the numbers of an even number of bits. A result that is
-    not below `count` goes through the network again (Black and Rogaway, "Ciphers with arbitrary
-    finite domains", 2002).
-    """
-
-    def __init__(self, count: int, rng: np.random.Generator) -> None:
-        self.count, half = count, max(1, ((count - 1).bit_length() + 1) // 2)
-        self.half, self.mask = np.uint64(half), np.uint64((1 << half) - 1)
-        self.keys = rng.integers(0, 1 << 64, 4, dtype=np.uint64)
-
-    def __getitem__(self, places: slice) -> np.ndarray:
-        numbers = self._mixed(np.arange(places.start, places.stop, dtype=np.uint64))
-        while (outside := numbers >= self.count).any():
-            numbers[outside] = self._mixed(numbers[outside])
-        return numbers
-
-    def _mixed(self, numbers: np.ndarray) -> np.ndarray:
-        left, right = numbers >> self.half, numbers & self.mask
-        for key in self.keys:
-            bits = (right ^ key) * np.uint64(0x9E3779B97F4A7C15)
-            bits = (bits ^ bits >> np.uint64(32)) * np.uint64(0xBF58476D1CE4E5B9)
-            left, right = right, left ^ (bits >> np.uint64(32)) & self.mask
-        return left << self.half | right
 
 
 def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, seed: int,
