@@ -1,11 +1,13 @@
 """From file to file, and the start: two checkouts in turns, each command in a fresh process."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +15,40 @@ import rasterio
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.measure import Rows, Setup
+from benchmarks.measure import Rows, Setup, in_fresh_process
 
 FILE = "hsi_test.py --no-cuda --scale 4 --input {wide} --output {out} --force --quiet"
-NETWORK = f"{FILE} -rp checkpoints/lowgrid_x4.pth"
-COMMANDS: dict[str, str] = {"224 bands, network": f"{NETWORK} --amp off",
-                            "31 bands, network": f"{NETWORK} --amp off".replace("wide", "narrow"),
-                            "224 bands, back-projection": f"{FILE} --method backprojection",
-                            "224 bands, network, any precision": NETWORK,
-                            "--help": "hsi_test.py --help",
-                            "a refused option": "hsi_test.py --scale 5",
-                            "a database": "utility/lmdb_data.py --source {scene} --layout BHW "
-                            "--patch 64 --stride 64 32 32 --zooms 1 .5 .25 --out {database} "
-                            "--force --quiet"}
-"""What is run, in the folder of each checkout. `--amp off` compares the same arithmetic."""
+NARROW = FILE.replace("wide", "narrow")
+SAME = "-rp checkpoints/lowgrid_x4.pth --amp off"
+COMMANDS: dict[str, dict[str, str]] = {
+    "network": {"224 bands, network": FILE},
+    "narrow": {"31 bands, network": NARROW},
+    "backprojection": {"224 bands, back-projection": f"{FILE} --method backprojection"},
+    "float32": {"224 bands, the same arithmetic": f"{FILE} {SAME}",
+                "31 bands, the same arithmetic": f"{NARROW} {SAME}"},
+    "start": {"--help": "hsi_test.py --help", "a refused option": "hsi_test.py --scale 5"},
+    "database": {"a database": "utility/lmdb_data.py --source {scene} --layout BHW --patch 64 "
+                 "--stride 64 32 32 --zooms 1 .5 .25 --out {database} --force --quiet"}}
+"""What is run, in the folder of each checkout, by the name of its section."""
 
+REFUSED = COMMANDS["start"]["a refused option"].split()
+TEST = ("hsi_test.py --no-cuda --scale 4 --degradation gaussian --no-cubes --no-figures --quiet "
+        "--force --out {out} --data")
+SATELLITE = "hsi_test.py --no-cuda --scale 2 --input {wide} --output {out} --force --quiet"
+ROOM = 4_000_000_000
+"""Bytes of address space that the satellite scene has, as `ulimit -v` counts them."""
 
 # The system's own count of a child begins with the memory of the process that started it.
 WATCHED = """
-import atexit, runpy, sys
+import atexit, resource, runpy, sys
 def highest():
     status = open("/proc/self/status").read()
     print(status.partition("VmHWM:")[2].split()[0], file=sys.stderr)
 atexit.register(highest)
 sys.path.insert(0, ".")
-sys.argv = sys.argv[1:]
+if int(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_AS, [int(sys.argv[1])] * 2)
+sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -62,51 +73,114 @@ def satellite_like(path: Path, bands: int, side: int) -> Path:
     return path
 
 
-def run_once(root: Path, words: list[str], threads: int) -> dict[str, float]:
+def run_once(root: Path, words: Sequence[str], threads: int, room: int = 0) -> dict[str, float]:
     """A command in the folder of a checkout: seconds, the processor's seconds, and peak memory in
-    bytes."""
+    bytes.
+
+    Args:
+        room: bytes of address space that the command may take; 0 is any.
+    """
     begin = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", WATCHED, *words], cwd=root,
+    with subprocess.Popen([sys.executable, "-c", WATCHED, str(room), *words], cwd=root,
                           env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         said = process.stderr.read().decode()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != (2 if words == COMMANDS["a refused option"].split() else 0):
+    if process.returncode != (2 if list(words) == REFUSED else 0):
         raise RuntimeError(
             f"{' '.join(words)} ended with {process.returncode}: {said.strip()[-300:]}")
     return {"time": time.perf_counter() - begin, "processor": used.ru_utime + used.ru_stime,
             "process": int(said.splitlines()[-1]) * 1024}
 
 
-def compare_files(setup: Setup, theirs: Path, ours: Path) -> Rows:
+def compare_files(setup: Setup, theirs: Path, ours: Path, commands: Mapping[str, str]) -> Rows:
     """Each command by both checkouts in turns.
 
-    `time` is the median. `faster` is their least processor time over ours: other work on the
-    machine makes a run longer and never shorter. `of theirs` is the peak memory.
+    `time` and `faster` are of the medians of the wall; `processor` is the least of all threads, and
+    `process` the least peak of memory: other work on the machine makes both larger, never smaller.
     """
     rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="bi3dqrnn-") as folder:
-        side, database = setup.sizes["file"], setup.sizes["database"]
-        places = {"wide": satellite_like(Path(folder, "wide.tif"), 224, side),
-                  "narrow": satellite_like(Path(folder, "narrow.tif"), 31, side),
-                  "scene": Path(folder, "scene.npy"), "out": Path(folder, "out.tif"),
-                  "database": Path(folder, "x.lmdb")}
-        np.save(places["scene"],
-                np.random.default_rng(0).random((31, database, database), dtype=np.float32))
-        for name, command in COMMANDS.items():
+        places = _files(Path(folder), setup, " ".join(commands.values()))
+        for name, command in commands.items():
             words = [word.format_map(places) for word in command.split()]
             with setup.noting(name):
                 found: dict[Path, list[dict[str, float]]] = {theirs: [], ours: []}
                 for turn in range(setup.repeats):
                     for root in list(found)[::-1 if turn % 2 else 1]:
                         found[root].append(run_once(root, words, setup.threads))
-                least = {root: {key: min(run[key] for run in runs) for key in runs[0]}
-                         for root, runs in found.items()}
-                rows += [{"command": name, "checkout": root.name, "n": len(runs),
-                          "time": float(np.median([run["time"] for run in runs])),
-                          "processor": least[root]["processor"], "process": least[root]["process"],
-                          "faster": least[theirs]["processor"] / least[root]["processor"],
-                          "of theirs": least[root]["process"] / least[theirs]["process"]}
-                         for root, runs in found.items()]
+                rows += _compared(name, theirs, ours, found)
     return rows
+
+
+def _files(folder: Path, setup: Setup, commands: str) -> dict[str, Path]:
+    """The files that the commands name in braces, made where they are inputs."""
+    side, database = setup.sizes["file"], setup.sizes["database"]
+    places = {"out": folder / "out.tif", "database": folder / "x.lmdb",
+              "wide": folder / "wide.tif", "narrow": folder / "narrow.tif",
+              "scene": folder / "scene.npy"}
+    for name, bands in (("wide", 224), ("narrow", 31)):
+        if f"{{{name}}}" in commands:
+            satellite_like(places[name], bands, side)
+    if "{scene}" in commands:
+        np.save(places["scene"],
+                np.random.default_rng(0).random((31, database, database), dtype=np.float32))
+    return places
+
+
+def _compared(name: str, theirs: Path, ours: Path,
+              found: Mapping[Path, list[dict[str, float]]]) -> Rows:
+    """A row for each checkout; "new" is this one."""
+    rows: Rows = []
+    for root, runs in found.items():
+        row = {"command": name, "checkout": "new" if root == ours else "old", "n": len(runs),
+               "time": float(np.median([run["time"] for run in runs])),
+               **{key: min(run[key] for run in runs) for key in ("processor", "process")}}
+        first = rows[0] if rows else row
+        rows.append({**row, "faster": first["time"] / row["time"],
+                     "of theirs": row["process"] / first["process"]})
+    return rows
+
+
+def compare_scenes(setup: Setup, theirs: Path, ours: Path, scenes: Sequence[str]) -> Rows:
+    """The mean PSNR and spectral angle of a test with default options on ground-truth scenes."""
+    rows: Rows = []
+    for checkout, root in (("old", theirs), ("new", ours)):
+        with tempfile.TemporaryDirectory(prefix="bi3dqrnn-") as folder:
+            words = [word.format(out=f"{folder}/test") for word in TEST.split()]
+            run_once(root, [*words, *(str(Path(scene).resolve()) for scene in scenes)],
+                     setup.threads)
+            metrics = json.loads(Path(folder, "test/metrics.json").read_text())
+        mean = metrics["mean"]["network"]
+        rows.append({"checkout": checkout, "n": len(metrics["images"]), "PSNR": mean["psnr"],
+                     "SAM": mean["sam"]})
+        rows[-1] |= {"change": mean["psnr"] - rows[0]["PSNR"],
+                     "change of SAM": mean["sam"] - rows[0]["SAM"]}
+    return rows
+
+
+def measure_satellite(setup: Setup, ours: Path) -> Rows:
+    """A whole scene in little memory, and what `--info` says of it before."""
+    side = setup.sizes["satellite"]
+    with tempfile.TemporaryDirectory(prefix="bi3dqrnn-") as folder:
+        places = {"wide": satellite_like(Path(folder, "wide.tif"), 224, side),
+                  "out": Path(folder, "out.tif")}
+        begin = "import resource; resource.setrlimit(resource.RLIMIT_AS, [task['room']] * 2)\n"
+        told = in_fresh_process(ours, begin + TOLD, room=ROOM, file=str(places["wide"]),
+                                threads=setup.threads)
+        run = run_once(ours, [word.format_map(places) for word in SATELLITE.split()],
+                       setup.threads, ROOM)
+    return [{"work": f"224x{side}x{side}, x2", **run, "told": told, "of told": run["time"] / told}]
+
+
+TOLD = """
+import torch
+torch.set_num_threads(task["threads"])
+from pathlib import Path
+from utility.scenes import Reading
+from utility.superres.info import describe_file
+line = list(describe_file(Path(task["file"]), Reading(), 2))[-1]
+number, unit = line.partition(": about ")[2].partition(",")[0].split()
+print(float(number) * {"s": 1, "min": 60, "h": 3600}[unit])
+"""

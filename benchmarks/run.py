@@ -7,6 +7,8 @@ and a figure.
     python benchmarks/run.py --checkpoint runs/demo/best.pth
             and what the fast ways do to a trained network's PSNR
     python benchmarks/run.py --against ../before              this checkout and another one in turns
+    python benchmarks/run.py --against ../before --only network --repeats 3 --add
+            one row of its table, beside those of earlier calls
 
 Every comparison is made within this run, against the same network computed the released way: a loop
 over bands, default layout, whole images. `benchmarks/README.md` says what each number is. The exit
@@ -19,7 +21,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints its 
 
 import torch  # noqa: E402
 
-from benchmarks.file_to_file import compare_files  # noqa: E402
-from benchmarks.measure import Setup, compare_checkouts  # noqa: E402
+from benchmarks import against  # noqa: E402
+from benchmarks.measure import Setup  # noqa: E402
 from benchmarks.report import draw, size, table  # noqa: E402
 from benchmarks.sections import GPU_SIZES, QUICK_SIZES, SECTIONS, SIZES, Section  # noqa: E402
 from models.layers.pooling import cpu  # noqa: E402
 from utility.system.devices import device_name  # noqa: E402
-from utility.system.environment import describe_environment  # noqa: E402
+from utility.system.environment import commit_of, describe_environment  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import shown, write_json  # noqa: E402
 
@@ -62,15 +63,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Arguments(__doc__)
+    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                       allow_abbrev=False)
     add = parser.add_argument
     add("--quick", action="store_true", help="tiny sizes and a small network: shows that it runs")
     add("--out", default="benchmarks/results", metavar="DIR",
         help="where results_*.json and benchmark_*.png go (default: %(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="what is measured (default: a GPU if there is one)")
-    add("--only", nargs="+", choices=[*SECTIONS, "against", "files"], metavar="NAME",
-        help=f"some of: {', '.join(SECTIONS)}; with --against: against, files")
+    add("--only", nargs="+", metavar="NAME",
+        choices=list(dict.fromkeys([*SECTIONS, *against.sections(ROOT, ROOT, [])])),
+        help=f"some of: {', '.join(SECTIONS)}; with --against: "
+        f"{', '.join(against.sections(ROOT, ROOT, []))}")
     add("--repeats", type=int, metavar="N",
         help="rounds of each comparison (default: 5 on a CPU, 20 on a GPU, 2 with --quick); long "
         "ones stop earlier, after a minute or so")
@@ -81,8 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", default="data/sample/natural/test", metavar="DIR",
         help="those scenes (default: %(default)s)")
     add("--against", metavar="DIR",
-        help="another checkout of this project: both in turns, each sample in a fresh process, and "
-        "nothing else: inference, a training step, and from file to file")
+        help="another checkout of this project: both in turns, and nothing else; ends with the "
+        "table of what must be reached")
+    add("--scenes", nargs="+", default=[], metavar="PATH",
+        help="ground-truth scenes, whose mean PSNR and SAM --against compares too")
+    add("--satellite", action="store_true",
+        help="with --against, a whole scene of 224 x 1024 x 1024 too, which takes a while")
+    add("--add", action="store_true",
+        help="with --against, keep what an earlier call on this machine measured, and add to it")
     return parser
 
 
@@ -131,6 +141,7 @@ def _check(options: argparse.Namespace) -> None:
     for name, path in (
             ("--checkpoint", options.checkpoint),
             ("--images", options.checkpoint and options.images),
+            *(("--scenes", scene) for scene in options.scenes),
             ("--against", options.against and Path(options.against, "benchmarks/measure.py"))):
         if path and not Path(path).exists():
             raise UserError(
@@ -140,12 +151,11 @@ def _check(options: argparse.Namespace) -> None:
 def _sections(options: argparse.Namespace, gpu: bool) -> dict[str, tuple[str, Section]]:
     """What is measured: {name: (title, section)}."""
     if options.against:
-        roots = {"theirs": Path(options.against).resolve(), "ours": ROOT}
-        both = {"against": ("Two checkouts in turns, a fresh process for each sample",
-                            partial(compare_checkouts, **roots)),
-                "files": ("From file to file by two checkouts in turns",
-                          partial(compare_files, **roots))}
-        return {name: section for name, section in both.items() if name in (options.only or both)}
+        optional = {"scenes": options.scenes, "satellite": options.satellite,
+                    "float32": False, "against": False}
+        found = against.sections(Path(options.against).resolve(), ROOT, options.scenes)
+        return {name: section for name, section in found.items()
+                if (name in options.only if options.only else optional.get(name, True))}
     possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only,
                 "sampler": options.only}
     return {name: section for name, section in SECTIONS.items()
@@ -154,20 +164,28 @@ def _sections(options: argparse.Namespace, gpu: bool) -> dict[str, tuple[str, Se
 
 def _save(options: argparse.Namespace, setup: Setup, machine: Mapping[str, Any],
           errors: Mapping[str, list[str]]) -> None:
-    """The results as JSON, and their figure."""
+    """The results as JSON and a figure; with --against, what must be reached, in words too."""
     # What is not a whole run never takes the place of one.
-    name = (setup.device.type + "_quick" * options.quick + "_partial" * bool(options.only)
+    partial = bool(options.only) and not options.add
+    name = (setup.device.type + "_quick" * options.quick + "_partial" * partial
             + "_against" * bool(options.against))
-    out = Path(options.out)
+    path = Path(options.out) / f"results_{name}.json"
     settings = {"quick": options.quick, "arch": setup.arch, "repeats": setup.repeats,
                 "sizes": setup.sizes}
-    write_json(
-        out / f"results_{name}.json",
-        {"machine": machine, "settings": settings, "results": setup.results, "errors": errors})
-    print(f"saved {shown(out / f'results_{name}.json')}")
+    saved = {"machine": machine, "settings": settings, "results": setup.results, "errors": errors}
+    if options.against:
+        before = against.taken_over(path, machine["title"], setup.results) if options.add else {}
+        how = {"commit": machine["commit"], "against": commit_of(Path(options.against)),
+               "repeats": setup.repeats, "load": machine["load_at_start"]}
+        saved |= {"results": before.get("results", {}) | setup.results,
+                  "measured": before.get("measured", {}) | dict.fromkeys(setup.results, how)}
+        saved["must"] = against.verdicts(saved["results"], machine["vector"])
+        print(f"\n{table('Must reach: ' + machine['title'], saved['must'])}")
+    write_json(path, saved)
+    print(f"saved {shown(path)}")
     if {"inference", "training", "growth"} & set(setup.results):
-        draw(out / f"benchmark_{name}.png", machine["title"], setup.results)
-        print(f"saved {shown(out / f'benchmark_{name}.png')}")
+        draw(Path(options.out) / f"benchmark_{name}.png", machine["title"], setup.results)
+        print(f"saved {shown(Path(options.out) / f'benchmark_{name}.png')}")
 
 
 if __name__ == "__main__":

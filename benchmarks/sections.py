@@ -69,6 +69,7 @@ SIZES: dict[str, Any] = {
     "processes": (4, 31, 64, 64),
     "database": 1024,  # rows and columns of a scene of 31 bands
     "file": 256,  # likewise, of the file that is super-resolved
+    "satellite": 1024,  # likewise, of a whole scene
 }
 GPU_SIZES = (SIZES
              | {"inference": ((31, 512, 512), (31, 256, 256), (200, 128, 128)),
@@ -77,7 +78,8 @@ QUICK_SIZES = {"inference": ((4, 16, 16), (4, 24, 24)), "memory": 1, "training":
                "pooling": (1, 6, 4, 8, 8), "bands": [(2, 16, 16), (4, 16, 16)],
                "pixels": [(4, 16, 16), (4, 32, 32)], "degradation": (2, 4, 16, 16),
                "scene": (4, 48, 48), "tiles": (32,), "accuracy": (1, 4, 16, 16),
-               "processes": (4, 4, 16, 16), "database": 128, "file": 32}
+               "processes": (4, 4, 16, 16), "database": 128, "file": 32,
+               "satellite": 32}
 
 
 # The network --------------------------------------------------------------------------------------

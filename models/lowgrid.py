@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from models.layers.pooling import pool, pool_into
 from models.layers.row_blocks import rows_per_block
 from models.layers.row_stream import RowStream
-from models.layers.units import laid_out
+from models.layers.units import conv3d, laid_out
 from models.network import Network, Window, band_moments
 from models.registry import Shapes, register
 
@@ -52,7 +52,7 @@ class LowGridUnit(nn.Module):
                               padding=tuple(size // 2 for size in kernel), bias=False)
 
     def forward(self, x: Tensor, skip: Tensor | None, backend: str) -> Tensor:
-        return pool(self.conv(x), "f", "both", skip, backend)
+        return pool(conv3d(x, self.conv.weight), "f", "both", skip, backend)
 
 
 class LowGrid(Network):
@@ -109,8 +109,9 @@ class LowGrid(Network):
         for unit in self.body:
             h = self._run(unit, h, h)
         unit, floor = self._limits(low, moments)
-        return _above(x + _shuffled(self.end[str(scale)](torch.tanh(self.tail(h))), unit, scale),
-                      floor, scale)
+        tail, end = self.tail, self.end[str(scale)]
+        h = conv3d(torch.tanh(conv3d(h, tail.weight, tail.bias)), end.weight, end.bias)
+        return _above(x + _shuffled(h, unit, scale), floor, scale)
 
     def _limits(self, low: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise,
@@ -153,9 +154,12 @@ class LowGrid(Network):
                 if begin < end:
                     into = out[..., begin - wanted.top:end - wanted.top, :]
                     into += residual[..., begin - top:end - top, columns]
-        floor = (
-            floor if floor is None else wanted.scaled(1, scale).cut(floor, have.scaled(1, scale)))
-        return _above(out, floor, scale)
+        if floor is not None:
+            floor = wanted.scaled(1, scale).cut(floor, have.scaled(1, scale))
+            for band in range(out.shape[2]):  # no second image of all bands
+                part = out[:, :, band]
+                part.copy_(_above(part, floor[:, :, band], scale))
+        return out
 
     def _run(self, unit: LowGridUnit, x: Tensor, skip: Tensor | None) -> Tensor:
         backend = self.execution.pooling
@@ -248,7 +252,7 @@ def _shuffled(residual: Tensor, unit: Tensor, scale: int) -> Tensor:
 
 
 def _above(x: Tensor, floor: Tensor | None, scale: int) -> Tensor:
-    """x (N, 1, B, h*s, w*s), nowhere below the value of its pixel in `floor` (N, 1, B, h, w)."""
+    """x (..., h*s, w*s), nowhere below the value of its pixel in `floor` (..., h, w)."""
     if floor is None:
         return x
     return torch.maximum(x, floor.repeat_interleave(scale, -2).repeat_interleave(scale, -1))

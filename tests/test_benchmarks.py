@@ -180,30 +180,89 @@ def test_two_checkouts_are_measured_in_turns_each_by_its_own_code(tmp_path, monk
     assert float(capsys.readouterr().out.split()[-1]) > 0
 
 
-def test_commands_are_compared_from_file_to_file_by_the_processor_s_time_and_the_peak(
-        tmp_path, monkeypatch):
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks/measure.py").touch()
-    ran, real = [], file_to_file.run_once
+@pytest.fixture
+def other(tmp_path):
+    (tmp_path / "other/benchmarks").mkdir(parents=True)
+    (tmp_path / "other/benchmarks/measure.py").touch()
+    return tmp_path / "other"
+
+
+def against(other, *words, out):
+    """The results of a quick comparison of this checkout with another one."""
+    assert run.main(["--quick", "--device", "cpu", "--against", str(other), "--out", str(out),
+                     *words]) == 0
+    return json.loads(next(out.glob("results_cpu_quick*_against.json")).read_text())
+
+
+def test_commands_are_compared_from_file_to_file_by_the_median_time_and_the_least_peak(
+        other, tmp_path, monkeypatch):
+    ran, real, seconds = [], file_to_file.run_once, iter([8, 2, 1, 6, 9, 3])
 
     def once(root, words, threads):
-        ran.append((root, words[0]))
+        ran.append(root)
         assert all(Path(word).exists()
-                   for word in words if word.endswith((".tif", ".npy")) and "out" not in word)
-        return {"time": 9.0, "processor": 8.0 if root == tmp_path else 2.0,
-                "process": 3e9 if root == tmp_path else 1e9}
+                   for word in words if word.endswith(".tif") and "out" not in word)
+        return {"time": float(next(seconds)), "processor": 8.0 if root == other else 2.0,
+                "process": 3e9 if root == other else 1e9}
 
     monkeypatch.setattr(file_to_file, "run_once", once)
-    assert run.main(["--quick", "--device", "cpu", "--repeats", "1", "--against", str(tmp_path),
-                     "--out", str(tmp_path), "--only", "files"]) == 0
-    rows = json.loads((tmp_path / "results_cpu_quick_partial_against.json").read_text())["results"][
-        "files"]
-    assert len(ran) == len(rows) == 2 * len(file_to_file.COMMANDS)
-    assert (rows[1]["faster"], rows[1]["of theirs"]) == (4.0, 1e9 / 3e9) and rows[0]["faster"] == 1
-    used = real(ROOT, file_to_file.COMMANDS["a refused option"].split(), 1)
+    found = against(other, "--repeats", "3", "--only", "network", out=tmp_path)
+    old, new = found["results"]["network"]
+    assert ran == [other, ROOT, ROOT, other, other, ROOT] and (old["n"], new["n"]) == (3, 3)
+    assert (old["checkout"], old["time"], old["faster"]) == ("old", 8.0, 1.0)
+    assert (new["checkout"], new["time"], new["faster"]) == ("new", 2.0, 4.0)
+    assert (new["processor"], new["of theirs"]) == (2.0, 1e9 / 3e9)
+    used = real(ROOT, file_to_file.REFUSED, 1)
     assert used["time"] > 0 and used["processor"] > 0 and used["process"] > 1e6
     with pytest.raises(RuntimeError, match=r"ended with 2: error: .*--input"):
         real(ROOT, ["hsi_test.py", "--input", "x.tif"], 1)
+
+
+def test_a_command_gets_no_more_memory_than_it_shall_have(tmp_path):
+    (tmp_path / "greedy.py").write_text("import numpy\nnumpy.ones(10**9)")
+    with pytest.raises(RuntimeError, match="MemoryError"):
+        file_to_file.run_once(tmp_path, ["greedy.py"], 1, room=2 * 10**9)
+
+
+def test_what_must_be_reached_is_one_table_and_rows_of_earlier_calls_stay_in_it(
+        other, tmp_path, monkeypatch, capsys):
+    def once(root, words, threads):
+        fast = root == ROOT and "backprojection" in words
+        return {"time": 2.0 if fast else 5.0, "processor": 1.0, "process": 1e9}
+
+    monkeypatch.setattr(file_to_file, "run_once", once)
+    found = against(other, "--only", "network", "--repeats", "1", "--add", out=tmp_path)
+    assert [row["reached"] for row in found["must"]] == ["NO", "NO"]
+    found = against(other, "--only", "backprojection", "--repeats", "2", "--add", out=tmp_path)
+    assert list(found["results"]) == ["network", "backprojection"]
+    assert {name: how["repeats"] for name, how in found["measured"].items()} == {
+        "network": 1, "backprojection": 2}
+    faster = found["must"][2]
+    assert (faster["must"], faster["found"], faster["reached"]) == ("2 or more", "2.5", "yes")
+    printed = capsys.readouterr().out.partition("Must reach: ")[2]
+    assert found["machine"]["title"] in printed and "back-projection, 224 bands" in printed
+    found = against(other, "--only", "start", "--repeats", "1", out=tmp_path / "new")
+    assert list(found["results"]) == ["start"]
+
+
+def test_scenes_are_compared_by_the_mean_of_a_test_with_default_options(
+        other, tmp_path, monkeypatch):
+    (tmp_path / "scene.mat").touch()
+
+    def once(root, words, threads):
+        assert words[-1] == str(tmp_path / "scene.mat") and "--degradation" in words
+        folder = Path(words[words.index("--out") + 1])
+        folder.mkdir()
+        mean = {"psnr": 30.0, "sam": 5.0} if root == other else {"psnr": 29.9, "sam": 4.0}
+        (folder / "metrics.json").write_text(
+            json.dumps({"images": [{}], "mean": {"network": mean}}))
+        return {}
+
+    monkeypatch.setattr(file_to_file, "run_once", once)
+    found = against(other, "--scenes", str(tmp_path / "scene.mat"), "--only", "scenes",
+                    out=tmp_path)
+    assert found["results"]["scenes"][1]["change"] == pytest.approx(-0.1)
+    assert [row["reached"] for row in found["must"]] == ["NO", "yes"]
 
 
 def test_what_cannot_be_measured_is_refused():
@@ -211,6 +270,8 @@ def test_what_cannot_be_measured_is_refused():
         run.main(["--against", "/nowhere"])
     with pytest.raises(UserError, match="--repeats is 0"):
         run.main(["--repeats", "0"])
+    with pytest.raises(UserError, match="--scenes: nowhere"):
+        run.main(["--scenes", "nowhere.mat"])
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="finds no GPU"):
             run.main(["--device", "cuda"])

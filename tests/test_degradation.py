@@ -268,6 +268,25 @@ def test_back_projection_on_the_low_grid_is_the_definition(kind, scale):
                        degradation.up(degradation.prefilter(low, 10)))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 20), (140, 9), (130, 260)])
+@pytest.mark.parametrize(("kind", "scale"), [("mtf 0.0001", 4), ("mtf 0.7,0.08", 3),
+                                             ("gaussian", 8), ("bicubic", 2)])
+def test_frequency_by_frequency_back_projection_is_the_iteration_and_stops_at_the_noise(
+        kind, scale, size):
+    problem, low = Degradation.of(scale, kind), cube(3, *size)
+    noise = torch.tensor([0, 0.1, 1]).double()  # no band, a part of the steps, no step
+    for told in (None, noise):
+        z = low
+        for _ in range(10):
+            error = low - problem.round_trip(z)
+            far = torch.ones(3) if told is None else error.square().mean((1, 2)).sqrt() > told
+            z = z + error * far[:, None, None]
+        found = problem.prefilter(low, noise=told)
+        assert torch.allclose(found, z, atol=1e-12)
+        single = problem.prefilter(low.float(), noise=None if told is None else told.float())
+        assert single.dtype == torch.float32 and (single - z).norm() < 1e-6 * z.norm()
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_back_projection_agrees_with_its_input_better_than_the_interpolation_does(kind):
     low = downsample(torch.nn.functional.avg_pool2d(cube(3, 132, 132), 5, 1, 0)[..., :128, :128], 4,

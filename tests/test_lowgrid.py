@@ -10,6 +10,7 @@ from made import filled
 from models import Window, create_model, list_models, matching_models
 from models.layers import row_blocks
 from models.layers.pooling.loop import pool as reference_pool
+from models.layers.units import conv3d
 from models.lowgrid import _moments, _standardised
 from utility.degradation import downsample, upsample
 from utility.superres.tiling import super_resolve_cube
@@ -84,30 +85,58 @@ def test_blocks_of_rows_give_the_whole_image_s_result_and_that_of_any_window(vox
             assert (found - expected[..., top:bottom, left:right]).abs().max() < 1e-5
 
 
+@pytest.fixture
+def kernels(monkeypatch):
+    """The names of the kernels that torch takes for the convolutions through `conv3d`.
+
+    It leaves oneDNN where batch x channels x bands x rows is 20,480 or less, and the batch is one.
+    """
+    taken = []
+
+    def conv3d(x, weight, bias=None, stride=1, padding=0):
+        how = ([stride] * 3 if isinstance(stride, int) else stride, padding, (1, 1, 1), False,
+               (0,), 1)
+        taken.append(torch._C._select_conv_backend(x, weight, bias, *how).name)
+        return torch.convolution(x, weight, bias, *how)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", conv3d)
+    return taken
+
+
 @pytest.mark.parametrize("side", [20, 84])
-def test_no_image_is_convolved_by_the_kernel_for_a_batch_of_one_that_is_slow(monkeypatch, side):
-    """torch's conv3d leaves oneDNN where batch x channels x bands x rows is 20,480 or less, and the
-    batch is one."""
+def test_no_image_is_convolved_by_the_kernel_for_a_batch_of_one_that_is_slow(kernels, side):
     if row_blocks._ONEDNN is None:
         pytest.skip("this torch has no oneDNN to call")
     net, (x, low) = filled("lowgrid_32_2"), given(4, bands=5, side=side)
-    taken = []
-    select = torch._C._select_conv_backend
-
-    def watched(x, weight, bias, stride, padding, dilation, transposed=False, output_padding=(0,),
-                groups=1):
-        taken.append(select(x, weight, bias, stride, padding, dilation, transposed, output_padding,
-                            groups).name)
-        return torch.convolution(x, weight, bias, stride, padding, dilation, transposed,
-                                 output_padding, groups)
-
-    monkeypatch.setattr(torch.nn.functional, "conv3d",
-                        lambda x, weight, bias=None, stride=1, padding=0: watched(
-                            x, weight, bias, [stride] * 3 if isinstance(stride, int) else stride,
-                            padding, (1, 1, 1)))
     with torch.no_grad():
         net(*net.inputs(x, low))
-    assert not [name for name in taken if "Slow" in name]
+    assert not [name for name in kernels if "Slow" in name]
+
+
+@pytest.mark.parametrize(("arch", "side"), [("lowgrid_32_2", 36), ("biqrnn_8_1", 20)])
+def test_a_training_on_one_small_patch_does_not_take_the_slow_kernel_either(kernels, arch, side):
+    net, (x, low) = filled(arch), given(4, bands=5, side=side)
+    net(*net.inputs(x, low)).sum().backward()
+    assert len(kernels) >= 4 and not [name for name in kernels if "Slow" in name]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride"), [
+    ((1, 3, 4, 7, 5), (3, 3, 3), 1), ((1, 3, 4, 8, 5), (1, 3, 3), 1),
+    ((1, 2, 1, 1, 3), (3, 3, 3), 1), ((1, 3, 4, 8, 6), (3, 3, 3), 2),
+    ((1, 3, 4, 9, 7), (3, 3, 3), 2), ((2, 3, 4, 5, 5), (3, 3, 3), 1)])
+def test_a_small_image_in_halves_is_convolved_as_a_whole_and_so_are_its_gradients(
+        shape, kernel, stride):
+    rng = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(size, generator=rng, requires_grad=True)
+                       for size in (shape, (4, shape[1], *kernel), (4,)))
+    padding = (kernel[0] // 2, 1, 1)
+    expected = torch.convolution(x, weight, bias, (1, stride, stride), padding, (1, 1, 1), False,
+                                 (0,), 1)
+    found, pull = conv3d(x, weight, bias, stride), torch.randn(expected.shape, generator=rng)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for one, other in zip(torch.autograd.grad(found, (x, weight, bias), pull),
+                          torch.autograd.grad(expected, (x, weight, bias), pull), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -8,6 +8,7 @@ from made import filled
 
 from models import create_model
 from utility.degradation import Degradation
+from utility.superres.agreement import Agreement
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import Spectrum, band_step, choose_supports
@@ -104,7 +105,9 @@ def test_the_network_runs_on_the_supports_and_the_others_get_what_lies_between(e
     assert np.abs(added).max() > 0.01
     assert np.abs(found - start - np.tensordot(supports.shares, added, 1)).max() < 1e-5
     again = Degradation.of(4, "gaussian").down(torch.from_numpy(found)).numpy()
-    assert np.abs(made["network"].again - again).max() < 1e-5
+    expected = Agreement(low.shape)
+    expected.add(slice(None), slice(None), again, low)
+    assert made["network"].agreement()["network"] == pytest.approx(expected.found(), rel=1e-4)
 
 
 @pytest.mark.parametrize("tile", [32, "auto"])

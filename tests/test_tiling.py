@@ -1,4 +1,6 @@
 """Tiles: the whole scene's result, in bounded memory."""
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from made import filled
 
 from models import Window, list_models
 from utility.degradation import downsample, upsample
+from utility.superres import tiling
 from utility.superres.tiling import (
     Consistency,
     auto_tile,
@@ -158,7 +161,11 @@ def test_a_gpu_too_small_for_any_tile_is_said_plainly(monkeypatch):
         super_resolve_cube(net, scene(2, 64, 64), tile=64)
 
 
-def test_free_memory_is_that_of_the_machine_or_what_the_control_groups_leave(tmp_path):
+LIMIT = "Limit   Soft Limit   Hard Limit   Units\nMax address space   "
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def test_free_memory_is_that_of_the_machine_or_what_control_groups_and_limits_leave(tmp_path):
     group, old = "sys/fs/cgroup", "sys/fs/cgroup/memory"
     for expected, files in (  # each time these files are added
             (4 << 30, {}),
@@ -175,7 +182,12 @@ def test_free_memory_is_that_of_the_machine_or_what_the_control_groups_leave(tmp
             (2_300_000_000, {f"{old}/memory.limit_in_bytes": "9223372036854771712",
                              f"{old}/memory.usage_in_bytes": "5"}),
             (0, {f"{old}/docker/abc/memory.limit_in_bytes": "800000000",
-                 f"{old}/docker/abc/memory.usage_in_bytes": "900000000"})):
+                 f"{old}/docker/abc/memory.usage_in_bytes": "900000000"}),
+            (2_300_000_000, {f"{old}/docker/abc/memory.usage_in_bytes": "0",
+                             f"{old}/docker/abc/memory.limit_in_bytes": "2300000000",
+                             "proc/self/limits": f"{LIMIT}unlimited   unlimited   bytes"}),
+            (1_000_000_000 - PAGE, {"proc/self/limits": f"{LIMIT}1000000000  unlimited   bytes",
+                                    "proc/self/statm": "1 1 1 1 0 1 0"})):
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(f"{text}\n")
@@ -221,8 +233,23 @@ def test_the_consistency_of_blocks_is_the_degradation_of_the_whole(kind, scale):
             consistency.add(top, left, cube[:, top:top + 36, left:left + 36])
     expected = downsample(torch.from_numpy(cube).double(), scale, kind).numpy()
     assert np.abs(consistency.result() - expected).max() < 1e-5
-    low = 96 // scale // 3
-    assert np.abs(consistency.result(slice(low, 2 * low)) - expected[:, low:2 * low]).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_rows_of_a_degraded_scene_are_compared_once_they_are_complete_and_kept_no_longer(
+        kind, monkeypatch):
+    monkeypatch.setattr(tiling, "ROWS", 8)
+    cube, taken, kept = scene(3, 480, 12), [], []
+    consistency = Consistency(cube.shape, 2, kind,
+                              taken=lambda rows, part: taken.append((rows, part.copy())))
+    for top in range(0, 480, 12):
+        consistency.add(top, 0, cube[:, top:top + 12])
+        consistency.done(top + 12)
+        kept.append(consistency.low.shape[1])
+    assert max(kept) < 100 and len(taken) > 8
+    assert [rows.start for rows, _ in taken] == [0, *(rows.stop for rows, _ in taken[:-1])]
+    expected = downsample(torch.from_numpy(cube).double(), 2, kind).numpy()
+    assert np.abs(np.concatenate([part for _, part in taken], 1) - expected).max() < 1e-5
 
 
 def test_sources_are_read_no_further_than_a_tile_and_its_halo():

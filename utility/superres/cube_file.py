@@ -13,7 +13,7 @@ import numpy as np
 from models import Network
 from utility.cubes.bands import select_bands
 from utility.cubes.containers import left_out, named, shared_file, writers_of
-from utility.cubes.cube import Scene, blocks, scratch
+from utility.cubes.cube import LazyCube, Scene, blocks, scratch
 from utility.cubes.values import value_range, without_gain
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
@@ -173,7 +173,18 @@ def _opened(source: Path, reading: Reading, problem: Problem, folder: Path) -> _
         block -= ends[0]
         block /= ends[1] - ends[0]
         low[index] = block
+    if not bad and isinstance(scene.cube, np.memmap):
+        _let_go(whole, scene)
     return _Given(whole, scene, bad, ends, low, told_noise(low, problem.snr, scene.filled))
+
+
+def _let_go(*scenes: Scene) -> None:
+    """Give back the room of values that are not read again."""
+    def read(*_: slice) -> np.ndarray:
+        raise RuntimeError("the values of the scene were given back")
+
+    for scene in scenes:
+        scene.cube = LazyCube(scene.cube.shape, scene.cube.dtype, read)
 
 
 def _into_file(given: _Given, problem: Problem, values: Values, halo: Halo, writer: Any) -> Sink:

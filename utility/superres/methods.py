@@ -155,8 +155,8 @@ class Networked(Method):
 
     Attributes:
         supports: these; None is all.
-        again, before: the result degraded again, (B, h, w), and likewise before its
-            back-projection; after `write`.
+        again, before: the result of a back-projected network degraded again, (B, h, w), and
+            likewise before its back-projection; after `write`.
     """
 
     def __init__(self, net: Network, start: Source, low: np.ndarray, problem: Problem,
@@ -164,7 +164,7 @@ class Networked(Method):
                  spectrum: Spectrum | None = None, missing: np.ndarray | None = None) -> None:
         super().__init__(low, problem, folder, noise, missing)
         self.net, self.start = net, start
-        self.again = self.before = None
+        self.again = self.before = self._agreement = None
         step = band_step(net, problem, len(low))
         self.supports = (None if step == 1
                          else choose_supports(step, deviations(low, missing),
@@ -175,6 +175,8 @@ class Networked(Method):
         return len(self.supports.bands) if self.supports else self.shape[0]
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
+        if self._agreement:
+            return {"network": self._agreement.found()}
         cubes = ({"network": self.again}
                  | ({} if self.before is None else {"network_before": self.before}))
         bands = [slice(band, band + 1) for band in range(len(self.low))]
@@ -195,16 +197,22 @@ class Networked(Method):
     def write(self, sink: Sink, *, spread: Sink | None = None, together: bool = False) -> None:
         """As `Method.write`; `spread` and `together` are those of `tiling.super_resolve`."""
         problem = self.problem
-        consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder)
         told = self.told()
+        at_once = not (problem.backproject or problem.bandwise)
+        if at_once:
+            self._agreement = Agreement(self.low.shape, self.counted)
+        consistency = Consistency(
+            self.shape, problem.scale, problem.degradation, self.folder,
+            taken=(lambda rows, again: self._agreement.add(slice(None), rows, again,
+                                                           self.low[:, rows]))
+            if at_once else None)
         how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale,
                "self_ensemble": problem.self_ensemble, "together": together,
                "memory": problem.memory, "missing": self.missing}
-        if not (problem.backproject or problem.bandwise):
+        if at_once:
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low),
                           again=consistency, spread=spread, supports=self.supports, told=told,
                           **how)
-            self.again = consistency.result()
             return
         whole = scratch(self.shape, np.float32, self.folder)
         if problem.bandwise:

@@ -34,6 +34,8 @@ SMALLEST_TILE = 32
 BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 STRIP = 32 << 20
 """Bytes of a result in float32 that are handed on at a time."""
+ROWS = 64
+"""Rows of a degraded scene that are compared at a time."""
 COLUMNS = 256
 """Columns that a matrix is multiplied with at a time: their taps lie near one another."""
 
@@ -152,6 +154,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             if again and not degraded_there:
                 again.add(top, window.left, strip)
             sink(top, window.left, strip)
+            if again and strip.shape[2] == width:
+                again.done(top + strip.shape[1])
         if spread:
             spread(window.top, window.left, others[0])
 
@@ -174,6 +178,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                 done += 1
                 bar.set_postfix_str(f"tile {done}/{done + len(begun) + len(queue)}")
                 bar.update(bands * math.prod(found[0].shape[1:]) / 1e6)
+    if again:
+        again.done(height)
 
 
 def _gathered(compute: Callable[[], list], parts: int) -> tuple[list[list | None], str]:
@@ -325,14 +331,24 @@ class Consistency:
     is written.
 
     The degradation is linear, so every block adds its own part to the low-resolution cube.
+
+    Args:
+        shape: of the super-resolved scene, (B, H, W).
+        folder: of a temporary file for a large sum.
+        taken: takes rows of the sum, a slice of H/s and (B, rows, W/s), as soon as they are
+            complete, and no other rows are kept; None: `result` gives all of them.
     """
 
     def __init__(self, shape: tuple[int, int, int], scale: int, kind: str,
-                 folder: Path | None = None) -> None:
-        """`shape` is that of the super-resolved scene; a large sum lies in a temporary file in
-        `folder`."""
+                 folder: Path | None = None,
+                 taken: Callable[[slice, np.ndarray], None] | None = None) -> None:
         self.shape, self.scale, self.degradation = shape, scale, Degradation.of(scale, kind)
-        self.low = scratch((shape[0], shape[1] // scale, shape[2] // scale), np.float32, folder)
+        self.folder, self.taken, self._first = folder, taken, 0
+        self.low = self._zeros(0 if taken else shape[1] // scale)
+
+    def _zeros(self, rows: int) -> np.ndarray:
+        shape = (self.shape[0], rows, self.shape[2] // self.scale)
+        return scratch(shape, np.float32, self.folder)
 
     def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
         """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was
@@ -343,7 +359,31 @@ class Consistency:
                 self.add(top, left + first, columns, self.degraded(top, left + first, columns))
             return
         (row, _), (column, _) = self._ways(top, left, block.shape)
+        row -= self._first
+        self._hold(row + part.shape[1])
         self.low[:, row:row + part.shape[1], column:column + part.shape[2]] += part
+
+    def _hold(self, rows: int) -> None:
+        """Have room for so many rows, and some that follow."""
+        kept = self.low.shape[1]
+        if rows > kept:
+            wider = self._zeros(min(rows + ROWS, self.shape[1] // self.scale - self._first))
+            wider[:, :kept] = self.low
+            self.low = wider
+
+    def done(self, bottom: int) -> None:
+        """All blocks above row `bottom` of the super-resolved scene were given."""
+        if self.taken is None:
+            return
+        whole = self.shape[1] // self.scale
+        # the first row that a block from `bottom` on may reach
+        complete = (bottom - _reach(self.scale)) // self.scale if bottom < self.shape[1] else whole
+        count = complete - self._first
+        if count < (ROWS if complete < whole else 1):
+            return
+        self._hold(count)
+        self.taken(slice(self._first, complete), self._between_bands(self.low[:, :count]))
+        self.low, self._first = self.low[:, count:].copy(), complete
 
     def degraded(self, top: int, left: int, block: np.ndarray | Tensor) -> Any:
         """What a block adds to the low-resolution cube: an array, or a tensor on the device of the
@@ -357,9 +397,12 @@ class Consistency:
         with full_precision(block.device):
             return rows @ block @ columns.T
 
-    def result(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-        """The super-resolved scene degraded again, or a part of it: float32 (B, rows, columns)."""
-        low = self.low[:, rows, columns]
+    def result(self) -> np.ndarray:
+        """The super-resolved scene degraded again: float32 (B, H/s, W/s)."""
+        return self._between_bands(self.low)
+
+    def _between_bands(self, low: np.ndarray) -> np.ndarray:
+        """What the degradation does along bands."""
         if not (operations := self.degradation.band_operations):
             return low
         _, matrix = axis_rows(operations, self.shape[0], self.scale, 0, self.shape[0])
@@ -378,9 +421,8 @@ def _columns_of(operations: Operations, scale: int, n: int, first: int,
                 count: int) -> tuple[int, np.ndarray]:
     """Columns first .. first + count of a way down along an axis of n samples: the first row that
     is not zero there, and the rows (float32) from it to the last one."""
-    reach = 8 + 36 * scale  # further than the taps of any kind, the spline's response included
-    row, last = (max((first - reach) // scale, 0),
-                 min(-(-(first + count + reach) // scale), n // scale))
+    row, last = (max((first - _reach(scale)) // scale, 0),
+                 min(-(-(first + count + _reach(scale)) // scale), n // scale))
     start, matrix = axis_rows(operations, n, scale, row, last)
     whole = np.zeros((last - row, count), dtype=np.float32)
     low, high = max(first, start), min(first + count, start + matrix.shape[1])
@@ -388,6 +430,11 @@ def _columns_of(operations: Operations, scale: int, n: int, first: int,
     used = np.flatnonzero(whole.any(1))
     return (
         (row + int(used[0]), whole[used[0]:used[-1] + 1].copy()) if len(used) else (row, whole[:1]))
+
+
+def _reach(scale: int) -> int:
+    """Pixels, further than the taps of any way down, the spline's response included."""
+    return 8 + 36 * scale
 
 
 def _split(window: Window, size: int, across: int | None = None) -> list[Window]:
@@ -477,7 +524,7 @@ def _one_tile(net: Network, given: _Given, window: Window, images: list[Tensor],
         return net.in_window(_turned(window, *turn), _turned(have, *turn), *inputs)[0, 0].float()
 
     def added(result: Tensor) -> Tensor:
-        return result - window.cut(images[0], have)[0, 0] if given.supports else result
+        return result.sub_(window.cut(images[0], have)[0, 0]) if given.supports else result
 
     with autocast(given.device, amp):
         if not self_ensemble:

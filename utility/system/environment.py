@@ -26,7 +26,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """What a run depends on beside its configuration."""
     return {
         "version": project_version(),
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -42,12 +42,12 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """The commit of the code, with `+` when files differ from it; None outside of a git
+def commit_of(root: Path) -> str | None:
+    """The commit of the code in a folder, with `+` when files differ from it; None outside of a git
     checkout."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], cwd=ROOT,
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], cwd=root,
             capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -19,8 +19,9 @@ def free_memory(root: str | Path = "/") -> int:
     """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where
     it does not.
 
-    The least of what the machine has and what the control groups of this process
-    (a container, a batch job) leave it. `root` is where /proc and /sys are.
+    The least of what the machine has, what the control groups of this process (a container, a batch
+    job) leave it, and what is left of its address space (`ulimit -v`). `root` is where /proc and
+    /sys are.
     """
     root = Path(root)
     machine = {line.split(":")[0]: int(line.split()[1]) * 1024
@@ -46,6 +47,9 @@ def free_memory(root: str | Path = "/") -> int:
                         for line in _lines(folder / "memory.stat") if line.startswith(f"{cached} "))
             # the cache of files is given back when it is needed
             free.append(max(limit - usage + files, 0))
+    for line in _lines(root / "proc/self/limits"):
+        if line.startswith("Max address space") and (most := line.split()[3]).isdecimal():
+            free.append(max(int(most) - _pages(root, 0), 0))
     return min(free, default=4 << 30)
 
 
@@ -59,7 +63,13 @@ def budget(memory: int | None = None) -> float:
 
 def resident() -> int:
     """Bytes of main memory that this process holds; 0 where the system does not say."""
-    pages = next(iter(_lines(Path("/proc/self/statm"))), "0 0").split()[1]
+    return _pages(Path("/"), 1)
+
+
+def _pages(root: Path, field: int) -> int:
+    """Bytes of this process: field 0 its address space, 1 what is resident; 0 where nothing says
+    so."""
+    pages = next(iter(_lines(root / "proc/self/statm")), "0 0").split()[field]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
