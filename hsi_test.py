@@ -101,7 +101,7 @@ def work(options: argparse.Namespace) -> int | None:
                       options.fill_nodata, options.keep_range, options.nodata)
     if options.info:
         for line in describe_file(Path(options.info), reading, options.scale, options.degradation,
-                                  options.arch, options.resumePath, device,
+                                  options.arch, options.resumePath, device, options.amp,
                                   pooling=options.pooling):
             print(line, flush=True)
         return None

@@ -63,8 +63,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                       allow_abbrev=False)
+    parser = Arguments(description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="tiny sizes and a small network: shows that it runs")
     add("--out", default="benchmarks/results", metavar="DIR",

@@ -62,7 +62,7 @@ def test_what_decided_the_axes_is_said(capsys, shape, reason):
 
 def test_the_cost_is_that_of_the_weights_which_are_named(capsys, monkeypatch):
     np.save("cube.npy", np.random.default_rng(0).random((4, 40, 40)))
-    monkeypatch.setattr(info, "cost", lambda net, shape, scale: info.Cost(100.0 * scale, 2e9))
+    monkeypatch.setattr(info, "cost", lambda net, shape, scale, amp: info.Cost(100.0 * scale, 2e9))
     assert lines(capsys, "cube.npy", "-rp", "given.pth")[-1] == \
         "x4          result 160 x 160, 0.8 MB; given.pth: about 7 min, up to 2.0 GB of memory"
 

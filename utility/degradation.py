@@ -217,7 +217,7 @@ class Degradation:
         Dokl. 7, 1966): what is left to explain is noise, and more steps would amplify it.
         """
         if self.block_grid:
-            return self._prefiltered_by_frequency(low, steps, noise)
+            return prefiltered(low, self.kept(low), steps, noise)
         z = low
         for _ in range(steps):
             error = low - self.round_trip(z)
@@ -226,24 +226,13 @@ class Degradation:
             z = z + error
         return z
 
-    def _prefiltered_by_frequency(self, low: Tensor, steps: int, noise: Tensor | None) -> Tensor:
-        """`prefilter` where D U is a symmetric filter with symmetric edges: the cosines of the
-        DCT-II are its eigenvectors, so a step multiplies what is left of an error, y - D U z,
-        frequency by frequency. The DCT is orthonormal and keeps the error's norm."""
+    def kept(self, low: Tensor) -> Tensor:
+        """What a step of back-projection leaves of each frequency of an error, (h, w), on the grid
+        of `low` (..., h, w). Of the kinds with a block grid D U is a symmetric filter with
+        symmetric edges, and the cosines of the DCT-II are its eigenvectors."""
         rows, columns = (torch.from_numpy(_gains(self.up_operations + down, n, self.scale)).to(low)
                          for down, n in zip(self.down_operations, low.shape[-2:], strict=True))
-        kept = 1 - rows[:, None] * columns
-        if noise is None:
-            factor = torch.ones_like(kept)
-            for _ in range(steps):
-                factor = 1 + factor * kept
-            return _cosines(_cosines(low) * factor, inverse=True)
-        error = _cosines(low)
-        z = error.clone()
-        for _ in range(steps):
-            far = _beyond(error.mul_(kept), noise)
-            z += error if far.all() else error.mul_(far)
-        return _cosines(z, inverse=True)
+        return 1 - rows[:, None] * columns
 
     def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None,
                     noise: Tensor | None = None) -> Tensor:
@@ -371,6 +360,26 @@ def reached(matrix: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Which rows of a matrix product with values of `pixels` (n, m) bool take in a True: (rows, n)
     @ (n, m)."""
     return (np.abs(matrix) > WEIGHT).astype(np.float32) @ pixels.astype(np.float32) > 0
+
+
+def prefiltered(low: Tensor, kept: Tensor, steps: int = STEPS,
+                noise: Tensor | None = None) -> Tensor:
+    """`Degradation.prefilter`, frequency by frequency, where steps leave `kept` of an error
+    (see `Degradation.kept`), (h, w), or (N, 1, h, w) of a batch.
+
+    The transform is orthonormal and keeps the norm of an error.
+    """
+    if noise is None:
+        factor = torch.ones_like(kept)
+        for _ in range(steps):
+            factor = 1 + factor * kept
+        return _cosines(_cosines(low) * factor, inverse=True)
+    error = _cosines(low)
+    z = error.clone()
+    for _ in range(steps):
+        far = _beyond(error.mul_(kept), noise)
+        z += error if far.all() else error.mul_(far)
+    return _cosines(z, inverse=True)
 
 
 def degrade(x: Tensor, scale: int, kind: str) -> Tensor:

@@ -30,10 +30,10 @@ from utility.scenes import Reading, first_line, open_scene
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import band_step
-from utility.superres.tiling import STRIP, auto_tile, super_resolve_cube
+from utility.superres.tiling import STRIP, super_resolve_cube, tile_size
 from utility.superres.uncertainty import Halo
 from utility.system.errors import Unclear
-from utility.system.memory import resident
+from utility.system.memory import free_memory, resident
 from utility.system.progress import duration
 
 PIECE = 64
@@ -47,10 +47,10 @@ class Cost(NamedTuple):
     memory: float | None  # bytes of this process at its highest; None: the network does not say
 
 
-def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
-    """What a network would take here for a low-resolution cube of `shape` (B, h, w), from a piece
-    of it that is timed: the network on the bands that it computes, and all that is done to the
-    values of all bands."""
+def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off") -> Cost:
+    """What a network would take here, in the precision `amp`, for a low-resolution cube of `shape`
+    (B, h, w), from a piece of it that is timed: the network on the bands that it computes, and all
+    that is done to the values of all bands."""
     bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
     problem = Problem(scale, f"{ANY} {SAFE_MTF}", STARTS[1])
     computed = -(-(bands - 1) // band_step(net, problem, bands)) + 1 if bands > 1 else 1
@@ -59,15 +59,19 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int) -> Cost:
     for count in (2, computed):  # what the first call prepares is not timed
         low, start = (rng.random((count, n, n), np.float32) for n in (side // scale, side))
         begin = time.perf_counter()
-        super_resolve_cube(net, start, low, tile=0)
+        super_resolve_cube(net, start, low, tile=0, amp=amp)
     per_pixel = (time.perf_counter() - begin) / side ** 2
     rest = _around_the_network(bands, scale, problem) * height * width
     if net.radius is None:
         return Cost(per_pixel * height * width + rest, None)
-    tile, halo = auto_tile(net, (computed, height, width), scale), 2 * net.halo(scale)
-    again = ((tile + halo) / tile) ** 2 if tile else 1.0  # halos are computed more than once
-    activations = net.bytes_per_pixel(computed, scale) * (
-        (tile + halo) ** 2 if tile else height * width)
+    # when the network begins, the input and its start image are there
+    room = resident() + max(int(free_memory() - 8 * math.prod(shape)) // 2, 64 << 20)
+    rows, columns = tile_size(net, (computed, height, width), scale, "auto", amp, room)
+    rows, columns = min(rows, height), min(columns or rows, width)
+    # halos are computed more than once
+    had = [min(n + 2 * net.halo(scale), whole) for n, whole in ((rows, height), (columns, width))]
+    again = math.prod(had) / (rows * columns)
+    activations = net.bytes_per_pixel(computed, scale) * math.prod(had)
     # Three cubes of the input's size, six strips of a result, a row of tiles of its file.
     return Cost(per_pixel * height * width * again + rest,
                 activations + resident() + 12 * math.prod(shape)
@@ -93,14 +97,15 @@ def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
 
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,
                   arch: str | None = None, given: str | None = None,
-                  device: torch.device | str = "cpu", **execution: Any) -> Iterator[str]:
+                  device: torch.device | str = "cpu", amp: str = "off",
+                  **execution: Any) -> Iterator[str]:
     """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is
     known, and what is unclear.
 
     Args:
         scale, kind, arch: what weights shall be for; None is any.
         given: a checkpoint, which takes the place of the shipped weights.
-        device: which shall compute.
+        device, amp: which shall compute, and in which precision.
         execution: fields of `models.Execution`.
 
     Raises:
@@ -140,7 +145,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         net, info = model_from_checkpoint(given or found.path, arch, **execution)
         if given and factor not in (info.scales or SCALES):
             continue
-        spent = cost(net.to(device), scene.cube.shape, factor)
+        spent = cost(net.to(device), scene.cube.shape, factor, amp)
         memory = (
             "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
         yield (f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about "

@@ -176,7 +176,7 @@ class Networked(Method):
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
         if self._agreement:
-            return {"network": self._agreement.found()}
+            return {"network": self._agreement}
         cubes = ({"network": self.again}
                  | ({} if self.before is None else {"network_before": self.before}))
         bands = [slice(band, band + 1) for band in range(len(self.low))]
@@ -198,21 +198,22 @@ class Networked(Method):
         """As `Method.write`; `spread` and `together` are those of `tiling.super_resolve`."""
         problem = self.problem
         told = self.told()
-        at_once = not (problem.backproject or problem.bandwise)
-        if at_once:
-            self._agreement = Agreement(self.low.shape, self.counted)
-        consistency = Consistency(
-            self.shape, problem.scale, problem.degradation, self.folder,
-            taken=(lambda rows, again: self._agreement.add(slice(None), rows, again,
-                                                           self.low[:, rows]))
-            if at_once else None)
+        agreement = (None if problem.backproject or problem.bandwise
+                     else Agreement(self.low.shape, self.counted))
+
+        def compare(rows: slice, again: np.ndarray) -> None:
+            agreement.add(slice(None), rows, again, self.low[:, rows])
+
+        consistency = Consistency(self.shape, problem.scale, problem.degradation, self.folder,
+                                  compare if agreement else None)
         how = {"tile": problem.tile, "amp": problem.amp, "scale": problem.scale,
                "self_ensemble": problem.self_ensemble, "together": together,
                "memory": problem.memory, "missing": self.missing}
-        if at_once:
+        if agreement:
             super_resolve(self.net, self.start, self.shape, sink, low=window_of(self.low),
                           again=consistency, spread=spread, supports=self.supports, told=told,
                           **how)
+            self._agreement = agreement.found()
             return
         whole = scratch(self.shape, np.float32, self.folder)
         if problem.bandwise:

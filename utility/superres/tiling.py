@@ -128,7 +128,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
     computed = (len(supports.bands) if supports else bands, height, width)
-    size, across = _tile_size(net, computed, scale, tile, amp, memory, parts)
+    size, across = tile_size(net, computed, scale, tile, amp, memory, parts)
     given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
                    missing)
     queue = _split(padded, size, across)[::-1]
@@ -196,8 +196,8 @@ def _gathered(compute: Callable[[], list], parts: int) -> tuple[list[list | None
     return distributed.gathered([result]) if parts > 1 else [result], reason
 
 
-def _tile_size(net: Network, shape: tuple[int, int, int], scale: int, tile: int | str, amp: str,
-               memory: int | None, parts: int) -> tuple[int, int | None]:
+def tile_size(net: Network, shape: tuple[int, int, int], scale: int, tile: int | str, amp: str,
+              memory: int | None = None, parts: int = 1) -> tuple[int, int | None]:
     """Rows of a tile, and its columns where these are not as many; see `super_resolve`.
 
     Args:

@@ -12,7 +12,7 @@ resumed run, or another number of processes, sees the same.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utility.degradation import Degradation, add_noise, random
+from utility.degradation import Degradation, add_noise, prefiltered, random
 from utility.names import ANY, SAFE_MTF
 from utility.training.configuration import TrainingConfig
 
@@ -72,29 +72,37 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
         told[:, 1] = float(np.mean(degradation.nearest_mtf))
         told[:, 2] = 1 - config.unknown
         return Given(low, {start: degradation.start(low, start) for start in starts}, told)
-    made = [_one(config, patch, scale, starts, random(config.seed, *key, before + k))
-            for k, patch in enumerate(gt)]
-    low, told, *images = (torch.stack(parts) for parts in zip(*made, strict=True))
-    return Given(low, dict(zip(starts, images, strict=True)), told)
-
-
-def _one(config: TrainingConfig, gt: Tensor, scale: int, starts: Sequence[str],
-         rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """The low-resolution cube of one patch, what is told, and the wanted images."""
-    sensor = _sensor(config, scale, rng)
-    low = sensor.true.down(gt)
-    level = low.square().mean((1, 2)).sqrt() * sensor.noise
-    if sensor.noise:
+    draws = [random(config.seed, *key, before + k) for k in range(len(gt))]
+    sensors = [_sensor(config, scale, draw) for draw in draws]
+    low = torch.stack([sensor.true.down(patch)
+                       for sensor, patch in zip(sensors, gt, strict=True)])
+    level = low.square().mean((2, 3)).sqrt() * _column(low, (s.noise for s in sensors))
+    if config.snr is not None:
         # Bands differ: a log-normal factor of about 1.3.
-        level = level * torch.from_numpy(np.exp(0.25 * rng.standard_normal(len(low)))).to(level)
-        noise = torch.from_numpy(rng.standard_normal(low.shape, dtype=np.float32)).to(low)
-        low = low + noise * level[:, None, None]
-    told_level = level * sensor.told_noise
-    mtf = float(np.mean(sensor.told.nearest_mtf))
-    told = torch.stack(
-        [told_level.square(), *(torch.full_like(level, v) for v in (mtf, float(sensor.known)))])
-    noise = told_level if sensor.noise and sensor.told_noise else None
-    return low, told, *(sensor.told.start(low, start, noise) for start in starts)
+        factors, noise = zip(*((np.exp(0.25 * draw.standard_normal(low.shape[1])),
+                                draw.standard_normal(low.shape[1:], dtype=np.float32))
+                               for draw in draws), strict=True)
+        level = level * torch.from_numpy(np.stack(factors)).to(level)
+        low = low + torch.from_numpy(np.stack(noise)).to(low) * level[..., None, None]
+    told_level = level * _column(low, (s.told_noise for s in sensors))
+    told = torch.stack([told_level.square(), *(
+        _column(low, values).expand_as(level)
+        for values in ((float(np.mean(s.told.nearest_mtf)) for s in sensors),
+                       (float(s.known) for s in sensors)))], dim=1)
+    return Given(low, {start: _start(sensors, low, start, told_level) for start in starts}, told)
+
+
+def _column(like: Tensor, values: Iterable[float]) -> Tensor:
+    """A value for each patch: (N, 1)."""
+    return torch.tensor(list(values)).to(like)[:, None]
+
+
+def _start(sensors: Sequence[Sensor], low: Tensor, start: str, noise: Tensor) -> Tensor:
+    """`Degradation.start` of a batch, by what is told of each sensor; `noise` is (N, B)."""
+    if start == "backprojection":
+        kept = torch.stack([sensor.told.kept(low) for sensor in sensors])[:, None]
+        low = prefiltered(low, kept, noise=noise)
+    return sensors[0].told.up(low)  # that is the same for all of them
 
 
 def _sensor(config: TrainingConfig, scale: int, rng: np.random.Generator) -> Sensor:
