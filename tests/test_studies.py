@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.rendering import render_scene
-from studies import mismatch, run
+from studies import estimate_mtf, mismatch, run
 from utility import weights
 from utility.system.errors import UserError
 
@@ -111,3 +111,27 @@ def test_the_mismatch_study_counts_each_scene_and_blur(tmp_path, capsys):
     (tmp_path / "abu-urban-2.npy").unlink()
     with pytest.raises(UserError, match="holds no scene abu-urban-2"):
         mismatch.main(["--scenes", str(tmp_path)])
+
+
+@pytest.mark.parametrize("mtf", [0.15, 0.35, 0.6])
+def test_noise_that_went_through_a_blur_tells_its_mtf_and_noise_of_the_sensor_hides_it(mtf):
+    rng = np.random.default_rng(0)
+    scene = render_scene("natural", seed=3, number=0, bands=24, side=96)
+    noisy = scene + 0.05 * rng.standard_normal(scene.shape)
+    low = estimate_mtf.low(noisy, 2, mtf)
+    assert estimate_mtf.noise_mtf(low) == pytest.approx(mtf, abs=0.06)
+    sensed = low + 0.2 * rng.standard_normal(low.shape)
+    assert estimate_mtf.noise_mtf(sensed) > 0.6
+
+
+def test_the_study_of_estimators_counts_each_scene_and_blur(tmp_path, capsys):
+    for number, name in enumerate((*estimate_mtf.SCENES, estimate_mtf.FIT[0])):
+        cube = render_scene("natural", seed=3, number=number, bands=12, side=48)
+        np.save(tmp_path / f"{name}.npy", cube.transpose(1, 2, 0))
+    estimate_mtf.main(["--scenes", str(tmp_path), "--rendered", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == 2 * 2 * 2 * 2  # estimators, groups, scale factors, noises
+    assert all(f" of {(9 if '| real |' in line else 2) * 6} |" in line for line in lines)
+    (tmp_path / "abu-urban-2.npy").unlink()
+    with pytest.raises(UserError, match="hold no scene abu-urban-2"):
+        estimate_mtf.main(["--scenes", str(tmp_path)])
