@@ -43,7 +43,7 @@ test: $(READY) lint
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
 
-# Kills, damaged files, files made to do harm, full disks: 3 minutes; GROUP=mutations runs one of the four groups.
+# Kills, damaged files, files made to do harm, full disks: under 30 minutes; GROUP=mutations runs one of four groups.
 faults: $(READY)
 	$(PY) -W ignore tests/faults $(GROUP)
 

@@ -534,13 +534,22 @@ IN_TESTS = {"bandwise": "--bandwise", "pixels": "--pixels", "noise": "--noise",
             "latex": "--latex", "cubes": "--no-cubes", "figures": "--no-figures"}
 OF_RESULTS = {"dtype": "--dtype", "on_overflow": "--on-overflow", "unit_range": "--unit-range",
               "cog": "--cog", "ortho": "--ortho"}
+NOT_OF_INFO = IN_TESTS | OF_RESULTS | {
+    "data": "--data", "dataset": "--dataset", "input": "--input", "out": "--out",
+    "method": "--method", "bands": "--bands", "drop_bands": "--drop-bands",
+    "drop_bad_bands": "--drop-bad-bands", "fill_nodata": "--fill-nodata",
+    "keep_range": "--keep-range"}
 
 
 def _refuse_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Raise UserError for an option that changes nothing in what is asked for."""
-    given = {name for name in (*IN_TESTS, *OF_RESULTS, "minutes")
+    given = {name for name in (*NOT_OF_INFO, "minutes")
              if (getattr(options, name) or None) != (parser.get_default(name) or None)}
-    if options.output:
+    if options.info:
+        if useless := [flag for name, flag in NOT_OF_INFO.items() if name in given]:
+            raise UserError(f"{', '.join(useless)} changes nothing in what --info says of the "
+                            "file; leave it out.")
+    elif options.output:
         allowed = {"border", "preset"} if options.adapt else set()
         if useless := [flag for name, flag in IN_TESTS.items() if name in given - allowed]:
             raise UserError(f"{', '.join(useless)} is for tests against ground truth; leave it out "

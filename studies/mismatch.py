@@ -30,19 +30,19 @@ from matplotlib.figure import Figure  # noqa: E402
 from models import Network  # noqa: E402
 from utility import weights  # noqa: E402
 from utility.checkpoints import model_from_checkpoint  # noqa: E402
-from utility.degradation import crop_to_multiple, downsample  # noqa: E402
+from utility.degradation import crop_to_multiple  # noqa: E402
 from utility.indexes import band_psnr, sam_map  # noqa: E402
 from utility.names import ANY, SAFE_MTF, UNTRAINED  # noqa: E402
 from utility.report.figures import STYLE, WIDTH, method_colours, saved  # noqa: E402
 from utility.report.tables import markdown, write_text  # noqa: E402
 from utility.scenes import Reading, list_scenes  # noqa: E402
 from utility.superres.methods import methods  # noqa: E402
-from utility.superres.noise import with_noise  # noqa: E402
 from utility.superres.problem import Problem, for_noise  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import write_json  # noqa: E402
 from utility.system.progress import track  # noqa: E402
-from utility.testing.images import read_images  # noqa: E402
+from utility.testing.evaluation import degraded  # noqa: E402
+from utility.testing.images import TestImage, read_images  # noqa: E402
 
 SCENES = ("feathers_crop150", "smooth_crop100", "jasperRidge2_R198", "abu-airport-1", "abu-airport-2", "abu-airport-3",
           "abu-beach-3", "abu-urban-2", "abu-urban-4")
@@ -87,13 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help=f"some of {', '.join(WAYS)} (default: all)")
     parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
-    cubes = dict(_scenes(options.scenes))
+    images = dict(_scenes(options.scenes))
     rows = []
     for scale in options.scale:
         given = dict.fromkeys(options.weights or [], options.cases)
         for path, cases in (given or _shipped(scale, options.cases)).items():
             net, info = model_from_checkpoint(path)
-            rows += _rows(net, path.stem, info.start, scale, cubes, cases)
+            rows += _rows(net, path.stem, info.start, scale, images, cases)
     if not rows:
         raise UserError("No shipped weights are for any MTF; name some with --weights.")
     write(rows, options.results)
@@ -109,34 +109,35 @@ def _shipped(scale: int, ways: Sequence[str]) -> dict[Path, list[str]]:
     return found
 
 
-def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """The scenes that are there, (B, H, W) in [0, 1]; each must be."""
+def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, TestImage]]:
+    """The scenes that are there; each must be."""
     paths = {path.stem: path for path in list_scenes(folders)}
     if missing := [name for name in (*SCENES, *DARK) if name not in paths]:
         raise UserError(f"{', '.join(map(str, folders))} holds no scene {', '.join(missing)}; studies/README.md says whose "
                         "they are.")
     for name in (*SCENES, *DARK):
         image, = read_images([paths[name]], Reading())
-        yield name, image.cube
+        yield name, image
 
 
-def _rows(net: Network, label: str, start: str, scale: int, cubes: Mapping[str, np.ndarray],
+def _rows(net: Network, label: str, start: str, scale: int, images: Mapping[str, TestImage],
           ways: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
-    for name, cube in track(cubes.items(), desc=f"{label}, x{scale}", unit="scene"):
-        gt = np.ascontiguousarray(crop_to_multiple(cube, scale))
+    for name, image in track(images.items(), desc=f"{label}, x{scale}", unit="scene"):
+        gt = np.ascontiguousarray(crop_to_multiple(image.cube, scale))
         for case in (case for case in CASES if case.way in ways):
-            low, noise = downsample(torch.from_numpy(gt), scale, case.true).numpy(), None
-            if case.snr is not None:
-                low, noise = with_noise(low, case.snr, SEED, name)
+            taken = Problem(scale, case.true, snr=case.snr, seed=SEED)
+            low, noise, lost, unseen = degraded(gt, image, taken)
+            counted = None if unseen is None else ~unseen
             problem = for_noise(case.problem(scale, start), noise)
-            made = methods(net, low, replace(problem, tile=0), noise=noise)
+            made = methods(net, low, replace(problem, tile=0), noise=noise, missing=lost)
             row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name, "true": case.true,
-                                   "assumed": case.assumed, "snr": case.snr}
+                                   "assumed": case.assumed, "snr": case.snr,
+                                   "pixels": gt[0].size if counted is None else int(counted.sum())}
             for key, method in made.items():
                 result = method.cube()
-                row[f"{key}_psnr"] = round(float(np.mean(band_psnr(result, gt))), 4)
-                row[f"{key}_sam"] = round(float(np.nanmean(sam_map(result, gt))), 4)
+                row[f"{key}_psnr"] = round(float(np.mean(band_psnr(result, gt, counted))), 4)
+                row[f"{key}_sam"] = round(float(np.nanmean(sam_map(result, gt, counted))), 4)
             rows.append(row)
     return rows
 

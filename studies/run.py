@@ -155,6 +155,7 @@ def run(training: Training, place: Place) -> dict[str, Any]:
                     "preset": tested["preset"],
                     "problem": f"x{tested['scale']} {tested['degradation']}",
                     **{method: {key: round(image[method][key], 4) for key in INDEXES}
+                       | {"counted_pixels": image[method]["counted_pixels"]}
                        for method in tested["methods"]}} for image in tested["images"]]
     net, _ = model_from_checkpoint(last)
     return {"name": training.name, "arm": arm["name"], "budget": training.budget,

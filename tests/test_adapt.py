@@ -1,5 +1,6 @@
 """hsi_test.py --adapt: one scene, its weights, its test, its result."""
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_inter
         "adapt.json", "report.html", "result", "test", "training"]
     with pytest.raises(UserError, match="exists already"):
         run()
+
+
+def test_the_estimate_of_adapt_is_printed_before_its_training(monkeypatch, capsys):
+    def started(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapt, "train", started)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    said = capsys.readouterr().out
+    assert re.search(r"time +\S.* in all: .* until here, training about .*, test and whole", said)
 
 
 def test_back_projection_is_delivered_where_it_is_the_best_and_missing_pixels_are_in_no_part(

@@ -265,6 +265,14 @@ def edit_header(tmp_path: Path, old: str, new: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("old", "new"), [
+    ("interleave = bsq", 'interleave = "bsq"'), ("samples = 18", "samples = 18.0"),
+    ("data type = 2", "data type = 2.0"), ("byte order = 0", "byte order = {0}")])
+def test_a_header_that_spells_a_value_in_another_way_is_read(tmp_path: Path, old: str,
+                                                             new: str) -> None:
+    np.testing.assert_array_equal(read_scene(edit_header(tmp_path, old, new)).cube, cube_of())
+
+
 @pytest.mark.parametrize(("old", "new", "reason"), [
     ("lines = 24", "lines = 25", r"a.hdr describes 4500 bytes .*a.img has 4320"),
     ("interleave = bsq", "interleave = bsx", "interleave = bsx.*bsq, bil or bip"),

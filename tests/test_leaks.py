@@ -122,3 +122,31 @@ def test_the_same_scene_under_two_names_is_in_one_part_alone(tmp_path):
     with pytest.raises(UserError, match="very pixels"):
         build_database(tmp_path / "a.lmdb", [first, second], generic_card(12))
     build_database(tmp_path / "a.lmdb", [first, second], generic_card(12), val_last=0)
+
+
+def test_scenes_of_one_name_in_folders_of_their_own_are_told_apart(tmp_path, capfd):
+    paths = []
+    for number, path in enumerate(scenes(tmp_path, 6)):
+        (tmp_path / str(number)).mkdir()
+        paths.append(path.rename(tmp_path / str(number) / "cube.npy"))
+    build_database(tmp_path / "a.lmdb", [tmp_path], generic_card(12))
+    training, validation, leaks = shared(tmp_path / "a.lmdb")
+    assert (training, validation, leaks) == (45, 9, 0)
+    assert "cube.npy: validates as a whole" in capfd.readouterr().err
+
+
+def test_a_scene_that_was_to_validate_and_cannot_be_read_is_said(tmp_path, capfd):
+    paths = scenes(tmp_path, 2)
+    paths[1].write_bytes(paths[1].read_bytes()[:300])
+    build_database(tmp_path / "a.lmdb", paths, generic_card(12), failed=[])
+    assert "scene1.npy was to validate, and could not be used" in capfd.readouterr().err
+
+
+def test_stored_variants_are_made_of_training_patches_alone(tmp_path):
+    counts = {}
+    for augment in (1, 8):
+        build_database(tmp_path / f"{augment}.lmdb", scenes(tmp_path, 2), generic_card(12),
+                       augment=augment)
+        counts[augment] = shared(tmp_path / f"{augment}.lmdb")
+    training, validation, _ = counts[1]
+    assert counts[8] == (8 * training, validation, 0)

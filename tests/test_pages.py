@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_the_links_of_a_page_lead_somewhere(page):
     targets = (
         re.findall(r"\]\((?!http|#)([^)#]+)", text) + re.findall(r'src="(?!http)([^"]+)"', text))
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+PROMISES = {(page, promise): test for page, promises in
+            tomllib.loads((ROOT / "tests/promises.toml").read_text(encoding="utf-8")).items()
+            for promise, test in promises.items()}
+
+
+@pytest.mark.parametrize(("page", "promise"), PROMISES)
+def test_a_promise_of_a_page_has_its_test(page, promise):
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("**", "").split())
+    assert promise in text, "the page says something else by now"
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    assert f"def {PROMISES[page, promise]}(" in tests
 
 
 def test_the_front_page_is_short_and_reaches_every_other_page_in_one_hop():

@@ -378,6 +378,8 @@ def test_an_xml_that_is_damaged_or_of_other_bands_is_left_out_with_a_note(tmp_pa
     xml = next(folder.glob("*METADATA.XML"))
     for text, words in (
         ("<level_X><bandID>", "cannot be read"),
+        ("<?xml version='1.0' encoding='UTN-8'?><level_X/>", "cannot be read"),
+        ("<a><expectedChannelsList>1,two</expectedChannelsList></a>", "cannot be read"),
         (
             "<a><b><wavelengthCenterOfBand>4</wavelengthCenterOfBand></b></a>",
             "1 bands where the image has 5",

@@ -68,6 +68,26 @@ def test_an_option_without_effect_on_a_result_is_refused(scene, arguments, words
     assert not Path("high.tif").exists()
 
 
+@pytest.mark.parametrize(("arguments", "words"),
+                         [(["--nodata", "-9999"], "uint16, none of which can be -9999"),
+                          (["--key", "cube"], "no name, and --key"),
+                          (["--drop-bad-bands"], "--drop-bad-bands changes nothing"),
+                          (["--data", "scene.tif"], "--data changes nothing"),
+                          (["--unit-range"], "--unit-range changes nothing")])
+def test_an_option_without_effect_on_what_info_says_is_refused(scene, arguments, words):
+    with pytest.raises(UserError, match=words):
+        hsi_test.main(["--info", str(scene), "--scale", "2", *arguments])
+
+
+@pytest.mark.parametrize("card", [(), ("--dataset", "mine.toml")])
+def test_a_no_data_value_that_no_value_can_be_is_refused_for_a_database_too(scene, card):
+    Path("mine.toml").write_text('title = "Mine"\npatch = 8\nstrides = [8]\n')
+    with pytest.raises(UserError, match="uint16, none of which can be -9999"):
+        lmdb_data.main(["--source", str(scene), "--patch", "8", "--nodata", "-9999", *card, "--out",
+                        "a.lmdb"])
+    assert not Path("a.lmdb").exists()
+
+
 @pytest.mark.parametrize(
         "arguments",
         [["--dtype", "float32"], ["--unit-range"], ["--cog"], ["--on-overflow", "refuse"]])

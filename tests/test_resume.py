@@ -19,6 +19,7 @@ from utility.system.errors import UserError
 from utility.training import loop as training
 from utility.training.configuration import configure
 from utility.training.loop import train
+from utility.training.plan import prepare
 from utility.training.runs import RunFolder
 from utility.training.state import State
 
@@ -280,3 +281,33 @@ def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(
     warm = min(1.0, steps / again.warmup)
     part = 0.5 * (1 + np.cos(np.pi * (steps - 1) / steps))
     assert saved["history"][-1]["lr"] == pytest.approx(warm * (low + (lr - low) * part))
+
+
+PASS = {3: 3, 9: 1}
+"""Patches of a step -> steps of a pass over the nine patches."""
+FIRST = [{"epochs": 1}, {"epochs": 2}, {"iterations": 2}, {"iterations": 4},
+         {"epochs": 2, "batch": 9}, {"iterations": 2, "batch": 9}]
+THEN = [{"epochs": 3}, {"iterations": 7}, {"epochs": 3, "iterations": 7},
+        {"epochs": 3, "batch": 9}, {"epochs": 3, "batch": 3}, {"iterations": 7, "batch": 9},
+        {"iterations": 7, "batch": 3}, {"epochs": 3, "patience": 2},
+        {"iterations": 7, "patience": 2}, {"epochs": 3, "minutes": 5},
+        {"iterations": 7, "minutes": 5}, {"epochs": 1}, {"iterations": 2}]
+
+
+@pytest.mark.parametrize("first", FIRST, ids=str)
+def test_every_pair_of_options_of_length_gives_the_steps_or_passes_that_were_asked_for(
+        data, first):
+    train(config(data, run_dir="r", cuda=False, recipe="fast", **{"epochs": None} | first))
+    batch = first.get("batch", 3)
+    made = first.get("iterations") or first["epochs"] * PASS[batch]
+    for then in THEN:
+        steps = then.get("iterations")
+        if not steps:  # what is left of the passes, made of whole steps
+            left = then["epochs"] - made / PASS[batch]
+            steps = made + round(left * PASS[then.get("batch", batch)])
+        plan = prepare(configure({"resume": "r/last.pth", "cuda": False} | then))
+        assert plan.total == steps, then
+        assert any(f"length    {steps} iterations" in line for line in plan.describe()), then
+        if steps <= made:
+            with pytest.raises(UserError, match="all that were asked for"):
+                train(plan.config, plan)

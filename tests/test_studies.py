@@ -28,7 +28,9 @@ def work(tmp_path_factory) -> Path:
             np.save(folder / f"data/rendered/{kind}/{kind}_2021_{number:05d}.npy", cube)
     (folder / "real").mkdir()
     for name in ("feathers_crop150", "jasperRidge2_R198"):
-        np.save(folder / f"real/{name}.npy", rng.random((24, 28, 5)))
+        cube = rng.random((24, 28, 5))
+        cube[3, 4] = np.nan
+        np.save(folder / f"real/{name}.npy", cube)
     np.savez(folder / "real/HYDICE_data.npz", data=rng.random((100, 80, 4)))
     return folder
 
@@ -47,6 +49,9 @@ def test_a_small_form_of_each_study_runs_and_is_drawn(study, work, monkeypatch):
         result = json.loads(path.read_text())
         assert result["steps"] == 2 and result["processor_seconds"] > 0 and result["images"]
         assert all(image["network"]["psnr"] > 0 for image in result["images"])
+        for image in result["images"]:  # whole scenes lack a pixel
+            counted = image["network"]["counted_pixels"]
+            assert counted < 24 * 28 if image["bands"] == 5 else counted > 0
     text = Path(f"out/results/{study}.md").read_text()
     assert all(arm["name"] in text for arm in run.read_study(study)["arms"])
     assert all(

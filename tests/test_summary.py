@@ -77,13 +77,40 @@ def test_what_numbers_depend_on_beside_the_weights_is_in_the_name_of_the_method(
         ["ours (trained on pixels of the test)", "1"]]
 
 
+def test_tests_with_other_noise_or_precision_are_rows_of_their_own(tmp_path, capsys):
+    told = {"a": (31.0, {}), "b": (29.0, {"snr": 25}), "c": (28.0, {"snr": 30}),
+            "d": (31.1, {"amp": "bf16"})}
+    # one network, which is not to be taken for tested twice
+    summary.main([results(tmp_path / name, psnr, weights_sha256="x", **how)
+                  for name, (psnr, how) in told.items()])
+    rows = [[cell.strip() for cell in line.split("|")[2:6]]
+            for line in capsys.readouterr().out.splitlines() if "biqrnn" in line]
+    assert rows == [["", "biqrnn_16_5", "1", "31.000"],
+                    ["", "biqrnn_16_5, bf16", "1", "**31.100**"],
+                    ["", "biqrnn_16_5", "1", "29.000"], ["", "biqrnn_16_5", "1", "28.000"]]
+
+
+def test_the_number_of_pixels_that_count_stands_in_each_row(tmp_path, capsys):
+    path = Path(results(tmp_path / "a", 31.0), "metrics.json")
+    found = json.loads(path.read_text())
+    for row in found["mean"].values():
+        row["counted_pixels"] = 1234
+    path.write_text(json.dumps(found))
+    summary.main([str(tmp_path / "a"), "--out", str(tmp_path / "table")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| pixels |")
+    assert all(line.endswith("| 1234 |") for line in lines[2:5])
+    rows = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
+    assert [row["pixels"] for row in rows] == ["1234"] * 3
+
+
 def test_csv_markdown_and_latex_are_written(tmp_path, capsys):
     folders = [results(tmp_path / "a", 31.0), results(tmp_path / "b", 33.0)]
     summary.main([*folders, "--indexes", "psnr", "sam", "--out", str(tmp_path / "out" / "table")])
     header, *rows = csv.reader((tmp_path / "out" / "table.csv").open(newline=""))
     assert (header
             == ["data_set", "problem", "method", "runs", "psnr_mean [dB]", "psnr_std [dB]",
-                "sam_mean [deg]", "sam_std [deg]"])
+                "sam_mean [deg]", "sam_std [deg]", "pixels"])
     assert rows[2][:5] == ["feathers", "x4 gaussian", "biqrnn_16_5", "2", "32"]
     assert float(rows[2][5]) == pytest.approx(2**0.5, rel=1e-5)
     assert (tmp_path / "out" / "table.md").read_text() in capsys.readouterr().out

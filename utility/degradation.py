@@ -203,7 +203,8 @@ class Degradation:
         y = _along(y, self.band_operations, self.scale, -3)
         return self._image(y, *(self.up_operations + down for down in self.down_operations))
 
-    def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None) -> Tensor:
+    def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None,
+                  counted: Tensor | None = None) -> Tensor:
         """The low-resolution cube z_N whose `up` is the back-projection of `low` from its
         interpolation.
 
@@ -214,15 +215,16 @@ class Degradation:
 
         `noise` is the standard deviation of each band's noise, (..., B). A band's iteration ends
         where it agrees with y to within the noise (the discrepancy principle: Morozov, Soviet Math.
-        Dokl. 7, 1966): what is left to explain is noise, and more steps would amplify it.
+        Dokl. 7, 1966): what is left to explain is noise, and more steps would amplify it. Of
+        `counted` (h, w) bool are the pixels that tell how well it agrees; None is all.
         """
-        if self.block_grid:
+        if self.block_grid and (noise is None or counted is None):
             return prefiltered(low, self.kept(low), steps, noise)
         z = low
         for _ in range(steps):
             error = low - self.round_trip(z)
             if noise is not None:
-                error = error * _beyond(error, noise)
+                error = error * _beyond(error, noise, counted)
             z = z + error
         return z
 
@@ -660,9 +662,12 @@ def _multiplied(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
 
 
-def _beyond(error: Tensor, noise: Tensor) -> Tensor:
-    """Of which bands (..., B, h, w) the error is larger than the noise (..., B): (..., B, 1, 1)."""
+def _beyond(error: Tensor, noise: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Of which bands (..., B, h, w) the error is larger than the noise (..., B), at the pixels
+    `counted` (h, w) where these are given: (..., B, 1, 1)."""
     size = error.shape[-2] * error.shape[-1]
+    if counted is not None:
+        error, size = error * counted, counted.sum()
     return (torch.linalg.vector_norm(error, dim=(-2, -1)) > noise * size ** 0.5)[..., None, None]
 
 

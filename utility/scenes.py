@@ -260,9 +260,15 @@ class Reading:
     by_card: bool = False        # a card completed it: what a file does not need is no mistake then
 
 
-def _refuse_without_effect(scene: Scene, reading: Reading) -> None:
+def refuse_without_effect(scene: Scene, reading: Reading) -> None:
     """Raise UserError for an option of reading that can change nothing in the file of this
     scene."""
+    dtype, nodata = scene.cube.dtype, reading.nodata
+    if nodata is not None and dtype.kind != "f" and marker_of(dtype, nodata) is None:
+        raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a "
+                        "value that is in the file, or leave it out.")
+    if reading.by_card or not (reading.key or reading.layout or reading.size):
+        return
     container = containers.named(scene.format)
     title = container.title if container else "the file"
     if reading.key and scene.key is None:
@@ -273,10 +279,6 @@ def _refuse_without_effect(scene: Scene, reading: Reading) -> None:
     if reading.size and not scene.layout.startswith("pixels"):
         raise UserError(f"{scene} holds rows and columns of its own, and --size is for an array of "
                         "bands x pixels; leave --size out.")
-    dtype, nodata = scene.cube.dtype, reading.nodata
-    if nodata is not None and dtype.kind != "f" and marker_of(dtype, nodata) is None:
-        raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a "
-                        "value that is in the file, or leave it out.")
 
 
 def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = True,
@@ -305,9 +307,7 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
         raise damaged(path, error) from error
     if scene.wavelengths is None:
         scene.wavelengths = reading.wavelengths
-    asked = reading.key or reading.layout or reading.size or reading.nodata is not None
-    if asked and not reading.by_card:
-        _refuse_without_effect(scene, reading)
+    refuse_without_effect(scene, reading)
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     scene = clean(scene, reading.drop_bad_bands, reading.fill_nodata, reading.bands,

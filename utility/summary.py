@@ -62,8 +62,7 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
             images = results["images"]
-            problem = f"x{results['scale']} {results['degradation']}" + (
-                f", noise {results['noise']:g}" if results.get("noise") else "")
+            problem = f"x{results['scale']} {results['degradation']}" + _noise_of(results)
             how.setdefault(How(results["preset"], results["border"]), path)
             methods = (results.get("methods")
                        or {key: results["arch"] if key == "network" else key
@@ -89,6 +88,13 @@ def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
     for problem, images, method, mean in found:
         runs.setdefault((labels[_identity(images)], problem, method), []).append(mean)
     return runs, next(iter(how))
+
+
+def _noise_of(results: Mapping[str, Any]) -> str:
+    """What was added to the low-resolution cubes, in words; "" where nothing was."""
+    sigma, snr = results.get("noise"), results.get("snr")
+    return ((f", noise {sigma:g}" if sigma else "")
+            + (f", SNR {snr:g} dB" if snr is not None else ""))
 
 
 def _identity(images: Images) -> tuple[Any, ...]:
@@ -146,6 +152,8 @@ def _of_network(results: Mapping[str, Any], name: str) -> str:
         *(key.replace("_", "-") for key in ("self_ensemble", "bandwise") if results.get(key))]
     if (step := results.get("bands_step")) not in (None, "auto", 1):
         words.append(f"one of {step} bands computed")
+    if (amp := results.get("amp")) not in (None, "off"):
+        words.append(amp)
     seen = any(image.get("trained_on") for image in results["images"])
     return ", ".join(words) + " (trained on pixels of the test)" * seen
 
@@ -197,19 +205,25 @@ def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list
                 text = (METRICS[key].format(mean)
                         + (f" ± {METRICS[key].format(deviation)}" if deviation else ""))
                 row.append((Bold if best else str)(text))
+        for row, found in zip(rows, methods.values(), strict=True):
+            row.append(_pixels(found))
         groups.append(rows)
-    return (
-        ["data set", "problem", "method", "runs", *(METRICS[key].header(preset) for key in keys)],
-        groups)
+    return (["data set", "problem", "method", "runs",
+             *(METRICS[key].header(preset) for key in keys), "pixels"], groups)
+
+
+def _pixels(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How many pixels the indexes of runs count; "-" where results do not say it."""
+    return " or ".join(dict.fromkeys(str(run.get("counted_pixels", "-")) for run in runs))
 
 
 def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
     units = {key: f" [{METRICS[key].unit_in(preset)}]" if METRICS[key].unit_in(preset) else ""
              for key in keys}
     titles = [f"{key}_{what}{units[key]}" for key in keys for what in ("mean", "std")]
-    return [["data_set", "problem", "method", "runs", *titles],
-            *([*names, len(found), *(value for key in keys for value in statistics(found, key))]
-              for names, found in runs.items())]
+    return [["data_set", "problem", "method", "runs", *titles, "pixels"],
+            *([*names, len(found), *(value for key in keys for value in statistics(found, key)),
+               _pixels(found)] for names, found in runs.items())]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -68,7 +68,8 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
         facts["gain"] = facts["offset"] = None
     if "data ignore value" in fields:
         try:
-            facts["nodata"] = float(str(fields["data ignore value"]).strip())
+            value, = parts_of(fields["data ignore value"])
+            facts["nodata"] = float(value)
         except ValueError:
             notes.append(f"'data ignore value' is {fields['data ignore value']!r}, and is left out")
     return facts, notes

@@ -25,8 +25,8 @@ def unpacked(array: Any, packing: Packing) -> tuple[Any, float | None]:
     is returned as it is.
 
     Values that a file declares as missing, or that lie outside its valid range, become one value:
-    the first of those that are declared; MISSING where values are packed or none is declared.
-    Integers without a declared one keep all values.
+    the first of those that are declared; MISSING where values are packed; where none is declared,
+    one outside the valid range.
     """
     dtype = native(array.dtype)
     fills = [marker for value in packing.fills if (marker := marker_of(dtype, value)) is not None]
@@ -38,10 +38,23 @@ def unpacked(array: Any, packing: Packing) -> tuple[Any, float | None]:
         nodata = MISSING if fills or ranged else declared
         return _mapped(array, np.dtype(np.float64 if wide else np.float32), packing, fills,
                        MISSING), nodata
-    nodata = MISSING if declared is None and ranged and dtype.kind == "f" else declared
+    nodata = _outside(dtype, packing) if declared is None and ranged else declared
     if nodata is None or (len(fills) <= 1 and not ranged):
         return array, nodata
     return _mapped(array, dtype, packing, fills, nodata), nodata
+
+
+def _outside(dtype: np.dtype, packing: Packing) -> float | None:
+    """A value of a type that lies outside the valid range; None where all of them lie inside."""
+    if dtype.kind == "f":
+        others = (math.nan,)
+    else:
+        others = np.iinfo(dtype).min, np.iinfo(dtype).max
+    low, high = (end if end is not None else infinite
+                 for end, infinite in ((packing.low, -math.inf), (packing.high, math.inf)))
+    held = (value for value in (MISSING, *map(float, others))
+            if math.isnan(value) or marker_of(dtype, value) is not None)
+    return next((value for value in held if not low <= value <= high), None)
 
 
 def _mapped(array: Any, result: np.dtype, packing: Packing, fills: Sequence[Any],

@@ -62,8 +62,9 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
     files = list_scenes(sources)
     automatic = not val_scenes and val_last is None and not card.validation_region
     if automatic and len(files) >= 5:
-        val_scenes = [file.stem for file in files[-max(1, len(files) // 10):]]
-    files = _ordered(files, val_scenes)
+        validating = files[-max(1, len(files) // 10):]
+    else:
+        files, validating = _ordered(files, val_scenes)
     test_out = Path(test_out) if test_out is not None and card.test_region else None
     if test_out:
         _check_test_names(files, test_out, force)
@@ -71,8 +72,8 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         Reading(drop_bad_bands=drop_bad_bands, fill_nodata=fill_nodata, nodata=nodata))
     database = writing_database(out, dtype=dtype, force=force, map_size_mb=map_size_mb)
     with database as writer, ExitStack() as cubes:
-        building = _Building(card, reading, writer, files, val_scenes, augment, seed,
-                             share=len(files) / 10 if automatic and not val_scenes else 0.0,
+        building = _Building(card, reading, writer, files, validating, augment, seed,
+                             share=len(files) / 10 if automatic and not validating else 0.0,
                              failed=failed if len(files) > 1 else None, skip_bad=skip_bad,
                              keep_tests=test_out is not None)
         with closing(track(files, Path(out).stem, unit="scene")) as building.bar:
@@ -81,7 +82,8 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
             building.take_held()
         building.check()
         written = building.written
-        for text in _how_validated(written, building.covered, val_last, automatic, files[-1]):
+        for text in _how_validated(written, building.covered, val_last, automatic, files[-1],
+                                   building.skipped):
             note(text)
         validation = val_last
         if val_last is None or building.held:
@@ -110,7 +112,7 @@ class _Building:
     reading: Reading
     writer: DatabaseWriter
     files: list[Path]
-    val_scenes: Sequence[str]
+    validating: Sequence[Path]  # whole scenes, the last files
     augment: int
     seed: int
     share: float  # of the last scene's training pixels, which validates where no scene does
@@ -149,7 +151,7 @@ class _Building:
             say(f"{file} {first_line(scene)}")
         if not self.written:
             self.wavelengths = scene.wavelengths
-        part = "validation" if file.stem in self.val_scenes else "training"
+        part = "validation" if file in self.validating else "training"
         if self._shares(file) and not found["validation"] and self.written:
             part = "validation"  # too small for both
         augment = self.augment if part == "training" else 1
@@ -196,7 +198,7 @@ class _Building:
             raise UserError(f"{file} has {source['bands']} bands and {first['file']} has "
                             f"{first['bands']}, and one database holds patches of one size; build "
                             "two databases.")
-        validates = file.stem in self.val_scenes or self._shares(file)
+        validates = file in self.validating or self._shares(file)
         same = self.digests.setdefault(source["sha256"], (validates, file))
         if same[0] != validates:
             raise UserError(f"{file} holds the very pixels of {same[1]}, and one of them validates "
@@ -239,7 +241,7 @@ def _check_test_names(files: Sequence[Path], folder: Path, force: bool) -> None:
 
 def _how_validated(written: Sequence[Mapping[str, Any]],
                    places: Sequence[tuple[np.ndarray, np.ndarray]], last: int | None,
-                   automatic: bool, file: Path) -> list[str]:
+                   automatic: bool, file: Path, skipped: Sequence[str]) -> list[str]:
     """What validates where nobody chose it, what is lost by it, and how many of the last patches
     share their pixels."""
     if last:
@@ -256,10 +258,14 @@ def _how_validated(written: Sequence[Mapping[str, Any]],
         return []
     chosen = [source for source in written if source["part"] == "validation"]
     names = ", ".join(source["file"] for source in chosen)
+    if not chosen and file.name in skipped:
+        return [f"{file} was to validate, and could not be used, so none validates; build again "
+                "without it"]
     if not chosen:
         return [f"{file} has no room for a patch that validates beside one that trains, so none "
                 "validates; choose a smaller --patch, or name a scene with --val-scenes"]
-    if not any(source["part"] == "training" and source["file"] in names for source in written):
+    divided = {source["sha256"] for source in chosen}
+    if not any(source["part"] == "training" and source["sha256"] in divided for source in written):
         return [f"{names}: validates as a whole, and trains nothing"]
     top, left, height, width = chosen[0]["regions"][0]
     return [f"rows {top} to {top + height - 1} and columns {left} to {left + width - 1} of {names} "
@@ -293,8 +299,9 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
         raise
 
 
-def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
-    """The files with validation scenes last, because the last patches of a database validate."""
+def _ordered(files: list[Path], val_scenes: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files with validation scenes last, because the last patches of a database validate, and
+    these alone."""
     stems = [file.stem for file in files]
     unknown = [name for name in val_scenes if name not in stems]
     if unknown:
@@ -304,4 +311,5 @@ def _ordered(files: list[Path], val_scenes: Sequence[str]) -> list[Path]:
     if not training:
         raise UserError("Every scene is held out for validation (--val-scenes); leave at least one "
                         "for training.")
-    return training + [file for file in files if file.stem in val_scenes]
+    validating = [file for file in files if file.stem in val_scenes]
+    return training + validating, validating

@@ -41,15 +41,14 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
         A row for each: `mtf`; `differs`, the root of the mean square of what the result differs
         from that of `problem`, in shares of the cube's range; `halo`, the share of values outside
         the range of the 3 x 3 input pixels around them. And the results themselves, (B, H, W) by
-        name, that of `problem` first; nothing where there is no other MTF.
+        name, that of `problem` first; nothing where there is no other MTF, or no measured pixel.
     """
-    others = other_mtfs(problem)
-    if not others:
-        return [], {}
-    piece = np.array(middle(low))
+    others, piece = other_mtfs(problem), np.array(middle(low))
     missing = np.isnan(piece).any(axis=0)
+    if not others or missing.all():
+        return [], {}
     for band in piece:  # what stands in a missing pixel changes nothing far from it
-        band[missing] = 0 if missing.all() else band[~missing].mean()
+        band[missing] = band[~missing].mean()
     noise = told_noise(piece, problem.snr, missing)
 
     def result(problem: Problem) -> np.ndarray:

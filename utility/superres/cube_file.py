@@ -217,7 +217,7 @@ def _summary(given: _Given, problem: Problem, writing: Writing, values: Values,
     return {
         "read_as": describe(scene), "scale": problem.scale,
         "degradation": problem.degradation, "mtf_known": problem.mtf_known,
-        "snr": None if noise is None else round(snr_of(given.low, noise), 1),
+        "snr": None if noise is None else round(snr_of(given.low, noise, scene.filled), 1),
         "method": problem.method, "start": problem.start if "network" in made else None,
         "bands_computed": result.computed, "backproject": problem.backproject,
         "dtype": str(values.dtype), "low": given.ends[0], "high": given.ends[1],

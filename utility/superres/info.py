@@ -26,7 +26,7 @@ from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
 from utility.names import ANY, SAFE_MTF, SCALES, STARTS
-from utility.scenes import Reading, first_line, open_scene
+from utility.scenes import Reading, first_line, open_scene, refuse_without_effect
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import band_step
@@ -122,6 +122,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
             yield f"{'beside it':12}{_beside(stored)}"
         yield f"{'unclear':12}{error}"
         return
+    refuse_without_effect(scene, reading)
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)

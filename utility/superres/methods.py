@@ -134,8 +134,11 @@ class Untrained(Method):
         # The noise beside its bands, as an image of one pixel each: `on_low_grid` takes a few bands
         # at a time.
         noise = self.noise[:, None, None]
+        some = self.missing is not None and self.missing.any()
+        counted = torch.from_numpy(~self.missing) if some else None
         return self.on_low_grid(
-            lambda y, sigma: self.degradation.prefilter(y, noise=sigma[:, 0, 0]), self.low, noise)
+            lambda y, sigma: self.degradation.prefilter(y, noise=sigma[:, 0, 0], counted=counted),
+            self.low, noise)
 
     def agreement(self) -> dict[str, dict[str, float | None]]:
         return {self.key: self._compared(self._parts(self.degradation.round_trip, self._mean))}

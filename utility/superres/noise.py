@@ -21,15 +21,18 @@ QUIET = 40.0
 leaves of any scene."""
 
 
-def noise_of_snr(cube: np.ndarray, snr: float) -> np.ndarray:
+def noise_of_snr(cube: np.ndarray, snr: float, missing: np.ndarray | None = None) -> np.ndarray:
     """The standard deviation of each band's noise, (B,): its root mean square divided by
     10^(snr / 20).
 
     Args:
         cube: (B, h, w) in [0, 1]; NaN does not count.
         snr: dB.
+        missing: (h, w) bool, pixels that do not count either.
     """
-    power = np.array([np.nanmean(np.square(np.asarray(band, dtype=np.float64))) for band in cube])
+    measured = True if missing is None else ~missing
+    power = np.array([np.nanmean(np.square(np.asarray(band, dtype=np.float64)), where=measured)
+                      for band in cube])
     return np.sqrt(power) * 10 ** (-snr / 20)
 
 
@@ -89,17 +92,18 @@ def told_noise(cube: np.ndarray, snr: float | str | None,
     """
     if snr is None:
         return None
+    if snr != "auto":
+        return noise_of_snr(cube, snr, missing)
     if missing is not None and missing.any():
         step = max(1, round((missing.size / (4 * PIXELS)) ** 0.5))  # no copy of all pixels
         cube = np.where(missing[::step, ::step], np.float32(np.nan), cube[:, ::step, ::step])
-    if snr != "auto":
-        return noise_of_snr(cube, snr)
     found = estimated_noise(cube)
     return found if found is not None and snr_of(cube, found) <= QUIET else None
 
 
-def snr_of(cube: np.ndarray, noise: np.ndarray) -> float:
-    """The median over bands of the signal-to-noise ratio, in dB; infinite without noise."""
+def snr_of(cube: np.ndarray, noise: np.ndarray, missing: np.ndarray | None = None) -> float:
+    """The median over bands of the signal-to-noise ratio, in dB; infinite without noise. Pixels of
+    `missing` (h, w) do not count."""
     with np.errstate(divide="ignore"):
-        ratios = 20 * np.log10(noise_of_snr(cube, 0.0) / noise)
+        ratios = 20 * np.log10(noise_of_snr(cube, 0.0, missing) / noise)
     return float(np.median(ratios))

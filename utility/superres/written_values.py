@@ -78,6 +78,10 @@ class Values:
         is refused."""
         shown = block.clip(0, 1) if self.unit_range else block
         _copy_part(self.preview, self.view, shown, top, left)
+        if self.nodata is not None and self.missing is not None:
+            # their values are not written, so none of them can lie outside
+            block = np.where(self._on_grid(self.missing, top, left, block.shape), np.float32(0),
+                             block)
         if self.unit_range:
             outside = int(((block < 0) | (block > 1)).sum())
         else:
@@ -103,10 +107,15 @@ class Values:
         """`values`, changed in place: no-data where `missing`, on the grid of the input, is
         True."""
         if self.nodata is not None and missing is not None:
-            rows, columns = (np.arange(first, first + n) // self.scale
-                             for first, n in zip((top, left), values.shape[1:], strict=True))
-            values[:, missing[np.ix_(rows, columns)]] = self.nodata
+            values[:, self._on_grid(missing, top, left, values.shape)] = self.nodata
         return values
+
+    def _on_grid(self, missing: np.ndarray, top: int, left: int,
+                 shape: tuple[int, ...]) -> np.ndarray:
+        """A mask on the grid of the input, brought to a block of the result."""
+        rows, columns = (np.arange(first, first + n) // self.scale
+                         for first, n in zip((top, left), shape[1:], strict=True))
+        return missing[np.ix_(rows, columns)]
 
 
 def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:

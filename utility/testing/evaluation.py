@@ -175,7 +175,7 @@ class _Test:
         if 0 in gt.shape:
             raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
                             f"scale factor {scale}; use a larger scene.")
-        low, noise, lost, unseen = _degraded(gt, image, problem)
+        low, noise, lost, unseen = degraded(gt, image, problem)
         name = _free_name(image.name, {row["name"] for row in self.rows})
         row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
                "missing_pixels": 0 if image.filled is None else int(crop_to_multiple(image.filled, scale).sum()),
@@ -287,8 +287,8 @@ def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
     return content_hash(np.where(filled[:gt.shape[1], :gt.shape[2]], np.float32(np.nan), gt))
 
 
-def _degraded(gt: np.ndarray, image: TestImage, problem: Problem
-              ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+def degraded(gt: np.ndarray, image: TestImage, problem: Problem
+             ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """The low-resolution cube (B, h, w); the noise of its bands, where it is told; its pixels that a missing pixel has a part
     in; the pixels that no result is compared at. The masks are None where every pixel was measured.
 
@@ -302,7 +302,7 @@ def _degraded(gt: np.ndarray, image: TestImage, problem: Problem
         if lost.all():
             raise UserError(f"{image.scene} has {int((~filled).sum())} measured pixels, and missing ones have a part in every "
                             "degraded pixel; use another scene, or a smaller --scale.")
-        low = fill(low, lost)
+        low[:, lost] = np.nan  # a stated ratio to the noise is of the others
     low, noise = add_noise(low, problem.noise, problem.seed, image.name), None
     if problem.snr is not None:
         low, noise = with_noise(low, problem.snr, problem.seed, image.name)

@@ -20,10 +20,11 @@ def facts_in_xml(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
     try:
         if path.stat().st_size > LIMIT:
             raise ValueError("it is too large")
-        described = _described(path)
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+        tree = ElementTree.parse(path)
+        described, lists = _described(tree), _listed(tree)
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         return {}, [f"{path.name} cannot be read ({error}), so wavelengths and gain are not known"]
-    described = next(([described[i] for i in chosen] for chosen in _listed(path)
+    described = next(([described[i] for i in chosen] for chosen in lists
                       if len(chosen) == bands and max(chosen) < len(described)), described)
     if len(described) != bands:
         found = f"{len(described)} bands where the image has {bands}"
@@ -38,20 +39,20 @@ def facts_in_xml(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in facts.items() if value is not None}, []
 
 
-def _listed(path: Path) -> list[list[int]]:
+def _listed(tree: ElementTree.ElementTree) -> list[list[int]]:
     """The bands of each detector, from 0, for an image of one detector alone."""
     lists = []
-    for element in ElementTree.parse(path).iter():
+    for element in tree.iter():
         if element.tag.rpartition("}")[2].lower() == "expectedchannelslist":
             lists.append([int(part) - 1 for part in (element.text or "").split(",")
                           if part.strip()])
     return lists
 
 
-def _described(path: Path) -> list[dict[str, float]]:
+def _described(tree: ElementTree.ElementTree) -> list[dict[str, float]]:
     """For each band its numbers by their names in lower case."""
     found = []
-    for element in ElementTree.parse(path).iter():
+    for element in tree.iter():
         inside = {child.tag.rpartition("}")[2].lower(): (child.text or "").strip()
                   for child in element}
         if CENTRE[0] in inside:

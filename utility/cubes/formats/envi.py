@@ -120,15 +120,19 @@ def _mapped(path: Path, header: Path, fields: dict[str, Any]) -> tuple[np.memmap
     """The data as a memory map, its interleave and its byte order. Raises UserError: a field cannot
     be used."""
 
+    def said(name: str, default: str) -> str:
+        value = "".join(parts_of(fields.get(name, default)))
+        return value.lower().strip("'\" ").removesuffix(".0")
+
     def number(name: str) -> int:
         try:
-            return int(fields.get(name, 0))
-        except (TypeError, ValueError):
+            return int(said(name, "0"))
+        except ValueError:
             raise UserError(f"{header} says '{name} = {fields[name]}', where a whole number was "
                             "expected.") from None
 
     def known(name: str, choices: Container[str], words: str, default: str = "") -> str:
-        value = str(fields.get(name, default)).lower()
+        value = said(name, default)
         if value not in choices:
             raise UserError(f"{header} says '{name} = {fields[name]}', where {words} was expected.")
         return value

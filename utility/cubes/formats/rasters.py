@@ -93,8 +93,13 @@ def open_raster(path: Path, key: str | None) -> Stored:
     if source.count == 1 and len(source.subdatasets) >= 2:
         return open_stack(path, _pages(path, source), "GTiff",
                           f"{len(source.subdatasets)} pages are the bands")
+    notes = []
     with quiet():
         alpha, missing = _masked(source, path)
+        if not alpha and _holds_mask(source):
+            alpha, missing = source.count, source.read(source.count) == 0
+            notes = [f"band {alpha} holds {np.iinfo(source.dtypes[-1]).max} and 0 alone, and is "
+                     "taken for an alpha band"]
     indexes = [i for i in source.indexes if i != alpha]
     if len(indexes) < 2:
         inside = (
@@ -128,11 +133,11 @@ def open_raster(path: Path, key: str | None) -> Stored:
     cube = LazyCube((len(indexes), source.height, source.width), source.dtypes[0], read,
                     slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
-    facts, notes = _band_facts(path, source, indexes)
+    facts, about = _band_facts(path, source, indexes)
     return Stored(cube, format="raster", layout="BHW",
                   crs=source.crs.to_wkt() if source.crs else None,
                   transform=None if source.transform.is_identity else tuple(source.transform)[:6],
-                  metadata=_kept(source, indexes), notes=notes, missing=missing,
+                  metadata=_kept(source, indexes), notes=notes + about, missing=missing,
                   **facts | {"nodata": facts.get("nodata") if nodata is None else nodata})
 
 
@@ -195,7 +200,7 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     """The number of the alpha band, and (H, W), True where the file's masks or that band say that
     nobody measured.
 
-    GDAL calls the fourth of four bands of bytes alpha, whatever it holds: a band is one whose
+    GDAL calls the fourth of four bands of bytes alpha, whatever it holds: there a band is one whose
     values are but 0 and one other.
     """
     with suppress(Exception):  # GDAL answers the first question with what is wrong in an .aux.xml
@@ -205,7 +210,8 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
                   if use == ColorInterp.alpha), None)
     if alpha:
         band = source.read(alpha)
-        if ((band != 0) & (band != band.max())).mean() > 0.01:
+        guessed = source.count == 4 and source.dtypes[0] == "uint8"
+        if guessed and ((band != 0) & (band != band.max())).mean() > 0.01:
             return None, None
         return alpha, band == 0 if (band == 0).any() else None
     sidecar = path.with_name(f"{path.name}.msk")
@@ -223,6 +229,22 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     for i in own[:1] if shared else own:
         missing |= source.read_masks(i) == 0
     return None, missing if missing.any() else None
+
+
+def _holds_mask(source: Any) -> bool:
+    """Whether the last band is an alpha band that the file does not declare: in it are the largest
+    value of the type and 0 alone.
+
+    GDAL forgets the use of a band that is told after its values are written.
+    """
+    if source.count < 3 or source.dtypes[-1] not in ("uint8", "uint16"):
+        return False
+    ends, seen = {0, np.iinfo(source.dtypes[-1]).max}, set()
+    for _, window in source.block_windows(source.count):
+        seen |= set(np.unique(source.read(source.count, window=window)).tolist())
+        if not seen <= ends:
+            return False
+    return seen == ends
 
 
 def _pages(path: Path, source: Any) -> list[tuple[Path, str]]:
