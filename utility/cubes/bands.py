@@ -176,7 +176,8 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     bad = find_bad_bands(scene.cube, scene.nodata, scene.missing, statistics)
     marked = marked_bad(scene, {b.index for b in bad if not b.fillable})
     if not bad and not marked:
-        return dataclasses.replace(scene, counted=(scene.cube, statistics))
+        scene.counted = scene.cube, statistics
+        return scene
     partial = [b for b in bad if b.fillable]
     missing = missing_pixels(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
