@@ -10,6 +10,7 @@ import numpy as np
 import products as made
 import pytest
 import rasterio
+import rasterio.shutil
 import spectral.io.envi as envi
 from products import COLUMNS, ROWS, corner
 from rasterio.control import GroundControlPoint
@@ -121,6 +122,10 @@ def test_a_reflectance_scale_factor_is_a_gain_elsewhere_and_stays_itself_in_envi
         assert result.scales == pytest.approx((1e-4,) * 4)
     header = envi.read_envi_header("b.hdr")
     assert header["reflectance scale factor"] == "10000" and "data gain values" not in header
+    # Spectral Python divides by it as it loads, no-data too: the same numbers for both files.
+    before, after = (np.asarray(envi.open(name).load()) for name in ("a.hdr", "b.hdr"))
+    assert before.min() == after.min() == np.float32(-0.9999)
+    assert after.max() == pytest.approx(np.max(open_scene("b.hdr").cube) / 1e4)
 
 
 # ------------------------------------------------------------------------------------------- netCDF
@@ -346,14 +351,39 @@ def test_band_names_with_commas_as_rasterio_writes_them_are_joined() -> None:
     ]
 
 
-def test_units_that_are_no_length_stay_with_their_list() -> None:
-    source = header("wavelength units = Nanometers", "wavelength units = Wavenumber")
+def test_band_names_with_commas_are_read_from_what_rasterio_itself_writes() -> None:
+    """The header then lists 8 values for 4 bands."""
+    names = [f"B{number}, {nm} nm" for number, nm in enumerate(NM)]
+    shape = {"count": 4, "height": ROWS, "width": COLUMNS, "dtype": "int16"}
+    with rasterio.open("a.img", "w", driver="ENVI", **shape) as file:
+        file.write(np.asarray(scene_of().cube))
+        for band, name in enumerate(names, 1):
+            file.set_band_description(band, name)
+    for path in ("a.hdr", "a.img"):
+        scene = read_scene(path)
+        assert scene.band_names == names and not scene.notes
+        np.testing.assert_allclose(scene.wavelengths, NM)
+
+
+@pytest.mark.parametrize(("name", "driver"), [("b.img", "ENVI"), ("b.tif", "GTiff")])
+def test_wavelengths_survive_gdals_copy_of_an_envi_file(name: str, driver: str) -> None:
+    """GDAL drops the list from the header, and rounds the IMAGERY domain to whole nanometres."""
+    write_scene("a.hdr", scene_of(gain=None, offset=None))
+    rasterio.shutil.copy("a.img", name, driver=driver)
+    if driver == "ENVI":
+        assert not {"wavelength", "fwhm", "bbl"} & envi.read_envi_header("b.hdr").keys()
+    np.testing.assert_allclose(read_scene(name).wavelengths, NM)
+
+
+@pytest.mark.parametrize("units", ["Wavenumber", "Index", "GHz"])
+def test_units_that_are_no_length_stay_with_their_list(units: str) -> None:
+    source = header("wavelength units = Nanometers", f"wavelength units = {units}")
     scene = read_scene(source)
     assert scene.wavelengths is None
     enlarge(source, "b.hdr")
     again = envi.read_envi_header("b.hdr")
     assert (
-        again["wavelength units"] == "Wavenumber"
+        again["wavelength units"] == units
         and [float(v) for v in again["wavelength"]] == NM.tolist()
     )
 
