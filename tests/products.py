@@ -14,6 +14,7 @@ import h5py
 import netCDF4
 import numpy as np
 import rasterio
+import rasterio.shutil
 from rasterio.transform import from_origin
 
 ROWS, COLUMNS = 24, 28
@@ -349,7 +350,26 @@ def _tif(path: Path, cube: np.ndarray, nodata: float | None = None) -> None:
         file.write(cube)
 
 
-def dlr(folder: Path, product: str, xml: bool = True) -> Path:
+def _image(path: Path, cube: np.ndarray) -> None:
+    """The image of a product of DLR in the container that its suffix names."""
+    if path.suffix == ".TIF":
+        return _tif(path, cube, -32768)
+    if path.suffix == ".JP2":
+        _tif(path.with_suffix(".TIF"), cube)
+        rasterio.shutil.copy(path.with_suffix(".TIF"), path, driver="JP2OpenJPEG", QUALITY="100",
+                             REVERSIBLE="YES")
+        return path.with_suffix(".TIF").unlink()
+    axes = {".BSQ": "BHW", ".BIL": "HBW", ".BIP": "HWB"}[path.suffix]
+    cube.transpose(["BHW".index(axis) for axis in axes]).astype("<i2").tofile(path)
+    path.with_suffix(".HDR").write_text(
+        f"ENVI\nsamples = {COLUMNS}\nlines = {ROWS}\nbands = {len(cube)}\nheader offset = 0\n"
+        f"file type = ENVI Standard\ndata type = 2\ninterleave = {path.suffix[1:].lower()}\n"
+        "byte order = 0\nmap info = {UTM, 1, 1, 364095.0, 5809965.0, 30, 30, 33, North, WGS-84, "
+        "units=Meters}\n")
+    return None
+
+
+def dlr(folder: Path, product: str, xml: bool = True, container: str = "TIF") -> Path:
     """A folder of EnMAP or DESIS; one band of EnMAP is all no-data."""
     folder.mkdir()
     stem = {
@@ -360,7 +380,7 @@ def dlr(folder: Path, product: str, xml: bool = True) -> Path:
     cube[:, corner()] = -32768
     if product == "enmap":
         cube[3] = -32768
-    _tif(folder / f"{stem}-SPECTRAL_IMAGE.TIF", cube, -32768)
+    _image(folder / f"{stem}-SPECTRAL_IMAGE.{container}", cube)
     _tif(folder / f"{stem}-QL_PIXELMASK.TIF", np.zeros((5, ROWS, COLUMNS), "u1"))
     _tif(folder / f"{stem}-QL_VNIR.TIF", np.ones((3, ROWS, COLUMNS), "u1"))
     _tif(folder / f"{stem}-QL_QUALITY_CLASSES.TIF", np.ones((1, ROWS, COLUMNS), "u1"))
@@ -442,6 +462,22 @@ def neon(path: Path) -> Path:
         )
         place["EPSG Code"] = "32618"
         group["Metadata/Ancillary_Imagery/Haze_Cloud_Water_Map"] = np.zeros((ROWS, COLUMNS), "u1")
+    return path
+
+
+def neon_radiance(path: Path) -> Path:
+    """Radiance as two arrays of whole numbers: before the point, and behind it times 50000."""
+    cube = 30 * field(NEON)
+    whole = np.floor(cube)
+    behind = np.rint((cube - whole) * 50000)
+    whole[:, corner()] = -9999
+    with h5py.File(neon(path), "r+") as file:
+        file.move("SERC/Reflectance", "SERC/Radiance")
+        group = file["SERC/Radiance"]
+        del group["Reflectance_Data"]
+        for name, values, kind in (("Integer", whole, "i2"), ("Decimal", behind, "u2")):
+            group[f"Radiance{name}Part"] = values.transpose(1, 2, 0).astype(kind)
+        group["RadianceIntegerPart"].attrs["Data_Ignore_Value"] = -9999.0
     return path
 
 

@@ -182,6 +182,18 @@ TABLE = {
         transform=(1, 0, 364000, 0, -1, 4305000),
         fwhm=5.8,
     ),
+    "NEON radiance": Row(
+        "NEON AOP",
+        made.neon_radiance,
+        "NEON_D02_SERC_DP1_radiance.h5",
+        made.NEON,
+        30 * made.field(made.NEON),
+        2e-5,
+        bad=[3],
+        epsg=32618,
+        transform=(1, 0, 364000, 0, -1, 4305000),
+        fwhm=5.8,
+    ),
     "Hyperion": Row(
         "Hyperion",
         made.hyperion,
@@ -439,6 +451,92 @@ def test_arms_whose_wavelengths_overlap_are_told(tmp_path: Path) -> None:
     notes = " ".join(read_scene(made.pace_l1b(tmp_path / "a.nc")).notes)
     assert "blue ends at 605.0 nm and red begins at 600.0 nm" in notes
     assert "2 dead bands" in " ".join(read_scene(made.prisma(tmp_path / "a.he5")).notes)
+
+
+@pytest.mark.parametrize("container", ["BSQ", "BIL", "BIP", "JP2"])
+def test_enmap_in_its_other_containers_is_one_scene_too(tmp_path: Path, container: str) -> None:
+    folder = made.dlr(tmp_path / "enmap", "enmap", container=container)
+    (image,) = folder.glob(f"*SPECTRAL_IMAGE.{container}")
+    for path in (folder, image, *folder.glob("*METADATA.XML"), *folder.glob("*IMAGE.HDR")):
+        scene = read_scene(path)
+        assert scene.product == "EnMAP" and scene.nodata == -32768
+        np.testing.assert_array_equal(scene.wavelengths, made.DLR)
+        assert rasterio.crs.CRS.from_wkt(scene.crs).to_epsg() == 32633
+        np.testing.assert_allclose(
+            physical(scene)[:3, ~corner()], made.field(made.DLR)[:3, ~corner()], atol=6e-5)
+        assert np.isnan(physical(scene)[:, corner()]).all()
+    made.dlr(tmp_path / "desis", "desis")
+    assert list_scenes(folder) == [image] and len(list_scenes(tmp_path)) == 2
+    for other in (tmp_path / "desis").iterdir():  # scenes of several folders put into one
+        other.rename(folder / other.name)
+    assert len(list_scenes(folder)) == 2
+
+
+def test_a_folder_of_one_scene_is_that_scene_and_of_several_they_are_named(tmp_path: Path) -> None:
+    made.prisma(tmp_path / "one.he5")
+    (tmp_path / "readme.txt").write_text("x")
+    assert read_scene(tmp_path).product == "PRISMA"
+    made.emit(tmp_path / "two.nc")
+    with pytest.raises(UserError, match=r"folder of 2 scenes, .* of them: one\.he5, two\.nc"):
+        read_scene(tmp_path)
+
+
+def test_products_whose_bands_are_as_many_as_rows_have_their_own_axes(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).random((9, 9, 12)).astype("f4")
+    for name, product, axes in (("HDFEOS/GRIDS/HYP/Data Fields/sr", "Tanager", "BHW"),
+                                ("products/rhot", "HYPSO", "HWB"),
+                                ("SERC/Reflectance/Reflectance_Data", "NEON AOP", "HWB")):
+        path = tmp_path / f"{product}.h5"
+        with h5py.File(path, "w") as file:
+            file[name] = cube.transpose(["BHW".index(axis) for axis in axes])
+            file[name].attrs["wavelengths"] = 400 + 10.0 * np.arange(9)
+        scene = read_scene(path)
+        assert scene.product == product and scene.layout_by == "the product"
+        np.testing.assert_array_equal(scene.cube, cube)
+        assert scene.wavelengths is not None
+
+
+def test_emit_without_a_lookup_table_and_with_other_axes_is_read(tmp_path: Path) -> None:
+    path, whole = made.emit(tmp_path / "EMIT.nc"), read_scene(made.emit(tmp_path / "whole.nc"))
+    with h5py.File(path, "r+") as file:
+        del file["location"]
+    scene = read_scene(path)
+    assert scene.product == "EMIT" and scene.lonlat is None
+    assert "no lookup table" in " ".join(scene.notes)
+    np.testing.assert_array_equal(scene.cube, whole.cube)
+
+
+def test_prisma_l2b_is_radiance(tmp_path: Path) -> None:
+    path = made.prisma(tmp_path / "a.he5")
+    assert read_scene(path).units == "reflectance"
+    with h5py.File(path, "r+") as file:
+        file.attrs["Processing_Level"] = np.bytes_("2B")
+    assert read_scene(path).units.startswith("W/")
+
+
+def test_widths_are_in_their_own_unit(tmp_path: Path) -> None:
+    path = made.aviris3(tmp_path / "a.nc")
+    with netCDF4.Dataset(path, "r+") as file:
+        for name in ("wavelength", "fwhm"):
+            item = file[f"reflectance/{name}"]
+            item[:] = item[:] / 1000
+            item.units = "micrometers"
+    scene = read_scene(path)
+    np.testing.assert_allclose(scene.wavelengths, made.AVIRIS, rtol=1e-6)
+    np.testing.assert_allclose(scene.fwhm, 7.5, rtol=1e-6)
+
+
+def test_a_scene_of_more_files_than_stay_open_keeps_the_facts_of_the_first(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for band in range(8, 58):
+        plane = np.full((1, ROWS, COLUMNS), band, "i2")
+        made._tif(tmp_path / f"EO1H1230332013164110KF_B{band:03d}_L1T.TIF", plane)
+        made._tif(tmp_path / f"EO1H1230332013164110KF_B{band + 100:03d}_L1T.TIF", plane + 100)
+    scene = read_scene(tmp_path)
+    assert scene.cube[:, 0, 0].tolist() == [*range(8, 58), *range(108, 158)]
+    assert rasterio.crs.CRS.from_wkt(scene.crs).to_epsg() == 32633
+    assert "ERROR" not in capfd.readouterr().err
 
 
 # -------------------------------------------------------------------------------------- conventions

@@ -419,6 +419,22 @@ def test_bad_bands_are_refused_by_number_unless_dropping_is_asked_for() -> None:
     assert kept.metadata["source_bands"] == [0, 2, 5, 7]
 
 
+@pytest.mark.parametrize("gone", [-9999, np.nan])
+def test_bands_that_the_file_declares_bad_are_left_out_with_a_note(gone: float) -> None:
+    cube = cube_of(6, 10, 12, "float32")
+    cube[2], cube[4] = gone, -0.01  # no-data alone; a constant that the file marks
+    scene = Scene(cube, "told", nodata=gone, good=np.array([1, 1, 1, 1, 0, 0], bool))
+    left = clean(scene)
+    assert left.metadata["source_bands"] == [0, 1, 3]
+    (told,) = left.notes
+    assert "3 of its bands" in told and "2 dead" in told and "4-5 marked as bad in the file" in told
+    assert not scene.notes and clean(scene, keep_bad=True).metadata["bad_bands"] == [2, 4, 5]
+    with pytest.raises(UserError, match=r"1 bad band .*4 constant \(-0.01\)"):
+        clean(Scene(cube, "not told", nodata=gone))
+    with pytest.raises(UserError, match="too few to work on"):
+        clean(Scene(cube, "nothing left", nodata=gone, good=np.eye(6, dtype=bool)[0]))
+
+
 def test_filled_pixels_take_the_nearest_valid_value_and_dead_bands_still_go() -> None:
     scene = spoiled()
     with pytest.raises(UserError, match="2 bad bands"):
@@ -450,7 +466,7 @@ def test_pixels_without_data_in_all_bands_are_masked_and_missing_again_at_the_ne
 def test_bands_that_the_header_marks_are_bad_and_bad_bands_can_be_kept_and_named() -> None:
     scene = spoiled()
     scene.good = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
-    with pytest.raises(UserError, match="2 marked as bad in the file"):
+    with pytest.raises(UserError, match=r"3 bad bands .*: 1 constant"):  # 2 and 4 are told by it
         clean(scene)
     assert clean(scene, drop_bad_bands=True).metadata["source_bands"] == [0, 5, 7]
     kept = clean(scene, keep_bad=True)

@@ -55,7 +55,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     (with chunks, rasters); MATLAB v5 and .npz are loaded. Arguments and errors are those of
     `read_scene`.
     """
-    path = Path(path)
+    path = _one_scene(Path(path))
     layout = None if layout is None else spelled(layout)
     stored, container = containers.open_stored(path, key)
     array = stored.array = squeezed(stored.array)
@@ -215,10 +215,29 @@ def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
     return list(dict.fromkeys(found))
 
 
+def _is_product(folder: Path) -> bool:
+    """Whether the files of a folder are one scene together."""
+    found = product_of(folder)
+    return found is not None and found[1] == folder
+
+
+def _one_scene(path: Path) -> Path:
+    """The scene that a path names: a folder that is none names the only one in it. Raises
+    UserError: it has several."""
+    if not path.is_dir() or _is_product(path):
+        return path
+    scenes = _scenes_in(path)
+    if len(scenes) > 1:
+        names = ", ".join(str(scene.relative_to(path)) for scene in scenes[:8])
+        raise UserError(f"{path} is a folder of {len(scenes)} scenes, where one was expected; name "
+                        f"one of them: {names}{' and more' * (len(scenes) > 8)}.")
+    return scenes[0] if scenes else path
+
+
 def _scenes_in(folder: Path, depth: int = 3) -> list[Path]:
     """The scenes of a folder, as `list_scenes` finds them, `depth` folders down at most."""
-    if found := product_of(folder):
-        return [found[1]]
+    if _is_product(folder):
+        return [folder]
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in inside if path.is_dir()]
     scenes = [path for path in inside if path.is_file() and containers.is_scene(path)]

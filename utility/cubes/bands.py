@@ -15,6 +15,9 @@ from utility.cubes.fills import likely_fill
 from utility.cubes.values import BandStatistics, band_statistics, marker_of
 from utility.system.errors import UserError
 
+MARKED = "marked as bad in the file"
+"""The reason of a band that the file's own list calls bad."""
+
 
 @dataclass(frozen=True)
 class BadBand:
@@ -137,8 +140,10 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
           keep_bad: bool = False) -> Scene:
     """The scene with the chosen bands, none of them bad, ready for a network.
 
-    A band is bad that is constant, dead or marked as bad by an ENVI header (``bbl``), or has
-    invalid pixels: NaN, infinite or no-data. Pixels are missing that are invalid in every band that
+    A band is bad that is constant, dead or marked as bad in the file (ENVI's ``bbl``,
+    ``good_wavelengths``), or has invalid pixels: NaN, infinite or no-data. Bands that the file
+    itself declares bad, by its marks or by no-data in all pixels, are left out with a note; other
+    bad bands need a word of the user. Pixels are missing that are invalid in every band that
     has valid pixels, such as those outside a flight line, or that a mask of the file declares so.
     They make no band bad: they get the values of their nearest valid pixel, so that a network can
     be given the cube, are remembered as `Facts.missing`, and are no-data again in results.
@@ -159,8 +164,8 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
             (H, W), True for invalid pixels} of those that were filled.
 
     Raises:
-        UserError: a band is bad and not dropped, filled or kept (the message names it), or fewer
-            than 2 bands remain.
+        UserError: a band is bad, not declared so, and not dropped, filled or kept (the message
+            names it), or fewer than 2 bands remain.
     """
     count = scene.cube.shape[0]
     wanted = parse_bands(bands, count) if bands is not None else list(range(count))
@@ -174,41 +179,53 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     if scene.nodata is None and (fill := likely_fill(scene.cube, statistics)):
         scene = dataclasses.replace(scene, metadata={**scene.metadata, "likely_fill": fill})
     bad = find_bad_bands(scene.cube, scene.nodata, scene.missing, statistics)
-    marked = marked_bad(scene, {b.index for b in bad if not b.fillable})
+    marked = set(marked_bad(scene))
     if not bad and not marked:
         scene.counted = scene.cube, statistics
         return scene
     partial = [b for b in bad if b.fillable]
     missing = missing_pixels(scene, bad) if partial else None
     gone = 0 if missing is None else int(missing.sum())
-    refused = [b
-               for b in bad
-               if not b.fillable or (b.pixels > gone and not fill_nodata and b.index not in marked)]
-    refused += [BadBand(i, "marked as bad in the file") for i in marked]
+    refused = [b for b in bad if b.index not in marked
+               and (not b.fillable or (b.pixels > gone and not fill_nodata))]
+    refused += [BadBand(i, MARKED) for i in marked]
     refused.sort(key=lambda b: b.index)
     kept = sorted(set(range(len(wanted))) - {b.index for b in refused})
-    flags = ["--drop-bad-bands to leave these bands out"] if len(kept) >= 2 else []
-    if any(b.fillable for b in refused):
-        flags.append("--fill-nodata to fill single pixels from their neighbours")
     carry = keep_bad and not drop_bad_bands
-    if refused and not ((drop_bad_bands or carry) and len(kept) >= 2):
-        named = in_words(refused, scene.metadata.get("source_bands", range(count)))
-        advice = (f"give {' or '.join(flags)}" if flags
-                  else "the others are too few to work on; use another scene")
-        raise UserError(f"{scene} has {len(refused)} bad band{'s' * (len(refused) != 1)} (counted "
-                        f"from 0): {named}; {advice}.")
+    empty = statistics.missing.copy()
+    if scene.nodata is not None and np.isnan(scene.nodata):
+        empty += statistics.not_finite
+    pixels = scene.cube.shape[1] * scene.cube.shape[2]
+    found = [b for b in refused if b.index not in marked and empty[b.index] < pixels]
+    if (found and not (drop_bad_bands or carry)) or (refused and len(kept) < 2):
+        raise _refusal(scene, found or refused, len(kept))
     if carry and refused:
         scene = dataclasses.replace(
             scene, metadata={**scene.metadata, "bad_bands": [b.index for b in refused]})
     else:
+        words = in_words(refused, scene.metadata.get("source_bands", range(count)))
         scene = select_bands(scene, kept)
+        if refused and not found:
+            note = f"{len(refused)} of its bands (counted from 0) are left out: {words}"
+            scene = dataclasses.replace(scene, notes=[*scene.notes, note])
     return _filled(scene, missing) if partial and (gone or fill_nodata or carry) else scene
 
 
-def marked_bad(scene: Scene, known: set[int]) -> list[int]:
-    """The bands that the file itself marks as bad, but for the known ones; indices from 0."""
-    good = scene.good if scene.good is not None else ()
-    return [i for i, fine in enumerate(good) if not fine and i not in known]
+def _refusal(scene: Scene, bad: list[BadBand], left: int) -> UserError:
+    """The refusal of a scene for some of its bands, where `left` others remain."""
+    flags = ["--drop-bad-bands to leave these bands out"] if left >= 2 else []
+    if any(b.fillable for b in bad):
+        flags.append("--fill-nodata to fill single pixels from their neighbours")
+    advice = (f"give {' or '.join(flags)}" if flags
+              else "the others are too few to work on; use another scene")
+    named = in_words(bad, scene.metadata.get("source_bands", range(len(scene.cube))))
+    return UserError(f"{scene} has {len(bad)} bad band{'s' * (len(bad) != 1)} (counted from 0): "
+                     f"{named}; {advice}.")
+
+
+def marked_bad(scene: Scene) -> list[int]:
+    """The bands that the file itself marks as bad; indices from 0."""
+    return [] if scene.good is None else np.flatnonzero(~np.asarray(scene.good, bool)).tolist()
 
 
 def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:

@@ -136,7 +136,8 @@ def is_scene(path: Path) -> bool:
         return False
     container = _readable(path)
     if container:
-        return container.is_scene(path)
+        found = product_of(path) if container.fixed_axes else None
+        return bool(found and found[1] == path) or container.is_scene(path)
     return (path.suffix.lower() in {
         ".jp2", *(suffix for container in TABLE for suffix in container.suffixes)}
             and not any(

@@ -151,6 +151,9 @@ class _Building:
             say(f"{file} {first_line(scene)}")
         if not self.written:
             self.wavelengths = scene.wavelengths
+        elif (apart := _apart(scene.wavelengths, self.wavelengths)) >= 1:
+            note(f"{file}: its bands lie up to {apart:.0f} nm from those of the first scene, whose "
+                 "wavelengths the database keeps")
         part = "validation" if file in self.validating else "training"
         if self._shares(file) and not found["validation"] and self.written:
             part = "validation"  # too small for both
@@ -278,6 +281,13 @@ def _overlapping(some: np.ndarray, others: np.ndarray) -> int:
     others."""
     return sum(
         bool(((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(1).any()) for box in some)
+
+
+def _apart(some: np.ndarray | None, others: np.ndarray | None) -> float:
+    """How far the wavelengths of as many bands are apart at most, in nm; 0 where they are not
+    known."""
+    known = some is not None and others is not None
+    return float(np.abs(np.asarray(some) - others).max()) if known else 0.0
 
 
 def _test_scene(part: Part, scene: Scene, digest: str) -> Scene:

@@ -126,7 +126,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)
-    facts = {"file": _file(path), "product": scene.product, "axes": _axes(scene),
+    facts = {"file": _file(scene.path), "product": scene.product, "axes": _axes(scene),
              **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene)}
     for name, value in facts.items():
         if value:
@@ -171,7 +171,7 @@ def _values(scene: Scene) -> dict[str, str]:
     low, high = np.nanmin(statistics.low), np.nanmax(statistics.high)
     bad = find_bad_bands(scene.cube, scene.nodata, scene.missing, statistics)
     fill = likely_fill(scene.cube, statistics) if scene.nodata is None else None
-    marked = marked_bad(scene, set())
+    marked = marked_bad(scene)
     missing = int(missing_pixels(scene, bad).sum()) if any(band.fillable for band in bad) else 0
     pixels = scene.cube.shape[1] * scene.cube.shape[2]
     declared = [] if scene.nodata is None else [f"the value {scene.nodata:g}"]

@@ -91,7 +91,8 @@ def contents_of(path: Path) -> Contents:
     return found
 
 
-def open_hdf5(path: Path, key: str | None) -> Stored:
+def open_hdf5(path: Path, key: str | None, layout: str | None = None) -> Stored:
+    """The cube of a file; `layout` as for `stored_array`."""
     contents = contents_of(path)
     try:
         beside = _named(contents, "")
@@ -102,7 +103,7 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
         notes: list[str] = []
         key = choose_key(path, shapes, key.strip("/") if key else None, find_size(beside), listing,
                          companions, notes)
-        stored = stored_array(contents, key)
+        stored = stored_array(contents, key, layout=layout)
         stored.notes += notes
         return stored
     except BaseException:
@@ -110,11 +111,13 @@ def open_hdf5(path: Path, key: str | None) -> Stored:
         raise
 
 
-def stored_array(contents: Contents, key: str, packing: Packing | None = None) -> Stored:
+def stored_array(contents: Contents, key: str, packing: Packing | None = None,
+                 layout: str | None = None) -> Stored:
     """An array of an open file with all that the file says about it.
 
     Args:
         packing: of its values, where a product knows better than the array's attributes.
+        layout: of the product's arrays, for an array whose dimensions have no names.
     """
     dataset, path = contents.arrays[key], contents.path
     _check_chunks(dataset, path)
@@ -125,6 +128,7 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None) -
         matlab = raw.read(10) == b"MATLAB 7.3" or _matlab_class(dataset) is not None
     packing = packing or packing_of(dataset)
     array, nodata = unpacked(_squeezed(_on_disk(dataset, path), _axes(dataset)), packing)
+    usual = layout
     layout, reason = stated_layout(dataset.attrs.get("layout")), ""
     kind = "mat7.3" if matlab else "netcdf" if is_netcdf(contents.file) else "hdf5"
     planes = [d.shape for n, d in contents.arrays.items() if d.ndim == 2 and n != key]
@@ -135,7 +139,7 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None) -
         stored.metadata["packing"] = f"{dataset.dtype} x {packing.scale:g} + {packing.offset:g}"
     if len(array.shape) == 3 and not matlab:
         if not layout:
-            layout, reason = _layout_of(contents, dataset)
+            layout, reason = _layout_of(contents, dataset, usual)
         if layout:
             _describe(contents, dataset, stored, layout)
     stored.layout, stored.layout_by = layout, reason
@@ -157,9 +161,10 @@ def is_netcdf_file(path: Path, head: bytes) -> bool:
         return is_netcdf(file)
 
 
-def _layout_of(contents: Contents, dataset: h5py.Dataset) -> tuple[str | None, str]:
+def _layout_of(contents: Contents, dataset: h5py.Dataset,
+               usual: str | None) -> tuple[str | None, str]:
     """The layout of a 3-D array by the names of its dimensions, else by wavelengths that fit one
-    axis alone."""
+    axis alone, else the usual one of the product."""
     axes = _axes(dataset)
     names = dimension_names(dataset)
     if layout := layout_of([names[axis] for axis in axes]):
@@ -167,7 +172,7 @@ def _layout_of(contents: Contents, dataset: h5py.Dataset) -> tuple[str | None, s
     fitting = [place for place, axis in enumerate(axes)
                if bands_of(dataset, axis, contents.small).wavelengths is not None]
     if len(fitting) != 1:
-        return None, ""
+        return usual, "the product" if usual else ""
     return ("BHW", "HBW", "HWB")[fitting[0]], "the number of wavelengths beside it"
 
 
@@ -201,7 +206,9 @@ def _named(contents: Contents, folder: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, item in contents.small.items():
         place, _, last = name.rpartition("/")
-        if last.lower() in NAMES and place in ("", folder) and not is_dimension(item):
+        # Widths with a unit are `conventions`' to read.
+        plain = last.lower() in NAMES and not (last.lower() == "fwhm" and "units" in item.attrs)
+        if plain and place in ("", folder) and not is_dimension(item):
             found[last] = item[()]
     return found | _texts(contents, folder)
 

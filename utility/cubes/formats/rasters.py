@@ -283,6 +283,10 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
         return opened[index]
 
     first = band(0)
+    dtype, (height, width) = first.dtypes[0], first.shape
+    facts = {"nodata": first.nodata, "crs": first.crs.to_wkt() if first.crs else None,
+             "transform": None if first.transform.is_identity else tuple(first.transform)[:6],
+             "metadata": {"compression": first.compression and first.compression.value}}
     kinds = {(one.height, one.width, one.dtypes[0]) for one in map(band, range(len(bands)))}
     if len(kinds) > 1:
         found = ", ".join(f"{rows} x {columns} {dtype}" for rows, columns, dtype in sorted(kinds))
@@ -290,7 +294,7 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
             f"{path} holds bands of different sizes or types ({found}), where one was expected.")
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
-        block = np.empty((b.stop - b.start, r.stop - r.start, c.stop - c.start), first.dtypes[0])
+        block = np.empty((b.stop - b.start, r.stop - r.start, c.stop - c.start), dtype)
         for place, index in enumerate(range(b.start, b.stop)):
             try:
                 block[place] = band(index).read(1, window=_window(r, c))
@@ -298,11 +302,8 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
                 raise damaged(bands[index][0], error) from error
         return block
 
-    cube = LazyCube((len(bands), first.height, first.width), first.dtypes[0], read)
-    return Stored(cube, format="raster", layout="BHW", nodata=first.nodata, notes=[note],
-                  crs=first.crs.to_wkt() if first.crs else None,
-                  transform=None if first.transform.is_identity else tuple(first.transform)[:6],
-                  metadata={"compression": first.compression and first.compression.value})
+    cube = LazyCube((len(bands), height, width), dtype, read)
+    return Stored(cube, format="raster", layout="BHW", notes=[note], **facts)
 
 
 def _window(rows: slice, columns: slice) -> Window:

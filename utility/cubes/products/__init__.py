@@ -29,9 +29,9 @@ def product_of(path: Path) -> tuple[Product, Path] | None:
     """The product that a file or folder is a scene of, and the path of that scene; None for
     anything else."""
     with suppress(OSError):
-        for product in PRODUCTS:
-            if scene := product.scene(path):
-                return product, scene
+        found = [(product, scene) for product in PRODUCTS if (scene := product.scene(path))]
+        if found:
+            return found[0] if len(found) == 1 else None
         if path.is_file() and h5py.is_hdf5(path):
             # A damaged file is refused by its reader, which says why.
             odd = RuntimeError, KeyError, ValueError, TypeError

@@ -19,13 +19,18 @@ from utility.cubes.product import Product
 
 
 def holds(file: h5py.File) -> bool:
-    return None not in (item_at(file, "sensor_band_parameters"), item_at(file, "location/glt_x"))
+    cubes = [item_at(file, name) for name in ("reflectance", "radiance")]
+    return item_at(file, "sensor_band_parameters/wavelengths") is not None and any(
+        isinstance(cube, h5py.Dataset) for cube in cubes)
 
 
 def open_emit(path: Path, key: str | None) -> Stored:
     stored = hdf5.open_hdf5(path, key)
     try:
         with h5py.File(path, "r") as file:
+            if item_at(file, "location/glt_x") is None:
+                stored.notes.append("it has no lookup table (GLT), so --ortho is not possible")
+                return stored
             said = attributes(file)
             values = numbers(said.get("geotransform", ""))
             across, down = (np.asarray(file[f"location/glt_{axis}"][()], np.int32) for axis in "xy")

@@ -1,9 +1,10 @@
 """PRISMA L1 and L2 (ASI, HDF-EOS 5): two arms, rows x bands x columns, the longest wavelength
 first.
 
-Reflectance of L2 is min + DN (max - min) / 65535 by the attributes `L2ScaleVnirMin` and so on, and
-DN 0 is padding; radiance of L1 is DN / `ScaleFactor_Vnir` - `Offset_Vnir`. A wavelength of 0 marks
-a dead band. The corners that L2D names are centres of pixels.
+Reflectance of L2C and L2D, and radiance of L2B, is min + DN (max - min) / 65535 by the attributes
+`L2ScaleVnirMin` and so on, and DN 0 is padding; radiance of L1 is DN / `ScaleFactor_Vnir` -
+`Offset_Vnir`. A wavelength of 0 marks a dead band. The corners that L2D names are centres of
+pixels.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from utility.cubes.product import Product
 from utility.cubes.virtual import joined_arms
 
 ARMS = ("VNIR", "SWIR")
+RADIANCE = "W/(m^2 sr um)"
 
 
 def _swath(file: h5py.File) -> str | None:
@@ -66,12 +68,14 @@ def _number(said: dict[str, Any], name: str) -> float | None:
 def _packing(said: dict[str, Any], arm: str) -> Packing | None:
     low, high = _number(said, f"L2Scale{arm}Min") or 0.0, _number(said, f"L2Scale{arm}Max")
     if high is not None and high > low:
-        return Packing(fills=(0.0,), scale=(high - low) / 65535, offset=low, units="reflectance")
+        level = str(said.get("processinglevel", "")).upper().removeprefix("L")
+        return Packing(fills=(0.0,), scale=(high - low) / 65535, offset=low,
+                       units=RADIANCE if level == "2B" else "reflectance")
     scale = _number(said, f"ScaleFactor{arm}")
     if not scale:
         return None
     return Packing(scale=1 / scale, offset=-(_number(said, f"Offset{arm}") or 0.0),
-                   units="W/(m^2 sr um)")
+                   units=RADIANCE)
 
 
 def _arm(contents: hdf5.Contents, name: str, said: dict[str, Any], arm: str,
