@@ -32,8 +32,9 @@ def sections(theirs: Path, ours: Path, scenes: list[str]) -> dict[str, tuple[str
 
 
 def compare_released(setup: Setup) -> Rows:
-    """Inference and a training step, the released way and the fast one in turns."""
-    ways = variants(setup.device)[:2]
+    """Inference and a training step in turns: the released way, the fast one, and what the fast
+    one's convolutions alone take."""
+    ways = variants(setup.device)[:3]
     return [{"work": work, **row}
             for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
                                 ("training step", setup.sizes["training"]))
@@ -75,12 +76,12 @@ def must_reach(vector: str) -> list[Must]:
         Must("--help: times faster", "start", of("faster", command="--help"), 4.0),
         Must("a refused option: times faster", "start", of("faster", command="a refused option"),
              4.0),
-        Must("a satellite scene in 4 GB: time, of what --info tells", "satellite", of("of told"),
-             most=1.3),
-        Must("the same", "satellite", of("of told"), 0.7),
+        Must("a satellite scene in 4 GB: time and what --info tells, the longer over the shorter",
+             "satellite", lambda rows: max(rows[0]["of told"], 1 / rows[0]["of told"]), most=1.3),
         Must("biqrnn_16_5, inference, against the released way", "released",
-             of("faster", work="inference"), inference),
-        Must("a training step, likewise", "released", of("faster", work="training step"), 2.3),
+             of("faster", work="inference", variant="fast"), inference),
+        Must("a training step, likewise", "released",
+             of("faster", work="training step", variant="fast"), 2.3),
         Must("building a database: times faster", "database", of("faster"), 1.5)]
 
 
