@@ -32,9 +32,8 @@ def sections(theirs: Path, ours: Path, scenes: list[str]) -> dict[str, tuple[str
 
 
 def compare_released(setup: Setup) -> Rows:
-    """Inference and a training step in turns: the released way, the fast one, and what the fast
-    one's convolutions alone take."""
-    ways = variants(setup.device)[:3]
+    """Inference and a training step, the released way and the fast one in turns."""
+    ways = variants(setup.device)[:2]
     return [{"work": work, **row}
             for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
                                 ("training step", setup.sizes["training"]))

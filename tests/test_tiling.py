@@ -15,6 +15,7 @@ from utility.superres.tiling import (
     interpolated,
     super_resolve,
     super_resolve_cube,
+    window_of,
 )
 from utility.system.errors import UserError
 from utility.system.memory import free_memory
@@ -202,6 +203,19 @@ def test_auto_takes_the_whole_scene_where_it_fits_and_a_tile_where_it_does_not(m
     assert tile % 32 == 0 and 32 <= tile < 1024
     monkeypatch.setattr("utility.system.memory.free_memory", lambda: 1 << 20)
     assert auto_tile(net, (31, 4096, 4096)) == 32
+
+
+def test_little_memory_gives_tiles_that_are_not_too_flat_and_no_row_of_them_is_kept(monkeypatch):
+    net, shape, kept = network(), (2, 400, 64), []
+    cube, low = scene(*shape), scene(2, 200, 32)
+    monkeypatch.setattr(tiling, "ROWS", 8)
+    again = Consistency(shape, 2, "area", taken=lambda rows, part: kept.append(rows))
+    held = []
+    super_resolve(net, window_of(cube), shape, lambda *_: held.append(again.low.shape[1]),
+                  low=window_of(low), scale=2, tile=32, again=again)
+    assert max(held) < 100 and kept[0].start == 0 and kept[-1].stop == 200 and len(kept) > 8
+    assert tiling._over_the_width(256, 22, 2048) == (256, None)  # 32 rows, and 44 of halo
+    assert tiling._over_the_width(1024, 22, 2048) == (512, 2048)
 
 
 @pytest.mark.parametrize("kind", NAMES)

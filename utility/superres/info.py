@@ -30,7 +30,7 @@ from utility.scenes import Reading, first_line, open_scene, refuse_without_effec
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import band_step
-from utility.superres.tiling import STRIP, super_resolve_cube, tile_size
+from utility.superres.tiling import beside_network, super_resolve_cube, tile_size
 from utility.superres.uncertainty import Halo
 from utility.system.errors import Unclear
 from utility.system.memory import free_memory, resident
@@ -65,18 +65,18 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off"
     if net.radius is None:
         return Cost(per_pixel * height * width + rest, None)
     # when the network begins, the input and its start image are there
-    room = resident() + max(int(free_memory() - 8 * math.prod(shape)) // 2, 64 << 20)
-    rows, columns = tile_size(net, (computed, height, width), scale, "auto", amp, room)
+    beside = beside_network(bands, height, width)
+    room = resident() + (free_memory() - 8 * math.prod(shape) + beside) // 2
+    rows, columns = tile_size(net, (computed, height, width), scale, "auto", amp, room,
+                              beside=beside)
     rows, columns = min(rows, height), min(columns or rows, width)
     # halos are computed more than once
     had = [min(n + 2 * net.halo(scale), whole) for n, whole in ((rows, height), (columns, width))]
     again = math.prod(had) / (rows * columns)
     activations = net.bytes_per_pixel(computed, scale) * math.prod(had)
-    # Three cubes of the input's size, six strips of a result, a row of tiles of its file.
+    # three cubes of the input's size
     return Cost(per_pixel * height * width * again + rest,
-                activations + resident() + 12 * math.prod(shape)
-                + min(6 * STRIP, 24 * bands * height * width)
-                + 2 * bands * min(height, 256) * width)
+                activations + resident() + 12 * math.prod(shape) + beside)
 
 
 def _around_the_network(bands: int, scale: int, problem: Problem) -> float:

@@ -128,11 +128,12 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
     computed = (len(supports.bands) if supports else bands, height, width)
-    size, across = tile_size(net, computed, scale, tile, amp, memory, parts)
+    size, across = tile_size(net, computed, scale, tile, amp, memory, parts,
+                             beside_network(bands, height, width))
     given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
                    missing)
     queue = _split(padded, size, across)[::-1]
-    overlap, done = overlaps(given.device), 0
+    overlap, done, in_rows = overlaps(given.device), 0, True
     degraded_there = bool(again and overlap and not supports)  # by the GPU, tile by tile
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
     bar = track(total=bands * height * width / 1e6, desc="super-resolving", unit="Mvoxel",
@@ -147,6 +148,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         return [on_its_way(x) for x in found]
 
     def handed_on(window: Window, block: np.ndarray, *others: np.ndarray) -> None:
+        if again and window.left == 0 and in_rows:
+            again.done(window.top)
         if degraded_there:
             *others, part_of_low = others
             again.add(window.top, window.left, block, part_of_low)
@@ -167,7 +170,8 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             work = partial(started, own, following) if own else list
             results, reason = _gathered(work, parts)
             if None in results:  # outside `except`: the traceback still holds GPU tensors
-                queue = _quartered(queue + windows[::-1], windows, net, step, bands, reason)
+                queue, in_rows = _quartered(queue + windows[::-1], windows, net, step, bands,
+                                            reason), False
                 continue
             begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
             # a GPU's last tile is handed on beside the next
@@ -197,12 +201,14 @@ def _gathered(compute: Callable[[], list], parts: int) -> tuple[list[list | None
 
 
 def tile_size(net: Network, shape: tuple[int, int, int], scale: int, tile: int | str, amp: str,
-              memory: int | None = None, parts: int = 1) -> tuple[int, int | None]:
+              memory: int | None = None, parts: int = 1,
+              beside: int = 0) -> tuple[int, int | None]:
     """Rows of a tile, and its columns where these are not as many; see `super_resolve`.
 
     Args:
         shape: (B, H, W), of the bands that the network computes.
         parts: processes that share the scene.
+        beside: bytes that are taken beside the network.
 
     Raises:
         UserError: a tile smaller than 32 was asked for.
@@ -211,7 +217,7 @@ def tile_size(net: Network, shape: tuple[int, int, int], scale: int, tile: int |
     step, across = net.step(scale), None
     whole = max(-(-height // step) * step, -(-width // step) * step)
     if tile == "auto":
-        tile = auto_tile(net, shape, scale, amp, memory)
+        tile = auto_tile(net, shape, scale, amp, memory, beside)
         if tile and next(net.parameters()).device.type == "cpu" and parts == 1:
             tile, across = _over_the_width(tile, net.halo(scale), -(-width // step) * step)
     if parts > 1:  # the smallest that a process can take, and one for each process
@@ -261,19 +267,25 @@ def _over_the_width(side: int, halo: int, width: int) -> tuple[int, int | None]:
     """Rows and columns of a tile as large as a square one, halo included, over the whole width; the
     square one where that would be too flat."""
     rows = ((side + 2 * halo) ** 2 // width - 2 * halo) // 32 * 32
-    return (rows, width) if rows >= max(SMALLEST_TILE, halo) else (side, None)
+    return (rows, width) if rows >= max(SMALLEST_TILE, 4 * halo) else (side, None)
+
+
+def beside_network(bands: int, height: int, width: int) -> int:
+    """Bytes that are taken beside the network while a result (B, H, W) is handed on: six strips of
+    it, and a row of tiles of its file in a type of two bytes."""
+    return min(6 * STRIP, 24 * bands * height * width) + 2 * bands * min(height, 256) * width
 
 
 def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: str = "off",
-              memory: int | None = None) -> int:
+              memory: int | None = None, beside: int = 0) -> int:
     """The largest tile, a multiple of 32, that memory allows; 0 where the scene fits, or where the
     network's receptive field is unknown. Activations take at most half of the free memory, or what
-    `memory` leaves. A unit's gates, and pieces of its input, get a quarter of what is left (see
-    `models.layers.row_blocks`)."""
+    `memory` leaves, less what is taken `beside`. A unit's gates, and pieces of its input, get a
+    quarter of what is left (see `models.layers.row_blocks`)."""
     if net.radius is None:
         return 0
     device = next(net.parameters()).device
-    most = free_on_gpu(device) / 2 if device.type == "cuda" else budget(memory)
+    most = free_on_gpu(device) / 2 if device.type == "cuda" else budget(memory, beside)
     side = int((most / net.bytes_per_pixel(shape[0], scale, value=2 if AMP[amp] else 4)) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0

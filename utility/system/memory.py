@@ -53,12 +53,13 @@ def free_memory(root: str | Path = "/") -> int:
     return min(free, default=4 << 30)
 
 
-def budget(memory: int | None = None) -> float:
+def budget(memory: int | None = None, beside: int = 0) -> float:
     """Bytes that a computation may take beside what this process holds already: what `memory`, a
-    limit for the whole process, leaves, 64 MB at least; without a limit half of what is free."""
+    limit for the whole process, leaves, 64 MB at least; without a limit half of what is free. In
+    both cases less what is taken `beside`."""
     if memory is None:
-        return free_memory() / 2
-    return max(memory - resident(), 64 << 20)
+        return max(free_memory() - beside, 0) / 2
+    return max(memory - resident() - beside, 64 << 20)
 
 
 def resident() -> int:
