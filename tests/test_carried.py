@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import product as pairs
 from pathlib import Path
 
+import h5py
 import netCDF4
 import numpy as np
 import products as made
 import pytest
 import rasterio
 import rasterio.shutil
+import scipy.io
 import spectral.io.envi as envi
 from products import COLUMNS, ROWS, corner
 from rasterio.control import GroundControlPoint
@@ -89,6 +91,61 @@ def test_the_meaning_of_values_and_all_facts_survive_every_pair_of_containers(
     if ".nc" not in (first, second):
         comma = ";" if ".hdr" in (first, second) else ","
         assert again.band_names == ["blue", f"green{comma} dark", "red", "nir"]
+
+
+def by_another_reader(path: str) -> dict[str, object]:
+    """What a library that is not this project finds in a result: stored values (B, H, W), the value
+    of missing pixels, wavelengths in nm, GDAL's six numbers of the grid, EPSG code."""
+    if path.endswith((".tif", ".hdr", ".nc")):
+        name = {"tif": path, "hdr": path.replace(".hdr", ".img"), "nc": f"netcdf:{path}:cube"}
+        with rasterio.open(name[path.rpartition(".")[2]]) as file:
+            seen = {"cube": file.read(), "nodata": file.nodata, "epsg": file.crs.to_epsg(),
+                    "grid": file.transform.to_gdal()}
+            nm = [file.tags(i).get("wavelength") for i in file.indexes]
+        if path.endswith(".hdr"):
+            image = envi.open(path)
+            nm = image.bands.centers
+            np.testing.assert_array_equal(np.moveaxis(image.asarray(), 2, 0), seen["cube"])
+        if path.endswith(".nc"):
+            with netCDF4.Dataset(path) as file:
+                nm = file["wavelength"][:]
+        return seen | {"nm": np.asarray(nm, float)}
+    if path.endswith(".h5"):
+        with h5py.File(path) as file:
+            said = {name: item[()] for name, item in file.items()} | dict(file["cube"].attrs)
+    elif path.endswith(".mat"):
+        said = {name: value.item() if value.dtype.kind in "U" and value.size == 1 else value
+                for name, value in scipy.io.loadmat(path).items() if isinstance(value, np.ndarray)}
+    else:
+        said = dict(np.load(path))
+    layout = str(said["layout"])
+    cube = said["cube"].transpose([layout.index(axis) for axis in "BHW"])
+    return {"cube": cube, "nodata": float(np.squeeze(said["nodata"])),
+            "nm": np.ravel(said["wavelengths"]), "grid": tuple(np.ravel(said["geotransform"])),
+            "epsg": rasterio.crs.CRS.from_wkt(str(said["crs_wkt"])).to_epsg()}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_each_container_says_place_wavelengths_and_missing_pixels_to_other_readers(
+    suffix: str
+) -> None:
+    write_scene("a.tif", scene_of())
+    enlarge("a.tif", f"b{suffix}")
+    seen = by_another_reader(f"b{suffix}")
+    np.testing.assert_array_equal(seen["cube"], read_scene(f"b{suffix}").cube)
+    assert seen["nodata"] == -9999 and seen["epsg"] == 32633
+    np.testing.assert_array_equal(np.all(seen["cube"] == -9999, axis=0),
+                                  corner().repeat(2, 0).repeat(2, 1))
+    np.testing.assert_allclose(seen["nm"], NM, rtol=1e-9)
+    np.testing.assert_allclose(seen["grid"], (5e5, 15, 0, 5e6, 0, -15), atol=1e-6)
+
+
+def test_npy_has_its_values_and_says_that_it_has_nothing_else() -> None:
+    write_scene("a.tif", scene_of())
+    enlarge("a.tif", "b.npy")
+    enlarge("a.tif", "b.tif")
+    with rasterio.open("b.tif") as file:
+        np.testing.assert_array_equal(np.load("b.npy"), file.read())
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".hdr"])

@@ -3,6 +3,7 @@ the file to the result."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -649,6 +650,29 @@ def test_an_undeclared_fill_value_is_warned_of_by_name_and_not_answered_with_ano
     )
     assert "--nodata" not in capsys.readouterr().err
     assert min(LMDBDataset("a.lmdb")[i].mean() for i in range(len(LMDBDataset("a.lmdb")))) < 0.8
+
+
+@pytest.mark.parametrize(("value", "kind"),
+                         [(-9999, "i2"), (-9999, "f4"), (-32768, "i2"), (65535, "u2"),
+                          (9.969209968386869e36, "f4"), (9.969209968386869e36, "f8")])
+def test_the_option_that_a_warning_of_a_likely_fill_names_makes_these_pixels_missing(
+    value: float, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cube = np.rint(made.field(made.CAVE) * 3000).astype(kind)
+    cube[:, corner()] = value
+    np.save("a.npy", cube)
+    command = ["--input", "a.npy", "--method", "interpolation", "--scale", "2", "--output"]
+    hsi_test.main([*command, "b.npz"])
+    said = capsys.readouterr().err
+    named = re.search(r"--nodata (\S+) does", said).group(1)
+    assert "--degradation" not in said
+    hsi_test.main([*command, "c.npz", f"--nodata={named}"])
+    said = capsys.readouterr().err
+    assert "which looks like" not in said and f"{corner().sum()} of {ROWS * COLUMNS} pixels" in said
+    result = read_scene("c.npz")
+    gone = corner().repeat(2, 0).repeat(2, 1)
+    assert (np.asarray(result.cube)[:, gone] == result.nodata).all()
+    assert np.abs(np.asarray(result.cube, float)[:, ~gone]).max() < 4000
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
         note(f"{path}: {text}")
     if fill := scene.metadata.get("likely_fill"):
         warn(f"{path}: {fill.share:.1%} of the pixels are {fill.value:g}, far from all others, and "
-             f"the file does not say that they are missing; --nodata {fill.value:.10g} does")
+             f"the file does not say that they are missing; --nodata {fill.value:.17g} does")
     count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
         0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
     if gone:

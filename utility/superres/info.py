@@ -180,7 +180,7 @@ def _values(scene: Scene) -> dict[str, str]:
             "no-data": (" and ".join(declared) or "no value is declared") + f"; {missing} of "
             f"{pixels} pixels ({missing / pixels:.1%}) are missing in all bands"
             + (f"; {fill.share:.1%} are {fill.value:g}, which looks like one: --nodata "
-               f"{fill.value:.10g}" if fill else ""),
+               f"{fill.value:.17g}" if fill else ""),
             "bad bands": ", ".join(filter(None,
                                           (in_words([band
                                                      for band in bad
