@@ -129,7 +129,7 @@ def by_another_reader(path: str) -> dict[str, object]:
 def test_each_container_says_place_wavelengths_and_missing_pixels_to_other_readers(
     suffix: str
 ) -> None:
-    write_scene("a.tif", scene_of())
+    write_scene("a.tif", scene_of(gain=None, offset=None))
     enlarge("a.tif", f"b{suffix}")
     seen = by_another_reader(f"b{suffix}")
     np.testing.assert_array_equal(seen["cube"], read_scene(f"b{suffix}").cube)
