@@ -4,7 +4,7 @@ VENV   ?= .venv
 PY      = $(VENV)/bin/python
 READY   = $(VENV)/.ready
 
-.PHONY: env demo demo-train test test-slow faults lint benchmark clean
+.PHONY: env demo demo-train test test-slow test-majors faults lint benchmark clean
 
 env: $(READY)
 
@@ -42,6 +42,14 @@ test: $(READY) lint
 # What takes minutes or gigabytes: an ICVL-sized scene, large tiles, long spectra.
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
+
+# What uses lmdb and OpenCV, with the older majors that requirements.txt allows, each in a folder of its own: 10 minutes.
+test-majors: $(READY)
+	set -e; for one in lmdb==1.5.1 lmdb==1.8.1 lmdb==2.3.0 opencv-python-headless==4.10.0.84 opencv-python-headless==4.14.0.94; do \
+	  older=$$(mktemp -d); trap 'rm -rf "$$older"' EXIT; echo "$$one"; \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --target "$$older" "$$one"; \
+	  PYTHONPATH="$$older" $(PY) -m pytest tests/test_lmdb.py tests/test_loader.py tests/test_leaks.py tests/test_rendering.py tests/test_samples.py; \
+	  rm -rf "$$older"; done
 
 # Kills, damaged files, files made to do harm, full disks: under 30 minutes; GROUP=mutations runs one of four groups.
 faults: $(READY)

@@ -113,6 +113,8 @@ def choose_weights(options: argparse.Namespace) -> None:
     """Complete the checkpoint and the method, which may depend on each other."""
     if options.method in (None, "network") and not options.resumePath and not options.info:
         options.resumePath = shipped_weights(options)
+    # Neither a method nor an MTF is insisted on: a cube that is aliased may get the interpolation.
+    options.aliased = None if options.input and not options.method else False
     options.method = options.method or ("network" if options.resumePath else None)
     if (options.method != "network"
             and (options.backproject or options.self_ensemble or options.bandwise)):
@@ -173,6 +175,7 @@ def stated(options: argparse.Namespace, reading: Reading, device: torch.device) 
                       "scene is computed at once")
     problem = state_problem(
         info, options.scale, options.degradation, own=bool(options.output), noise=options.noise,
+        aliased=options.aliased,
         snr=options.snr, seed=options.seed, method=options.method,
         backproject=options.backproject, tile=options.tile, amp=options.amp,
         bands_step=options.bands_step, memory=options.memory, self_ensemble=options.self_ensemble,

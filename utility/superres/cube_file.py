@@ -17,6 +17,7 @@ from utility.cubes.cube import LazyCube, Scene, blocks, scratch
 from utility.cubes.values import value_range, without_gain
 from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
+from utility.superres.aliasing import for_aliasing
 from utility.superres.methods import AT_ONCE, Method, methods
 from utility.superres.noise import snr_of, told_noise
 from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
@@ -47,6 +48,7 @@ class Applied:
     """What came of it, besides the file."""
 
     summary: dict[str, Any]
+    problem: Problem                # as it was computed
     scene: Scene                    # the input, its bands chosen
     low: np.ndarray                 # (B, h, w) of the preview, in [0, 1]
     cubes: dict[str, np.ndarray]    # {method: (B, H, W) of the preview}, likewise
@@ -103,7 +105,10 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on "
                         "the sensor's; leave one of them out.")
     given = _opened(source, reading, problem, target.parent)
-    scene, problem = given.scene, for_noise(problem, given.noise)
+    scene = given.scene
+    problem = for_aliasing(for_noise(problem, given.noise), given.low, scene.filled)
+    if problem.aliased:
+        net = spread = None
     view = _preview(*scene.cube.shape, problem.scale) if figure else (0, 0, 0, 0)
     ends = (0.0, 1.0) if writing.unit_range else given.ends
     values = Values(scene, target, writing, ends, problem.scale, view)
@@ -140,7 +145,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     cubes = {key: made[key].source(*view) for key in UNTRAINED if figure}
     low = _shown(given, cubes | {problem.method: values.preview}, view, problem.scale)
     top, bottom, left, right = view
-    return Applied(summary, scene, low, cubes | {problem.method: values.preview},
+    return Applied(summary, problem, scene, low, cubes | {problem.method: values.preview},
                    np.array(spread.values[0, top:bottom, left:right]) if spread else None)
 
 
@@ -217,6 +222,7 @@ def _summary(given: _Given, problem: Problem, writing: Writing, values: Values,
     return {
         "read_as": describe(scene), "scale": problem.scale,
         "degradation": problem.degradation, "mtf_known": problem.mtf_known,
+        "aliased": problem.aliased, "sharp": problem.sharp,
         "snr": None if noise is None else round(snr_of(given.low, noise, scene.filled), 1),
         "method": problem.method, "start": problem.start if "network" in made else None,
         "bands_computed": result.computed, "backproject": problem.backproject,

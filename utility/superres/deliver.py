@@ -32,7 +32,11 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
     if folder:
         with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
             partial.mkdir()
-            _report(partial, done, net, target, problem, facts)
+            facts = {**facts, "Degradation": done.problem.degradation}
+            if done.problem.aliased:  # no network has a part in it
+                facts |= dict.fromkeys(("Network", "Checkpoint", "Degradation", "Start",
+                                        "Back-projection", "Self-ensemble"))
+            _report(partial, done, net, target, done.problem, facts)
     return done
 
 

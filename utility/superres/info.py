@@ -27,6 +27,7 @@ from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
 from utility.names import ANY, SAFE_MTF, SCALES, STARTS
 from utility.scenes import Reading, first_line, open_scene, refuse_without_effect
+from utility.superres.aliasing import ALIASED, SHARP, middle, softness
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import band_step
@@ -127,7 +128,8 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)
     facts = {"file": _file(scene.path), "product": scene.product, "axes": _axes(scene),
-             **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene)}
+             **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene),
+             "blur": _blur(scene)}
     for name, value in facts.items():
         if value:
             yield f"{name:12}{value}"
@@ -151,6 +153,25 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
             "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
         yield (f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about "
                f"{duration(spent.seconds)}, {memory}")
+
+
+def _blur(scene: Scene) -> str | None:
+    """How soft the steepest steps in the middle of a scene are, and whether it is aliased."""
+    rows, columns = middle(scene.cube.shape)
+    cube = np.asarray(scene.cube[:, rows, columns], np.float64)
+    gone = ~np.isfinite(cube) | (cube == (np.nan if scene.nodata is None else scene.nodata))
+    living = ~gone.all((1, 2))
+    missing = gone[living].any(0)
+    if scene.missing is not None:
+        missing |= scene.missing[rows, columns]
+    found = softness(cube[living], missing) if living.any() else None
+    if found is None:
+        return None
+    words = (f"below {ALIASED:g}: aliased, as where every n-th pixel was taken; interpolation is "
+             "used, unless --mtf or --method network insists" if found < ALIASED
+             else f"below {SHARP:g}: sharp, a sharp sensor is assumed" if found < SHARP
+             else f"above {SHARP:g}: not aliased")
+    return f"softness of the steepest steps {found:.2f}, {words}"
 
 
 def _size(count: float) -> str:

@@ -23,6 +23,9 @@ class Problem:
     start: str = STARTS[0]            # what the network is given; see `degradation.start_image`
     # whether a network is told the MTF of the degradation; else it was assumed
     mtf_known: bool = True
+    # of an own cube, whether no blur came before its samples: see `aliasing`; None: to be found out
+    aliased: bool | None = False
+    sharp: bool = False               # the MTF is taken from the cube's steps: see `aliasing`
     # standard deviation, added to the low-resolution cube of a test, in units of [0, 1]
     noise: float = 0.0
     # dB, of the noise: added in a test, told of an own cube, or `auto`, estimated; None: none
@@ -119,8 +122,14 @@ def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
     noise, in dB."""
     found = Degradation.of(problem.scale, problem.degradation)
     mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
-    if not found.block_grid:
+    if problem.aliased:
+        text = ("takes the cube for aliased, so that no sensor's blur is assumed and nothing is "
+                "sharpened")
+    elif not found.block_grid:
         text = f"takes the cube for one that the degradation {problem.degradation} made"
+    elif problem.sharp:
+        text = (f"takes the sensor's MTF for {mtf} at the Nyquist frequency of the cube, for its "
+                "steps are sharp; where the MTF is known, --mtf M gains detail")
     elif problem.mtf_known:
         kind = "" if found.kind == ANY else f" ({problem.degradation})"
         text = f"takes the sensor's MTF for {mtf}{kind} at the Nyquist frequency of the cube"

@@ -35,8 +35,9 @@ def provenance(net: Network | None, problem: Problem, scene: Scene,
     own = tags.get("TIFFTAG_IMAGEDESCRIPTION") or header.get("description")
     own = f" Input: {own if isinstance(own, str) else ', '.join(own)}" if own else ""
     name = scene.path.name if scene.path else scene.name
+    assumed = problem.sharp or not problem.mtf_known
+    sensor = ("the cube is aliased" if problem.aliased else
+              f"degradation {problem.degradation}{' (assumed)' * assumed}")
     text = (f"Computed pixels, not measured: x{problem.scale} super-resolution of {name}{more} by "
-            f"{method}{ensemble}{steps}, degradation "
-            f"{problem.degradation}{'' if problem.mtf_known else ' (assumed)'}, "
-            f"{datetime.now():%Y-%m-%d}.{own}")
+            f"{method}{ensemble}{steps}, {sensor}, {datetime.now():%Y-%m-%d}.{own}")
     return {"provenance": {"software": f"bi3dqrnn {project_version()}", "description": text}}

@@ -11,6 +11,13 @@ from utility.names import UNTRAINED
 from utility.superres.uncertainty import FAR, MUCH
 
 
+ALIASED = ("this cube is aliased; interpolation is used. Its steps are sharper than the blur of a "
+           "sensor leaves them, as where every n-th pixel was taken, or a kernel without "
+           "antialiasing; a network would sharpen what is not blurred. --mtf M or --method network "
+           "insists on the network")
+"""What is said of a cube that `aliasing.for_aliasing` finds aliased."""
+
+
 def uncertainty_in_words(summary: Mapping[str, Any]) -> str:
     """The shares of halos and the spread in a summary of `inference`."""
     text = (f"{_shares(summary, 'halo')[0]} of its values lie outside the range of the 3 x 3 input "
@@ -76,7 +83,7 @@ def warnings_of(summary: Mapping[str, Any], scene: Scene) -> list[str]:
     """Sentences about what a user must not miss: a network that agrees less than the interpolation,
     values far out, a grid of its own, dark rows."""
     rows, scale, kind = summary["consistency"], summary["scale"], summary["degradation"]
-    warnings = []
+    warnings = [ALIASED] if summary["aliased"] else []
     # Back-projection agrees by construction, better than good networks do: its figure stands
     # beside, and warns of nothing.
     if "network" in rows and rows["network"]["psnr"] < rows["interpolation"]["psnr"]:
