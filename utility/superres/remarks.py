@@ -10,7 +10,6 @@ from utility.degradation import STEPS, Degradation, dark_note, grid
 from utility.names import UNTRAINED
 from utility.superres.uncertainty import FAR, MUCH
 
-
 ALIASED = ("this cube is aliased; interpolation is used. Its steps are sharper than the blur of a "
            "sensor leaves them, as where every n-th pixel was taken, or a kernel without "
            "antialiasing; a network would sharpen what is not blurred. --mtf M or --method network "
