@@ -88,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _real(folders: Sequence[Path], names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The named scenes that are there, (B, H, W) in [0, 1]."""
+    """The named scenes that are there, (B, H, W) in [0, 1]. Raises UserError: one lacks pixels."""
     for path in list_scenes(folders):
         if path.stem in names:
             image, = read_images([path], Reading())
+            if image.filled is not None and image.filled.any():
+                raise UserError(f"{path} has pixels that nobody measured, and this study takes "
+                                "whole scenes; leave it out.")
             yield path.stem, image.cube
 
 

@@ -15,12 +15,13 @@ from made import network, smooth
 from rasterio.enums import ColorInterp
 
 import hsi_test
-from studies import mismatch
+from studies import estimate_mtf, mismatch
 from utility import adapt, lmdb_data
 from utility.lmdb_dataset import LMDBDataset
 from utility.scenes import Reading, open_as, read_scene
 from utility.superres.noise import noise_of_snr
 from utility.superres.problem import Problem
+from utility.system.errors import UserError
 from utility.testing.evaluation import degraded
 from utility.testing.images import read_images
 
@@ -273,6 +274,12 @@ def test_what_a_wrong_mtf_costs_is_measured_at_measured_pixels(tmp_path, monkeyp
         image, = read_images([path], Reading())
         rows += mismatch._rows(net, "net", "interpolation", 4, {"s": image}, ["noise"])
     assert rows[0] == rows[1] and rows[0]["pixels"] < (~GONE).sum()
+
+
+def test_an_estimate_of_the_mtf_takes_no_scene_with_missing_pixels(tmp_path):
+    path = tif(tmp_path / "s.tif", holding(3000), mask=~GONE)
+    with pytest.raises(UserError, match="has pixels that nobody measured"):
+        list(estimate_mtf._real([path.parent], ["s"]))
 
 
 def test_weights_are_adapted_to_measured_pixels_alone(tmp_path):
