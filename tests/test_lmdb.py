@@ -260,6 +260,20 @@ def test_what_cannot_be_built_is_refused_by_name_and_leaves_nothing(scenes, tmp_
         assert left_in(tmp_path) == []
 
 
+def test_bands_that_are_not_those_of_the_first_scene_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, (name, first) in enumerate((("a", 400), ("b", 400.4), ("c", 430))):
+        scene = read_scene(scene_file(tmp_path, name, seed=seed), layout="BHW")
+        scene.wavelengths = first + 10.0 * np.arange(3)
+        write_scene(tmp_path / f"{name}.npz", scene)
+    files = [tmp_path / f"{name}.npz" for name in "abc"]
+    build_database(tmp_path / "x.lmdb", files, CARD)
+    said = capsys.readouterr().err
+    assert "c.npz: its bands lie up to 30 nm from those of the first scene" in said
+    assert "b.npz: its bands" not in said
+
+
 def test_skip_bad_leaves_it_out_and_names_it(scenes, tmp_path, capsys):
     scenes[1].write_bytes(scenes[1].read_bytes()[:200])
     meta = build_database(tmp_path / "x.lmdb", scenes, CARD, val_last=1, skip_bad=True)

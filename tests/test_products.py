@@ -349,7 +349,6 @@ def test_a_database_holds_the_product_and_nothing_that_nobody_measured(
             "a.lmdb",
             "--patch",
             "8",
-            "--drop-bad-bands",
             "--fill-nodata",
             "--quiet",
         ]
