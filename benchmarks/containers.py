@@ -76,7 +76,7 @@ def decompression(packed: Path) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = Arguments(__doc__)
     parser.add_argument("--size", type=float, default=1.0, metavar="GB",
                         help="of the values, not compressed (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
