@@ -16,7 +16,6 @@ more than `FAR` too low: for them the program would draw edges that are not ther
 """
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ FREQUENCIES = (0.07, 0.13, 0.19, 0.25, 0.31, 0.37, 0.43, 0.48)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(__doc__)
     parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER",
                         help="folders with the scenes; studies/README.md says whose they are")
     parser.add_argument("--rendered", type=int, default=40, metavar="N",
