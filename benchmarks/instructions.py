@@ -42,8 +42,10 @@ def compiled(way: str, dtype: str, target: int, bands: int = BANDS):
              "BLOCK": 128 * lanes, "NARROW": True, "FAST": 2 if dtype == "bf16" else 1,
              "PAIR": lanes == 2}
     fixed = {name: fixed[name] for name in kernel.arg_names if name in fixed}
-    types = {name: f"*{'fp32' if name == 'carry' else dtype}" if name in POINTERS else
-             "constexpr" if name in fixed else "i32" for name in kernel.arg_names}
+    types = {name: "constexpr" if name in fixed else "i32" for name in kernel.arg_names}
+    types |= {name: f"*{dtype}" for name in types if name in POINTERS}
+    if "carry" in types:
+        types["carry"] = "*fp32"
     source = ASTSource(kernel, types,
                        {(kernel.arg_names.index(name),): value for name, value in fixed.items()})
     options = {"num_warps": 4, "enable_fp_fusion": True}
@@ -80,8 +82,9 @@ def disassemble(cubin: bytes) -> list[str]:
 def loop_that_writes(lines: list[str]) -> list[str]:
     """The instructions of the longest stretch that a branch goes back over and that stores."""
     labels = {line[:-1]: k for k, line in enumerate(lines) if line.startswith(".L")}
-    loops = [lines[labels[target]:k + 1] for k, line in enumerate(lines)
-             for target in re.findall(r"\bBRA\b.*?(\.L_x_\d+)", line) if labels.get(target, k) < k]
+    jumps = [(k, target) for k, line in enumerate(lines)
+             for target in re.findall(r"\bBRA\b.*?(\.L_x_\d+)", line)]
+    loops = [lines[labels[to]:k + 1] for k, to in jumps if labels.get(to, k) < k]
     loops = [[line for line in loop if "/*" in line and "NOP" not in line] for loop in loops]
     return max((loop for loop in loops if any("STG" in line for line in loop)), key=len)
 

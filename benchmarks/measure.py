@@ -325,9 +325,10 @@ def compare_checkouts(setup: Setup, theirs: Path, ours: Path) -> Rows:
     rows = []
     for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
                         ("training step", setup.sizes["training"])):
-        samplers = {str(root): partial(in_fresh_process, root, TIME, work=work, shape=shape,
-                                       device=str(setup.device), arch=setup.arch,
-                                       threads=setup.threads) for root in (theirs, ours)}
+        task = {"work": work, "shape": shape, "device": str(setup.device), "arch": setup.arch,
+                "threads": setup.threads}
+        samplers = {
+            str(root): partial(in_fresh_process, root, TIME, **task) for root in (theirs, ours)}
         rows += as_rows(take_turns(setup, samplers), str(theirs), "checkout", work=work,
                         size="x".join(map(str, shape)))
     return rows

@@ -58,9 +58,11 @@ def table(title: str, rows: Rows) -> str:
              *[["" if row.get(key) is None else SHOW.get(key, str)(row[key]) for key in columns]
                for row in rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.rjust(width) if key in SHOW else cell.ljust(width)
-                       for key, cell, width in zip(columns, line, widths, strict=True)).rstrip()
-             for line in cells]
+    lines = []
+    for line in cells:
+        padded = [cell.rjust(width) if key in SHOW else cell.ljust(width)
+                  for key, cell, width in zip(columns, line, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
     return "\n  ".join([title, *lines])
 
 

@@ -132,9 +132,11 @@ def time_growth(setup: Setup) -> Rows:
             found = [row
                      for row in setup.results.get("inference", []) if row["size"] == text(shape)]
             found = found or compare_variants(setup, "inference", ways, (1, 1, *shape))
-            rows += [{"axis": axis, "size": text(shape), "variant": row["variant"],
-                      "ns a voxel": 1e9 * row["time"] / math.prod(shape),
-                      "faster": row.get("faster")} for row in found if row["variant"] in names]
+            for row in found:
+                if row["variant"] in names:
+                    rows.append({"axis": axis, "size": text(shape), "variant": row["variant"],
+                                 "ns a voxel": 1e9 * row["time"] / math.prod(shape),
+                                 "faster": row.get("faster")})
     return rows
 
 
@@ -186,8 +188,9 @@ def time_tiles(setup: Setup) -> Rows:
     host."""
     net = Variant("fast").network(setup.arch).to(setup.device).eval()
     cube = random_cubes(*setup.sizes["scene"], device=CPU).numpy()
-    calls = {f"tile {tile}" if tile else "whole": partial(super_resolve_cube, net, cube, tile=tile)
-             for tile in (0, *setup.sizes["tiles"])}
+    calls = {"whole": partial(super_resolve_cube, net, cube, tile=0)}
+    for tile in setup.sizes["tiles"]:
+        calls[f"tile {tile}"] = partial(super_resolve_cube, net, cube, tile=tile)
     with Variant("fast").applied():
         rows = compare(setup, calls, column="work", size=text(cube.shape))
     return [row
@@ -219,8 +222,8 @@ def time_data(setup: Setup) -> Rows:
         np.save(source, np.random.default_rng(0).random((31, side, side), dtype=np.float32))
         built = in_fresh_process(ROOT, CUT, source=source, out=out, side=side)
         patches = LMDBDataset(out)
-        loaders = {name: training_loader([patches], 2 if len(patches) < 64 else 16, seed=0,
-                                         threads=workers)
+        batch = 2 if len(patches) < 64 else 16
+        loaders = {name: training_loader([patches], batch, seed=0, threads=workers)
                    for name, workers in (("one worker", 1), ("no worker", 0))}
         rows = compare(setup,
                        {name: partial(deque, loader, maxlen=0) for name, loader in loaders.items()},
@@ -363,13 +366,13 @@ def profile(setup: Setup) -> Rows:
             if setup.gpu:
                 torch.cuda.synchronize(setup.device)
         for kind in kinds:
-            costs = sorted((
-                (e.self_device_time_total if setup.gpu else e.self_cpu_time_total) / 1e6, e.count,
-                e.key[:80]) for e in recorded.key_averages() if e.device_type == kind)
+            clock = "self_device_time_total" if setup.gpu else "self_cpu_time_total"
+            costs = sorted((getattr(each, clock) / 1e6, each.count, each.key[:80])
+                           for each in recorded.key_averages() if each.device_type == kind)
             whole = sum(seconds for seconds, *_ in costs) or 1.0
-            rows += [{"work": work, "variant": way.name, "operator": name, "time": seconds,
-                      "share": seconds / whole, "calls": count}
-                     for seconds, count, name in costs[:-4:-1]]
+            for seconds, count, name in costs[:-4:-1]:
+                rows.append({"work": work, "variant": way.name, "operator": name, "time": seconds,
+                             "share": seconds / whole, "calls": count})
     return rows
 
 

@@ -49,14 +49,14 @@ def statistics(cube: Tensor) -> list[float]:
     power = step.square().mean((1, 2)).clamp_min(1e-12)
     neighbours = (x[1:] * x[:-1]).mean((1, 2))
     low = downsample(cube, 4, "gaussian")
-    lost = [((cube - start_image(low, 4, "gaussian", start)).square().mean(
-        (1, 2)).sqrt() / deviation).median() for start in ("interpolation", "backprojection")]
-    return [float(value)
-            for value in (power.sqrt().median(),
-                          (step.pow(4).mean((1, 2)) / power.square()).median(), neighbours.median(),
-                          neighbours.min(),
-                          mean.diff(n=2).square().mean().sqrt() / mean.std().clamp_min(1e-9),
-                          mean.min(), *lost)]
+    lost = []
+    for start in ("interpolation", "backprojection"):
+        error = cube - start_image(low, 4, "gaussian", start)
+        lost.append((error.square().mean((1, 2)).sqrt() / deviation).median())
+    found = (power.sqrt().median(), (step.pow(4).mean((1, 2)) / power.square()).median(),
+             neighbours.median(), neighbours.min(),
+             mean.diff(n=2).square().mean().sqrt() / mean.std().clamp_min(1e-9), mean.min(), *lost)
+    return [float(value) for value in found]
 
 
 def main() -> None:

@@ -214,10 +214,12 @@ def _recognise(shapes: Shapes) -> list[str]:
     """Names whose width and half-depth fit the weights of a checkpoint."""
     rows = shapes.get("feature_extractor.conv.conv.weight", (0,))[0]
     half_depth = len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")})
+    if not 0 < half_depth < 100:
+        return []
     widths = {family: divmod(rows, gate_count(options["kind"], True))
               for family, options in FAMILIES.items()}
     return [f"{family}_{width}_{half_depth}" for family, (width, rest) in widths.items()
-            if not rest and 0 < width < 10_000 and 0 < half_depth < 100]
+            if not rest and 0 < width < 10_000]
 
 
 @register(*(f"{family}_16_5" for family in FAMILIES),

@@ -53,6 +53,7 @@ PATCH = 32  # pixels, of rendered scenes; a card says its own
 QUICK = ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
 SCRIPTS = {"hsi_sr.py": hsi_sr.main, "lmdb_data.py": lmdb_data.main}
 INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
+CURVE = ("iteration", "psnr", "interpolation_psnr", "backprojection_psnr")
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,16 @@ def run(training: Training, place: Place) -> dict[str, Any]:
                        "--no-figures", "--quiet", "--no-cuda",
                        *([] if "errors" in training.study else ["--no-cubes"])])
         tested = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-        images += [{"name": card or image["name"], "bands": image["bands"],
-                    "preset": tested["preset"],
-                    "problem": f"x{tested['scale']} {tested['degradation']}",
-                    **{method: {key: round(image[method][key], 4) for key in INDEXES}
-                       | {"counted_pixels": image[method]["counted_pixels"]}
-                       for method in tested["methods"]}} for image in tested["images"]]
+        for image in tested["images"]:
+            images.append({"name": card or image["name"], "bands": image["bands"],
+                           "preset": tested["preset"],
+                           "problem": f"x{tested['scale']} {tested['degradation']}"})
+            for method in tested["methods"]:
+                images[-1][method] = {key: round(image[method][key], 4) for key in INDEXES}
+                images[-1][method]["counted_pixels"] = image[method]["counted_pixels"]
+    curve = []
+    for row in history if training.study.get("curves") else ():
+        curve.append({key: round(float(row[key]), 4) for key in CURVE})
     net, _ = model_from_checkpoint(last)
     return {"name": training.name, "arm": arm["name"], "budget": training.budget,
             "part": training.part, "seed": training.seed, "arch": saved["arch"],
@@ -165,10 +170,7 @@ def run(training: Training, place: Place) -> dict[str, Any]:
             "processor_seconds": round(sum(float(row["processor_seconds"] or 0) for row in history),
                                        3), "device": origin["device"], "threads": origin["threads"],
             "version": origin["version"],
-            "curve": [{key: round(float(row[key]), 4)
-                       for key in ("iteration", "psnr", "interpolation_psnr",
-                                   "backprojection_psnr")} for row in history]
-            if training.study.get("curves") else [], "images": images}
+            "curve": curve, "images": images}
 
 
 @dataclass(frozen=True)
@@ -372,9 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             study["name"] += f"_budget-{options.budget:g}"
         if options.budget != 1 or results != HERE / "results":
             study.get("errors", {}).pop("figure", None)
-        todo = [training
-                for training in trainings(study, options.budget, options.seeds, options.quick)
-                if re.search(options.only, training.name)]
+        planned = trainings(study, options.budget, options.seeds, options.quick)
+        todo = [training for training in planned if re.search(options.only, training.name)]
         for number, training in enumerate(todo, 1):
             path = results / study["name"] / f"{training.name}.json"
             if options.table or path.exists():

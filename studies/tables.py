@@ -123,9 +123,11 @@ def gains_figure(path: str, study: Mapping[str, Any], found: Results) -> Figure:
         for (k, budget), colour in zip(enumerate(budgets),
                                        method_colours(3)[2:] + method_colours(3)[:1], strict=False):
             for row, arm in enumerate(arms):
+                own = [image for result in found
+                       if (result["arm"], result["budget"]) == (arm, budget)
+                       for image in result["images"]]
                 gains = [image["network"]["psnr"] - image["backprojection"]["psnr"]
-                         for result in found if (result["arm"], result["budget"]) == (arm, budget)
-                         for image in result["images"] if image["name"] == name]
+                         for image in own if image["name"] == name]
                 y = row + 0.3 * (k - (len(budgets) - 1) / 2)
                 if gains:
                     ax.plot(gains, [y] * len(gains), "o", color=colour, markersize=3, alpha=0.7,

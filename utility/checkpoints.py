@@ -380,8 +380,9 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
             raise UserError(f"{path} holds a network trained with {name} = {said[name]}, and "
                             f"{asked[name]} was asked for; leave the choice to the checkpoint.")
     chosen = {**net.options, **asked, **said}
+    missing = [name for name in net.options if name not in {**asked, **said}]
     unsaid = [f"{path} does not say {name}, and {chosen[name]} is taken; {net.option_notes[name]}"
-              for name in net.options if name not in {**asked, **said}]
+              for name in missing]
     with torch.device("meta"):  # before any memory is taken
         _check_shapes(build_network(found, **chosen), checkpoint, path)
     scale, psnr = checkpoint.get("scale"), checkpoint.get("psnr")

@@ -232,8 +232,9 @@ class Degradation:
         """What a step of back-projection leaves of each frequency of an error, (h, w), on the grid
         of `low` (..., h, w). Of the kinds with a block grid D U is a symmetric filter with
         symmetric edges, and the cosines of the DCT-II are its eigenvectors."""
-        rows, columns = (torch.from_numpy(_gains(self.up_operations + down, n, self.scale)).to(low)
-                         for down, n in zip(self.down_operations, low.shape[-2:], strict=True))
+        gains = [_gains(self.up_operations + down, n, self.scale)
+                 for down, n in zip(self.down_operations, low.shape[-2:], strict=True)]
+        rows, columns = (torch.from_numpy(gain).to(low) for gain in gains)
         return 1 - rows[:, None] * columns
 
     def backproject(self, low: Tensor, steps: int = STEPS, image: Tensor | None = None,

@@ -195,8 +195,8 @@ def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list
     groups = []
     for data, problem in dict.fromkeys(key[:2] for key in runs):
         methods = {key[2]: found for key, found in runs.items() if key[:2] == (data, problem)}
-        rows = [["" if k else data, "" if k else problem, method, str(len(found))]
-                for k, (method, found) in enumerate(methods.items())]
+        rows = [["", "", method, str(len(found))] for method, found in methods.items()]
+        rows[0][:2] = data, problem
         for key in keys:
             pairs = [statistics(found, key) for found in methods.values()]
             for row, (mean, deviation), best in zip(rows, pairs,

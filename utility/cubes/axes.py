@@ -291,8 +291,9 @@ def writer_into(array: Any, target: Target) -> CubeWriter:
         if inside == slice(0, long):  # whole lines are one run of pixels
             runs = [(slice(lines.start * long, lines.stop * long), block.reshape(len(block), -1))]
         else:
-            runs = [(slice(j * long + inside.start, j * long + inside.stop),
-                     block[:, j - lines.start]) for j in range(lines.start, lines.stop)]
+            begins = [j * long for j in range(lines.start, lines.stop)]
+            runs = [(slice(begin + inside.start, begin + inside.stop), block[:, k])
+                    for k, begin in enumerate(begins)]
         for run, values in runs:
             if layout.endswith(".T"):
                 array[run, b] = values.T

@@ -194,8 +194,9 @@ def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
     facts = {"nodata": scalar(beside.get("nodata")),
              "normalised": scalar(beside.get("normalised")) == 1.0, "size": find_size(beside),
              "vectors": vectors, "metadata": _origin(beside.get("origin"))}
-    given = {name: np.asarray(beside[name], np.float64).ravel() for name in VECTORS
-             if name in beside and np.asarray(beside[name]).dtype.kind in "biuf"}
+    arrays = {name: np.asarray(beside[name]) for name in VECTORS if name in beside}
+    given = {name: array.astype(np.float64).ravel()
+             for name, array in arrays.items() if array.dtype.kind in "biuf"}
     texts = {name: _text(beside[name]) for name in TEXTS if name in beside}
     facts |= {field: given.get(name)
               for field, name in (("fwhm", "fwhm"), ("gain", "band_gain"),

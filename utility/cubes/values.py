@@ -57,8 +57,9 @@ def _limits(statistics: BandStatistics, place: Scene | str,
 
 def without_gain(scene: Scene) -> Scene:
     """The scene for values that are no longer those of its file: without gain, offset and units."""
+    gains = ("data gain values", "data offset values", "reflectance scale factor")
     header = {name: value for name, value in scene.metadata.get("header", {}).items()
-              if name not in ("data gain values", "data offset values", "reflectance scale factor")}
+              if name not in gains}
     metadata = scene.metadata | ({"header": header} if "header" in scene.metadata else {})
     return replace(scene, gain=None, offset=None, units="", metadata=metadata)
 

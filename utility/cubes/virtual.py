@@ -158,9 +158,10 @@ def _about_arms(wavelengths: Mapping[str, np.ndarray | None], dead: int) -> list
     elif len(wavelengths) > 1:
         notes.append(f"{', '.join(wavelengths)} are one cube, sorted by wavelength")
         ranges = sorted((np.nanmin(nm), np.nanmax(nm), name) for name, nm in wavelengths.items())
-        notes += [f"{one[2]} ends at {one[1]:.1f} nm and {other[2]} begins at {other[0]:.1f} nm: "
-                  "their bands alternate there"
-                  for one, other in pairwise(ranges) if other[0] < one[1]]
+        for (_, end, one), (begin, _, other) in pairwise(ranges):
+            if begin < end:
+                notes.append(f"{one} ends at {end:.1f} nm and {other} begins at {begin:.1f} nm: "
+                             "their bands alternate there")
     if dead:
         notes.append(f"{dead} dead bands (wavelength 0) are left out")
     return notes

@@ -121,9 +121,9 @@ class Card:
                        by_card=self.name != "scenes")
 
 
+_HINTS = get_type_hints(Card, include_extras=True)
 FIELDS = {name: hint.__metadata__[0]
-          for name, hint in get_type_hints(Card, include_extras=True).items()
-          if hasattr(hint, "__metadata__")}
+          for name, hint in _HINTS.items() if hasattr(hint, "__metadata__")}
 """What each field that a TOML file may have is expected to hold."""
 
 

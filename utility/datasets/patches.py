@@ -75,8 +75,10 @@ def _free(filled: np.ndarray, zoom: float, patch: int) -> np.ndarray:
 def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int],
                   zooms: Sequence[float]) -> int:
     """How many patches `extract_patches` gives for a scene of `size` (height, width)."""
-    return sum(math.prod(max(0, (round(n * zoom) - patch) // stride + 1) for n in size)
-               for zoom, stride in zip(zooms, strides, strict=True))
+    count = 0
+    for zoom, stride in zip(zooms, strides, strict=True):
+        count += math.prod(max(0, (round(n * zoom) - patch) // stride + 1) for n in size)
+    return count
 
 
 def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:

@@ -120,9 +120,12 @@ def _gain(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> st
     psnr = {key: mean_of([image[key] for image in images])["psnr"] for key in methods}
     ours = "network" if "network" in methods else list(methods)[-1]
     over = f"over {len(images)} images" if len(images) > 1 else "on one image"
-    rivals = [f"{abs(psnr[ours] - psnr[key]):.2f} dB "
-              f"{'above' if psnr[ours] >= psnr[key] else 'below'} the {psnr[key]:.2f} dB of {label}"
-              for key, label in methods.items() if key != ours]
+    rivals = []
+    for key, label in methods.items():
+        if key != ours:
+            where = "above" if psnr[ours] >= psnr[key] else "below"
+            rivals.append(f"{abs(psnr[ours] - psnr[key]):.2f} dB {where} the {psnr[key]:.2f} dB of "
+                          f"{label}")
     return ", ".join([f"{methods[ours]}: {psnr[ours]:.2f} dB PSNR {over}", *rivals]) + "."
 
 

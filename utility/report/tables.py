@@ -84,9 +84,10 @@ def describe(preset: str, scale: float, border: int, images: Images = (),
                      "pixel they have a part in count")
     if skipped:
         words.append(f"SAM leaves out {skipped} pixels whose spectrum is zero")
-    words += [f"ERGAS of {image['name']} leaves out bands "
-              f"{', '.join(map(str, image['dark_bands']))}, whose mean is below {DARK:.0%} of the "
-              "cube's" for image in images if image.get("dark_bands")]
+    for image in images:
+        if dark := ", ".join(map(str, image.get("dark_bands") or ())):
+            words.append(f"ERGAS of {image['name']} leaves out bands {dark}, whose mean is below "
+                         f"{DARK:.0%} of the cube's")
     if any(image.get("trained_on") for image in images):
         words.append("*: the network was trained on pixels of this image")
     if any("trained_on" in image and image["trained_on"] is None for image in images):
@@ -117,9 +118,9 @@ def latex(header: Sequence[str], groups: Groups, note: str = "") -> str:
         escaped = re.sub(r"[\\&%$#_{}~^<>|↑↓±]", lambda found: _LATEX[found[0]], text)
         return rf"\textbf{{{escaped}}}" if isinstance(text, Bold) else escaped
 
-    numeric = [all(
-        not row[k] or re.match(r"[-+]?[\d.]|-$", row[k]) for group in groups for row in group)
-               for k in range(len(header))]
+    columns = list(zip(*(row for group in groups for row in group), strict=True))
+    numeric = [all(not entry or re.match(r"[-+]?[\d.]|-$", entry) for entry in column)
+               for column in columns]
     lines = [" & ".join(map(cell, header)) + r" \\", r"\hline"]
     for group in groups:
         lines += [" & ".join(map(cell, row)) + r" \\" for row in group] + [r"\hline"]
@@ -197,8 +198,8 @@ def band_header(preset: str) -> list[str]:
     """The header of metrics_bands.csv; for a band's part in SAM and ERGAS see
     `indexes.Comparison.band_indexes`."""
     titles = _titles(preset, [name for name, metric in METRICS.items() if metric.of_band])
-    parts = [f"{title.split()[0]}_part{title[len(title.split()[0]):]}"
-             if title.split()[0] in ("sam", "ergas") else title for title in titles]
+    # of these a band has a part
+    parts = [re.sub(r"^(sam|ergas)\b", r"\1_part", title) for title in titles]
     return ["image", "method", "preset", "band", "wavelength_nm", "pixels", *parts]
 
 

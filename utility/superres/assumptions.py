@@ -74,10 +74,12 @@ def assumptions_in_words(rows: Sequence[Mapping[str, float]]) -> str | None:
     """What `under_other_mtfs` found, for a report; None where it found nothing."""
     if not rows:
         return None
-    return ("in the middle of the scene, " + "; ".join(
-        f"--mtf {row['mtf']:g} changes the values by {row['differs']:.2%} of their range (root "
-        f"mean square) and puts {row['halo']:.1%} of them outside their neighbourhood's range"
-        for row in rows))
+    words = []
+    for row in rows:
+        words.append(f"--mtf {row['mtf']:g} changes the values by {row['differs']:.2%} of their "
+                     f"range (root mean square) and puts {row['halo']:.1%} of them outside their "
+                     "neighbourhood's range")
+    return f"in the middle of the scene, {'; '.join(words)}"
 
 
 def middle(cube: np.ndarray) -> np.ndarray:

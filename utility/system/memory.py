@@ -24,9 +24,9 @@ def free_memory(root: str | Path = "/") -> int:
     /sys are.
     """
     root = Path(root)
-    machine = {line.split(":")[0]: int(line.split()[1]) * 1024
-               for line in _lines(root / "proc/meminfo")
-               if line.startswith(("MemTotal:", "MemAvailable:"))}
+    lines = [line.split() for line in _lines(root / "proc/meminfo")
+             if line.startswith(("MemTotal:", "MemAvailable:"))]
+    machine = {name.rstrip(":"): int(count) * 1024 for name, count, *_ in lines}
     free = [machine["MemAvailable"]] if "MemAvailable" in machine else []
     top = root / "sys/fs/cgroup"
     v2, v1 = ("memory.max", "memory.current", "inactive_file"), \
@@ -97,7 +97,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     """
     import torch
 
+    said = ("STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "unable to find an engine",
+            "CUDA error: out of memory")
     return (isinstance(error, torch.cuda.OutOfMemoryError)
-            or any(words in str(error)
-                   for words in ("STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED",
-                                 "unable to find an engine", "CUDA error: out of memory")))
+            or any(words in str(error) for words in said))

@@ -24,8 +24,10 @@ def other_values(compared: Comparison, low: float, high: float) -> str | None:
     before = _psnr(xx - 2 * xy + yy + (x - y) ** 2)
     # Moments of all bands together, each of shape (1,).
     u, v = x.mean(keepdims=True), y.mean(keepdims=True)
-    uu, uv, vv = (np.mean(within, keepdims=True) + np.mean(a * b) - np.mean(a) * np.mean(b)
-                  for within, a, b in ((xx, x, x), (xy, x, y), (yy, y, y)))
+    # covariance of all pixels: mean of those within bands, and that of the bands' means
+    between = [np.mean(a * b) - np.mean(a) * np.mean(b) for a, b in ((x, x), (x, y), (y, y))]
+    uu, uv, vv = (np.mean(within, keepdims=True) + more
+                  for within, more in zip((xx, xy, yy), between, strict=True))
     slope = _slopes(uu, uv)
     offset = v - slope * u
     whole = _psnr(slope**2 * xx - 2 * slope * xy + yy + (slope * x + offset - y) ** 2)

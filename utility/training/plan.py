@@ -139,12 +139,15 @@ class Plan:
                   else f"seed {c.seed}")
         weights, frozen = (c.weights or [1.0] * len(self.sources),
                            f", frozen: {', '.join(c.freeze)}" if c.freeze else "")
+        data = []
+        for source, weight in zip(self.sources, weights, strict=True):
+            share = f", {weight / sum(weights):.0%} of the steps" if c.weights else ""
+            data.append(f"data      {source.path}: {len(source.training):,} patches of "
+                        f"{'x'.join(map(str, source.shape))} for training, "
+                        f"{len(source.validation):,} for validation{share}")
         return [f"network   {c.arch}, {parameters:,} parameters, {origin}{frozen}",
                 f"device    {self.device} ({device_name(self.device)}), {', '.join(how)}",
-                *(f"data      {s.path}: {len(s.training):,} patches of "
-                  f"{'x'.join(map(str, s.shape))} for training, {len(s.validation):,} for "
-                  "validation" + (f", {w / sum(weights):.0%} of the steps" if c.weights else "")
-                  for s, w in zip(self.sources, weights, strict=True)),
+                *data,
                 f"problem   {scales}, degradation {_degradation(c)}"
                 + (f", noise {c.noise:g}" if c.noise else "") + f", start {c.start}, augmentation "
                 f"{c.augment}"

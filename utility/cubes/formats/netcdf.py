@@ -76,9 +76,11 @@ def _prepare(path: Path, target: Target, name: str) -> None:
                   ("band_gain", "B", like.gain if by_band else None, {}),
                   ("band_offset", "B", _offsets(like) if by_band else None, {})]
         if like.lonlat is not None:
-            kinds = ("longitude", "degrees_east"), ("latitude", "degrees_north")
-            beside += [(kind, "HW", values, {"units": units, "standard_name": kind})
-                       for values, (kind, units) in zip(like.lonlat, kinds, strict=True)]
+            lon, lat = like.lonlat
+            beside += [("longitude", "HW", lon,
+                        {"units": "degrees_east", "standard_name": "longitude"}),
+                       ("latitude", "HW", lat,
+                        {"units": "degrees_north", "standard_name": "latitude"})]
         for beside_name, axes, values, said in beside:
             if values is not None:
                 values = np.asarray(values)
@@ -136,9 +138,9 @@ def _coordinates(like: Scene,
     names = ("latitude", "longitude") if geographic else names
     units = ("degrees_north", "degrees_east") if geographic else ("m", "m")
     centres = f + e * (np.arange(shape[1]) + 0.5), c + a * (np.arange(shape[2]) + 0.5)
-    return {axis: (values, {"standard_name": name, "units": unit} if like.crs
-                   else {"long_name": name})
-            for axis, values, name, unit in zip("HW", centres, names, units, strict=True)}
+    said = [{"standard_name": name, "units": unit} if like.crs else {"long_name": name}
+            for name, unit in zip(names, units, strict=True)]
+    return dict(zip("HW", zip(centres, said, strict=True), strict=True))
 
 
 def _grid_mapping(like: Scene) -> dict[str, Any]:

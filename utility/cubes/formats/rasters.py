@@ -220,8 +220,9 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
             # GDAL would open it, whatever it is and wherever it leads
             if driver_of(file.read(16)) != "GTiff":
                 return None, None
+    no_mask = {MaskFlags.all_valid, MaskFlags.nodata}
     own = [i for i, flags in zip(source.indexes, source.mask_flag_enums, strict=True)
-           if not {MaskFlags.all_valid, MaskFlags.nodata} & set(flags)]
+           if not no_mask & set(flags)]
     shared = any(MaskFlags.per_dataset in source.mask_flag_enums[i - 1] for i in own)
     if not own:
         return None, None

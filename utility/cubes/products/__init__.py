@@ -18,10 +18,9 @@ import h5py
 
 from utility.cubes.product import Product
 
+_NAMES = sorted(module.name for module in iter_modules(__path__) if module.name[0] != "_")
 PRODUCTS: tuple[Product, ...] = tuple(
-    import_module(f"{__name__}.{name}").PRODUCT
-    for name in sorted(module.name for module in iter_modules(__path__))
-    if not name.startswith("_"))
+    import_module(f"{__name__}.{name}").PRODUCT for name in _NAMES)
 """All products, by the names of their files."""
 
 

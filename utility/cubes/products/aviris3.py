@@ -9,8 +9,10 @@ from utility.cubes.product import Product
 
 
 def holds(file: h5py.File) -> bool:
-    return any(item_at(file, f"{name}/{name}") is not None
-               and item_at(file, f"{name}/wavelength") is not None
+    def has(path: str) -> bool:
+        return item_at(file, path) is not None
+
+    return any(has(f"{name}/{name}") and has(f"{name}/wavelength")
                for name in ("reflectance", "radiance"))
 
 

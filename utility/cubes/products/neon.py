@@ -42,9 +42,9 @@ def open_neon(path: Path, key: str | None) -> Stored:
         stored = hdf5.stored_array(contents, name, packing, "HWB")
     group = name.rpartition("/")[0]
     stored.crs, stored.transform = _place(contents.file, f"{group}/Metadata/Coordinate_System")
-    windows = [ends for part, value in attributes(contents.file[group]).items()
-               if part.startswith("bandwindow") and (ends := numbers(value)) is not None
-               and ends.size == 2]
+    windows = [numbers(value) for part, value in attributes(contents.file[group]).items()
+               if part.startswith("bandwindow")]
+    windows = [ends for ends in windows if ends is not None and ends.size == 2]
     if stored.wavelengths is not None and windows and stored.good is None:
         stored.good = ~np.any([(stored.wavelengths >= low) & (stored.wavelengths <= high)
                                for low, high in windows], axis=0)
