@@ -546,8 +546,11 @@ NOT_OF_INFO = IN_TESTS | OF_RESULTS | {
 
 def _refuse_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Raise UserError for an option that changes nothing in what is asked for."""
+    def value(name: str) -> object:
+        return getattr(options, name) or None
+
     given = {name for name in (*NOT_OF_INFO, "minutes")
-             if (getattr(options, name) or None) != (parser.get_default(name) or None)}
+             if value(name) != (parser.get_default(name) or None)}
     if options.info:
         if useless := [flag for name, flag in NOT_OF_INFO.items() if name in given]:
             raise UserError(f"{', '.join(useless)} changes nothing in what --info says of the "

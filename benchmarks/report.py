@@ -60,8 +60,9 @@ def table(title: str, rows: Rows) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
-        padded = [cell.rjust(width) if key in SHOW else cell.ljust(width)
-                  for key, cell, width in zip(columns, line, widths, strict=True)]
+        padded = []
+        for key, cell, width in zip(columns, line, widths, strict=True):
+            padded.append(cell.rjust(width) if key in SHOW else cell.ljust(width))
         lines.append("  ".join(padded).rstrip())
     return "\n  ".join([title, *lines])
 

@@ -223,8 +223,8 @@ def time_data(setup: Setup) -> Rows:
         built = in_fresh_process(ROOT, CUT, source=source, out=out, side=side)
         patches = LMDBDataset(out)
         batch = 2 if len(patches) < 64 else 16
-        loaders = {name: training_loader([patches], batch, seed=0, threads=workers)
-                   for name, workers in (("one worker", 1), ("no worker", 0))}
+        loaders = {"one worker": training_loader([patches], batch, seed=0, threads=1),
+                   "no worker": training_loader([patches], batch, seed=0, threads=0)}
         rows = compare(setup,
                        {name: partial(deque, loader, maxlen=0) for name, loader in loaders.items()},
                        column="work")
@@ -367,8 +367,8 @@ def profile(setup: Setup) -> Rows:
                 torch.cuda.synchronize(setup.device)
         for kind in kinds:
             clock = "self_device_time_total" if setup.gpu else "self_cpu_time_total"
-            costs = sorted((getattr(each, clock) / 1e6, each.count, each.key[:80])
-                           for each in recorded.key_averages() if each.device_type == kind)
+            own = [each for each in recorded.key_averages() if each.device_type == kind]
+            costs = sorted((getattr(each, clock) / 1e6, each.count, each.key[:80]) for each in own)
             whole = sum(seconds for seconds, *_ in costs) or 1.0
             for seconds, count, name in costs[:-4:-1]:
                 rows.append({"work": work, "variant": way.name, "operator": name, "time": seconds,

@@ -388,12 +388,11 @@ def dlr(folder: Path, product: str, xml: bool = True, container: str = "TIF") ->
         "enmap": ("FWHMOfBand", "GainOfBand"),
         "desis": ("wavelengthWidthOfBand", "gainOfBand"),
     }[product]
-    bands = "".join(
-        f'<bandID number="{i + 1}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
-        f"<{width}>6.5</{width}>"
-        f"<{gain}>0.0001</{gain}></bandID>"
-        for i, nm in enumerate(DLR)
-    )
+    facts = f"<{width}>6.5</{width}><{gain}>0.0001</{gain}>"
+    bands = ""
+    for i, nm in enumerate(DLR, 1):
+        bands += (f'<bandID number="{i}"><wavelengthCenterOfBand>{nm}</wavelengthCenterOfBand>'
+                  f"{facts}</bandID>")
     if xml:
         (folder / f"{stem}-METADATA.XML").write_text(
             f'<?xml version="1.0"?><level_X><specific><bandCharacterisation>{bands}'

@@ -2,6 +2,7 @@
 import json
 import re
 import signal
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,7 @@ def test_the_largest_rectangle_without_missing_pixels_is_found():
         free = np.random.default_rng(seed).random((7, 9)) > 0.3
         top, left, height, width = largest_rectangle(free)
         assert free[top:top + height, left:left + width].all()
-        whole = [(b - t) * (r - c) for t in range(7) for b in range(t + 1, 8) for c in range(9)
-                 for r in range(c + 1, 10) if free[t:b, c:r].all()]
+        rows, columns = combinations(range(8), 2), list(combinations(range(10), 2))
+        whole = [(b - t) * (r - c)
+                 for (t, b), (c, r) in product(rows, columns) if free[t:b, c:r].all()]
         assert height * width == max(whole)

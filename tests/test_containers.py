@@ -302,8 +302,8 @@ def test_a_turned_grid_goes_into_map_info_where_gdal_reads_it_back(tmp_path: Pat
     crs = rasterio.crs.CRS.from_epsg(32633).to_wkt()
     write_scene(tmp_path / "a.hdr", Scene(cube_of(), "a", transform=tuple(turned)[:6], crs=crs))
     with rasterio.open(tmp_path / "a.img", driver="ENVI") as image:
-        assert all(np.allclose(image.transform * corner, turned * corner, rtol=0, atol=1e-5)
-                   for corner in ((0, 0), (18, 0), (0, 24), (18, 24)))
+        for corner in ((0, 0), (18, 0), (0, 24), (18, 24)):
+            assert np.allclose(image.transform * corner, turned * corner, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("transform", [(2, 0.5, 0, 0.5, -1, 0), (30, 0, 5e5, 0, 30, 5e6)],

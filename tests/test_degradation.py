@@ -28,8 +28,8 @@ from utility.degradation import (
 
 NAMES = ["mtf 0.3", "mtf 0.7,0.08", *(kind for kind in KINDS if kind != "mtf")]
 PROBLEMS = [(kind, scale) for kind in NAMES for scale in SCALES if (kind, scale) != ("gaussian", 3)]
-DOWN = {(operations, Degradation.of(4, name).up_operations) for name in NAMES
-        for operations in Degradation.of(4, name).down_operations}
+ALL = [Degradation.of(4, name) for name in NAMES]
+DOWN = {(operations, one.up_operations) for one in ALL for operations in one.down_operations}
 OPERATIONS = sorted({down for down, _ in DOWN} | {up for _, up in DOWN}
                     | {up + down for down, up in DOWN} | {("blur",), ("zoom_down",), ()})
 # Keys' cubic, a = -0.5, at .25 .75 1.25 1.75:

@@ -29,9 +29,10 @@ def scenes(folder: Path, count: int, size: tuple[int, int] = (40, 44)) -> list[P
 def shared(path: Path) -> tuple[int, int, int]:
     """Training patches, validation patches, and how many of these have a spectrum of a training
     patch."""
-    train, validation = ([{spectrum.tobytes()
-                           for spectrum in patch.reshape(len(patch), -1).T.copy()}
-                          for patch in LMDBDataset(path, split)]
+    def spectra(patch):
+        return {spectrum.tobytes() for spectrum in patch.reshape(len(patch), -1).T.copy()}
+
+    train, validation = (list(map(spectra, LMDBDataset(path, split)))
                          for split in ("train", "validation"))
     seen = set().union(*train)
     return len(train), len(validation), sum(bool(seen & patch) for patch in validation)

@@ -16,9 +16,9 @@ from typed import ROOT
 import hsi_sr
 import hsi_test
 
-PAGES = [path
-         for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("studies/results/*.md")]
-         if not {".venv", "results", "runs"} & set(path.relative_to(ROOT).parts[:-1])]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
+PAGES = [path for path in PAGES
+         if path.relative_to(ROOT).parts[0] not in (".venv", "results", "runs")]
 PROGRAMS = ("python ", "torchrun ", "make ", "sh ")
 
 

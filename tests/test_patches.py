@@ -42,11 +42,8 @@ def as_set(patches: list[np.ndarray]) -> set[bytes]:
        stride=st.integers(1, 9))
 def test_patches_are_every_window_at_the_stride_in_reading_order(height, width, patch, stride):
     scene = cube(2, height, width)
-    expected = [
-        scene[:, top : top + patch, left : left + patch]
-        for top in range(0, height - patch + 1, stride)
-        for left in range(0, width - patch + 1, stride)
-    ]
+    rows, columns = (range(0, n - patch + 1, stride) for n in (height, width))
+    expected = [scene[:, top:top + patch, left:left + patch] for top in rows for left in columns]
     got = patches_of(scene, patch, [stride], [1.0])
     assert np.array_equal(got, np.stack(expected))
     assert len(got) == count_patches((height, width), patch, [stride], [1.0])

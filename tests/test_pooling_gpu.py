@@ -153,8 +153,9 @@ def test_triton_takes_two_lanes_a_thread_only_where_they_are_one_aligned_word(mo
     if case == "odd band":  # the gates are channels of wider rows
         gates = laid_out(torch.cat([gates, gates[:, :1]], dim=1), layout)[:, :6]
     skip = skip.float() if case == "float32 skip" else skip
-    gates, skip, grad = (placed(x, case == f"unaligned {name}") for x, name in
-                         ((gates, "gates"), (skip, "skip"), (grad.to(skip.dtype), "gradient")))
+    gates = placed(gates, case == "unaligned gates")
+    grad = placed(grad.to(skip.dtype), case == "unaligned gradient")
+    skip = placed(skip, case == "unaligned skip")
     taken = noted_pairs(monkeypatch)
     gates.requires_grad_()
     out = pool(gates, "f", "both", skip, "triton")

@@ -62,7 +62,8 @@ def brought_along(requirements: Path) -> set[str]:
 def not_required() -> set[str]:
     """Modules that are installed here and that `requirements.txt` does not bring along."""
     required = brought_along(ROOT / "requirements.txt")
-    return {module for module, owners in importlib.metadata.packages_distributions().items()
+    modules = importlib.metadata.packages_distributions()
+    return {module for module, owners in modules.items()
             if not required & {owner.lower().replace("_", "-") for owner in owners}}
 
 

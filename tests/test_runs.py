@@ -70,8 +70,10 @@ def test_tensorboard_gets_the_same_by_the_documented_class_alone(tmp_path, monke
         run.add_image("picture", picture, 6)
         run.flush()
         run.close()
-        found.append([(event.step, value.tag, value.simple_value, value.image.encoded_image_string)
-                      for event in events(tmp_path / part) for value in event.summary.value])
+        values = [(event.step, value)
+                  for event in events(tmp_path / part) for value in event.summary.value]
+        found.append([(step, value.tag, value.simple_value, value.image.encoded_image_string)
+                      for step, value in values])
         monkeypatch.setattr("utility.training.runs.EventsWriter", None)
     assert found[0] == found[1] and len(found[0]) == 2
 

@@ -233,8 +233,9 @@ def save_struct(path: Path, kind: str, fields: dict) -> Path:
         scipy.io.savemat(path, {"S": fields, "date": "2024"}, do_compression=kind == "compressed")
         return path
     flat = {f"S/{name}": value for name, value in fields.items() if not isinstance(value, dict)}
-    flat |= {f"S/{name}/{part}": value for name, inner in fields.items() if isinstance(inner, dict)
-             for part, value in inner.items()}
+    for name, inner in fields.items():
+        if isinstance(inner, dict):
+            flat |= {f"S/{name}/{part}": value for part, value in inner.items()}
     return save_v73(path, **flat)
 
 
@@ -674,8 +675,8 @@ def test_every_band_has_its_own_no_data_value(tmp_path: Path) -> None:
     cube = cube_of(3, 6, 8, "int16") + 1
     cube[:, 2, 3] = -9999, -1, -9999
     path = raster(tmp_path / "a.tif", cube)
-    bands = "".join(f'<PAMRasterBand band="{b}"><NoDataValue>{v}</NoDataValue></PAMRasterBand>'
-                    for b, v in ((1, -9999), (2, -1), (3, -9999)))
+    band = '<PAMRasterBand band="{}"><NoDataValue>{}</NoDataValue></PAMRasterBand>'
+    bands = "".join(band.format(b, v) for b, v in ((1, -9999), (2, -1), (3, -9999)))
     (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
     scene = clean(read_scene(path))
     assert scene.missing.sum() == 1 and scene.missing[2, 3]

@@ -161,13 +161,11 @@ def test_the_same_ground_truth_under_two_names_of_its_file_is_one_data_set(tmp_p
 
 
 def test_weights_that_were_tested_twice_are_one_run_and_shipped_ones_are_no_seeds(tmp_path, capsys):
-    folders = [results(tmp_path / name, psnr, weights_sha256=weights, checkpoint=path)
-               for name, psnr, weights, path in (("a", 31.0, "x", "runs/a/best.pth"),
-                                                 ("b", 31.0, "x", "runs/a/best.pth"),
-                                                 ("c", 33.0, "y", "runs/c/best.pth"),
-                                                 ("d", 35.0, "z", "checkpoints/lowgrid_x4.pth"),
-                                                 ("e", 36.0, "w",
-                                                  "checkpoints/lowgrid_x4_real.pth"))]
+    runs = {"a": (31.0, "x", "runs/a/best.pth"), "b": (31.0, "x", "runs/a/best.pth"),
+            "c": (33.0, "y", "runs/c/best.pth"), "d": (35.0, "z", "checkpoints/lowgrid_x4.pth"),
+            "e": (36.0, "w", "checkpoints/lowgrid_x4_real.pth")}
+    folders = [results(tmp_path / name, psnr, weights_sha256=hashed, checkpoint=path)
+               for name, (psnr, hashed, path) in runs.items()]
     summary.main(folders)
     rows = [[cell.strip() for cell in line.split("|")[3:5]]
             for line in capsys.readouterr().out.splitlines()[4:7]]

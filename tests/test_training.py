@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,9 +45,11 @@ def test_back_projection_is_the_start_of_every_recipe_but_the_released_one(data)
 
 def test_noise_spoils_the_back_projection_more_than_the_interpolation_and_is_drawn_by_the_seed(
         data):
-    plain, noisy, again, other = (first_validation(prepare(config(data, recipe="fast", **changes)))
-                                  for changes in ({}, {"noise": 0.05}, {"noise": 0.05},
-                                                  {"noise": 0.05, "seed": 1}))
+    def validated(**changes):
+        return first_validation(prepare(config(data, recipe="fast", **changes)))
+
+    plain, noisy, again = validated(), validated(noise=0.05), validated(noise=0.05)
+    other = validated(noise=0.05, seed=1)
     lost = {name: plain[f"{name}_psnr"] - noisy[f"{name}_psnr"]
             for name in ("interpolation", "backprojection")}
     assert lost["backprojection"] > lost["interpolation"] + 1 and lost["interpolation"] > 0
@@ -138,13 +141,14 @@ def pair(seed=0):
 
 def test_the_band_loss_computes_its_formula():
     out, truth = pair()
-    bands = [math.log(
-        float((out[n, b] - truth[n, b]).square().mean() / truth[n, b].var(correction=0)) + 1e-4)
-             for n in range(2) for b in range(4)]
-    angles = [math.log(
-        float(torch.arccos(torch.cosine_similarity(out[n], truth[n], dim=0)).mean()) + 1e-3)
-              for n in range(2)]
-    assert abs(float(band_loss(out, truth)) - sum(bands) / 8 - 0.3 * sum(angles) / 2) < 0.02
+    bands = angles = 0.0
+    for n in range(2):
+        for b in range(4):
+            error = (out[n, b] - truth[n, b]).square().mean() / truth[n, b].var(correction=0)
+            bands += math.log(float(error) + 1e-4)
+        cosines = torch.cosine_similarity(out[n], truth[n], dim=0)
+        angles += math.log(float(torch.arccos(cosines).mean()) + 1e-3)
+    assert abs(float(band_loss(out, truth)) - bands / 8 - 0.3 * angles / 2) < 0.02
 
 
 def test_the_band_loss_weighs_a_dark_band_as_much_as_a_bright_one():
@@ -222,10 +226,11 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
     for (x, low, statistics), (whole_x, whole_low, whole_statistics) in zip(
             seen[:6], seen[6:], strict=True):
         assert torch.equal(statistics, whole_statistics)
-        places = [(i, j) for i in (0, 1, 2) for j in (0, 1, 2)
-                  if torch.equal(low, whole_low[..., i:i + 2, j:j + 2])
-                  and torch.equal(x, whole_x[..., 4 * i:4 * i + 8, 4 * j:4 * j + 8])]
-        assert len(places) == 1
+        places = 0
+        for i, j in product(range(3), repeat=2):
+            places += (torch.equal(low, whole_low[..., i:i + 2, j:j + 2])
+                       and torch.equal(x, whole_x[..., 4 * i:4 * i + 8, 4 * j:4 * j + 8]))
+        assert places == 1
     with pytest.raises(UserError, match="takes a multiple of 4"):
         train(config(data, arch="lowgrid_2_1", crop=6))
 
@@ -282,8 +287,8 @@ def test_the_plan_follows_its_options(data):
 
 def test_few_steps_of_the_released_recipe_are_remarked_on(data):
     assert any("makes 9 steps" in note for note in prepare(config(data)).notes)
-    assert not any("steps" in note for changes in ({"recipe": "fast"}, {"epochs": 400})
-                   for note in prepare(config(data, **changes)).notes)
+    for changes in ({"recipe": "fast"}, {"epochs": 400}):
+        assert not any("steps" in note for note in prepare(config(data, **changes)).notes)
 
 
 # --- weights to start from ------------------------------------------------------------------------

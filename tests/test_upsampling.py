@@ -79,8 +79,8 @@ def windows_agree(x, whole, dtype):
     height, width = x.shape[-2:]
     for top, bottom, left, right in ((0, height, 0, width), (1, 5, 2, width), (2, height, 0, 4)):
         source = Window(top, bottom, left, right, height, width)
-        inner = [(2 * v + step * (0 < v < end)) for v, step, end in
-                 ((top, 2, height), (bottom, -2, height), (left, 2, width), (right, -2, width))]
+        ends = (top, 2, height), (bottom, -2, height), (left, 2, width), (right, -2, width)
+        inner = [2 * v + step * (0 < v < end) for v, step, end in ends]
         target = Window(*inner, 2 * height, 2 * width)
         found = double_part(source.cut(x, Window.whole(height, width)), source, target)
         expected = target.cut(whole, Window.whole(2 * height, 2 * width))

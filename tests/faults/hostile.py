@@ -153,9 +153,10 @@ def empty_chunk(path: Path) -> str:
 
 
 def vrt(path: Path) -> str:
-    bands = "".join('<VRTRasterBand dataType="Byte" '
-                    f'band="{b}"><SimpleSource><SourceFilename>/vsicurl/{ADDRESS}/vrt.tif'
-                    '</SourceFilename></SimpleSource></VRTRasterBand>' for b in (1, 2))
+    source = (f"<SimpleSource><SourceFilename>/vsicurl/{ADDRESS}/vrt.tif</SourceFilename>"
+              "</SimpleSource>")
+    bands = "".join(f'<VRTRasterBand dataType="Byte" band="{b}">{source}</VRTRasterBand>'
+                    for b in (1, 2))
     path.write_text(f'<VRTDataset rasterXSize="4" rasterYSize="4">{bands}</VRTDataset>')
     return path.name
 
@@ -281,11 +282,10 @@ CASES: dict[str, tuple[str, Callable[..., str], Callable[[Path], Any]]] = {
     "VRT to the network": (".vrt", vrt, _read), "WMS as .tif": (".tif", wms, _read),
     "GeoTIFF with overviews elsewhere": (".tif", overviews, _read),
     "ENVI with a projection elsewhere": (".hdr", projection, _read),
-    **{f"a pipe as {what}": (suffix, pipe, read)
-       for what, suffix, read in (("scene", ".mat", _read),
-                                  ("checkpoint", ".pth", model_from_checkpoint),
-                                  ("card", ".toml", load_card),
-                                  ("safetensors", ".safetensors", model_from_checkpoint))},
+    "a pipe as scene": (".mat", pipe, _read),
+    "a pipe as checkpoint": (".pth", pipe, model_from_checkpoint),
+    "a pipe as card": (".toml", pipe, load_card),
+    "a pipe as safetensors": (".safetensors", pipe, model_from_checkpoint),
     "a pipe as database": (".lmdb", lambda path: pipe(path) and "not an LMDB database",
                            LMDBDataset), "a device as scene": (".npy", device, _read),
     "a card whose list is a pipe": (".toml", piped_list,

@@ -101,8 +101,9 @@ def _read_pictures(path: Path) -> float:
 def _xml(path: Path) -> None:
     """What stands beside an image of EnMAP."""
     _deflated_tiff(path.with_name("ENMAP01-a-SPECTRAL_IMAGE.TIF"))
-    bands = "".join(f"<bandID><wavelengthCenterOfBand>{400 + n}</wavelengthCenterOfBand>"
-                    "<GainOfBand>0.0001</GainOfBand></bandID>" for n in range(4))
+    band = ("<bandID><wavelengthCenterOfBand>{}</wavelengthCenterOfBand>"
+            "<GainOfBand>0.0001</GainOfBand></bandID>")
+    bands = "".join(band.format(400 + n) for n in range(4))
     path.write_text(f"<?xml version='1.0' encoding='UTF-8'?><level_X>{bands}</level_X>")
 
 

@@ -294,9 +294,11 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
     mappable = ScalarMappable(
         Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
     _title(page.figure, name, None, title)
-    for k, (title, values) in enumerate(maps.items()):
-        if np.isfinite(values).any():
-            title = f"{title}: mean {np.nanmean(values):.4g}{unit}"
+    titles = []
+    for method, values in maps.items():
+        mean = f": mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else ""
+        titles.append(f"{method}{mean}")
+    for k, (values, title) in enumerate(zip(maps.values(), titles, strict=True)):
         ax = page.axes(k)
         ax.set_facecolor("0.7")
         _show(ax, np.ma.masked_invalid(values), cmap=mappable.cmap, norm=mappable.norm)

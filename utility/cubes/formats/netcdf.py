@@ -138,9 +138,11 @@ def _coordinates(like: Scene,
     names = ("latitude", "longitude") if geographic else names
     units = ("degrees_north", "degrees_east") if geographic else ("m", "m")
     centres = f + e * (np.arange(shape[1]) + 0.5), c + a * (np.arange(shape[2]) + 0.5)
-    said = [{"standard_name": name, "units": unit} if like.crs else {"long_name": name}
-            for name, unit in zip(names, units, strict=True)]
-    return dict(zip("HW", zip(centres, said, strict=True), strict=True))
+    found = {}
+    for axis, values, name, unit in zip("HW", centres, names, units, strict=True):
+        said = {"standard_name": name, "units": unit} if like.crs else {"long_name": name}
+        found[axis] = values, said
+    return found
 
 
 def _grid_mapping(like: Scene) -> dict[str, Any]:
