@@ -1,4 +1,5 @@
-"""Testing methods against ground truth: degrade, super-resolve, compare, and leave files that people can open."""
+"""Testing methods against ground truth: degrade, super-resolve, compare, and leave files that
+people can open."""
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +23,13 @@ from utility.datasets.regions import sources_of
 from utility.degradation import Degradation, add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.names import METHODS, UNTRAINED
-from utility.report.figures import band_psnr_figure, comparison_figure, error_figure, map_figure, spectra_figure
+from utility.report.figures import (
+    band_psnr_figure,
+    comparison_figure,
+    error_figure,
+    map_figure,
+    spectra_figure,
+)
 from utility.report.page import write_report
 from utility.report.tables import (
     band_header,
@@ -65,35 +72,43 @@ class Outputs:
     facts: dict[str, Any] = field(default_factory=dict)  # for the report
 
 
-def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage], problem: Problem, out: Path, *,
-        outputs: Outputs, facts: Mapping[str, Any] | None = None, compare: Mapping[str, Path] | None = None,
-        overwrite: bool = False, together: bool = True,
+def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestImage],
+        problem: Problem, out: Path, *, outputs: Outputs, facts: Mapping[str, Any] | None = None,
+        compare: Mapping[str, Path] | None = None, overwrite: bool = False, together: bool = True,
         failed: list[str] | None = None) -> dict[str, Any]:
-    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv, cubes/ and figures.
+    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv,
+    cubes/ and figures.
 
-    Interpolation and back-projection are tested always, the network where there is one, and cubes that other programs made.
+    Interpolation and back-projection are tested always, the network where there is one, and cubes
+    that other programs made.
 
     Args:
         net: on the device that shall compute; None tests without a network.
         info: what the network's checkpoint says.
         out: the folder. The folder appears when all of it is written.
         facts: put into metrics.json as they are (`command`, `device`).
-        compare: {method: folder of its cubes}. A cube has the name of its image, or NAME_xSCALE, and its values.
+        compare: {method: folder of its cubes}. A cube has the name of its image, or NAME_xSCALE,
+            and its values.
         overwrite: replace an earlier results folder of that name, when the new one is whole.
-        together: of several processes, each gets all images and computes some of their tiles; False: each gets images of
-            its own. The first process writes.
-        failed: takes the sentences on images that cannot be used, and the others are tested; None: the first one is raised.
+        together: of several processes, each gets all images and computes some of their tiles;
+            False: each gets images of its own. The first process writes.
+        failed: takes the sentences on images that cannot be used, and the others are tested; None:
+            the first one is raised.
 
-    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`, `methods`, `warnings`, ...
+    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`,
+    `methods`, `warnings`, ...
 
     Raises:
-        UserError: the folder exists (or is no results folder), an image cannot be used, or there is none.
+        UserError: the folder exists (or is no results folder), an image cannot be used, or there is
+            none.
     """
     compare = dict(compare or {})
-    methods = {**UNTRAINED, **({"network": info.arch} if net else {}), **{name: name for name in compare}}
-    silent = together and distributed.rank() > 0
-    test = _Test(net, problem, dataclasses.replace(outputs, cubes=False, figures=False, report=False) if silent else outputs,
-                 compare, methods, info.trained_on if info else (), together)
+    methods = {**UNTRAINED, **({"network": info.arch} if net else {}),
+               **{name: name for name in compare}}
+    own = outputs
+    if together and distributed.rank():
+        own = dataclasses.replace(outputs, cubes=False, figures=False, report=False)
+    test = _Test(net, problem, own, compare, methods, info.trained_on if info else (), together)
     with _results_folder(out, overwrite) as folder:
         for image in images:
             try:
@@ -110,14 +125,13 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             raise UserError(failed[0])
         if not rows:
             raise UserError("There is no image to test on; give scenes with --data.")
-        about = {"arch": info.arch, "checkpoint": str(info.path), "weights_sha256": weights_hash(net),
-                 "epoch": info.epoch, "iteration": info.iteration,
-                 "trained_scales": list(info.scales) if info.scales else None, "trained_degradation": info.degradation,
-                 } if info else {"arch": None, "checkpoint": None}
+        asked = dataclasses.asdict(problem)
+        del asked["method"]
         results = {
-            **about, **(facts or {}), **{key: value for key, value in dataclasses.asdict(problem).items() if key != "method"},
-            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()}, "methods": methods,
-            "images": rows, "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
+            **_about(net, info), **(facts or {}), **asked,
+            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()},
+            "methods": methods, "images": rows,
+            "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
         }
         results |= {"warnings": _warnings(results), "failed": failed or []}
         if distributed.rank():
@@ -127,20 +141,35 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         bands = chain.from_iterable(bands for *_, bands in test.found)
         write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *bands])
         if outputs.latex:
-            write_text(folder / "metrics.tex", latex(*result_table(rows, methods, problem.preset),
-                                                     describe(problem.preset, problem.scale, problem.border, rows, methods)))
+            how = describe(problem.preset, problem.scale, problem.border, rows, methods)
+            write_text(folder / "metrics.tex",
+                       latex(*result_table(rows, methods, problem.preset), how))
         if outputs.report:
-            figures = [(f"{row['name']}: {kind}", folder / name) for row in rows for kind, name in row["figures"].items()]
-            title = f"{info.arch if info else ' and '.join(UNTRAINED.values())}, x{problem.scale}, {problem.degradation}"
-            facts = {**outputs.facts, **{f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}}
-            write_report(folder / "report.html", title, facts, rows, methods, figures, problem.preset, problem.scale,
-                         problem.border)
+            figures = [(f"{row['name']}: {kind}", folder / name)
+                       for row in rows for kind, name in row["figures"].items()]
+            tested = info.arch if info else " and ".join(UNTRAINED.values())
+            warned = {f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}
+            write_report(folder / "report.html",
+                         f"{tested}, x{problem.scale}, {problem.degradation}",
+                         {**outputs.facts, **warned}, rows, methods, figures, problem.preset,
+                         problem.scale, problem.border)
     return results
+
+
+def _about(net: Network | None, info: CheckpointInfo | None) -> dict[str, Any]:
+    """What metrics.json says of the network."""
+    if not info:
+        return {"arch": None, "checkpoint": None}
+    return {"arch": info.arch, "checkpoint": str(info.path), "weights_sha256": weights_hash(net),
+            "epoch": info.epoch, "iteration": info.iteration,
+            "trained_scales": list(info.scales) if info.scales else None,
+            "trained_degradation": info.degradation}
 
 
 @contextmanager
 def _results_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The folder that becomes `out` when the block ends; the first process makes it, and all write their cubes in it."""
+    """The folder that becomes `out` when the block ends; the first process makes it, and all write
+    their cubes in it."""
     if distributed.rank():
         yield Path(distributed.of_first(""))
         return
@@ -158,10 +187,11 @@ class _Test:
     outputs: Outputs
     compare: dict[str, Path]
     methods: dict[str, str]
-    trained_on: Sequence[Mapping[str, Any]] | None  # what the network's checkpoint says of its training
+    # what the network's checkpoint says of its training
+    trained_on: Sequence[Mapping[str, Any]] | None
     together: bool = True
+    # of each image: the number of its file, its row of metrics.json, and those of metrics_bands.csv
     found: list[tuple[int, dict[str, Any], list[list[Any]]]] = field(default_factory=list)
-    # Of each image: the number of its file, its row of metrics.json, and its rows of metrics_bands.csv.
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -173,24 +203,27 @@ class _Test:
         say(f"{image.name} {first_line(image)}")
         gt = crop_to_multiple(image.cube, scale)
         if 0 in gt.shape:
-            raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} pixels, smaller than the "
-                            f"scale factor {scale}; use a larger scene.")
+            raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} "
+                            f"pixels, smaller than the scale factor {scale}; use a larger scene.")
         low, noise, lost, unseen = degraded(gt, image, problem)
         name = _free_name(image.name, {row["name"] for row in self.rows})
-        row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1], "width": gt.shape[2],
-               "missing_pixels": 0 if image.filled is None else int(crop_to_multiple(image.filled, scale).sum()),
-               "sha256": _truth_hash(gt, image.filled),
-               "start": problem.start if self.net else None, "noise": problem.noise, "snr": problem.snr,
-               "border": problem.border,
+        filled = image.filled
+        row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1],
+               "width": gt.shape[2],
+               "missing_pixels":
+               0 if filled is None else int(crop_to_multiple(filled, scale).sum()),
+               "sha256": _truth_hash(gt, filled), "start": problem.start if self.net else None,
+               "noise": problem.noise, "snr": problem.snr, "border": problem.border,
                "trained_on": None if self.trained_on is None else
                sources_of(image.scene, tuple(image.source["region"]), self.trained_on)}
         if taken := self.compare.keys() & {*row, *METHODS, *ROW}:
-            raise UserError(f"A method of --compare is called {taken.pop()}, which means something else in metrics.json; give "
-                            "it another name.")
+            raise UserError(f"A method of --compare is called {taken.pop()}, which means something "
+                            "else in metrics.json; give it another name.")
         others, unseen = self._others(image, gt.shape, unseen)
         counted = None if unseen is None else ~unseen
         problem = for_noise(problem, noise)
-        made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene), missing=lost)
+        made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene),
+                       missing=lost)
         cubes = {key: made[key].cube() for key in UNTRAINED}
         try:
             row["dark_bands"] = dark_bands(gt, problem.border, counted)
@@ -203,26 +236,34 @@ class _Test:
             cubes["network"] = made["network"].cube(together=self.together)
             row["seconds"] = round(time.perf_counter() - started, 3)
         cubes |= others
-        found |= {key: self._compared(cubes[key], gt, counted) for key in cubes if key not in found}
+        found |= {
+            key: self._compared(cubes[key], gt, counted) for key in cubes if key not in found}
         row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
-        row["other_values"] = {method: words for method in self.compare
-                               if (words := other_values(found[method], image.low, image.high))}
-        bands = band_rows(name, {key: comparison.band_indexes() for key, comparison in found.items()}, problem.preset,
-                          image.scene.wavelengths, next(iter(found.values())).pixels)
-        row["above_network"] = [key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
+        row["other_values"] = {}
+        for method in self.compare:
+            if words := other_values(found[method], image.low, image.high):
+                row["other_values"][method] = words
+        bands = band_rows(
+            name, {key: comparison.band_indexes() for key, comparison in found.items()},
+            problem.preset, image.scene.wavelengths, next(iter(found.values())).pixels)
+        row["above_network"] = [
+            key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
         if self.outputs.cubes and self.net:
             row["cube"] = self._write_cube(cubes["network"], image, counted, folder, name)
         if self.outputs.figures or self.outputs.report:
             row["figures"] = self._figures(image, gt, cubes, counted, row, folder)
         self.found.append((image.number, row, bands))
 
-    def _compared(self, cube: np.ndarray, gt: np.ndarray, counted: np.ndarray | None) -> Comparison:
-        return Comparison(cube, gt, self.problem.scale, self.problem.preset, self.problem.border, counted)
+    def _compared(self, cube: np.ndarray, gt: np.ndarray,
+                  counted: np.ndarray | None) -> Comparison:
+        problem = self.problem
+        return Comparison(cube, gt, problem.scale, problem.preset, problem.border, counted)
 
     def _others(self, image: TestImage, shape: tuple[int, int, int],
                 unseen: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """The cubes that other programs made of an image, {method: in [0, 1]}, and the pixels that no method is compared at:
-        the given ones, and those that one of these cubes declares missing."""
+        """The cubes that other programs made of an image, {method: in [0, 1]}, and the pixels that
+        no method is compared at: the given ones, and those that one of these cubes declares
+        missing."""
         cubes = {}
         for method, folder in self.compare.items():
             cubes[method], gone = _read_cube(folder, image, shape, self.problem, unseen)
@@ -230,31 +271,40 @@ class _Test:
                 unseen = gone if unseen is None else unseen | gone
         return cubes, unseen
 
-    def _write_cube(self, cube: np.ndarray, image: TestImage, counted: np.ndarray | None, folder: Path, name: str) -> str:
-        """Write the network's result in the values of its scene, float32; pixels that do not count are no-data."""
+    def _write_cube(self, cube: np.ndarray, image: TestImage, counted: np.ndarray | None,
+                    folder: Path, name: str) -> str:
+        """Write the network's result in the values of its scene, float32; pixels that do not count
+        are no-data."""
         path = folder / "cubes" / f"{name}_x{self.problem.scale}{suffix_of(image.scene.format)}"
         raw = from_unit_range(cube, image.low, image.high, np.float32, on_overflow="clip")
         nodata = image.scene.nodata if counted is not None else None
         if counted is not None:
             if nodata is None or abs(nodata) > np.finfo(np.float32).max:
                 nodata = np.nan
-            raw[raw == np.float32(nodata)] = np.nextafter(np.float32(nodata), np.float32(image.high))
+            raw[raw == np.float32(nodata)] = np.nextafter(np.float32(nodata),
+                                                          np.float32(image.high))
             raw[:, ~counted] = nodata
-        metadata = image.scene.metadata | provenance(self.net, self.problem, image.scene, ", degraded for a test,")
+        metadata = image.scene.metadata | provenance(self.net, self.problem, image.scene,
+                                                     ", degraded for a test,")
         write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=nodata, metadata=metadata))
         return str(path.relative_to(folder))
 
-    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray], counted: np.ndarray | None,
-                 row: dict[str, Any], folder: Path) -> dict[str, str]:
-        """Draw the requested figures, in which pixels that do not count are NaN; returns {content: file name}."""
+    def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray],
+                 counted: np.ndarray | None, row: dict[str, Any], folder: Path) -> dict[str, str]:
+        """Draw the requested figures, in which pixels that do not count are NaN; returns {content:
+        file name}."""
         if counted is not None:
-            gt, *shown = (np.where(counted, cube, np.float32(np.nan)) for cube in (gt, *cubes.values()))
+            gt, *shown = (
+                np.where(counted, cube, np.float32(np.nan)) for cube in (gt, *cubes.values()))
             cubes = dict(zip(cubes, shown, strict=True))
         name, outputs, problem = row["name"], self.outputs, self.problem
         wavelengths, made = image.scene.wavelengths, {}
-        labels = {key: self.methods[key].capitalize() if key in METHODS else key for key in cubes} | {"network": "Network"}
+        labels = {key: UNTRAINED[key].capitalize() if key in UNTRAINED else key for key in cubes}
+        labels["network"] = "Network"
         shown = {labels[key]: cube for key, cube in cubes.items()}
-        remarks = [f"network below {' and '.join(UNTRAINED[key] for key in row['above_network'])}"] * bool(row["above_network"])
+        remarks = []
+        if above := " and ".join(UNTRAINED[key] for key in row["above_network"]):
+            remarks.append(f"network below {above}")
         if counted is not None:
             remarks.append(f"{counted.mean():.0%} of the pixels count, the others are black")
 
@@ -262,26 +312,31 @@ class _Test:
             made[words] = f"{name}{kind}.png"
             return folder / made[words]
 
-        comparison_figure(path("", "ground truth, methods and errors"), gt, shown, wavelengths=wavelengths, rgb=image.rgb,
-                          metrics={labels[key]: row[key] for key in cubes}, name=name, scale=problem.scale,
-                          preset=problem.preset, border=problem.border, pixels=outputs.pixels or None,
-                          note="; ".join(remarks))
+        comparison_figure(path("", "ground truth, methods and errors"), gt, shown,
+                          wavelengths=wavelengths, rgb=image.rgb,
+                          metrics={labels[key]: row[key] for key in cubes}, name=name,
+                          scale=problem.scale, preset=problem.preset, border=problem.border,
+                          pixels=outputs.pixels or None, note="; ".join(remarks))
         if outputs.pixels:
-            spectra_figure(path("_spectra", "spectra of chosen pixels"), {"Ground truth": gt, **shown}, outputs.pixels,
-                           wavelengths, name)
+            spectra_figure(path("_spectra", "spectra of chosen pixels"),
+                           {"Ground truth": gt, **shown}, outputs.pixels, wavelengths, name)
         if outputs.error_band is not None or outputs.report:
             band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
-            error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown, band, wavelengths, name)
+            error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown,
+                         band, wavelengths, name)
         if outputs.report:
-            band_psnr_figure(path("_band_psnr", "PSNR of each band"), {k: band_psnr(v, gt, counted) for k, v in shown.items()},
+            band_psnr_figure(path("_band_psnr", "PSNR of each band"),
+                             {label: band_psnr(cube, gt, counted) for label, cube in shown.items()},
                              wavelengths, name)
-            map_figure(path("_sam", "spectral angle of each pixel"), {k: sam_map(v, gt, counted) for k, v in shown.items()},
+            map_figure(path("_sam", "spectral angle of each pixel"),
+                       {label: sam_map(cube, gt, counted) for label, cube in shown.items()},
                        "spectral angle to the ground truth", "Spectral angle (degrees)", "°", name)
         return made
 
 
 def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
-    """What tells ground truths apart: the values in [0, 1] that are compared, and which pixels are missing."""
+    """What tells ground truths apart: the values in [0, 1] that are compared, and which pixels are
+    missing."""
     if filled is None or not filled.any():
         return content_hash(gt)
     return content_hash(np.where(filled[:gt.shape[1], :gt.shape[2]], np.float32(np.nan), gt))
@@ -289,19 +344,23 @@ def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
 
 def degraded(gt: np.ndarray, image: TestImage, problem: Problem
              ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """The low-resolution cube (B, h, w); the noise of its bands, where it is told; its pixels that a missing pixel has a part
-    in; the pixels that no result is compared at. The masks are None where every pixel was measured.
+    """The low-resolution cube (B, h, w); the noise of its bands, where it is told; its pixels that
+    a missing pixel has a part in; the pixels that no result is compared at. The masks are None
+    where every pixel was measured.
 
-    As those of a sensor's cube, the pixels of the first mask are filled from others before a method sees the cube.
+    As those of a sensor's cube, the pixels of the first mask are filled from others before a method
+    sees the cube.
     """
-    low = downsample(torch.from_numpy(np.ascontiguousarray(gt)), problem.scale, problem.degradation).numpy()
+    low = downsample(torch.from_numpy(np.ascontiguousarray(gt)), problem.scale,
+                     problem.degradation).numpy()
     lost = unseen = None
     filled = None if image.filled is None else crop_to_multiple(image.filled, problem.scale)
     if filled is not None and filled.any():
         lost, unseen = Degradation.of(problem.scale, problem.degradation).unseen(filled)
         if lost.all():
-            raise UserError(f"{image.scene} has {int((~filled).sum())} measured pixels, and missing ones have a part in every "
-                            "degraded pixel; use another scene, or a smaller --scale.")
+            raise UserError(f"{image.scene} has {int((~filled).sum())} measured pixels, and "
+                            "missing ones have a part in every degraded pixel; use another scene, "
+                            "or a smaller --scale.")
         low[:, lost] = np.nan  # a stated ratio to the noise is of the others
     low, noise = add_noise(low, problem.noise, problem.seed, image.name), None
     if problem.snr is not None:
@@ -311,19 +370,21 @@ def degraded(gt: np.ndarray, image: TestImage, problem: Problem
 
 def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], problem: Problem,
                unseen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The cube that another program made of an image, in [0, 1], of the size of the image or of `shape`; and the pixels that
-    its file declares missing. Raises UserError: there is no such cube, or it holds NaN elsewhere.
+    """The cube that another program made of an image, in [0, 1], of the size of the image or of
+    `shape`; and the pixels that its file declares missing. Raises UserError: there is no such cube,
+    or it holds NaN elsewhere.
     """
     names = (image.name, f"{image.name}_x{problem.scale}")
     found = [path for path in list_scenes([folder]) if path.stem in names]
     if len(found) != 1:
-        raise UserError(f"{folder} holds {len(found) or 'no'} cubes named {' or '.join(names)}, and one is needed; name the "
-                        "cubes after the images of the test.")
+        raise UserError(f"{folder} holds {len(found) or 'no'} cubes named {' or '.join(names)}, "
+                        "and one is needed; name the cubes after the images of the test.")
     scene = read_scene(found[0], bands=shape[0])
     cube = scene.cube
     if cube.shape not in (shape, image.cube.shape):
-        raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image {image.name} is "
-                        f"{' x '.join(map(str, shape))}; give a cube of the same bands and size.")
+        raise UserError(f"{found[0]} is {' x '.join(map(str, cube.shape))}, and the image "
+                        f"{image.name} is {' x '.join(map(str, shape))}; give a cube of the same "
+                        "bands and size.")
     rows, columns = shape[1:]
     gone = missing_anywhere(scene)
     gone = None if gone is None else gone[:rows, :columns]
@@ -334,33 +395,43 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], prob
         inside &= True if mask is None else ~mask
     values = cube[:, inside]
     if bad := int((~np.isfinite(values)).sum()):
-        raise UserError(f"{found[0]} holds {bad} values that are NaN or infinite at pixels that the image {image.name} has, "
-                        "and declares no value for missing ones; repair it, or leave its edge out with --border.")
+        raise UserError(f"{found[0]} holds {bad} values that are NaN or infinite at pixels that "
+                        f"the image {image.name} has, and declares no value for missing ones; "
+                        "repair it, or leave its edge out with --border.")
     if image.high - image.low > 4 and values.size and np.abs(values).max() < 2:
-        raise UserError(f"{found[0]} holds values up to {np.abs(values).max():.3g}, and the image {image.name} has values from "
-                        f"{image.low:g} to {image.high:g}; give the cube in the values of the image.")
+        raise UserError(f"{found[0]} holds values up to {np.abs(values).max():.3g}, and the "
+                        f"image {image.name} has values from {image.low:g} to {image.high:g}; give "
+                        "the cube in the values of the image.")
     if gone is not None and (more := int((gone if unseen is None else gone & ~unseen).sum())):
-        note(f"{found[0]} lacks {more} pixels that the image {image.name} has; no method is compared there")
+        note(f"{found[0]} lacks {more} pixels that the image {image.name} has; no method is "
+             "compared there")
     return unit_range(cube, image.low, image.high)[0], gone
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences on a test with training pixels, cubes in other values, a network below another method, and dark rows."""
-    rows, mean = results["images"], results["mean"]
-    warnings = [f"the network was trained on pixels of {row['name']} ({', '.join(row['trained_on'])}): its numbers there say "
-                "nothing about other scenes" for row in rows if row["trained_on"]]
-    warnings += [f"{method} of {row['name']}: {words}" for row in rows for method, words in row["other_values"].items()]
+    """Sentences on a test with training pixels, cubes in other values, a network below another
+    method, and dark rows."""
+    rows, mean, warnings = results["images"], results["mean"], []
+    for row in rows:
+        if seen := ", ".join(row["trained_on"] or ()):
+            warnings.append(f"the network was trained on pixels of {row['name']} ({seen}): its "
+                            "numbers there say nothing about other scenes")
+    warnings += [f"{method} of {row['name']}: {words}"
+                 for row in rows for method, words in row["other_values"].items()]
     for key, label in UNTRAINED.items():
         count = sum(key in row["above_network"] for row in rows)
         if count:
-            warnings.append(f"the network is below the {label} on {count} of {len(rows)} images (mean PSNR "
-                            f"{mean['network']['psnr']:.2f} dB against {mean[key]['psnr']:.2f} dB)")
-    notes = (dark_note(row["height"], row["width"], results["scale"], results["degradation"]) for row in rows)
+            warnings.append(f"the network is below the {label} on {count} of {len(rows)} images "
+                            f"(mean PSNR {mean['network']['psnr']:.2f} dB against "
+                            f"{mean[key]['psnr']:.2f} dB)")
+    notes = (dark_note(row["height"], row["width"], results["scale"], results["degradation"])
+             for row in rows)
     return warnings + list(dict.fromkeys(filter(None, notes)))
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """A free name: `name`, with a number if another image has it, shortened so that file endings fit."""
+    """A free name: `name`, with a number if another image has it, shortened so that file endings
+    fit."""
     name = name.encode()[:180].decode(errors="ignore")
     count, free = 2, name
     while free in taken:
