@@ -1,13 +1,17 @@
-"""What an assumed MTF is worth: true blur x assumed blur x noise, for the shipped weights, on real scenes.
+"""What an assumed MTF is worth: true blur x assumed blur x noise, for the shipped weights, on real
+scenes.
 
-    python studies/mismatch.py --scenes FOLDER                      every scale; tables and a figure in studies/results
-    python studies/mismatch.py --scenes FOLDER --scale 4 --weights runs/NAME/best.pth --results /tmp/mine
+    python studies/mismatch.py --scenes FOLDER
+            every scale; tables and a figure in studies/results
+    python studies/mismatch.py --scenes FOLDER --scale 4 --weights runs/NAME/best.pth --results mine
 
-Each scene is degraded by each true blur, and brought back by a method that is told the blur (`known`), or nothing (`unknown`:
-the safe MTF is assumed), or a wrong MTF. `known` is repeated with noise, whose level is told. FOLDER holds the scenes of
-`SCENES`, at any depth, in any container. Indexes are those of the preset `standard`.
+Each scene is degraded by each true blur, and brought back by a method that is told the blur
+(`known`), or nothing (`unknown`: the safe MTF is assumed), or a wrong MTF. `known` is repeated with
+noise, whose level is told. FOLDER holds the scenes of `SCENES`, at any depth, in any container.
+Indexes are those of the preset `standard`.
 
-Writes mismatch.csv (a row for each scene and case), mismatch.json (the summary), mismatch.md and mismatch.png.
+Writes mismatch.csv (a row for each scene and case), mismatch.json (the summary), mismatch.md and
+mismatch.png.
 """
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ from utility.system.progress import track  # noqa: E402
 from utility.testing.evaluation import degraded  # noqa: E402
 from utility.testing.images import TestImage, read_images  # noqa: E402
 
-SCENES = ("feathers_crop150", "smooth_crop100", "jasperRidge2_R198", "abu-airport-1", "abu-airport-2", "abu-airport-3",
-          "abu-beach-3", "abu-urban-2", "abu-urban-4")
+SCENES = ("feathers_crop150", "smooth_crop100", "jasperRidge2_R198", "abu-airport-1",
+          "abu-airport-2", "abu-airport-3", "abu-beach-3", "abu-urban-2", "abu-urban-4")
 """The nine of the tables. Two more are tested for the spectral angle of their dark pixels:"""
 DARK = ("real_and_fake_apples_ms_256", "cloth_ms_256")
 TRUE = ("mtf 0.08", "mtf 0.15", "mtf 0.25", "mtf 0.35", "mtf 0.5", "mtf 0.75", "area")
@@ -80,12 +84,16 @@ CASES += [Case("gaussian", "gaussian")]  # the degradation of tests against grou
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders with the scenes")
-    parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8], help="scale factors (default: 4 2 8)")
-    parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT", help="default: those that a cube of your own gets")
+    parser.add_argument("--scenes", nargs="+", type=Path, required=True, metavar="FOLDER",
+                        help="folders with the scenes")
+    parser.add_argument("--scale", type=int, nargs="+", default=[4, 2, 8],
+                        help="scale factors (default: 4 2 8)")
+    parser.add_argument("--weights", nargs="+", type=Path, metavar="CKPT",
+                        help="default: those that a cube of your own gets")
     parser.add_argument("--cases", nargs="+", choices=WAYS, default=list(WAYS), metavar="CASE",
                         help=f"some of {', '.join(WAYS)} (default: all)")
-    parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results", metavar="FOLDER")
+    parser.add_argument("--results", type=Path, default=ROOT / "studies" / "results",
+                        metavar="FOLDER")
     options = parser.parse_args(arguments)
     images = dict(_scenes(options.scenes))
     rows = []
@@ -150,63 +158,77 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     groups = dict.fromkeys((row["weights"], row["scale"]) for row in rows)
-    summary = [{"weights": label, "scale": scale, **summarised(_some(rows, weights=label, scale=scale))}
-               for label, scale in groups]
-    write_json(folder / "mismatch.json", {"machine": _machine(), "seed": SEED, "scenes": SCENES, "dark": DARK,
-                                          "summary": summary})
-    header = ["weights", "case", "PSNR", "SAM", "PSNR above interpolation", "worst", "above back-projection", "below it", "SAM above the "
-              "interpolation's"]
+    summary = []
+    for label, scale in groups:
+        own = _some(rows, weights=label, scale=scale)
+        summary.append({"weights": label, "scale": scale, **summarised(own)})
+    write_json(folder / "mismatch.json", {"machine": _machine(), "seed": SEED, "scenes": SCENES,
+                                          "dark": DARK, "summary": summary})
+    header = ["weights", "case", "PSNR", "SAM", "PSNR above interpolation", "worst",
+              "above back-projection", "below it", "SAM above the interpolation's"]
     table = [[_line(one, case) for case in one["cases"]] for one in summary]
-    write_text(folder / "mismatch.md", "\n".join([
-        "# What an assumed MTF is worth", "", f"`python studies/mismatch.py --scenes FOLDER`, {_machine()}, seed {SEED}. "
-        f"{len(SCENES)} scenes, {len(TRUE)} true blurs; dB. The last column counts these scenes and {' and '.join(DARK)}.",
-        "", markdown(header, table), ""]))
+    made_by = (f"`python studies/mismatch.py --scenes FOLDER`, {_machine()}, seed {SEED}. "
+               f"{len(SCENES)} scenes, {len(TRUE)} true blurs; dB. The last column counts these "
+               f"scenes and {' and '.join(DARK)}.")
+    write_text(folder / "mismatch.md", "\n".join(
+        ["# What an assumed MTF is worth", "", made_by, "", markdown(header, table), ""]))
     figure(folder / "mismatch.png", rows)
     print((folder / "mismatch.md").read_text(encoding="utf-8"))
 
 
 def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For each case of the assumption: gains over both untrained methods, and what is below them."""
+    """For each case of the assumption: gains over both untrained methods, and what is below
+    them."""
     cases = {}
     for assumed, snr in dict.fromkeys((row["assumed"], row["snr"]) for row in rows):
         some = _some(rows, assumed=assumed, snr=snr)
         nine = [row for row in some if row["scene"] in SCENES]
-        over = {key: np.array([row["network_psnr"] - row[f"{key}_psnr"] for row in nine]) for key in UNTRAINED}
+        case: dict[str, Any] = {"count": len(nine)}
+        for name in ("psnr", "sam"):
+            case[name] = float(np.mean([row[f"network_{name}"] for row in nine]))
+        for key in UNTRAINED:
+            gain = np.array([row["network_psnr"] - row[f"{key}_psnr"] for row in nine])
+            case[f"over_{key}"] = {"mean": float(gain.mean()), "worst": float(gain.min()),
+                                   "below": int((gain < 0).sum())}
         angles = [row for row in some if row["network_sam"] > row["interpolation_sam"]]
-        cases[assumed if snr is None else f"{assumed}, SNR {snr:g} dB"] = {
-            "count": len(nine),
-            **{name: float(np.mean([row[f"network_{name}"] for row in nine])) for name in ("psnr", "sam")},
-            **{f"over_{key}": {"mean": float(gain.mean()), "worst": float(gain.min()), "below": int((gain < 0).sum())}
-               for key, gain in over.items()},
-            "sam_worse": [f"{row['scene']}, {row['true']}" for row in angles], "sam_count": len(some)}
+        case |= {"sam_worse": [f"{row['scene']}, {row['true']}" for row in angles],
+                 "sam_count": len(some)}
+        cases[assumed if snr is None else f"{assumed}, SNR {snr:g} dB"] = case
     return {"cases": cases}
 
 
 def _line(one: Mapping[str, Any], case: str) -> list[str]:
     found = one["cases"][case]
     plain, projected = found["over_interpolation"], found["over_backprojection"]
-    return [f"{one['weights']}, x{one['scale']}", case, f"{found['psnr']:.3f}", f"{found['sam']:.3f}", f"{plain['mean']:+.2f}", f"{plain['worst']:+.2f}",
-            f"{projected['mean']:+.2f}", f"{projected['below']} of {found['count']}, at most {-min(projected['worst'], 0):.2f}",
+    below = -min(projected["worst"], 0)
+    return [f"{one['weights']}, x{one['scale']}", case, f"{found['psnr']:.3f}",
+            f"{found['sam']:.3f}", f"{plain['mean']:+.2f}", f"{plain['worst']:+.2f}",
+            f"{projected['mean']:+.2f}",
+            f"{projected['below']} of {found['count']}, at most {below:.2f}",
             f"{len(found['sam_worse'])} of {found['sam_count']}"]
 
 
 @rc_context(STYLE)
 def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """PSNR above the interpolation over the true blur: the mean of the scenes, and the range from the worst to the best."""
+    """PSNR above the interpolation over the true blur: the mean of the scenes, and the range from
+    the worst to the best."""
     groups = list(dict.fromkeys((row["weights"], row["scale"]) for row in rows))
     fig = Figure(figsize=(WIDTH, 2.6))
     axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax, (label, scale) in zip(axes, groups, strict=True):
         ax.axhline(0, color="0.5", linewidth=0.8)
         for assumed, colour in zip(("known", "unknown", *WRONG), method_colours(4), strict=True):
-            gains = [[row["network_psnr"] - row["interpolation_psnr"]
-                      for row in _some(rows, weights=label, scale=scale, true=true, assumed=assumed, snr=None)
-                      if row["scene"] in SCENES] for true in TRUE]
-            if not all(gains):  # this case was not asked for
+            own = _some(rows, weights=label, scale=scale, assumed=assumed, snr=None)
+            gains: dict[str, list[float]] = {true: [] for true in TRUE}
+            for row in own:
+                if row["scene"] in SCENES and row["true"] in gains:
+                    gains[row["true"]].append(row["network_psnr"] - row["interpolation_psnr"])
+            if not all(gains.values()):  # this case was not asked for
                 continue
-            ax.plot(range(len(TRUE)), [np.mean(gain) for gain in gains], "o-", color=colour, markersize=2.5, label=assumed)
-            ax.fill_between(range(len(TRUE)), [min(gain) for gain in gains], [max(gain) for gain in gains], color=colour,
-                            alpha=0.12, linewidth=0)
+            ax.plot(range(len(TRUE)), list(map(np.mean, gains.values())), "o-", color=colour,
+                    markersize=2.5, label=assumed)
+            ax.fill_between(range(len(TRUE)), list(map(min, gains.values())),
+                            list(map(max, gains.values())), color=colour, alpha=0.12, linewidth=0)
         ax.set_xticks(range(len(TRUE)), [true.removeprefix("mtf ") for true in TRUE])
         ax.set(title=f"{label}, x{scale}", ylim=(-3, 6))
         ax.grid(axis="y")
