@@ -14,14 +14,14 @@ from benchmarks.sections import Section
 
 def sections(theirs: Path, ours: Path, scenes: list[str]) -> dict[str, tuple[str, Section]]:
     """Title and measurement of each section, by name."""
-    found: dict[str, tuple[str, Section]] = {
-        name: (f"{title}: two checkouts in turns, fresh processes",
-               partial(compare_files, theirs=theirs, ours=ours, commands=COMMANDS[name]))
-        for name, title in (("network", "224 bands from file to file"),
-                            ("narrow", "31 bands from file to file"),
-                            ("backprojection", "Back-projection from file to file"),
-                            ("start", "The start"), ("database", "A database"),
-                            ("float32", "From file to file in float32"))}
+    found: dict[str, tuple[str, Section]] = {}
+    for name, title in (("network", "224 bands from file to file"),
+                        ("narrow", "31 bands from file to file"),
+                        ("backprojection", "Back-projection from file to file"),
+                        ("start", "The start"), ("database", "A database"),
+                        ("float32", "From file to file in float32")):
+        found[name] = (f"{title}: two checkouts in turns, fresh processes",
+                       partial(compare_files, theirs=theirs, ours=ours, commands=COMMANDS[name]))
     return found | {
         "scenes": ("Ground-truth scenes, default options",
                    partial(compare_scenes, theirs=theirs, ours=ours, scenes=scenes)),
@@ -34,9 +34,9 @@ def sections(theirs: Path, ours: Path, scenes: list[str]) -> dict[str, tuple[str
 def compare_released(setup: Setup) -> Rows:
     """Inference and a training step, the released way and the fast one in turns."""
     ways = variants(setup.device)[:2]
-    return [{"work": work, **row}
-            for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
-                                ("training step", setup.sizes["training"]))
+    shapes = {"inference": (1, 1, *setup.sizes["inference"][0]),
+              "training step": setup.sizes["training"]}
+    return [{"work": work, **row} for work, shape in shapes.items()
             for row in compare_variants(setup, work, ways, shape)]
 
 
@@ -98,5 +98,7 @@ def taken_over(path: Path, title: str, wanted: Iterable[str]) -> dict[str, Any]:
     saved = json.loads(path.read_text(encoding="utf-8"))
     if saved["machine"]["title"] != title:
         return {"results": {}, "measured": {}}
-    return {part: {name: value for name, value in saved.get(part, {}).items()
-                   if name not in set(wanted)} for part in ("results", "measured")}
+    for part in ("results", "measured"):
+        old = saved.get(part, {})
+        saved[part] = {name: value for name, value in old.items() if name not in set(wanted)}
+    return {part: saved[part] for part in ("results", "measured")}

@@ -153,8 +153,8 @@ def _sections(options: argparse.Namespace, gpu: bool) -> dict[str, tuple[str, Se
         optional = {"scenes": options.scenes, "satellite": options.satellite,
                     "float32": False, "against": False}
         found = against.sections(Path(options.against).resolve(), ROOT, options.scenes)
-        return {name: section for name, section in found.items()
-                if (name in options.only if options.only else optional.get(name, True))}
+        chosen = options.only or [name for name in found if optional.get(name, True)]
+        return {name: section for name, section in found.items() if name in chosen}
     possible = {"waiting": gpu, "psnr": options.checkpoint, "processes": options.only,
                 "sampler": options.only}
     return {name: section for name, section in SECTIONS.items()

@@ -121,8 +121,8 @@ def _scenes(folders: Sequence[Path]) -> Iterator[tuple[str, TestImage]]:
     """The scenes that are there; each must be."""
     paths = {path.stem: path for path in list_scenes(folders)}
     if missing := [name for name in (*SCENES, *DARK) if name not in paths]:
-        raise UserError(f"{', '.join(map(str, folders))} holds no scene {', '.join(missing)}; studies/README.md says whose "
-                        "they are.")
+        raise UserError(f"{', '.join(map(str, folders))} holds no scene {', '.join(missing)}; "
+                        "studies/README.md says whose they are.")
     for name in (*SCENES, *DARK):
         image, = read_images([paths[name]], Reading())
         yield name, image
@@ -139,8 +139,8 @@ def _rows(net: Network, label: str, start: str, scale: int, images: Mapping[str,
             counted = None if unseen is None else ~unseen
             problem = for_noise(case.problem(scale, start), noise)
             made = methods(net, low, replace(problem, tile=0), noise=noise, missing=lost)
-            row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name, "true": case.true,
-                                   "assumed": case.assumed, "snr": case.snr,
+            row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name,
+                                   "true": case.true, "assumed": case.assumed, "snr": case.snr,
                                    "pixels": gt[0].size if counted is None else int(counted.sum())}
             for key, method in made.items():
                 result = method.cube()

@@ -291,10 +291,13 @@ def _left(run: Path) -> dict[str, object]:
     with open(run / "history.csv", newline="") as file:
         found["history.csv"] = [
             {k: v for k, v in row.items() if k not in SPEEDS} for row in csv.DictReader(file)]
-    values = [(event.step, value) for event in events(run) for value in event.summary.value
-              if value.tag.removeprefix("epoch/") not in SPEEDS]
-    found["events"] = sorted((step, value.tag, value.simple_value, value.image.encoded_image_string)
-                             for step, value in values)
+    found["events"] = []
+    for event in events(run):
+        for value in event.summary.value:
+            if value.tag.removeprefix("epoch/") not in SPEEDS:
+                found["events"].append((event.step, value.tag, value.simple_value,
+                                        value.image.encoded_image_string))
+    found["events"].sort()
     return found
 
 

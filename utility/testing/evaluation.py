@@ -286,7 +286,8 @@ class _Test:
             raw[:, ~counted] = nodata
         metadata = image.scene.metadata | provenance(self.net, self.problem, image.scene,
                                                      ", degraded for a test,")
-        write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=nodata, metadata=metadata))
+        write_scene(path, dataclasses.replace(image.scene, cube=raw, nodata=nodata,
+                                              metadata=metadata))
         return str(path.relative_to(folder))
 
     def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray],

@@ -79,16 +79,17 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
     level = low.square().mean((2, 3)).sqrt() * _column(low, (s.noise for s in sensors))
     if config.snr is not None:
         # Bands differ: a log-normal factor of about 1.3.
-        factors, noise = zip(*((np.exp(0.25 * draw.standard_normal(low.shape[1])),
-                                draw.standard_normal(low.shape[1:], dtype=np.float32))
-                               for draw in draws), strict=True)
+        factors, noise = [], []
+        for draw in draws:
+            factors.append(np.exp(0.25 * draw.standard_normal(low.shape[1])))
+            noise.append(draw.standard_normal(low.shape[1:], dtype=np.float32))
         level = level * torch.from_numpy(np.stack(factors)).to(level)
         low = low + torch.from_numpy(np.stack(noise)).to(low) * level[..., None, None]
     told_level = level * _column(low, (s.told_noise for s in sensors))
-    told = torch.stack([told_level.square(), *(
-        _column(low, values).expand_as(level)
-        for values in ((float(np.mean(s.told.nearest_mtf)) for s in sensors),
-                       (float(s.known) for s in sensors)))], dim=1)
+    mtf = _column(low, (float(np.mean(s.told.nearest_mtf)) for s in sensors))
+    known = _column(low, (float(s.known) for s in sensors))
+    told = torch.stack(
+        [told_level.square(), mtf.expand_as(level), known.expand_as(level)], dim=1)
     return Given(low, {start: _start(sensors, low, start, told_level) for start in starts}, told)
 
 
