@@ -5,14 +5,7 @@
 # inside the block (an optimizer's step, load_state_dict, a swap to averaged weights) are ignored
 # until the block ends, under no_grad too: the loss of a training stands still, without a warning.
 # Calls under inference_mode, and weights that need no gradient, use the new values.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 torch==2.13.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 torch==2.13.0 <<'PYTHON'
 import torch
 
 print("torch", torch.__version__)

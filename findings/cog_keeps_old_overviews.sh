@@ -5,14 +5,7 @@
 # is ignored. They may be nearest neighbour, or older than the pixels: bands that were corrected
 # after the overviews were built keep the old values there, and a viewer, or rasterio's decimated
 # read, shows those. `OVERVIEWS=IGNORE_EXISTING` helps.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 rasterio==1.4.4
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 rasterio==1.4.4 <<'PYTHON'
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling

@@ -5,14 +5,7 @@
 # oneDNN. So the last bits of a patch depend on the batch, and transposing a long strip changes
 # the kernel. In the other kernel a channels-last input gives an output that is not channels-
 # last.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 torch==2.13.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 torch==2.13.0 <<'PYTHON'
 import os
 import platform
 

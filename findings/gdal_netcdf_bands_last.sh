@@ -4,14 +4,7 @@
 # Found: the netCDF driver moves the last axis to the front where its dimension is called `band`
 # or `bands`, and only then. With `wavelength`, `channel` or `spectral` the same cube has as many
 # bands as the scene has rows. Renaming a dimension changes the shape of the image.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 netCDF4==1.7.5.1.post1 rasterio==1.4.4
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 netCDF4==1.7.5.1.post1 rasterio==1.4.4 <<'PYTHON'
 import warnings
 
 import netCDF4

@@ -5,15 +5,8 @@
 # `_Unsigned`, and then turns the default fill of int16 into 32769, an ordinary count. netCDF4
 # masks 65535 as well; xarray and GDAL's HDF5 driver mask nothing, and the HDF5 driver ignores
 # `_Unsigned`.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 netCDF4==1.7.5.1.post1 \
-    rasterio==1.4.4 xarray==2026.9.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 netCDF4==1.7.5.1.post1 \
+    rasterio==1.4.4 xarray==2026.9.0 <<'PYTHON'
 import warnings
 
 import netCDF4

@@ -5,14 +5,7 @@
 # xarray and h5py. Coordinate variables `y` and `x` alone do not help; `standard_name`, `axis`
 # and units do. GDAL's HDF5 driver reads the same file the other way round from its netCDF
 # driver.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 netCDF4==1.7.5.1.post1 rasterio==1.4.4
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 netCDF4==1.7.5.1.post1 rasterio==1.4.4 <<'PYTHON'
 import warnings
 
 import netCDF4

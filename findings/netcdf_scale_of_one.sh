@@ -5,14 +5,7 @@
 # So a granule whose factor happens to be 1 has another type than its neighbours, and integer
 # arithmetic: the difference of two of its bands wraps around. xarray packs int32 with a float32
 # factor into float32, netCDF4 into float64.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 netCDF4==1.7.5.1.post1 xarray==2026.9.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 netCDF4==1.7.5.1.post1 xarray==2026.9.0 <<'PYTHON'
 import warnings
 
 import netCDF4

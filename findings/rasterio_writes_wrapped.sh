@@ -5,15 +5,8 @@
 # 65531, 3.7 becomes 3, NaN becomes 0, with a warning for NaN alone. Reading is limited by GDAL:
 # 300 read as uint8 is 255. h5py limits on writing too, netCDF4 and Spectral Python wrap. So one
 # cube, written by four libraries into uint16, is two cubes.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet h5py==3.16.0 netCDF4==1.7.5.1.post1 \
-    numpy==2.4.6 rasterio==1.4.4 spectral==0.25
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" h5py==3.16.0 netCDF4==1.7.5.1.post1 \
+    numpy==2.4.6 rasterio==1.4.4 spectral==0.25 <<'PYTHON'
 import warnings
 
 import h5py

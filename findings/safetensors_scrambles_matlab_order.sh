@@ -5,14 +5,7 @@
 # Found: an array in Fortran order, which is what `scipy.io.loadmat` returns for every cube, is
 # written as it lies in memory under its C-order shape. The file loads without a word and holds
 # the right numbers in the wrong places. `numpy.ascontiguousarray` before saving helps.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 safetensors==0.8.0 scipy==1.17.1
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 safetensors==0.8.0 scipy==1.17.1 <<'PYTHON'
 import numpy as np
 import safetensors
 import scipy

@@ -5,14 +5,7 @@
 # tail, or a strided tensor, with scalar code, and the two differ in the last bit. So gates
 # computed on a tile, a slice or one pixel are not bit for bit those of the whole cube.
 # `softplus` and `silu` differ too; `tanh` and `exp` do not.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 torch==2.13.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 torch==2.13.0 <<'PYTHON'
 import platform
 
 import torch

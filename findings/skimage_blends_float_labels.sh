@@ -4,14 +4,7 @@
 # Found: the anti-aliasing filter is left out by default for integer labels alone. A ground-truth
 # map that came as float64, as MATLAB files hold it, is blurred by a Gaussian first and comes
 # back with classes between the classes. `anti_aliasing=False` helps.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 scikit-image==0.26.0 scipy==1.17.1
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 scikit-image==0.26.0 scipy==1.17.1 <<'PYTHON'
 import numpy as np
 import skimage
 from scipy.io import loadmat, savemat

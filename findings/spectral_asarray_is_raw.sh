@@ -4,14 +4,7 @@
 # factor, reading pixels, bands and slices gives float64 divided by it, and asarray() and
 # open_memmap() give the stored integers: the same cube in three types and two units. asarray()
 # is read-only as well.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 spectral==0.25
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 spectral==0.25 <<'PYTHON'
 import numpy as np
 import spectral
 

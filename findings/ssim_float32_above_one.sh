@@ -4,14 +4,7 @@
 # large squares. Of a thermal band at 300 K with 1 K of contrast single pixels are wrong; with a
 # quarter of a kelvin the mean is; with a tenth it is -32 in place of .64, and pixels are far
 # above 1. Reflectance in [0, 1] shows nothing of it.
-set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 scikit-image==0.26.0
-cd "$folder"
-"$folder/venv/bin/python" - <<'PYTHON'
+exec sh "$(dirname "$0")/alone.sh" numpy==2.4.6 scikit-image==0.26.0 <<'PYTHON'
 import numpy as np
 import skimage
 from skimage.metrics import structural_similarity
