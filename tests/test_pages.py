@@ -90,9 +90,9 @@ def test_the_links_of_a_page_lead_somewhere(page):
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
-PROMISES = {(page, promise): test for page, promises in
-            tomllib.loads((ROOT / "tests/promises.toml").read_text(encoding="utf-8")).items()
-            for promise, test in promises.items()}
+PROMISES = tomllib.loads((ROOT / "tests/promises.toml").read_text(encoding="utf-8"))
+PROMISES = {(page, promise): test
+            for page, promises in PROMISES.items() for promise, test in promises.items()}
 
 
 @pytest.mark.parametrize(("page", "promise"), PROMISES)

@@ -221,9 +221,11 @@ def csv_rows(runs: Runs, preset: str, keys: Sequence[str]) -> list[list[Any]]:
     units = {key: f" [{METRICS[key].unit_in(preset)}]" if METRICS[key].unit_in(preset) else ""
              for key in keys}
     titles = [f"{key}_{what}{units[key]}" for key in keys for what in ("mean", "std")]
-    return [["data_set", "problem", "method", "runs", *titles, "pixels"],
-            *([*names, len(found), *(value for key in keys for value in statistics(found, key)),
-               _pixels(found)] for names, found in runs.items())]
+    rows: list[list[Any]] = [["data_set", "problem", "method", "runs", *titles, "pixels"]]
+    for names, found in runs.items():
+        figures = [value for key in keys for value in statistics(found, key)]
+        rows.append([*names, len(found), *figures, _pixels(found)])
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
