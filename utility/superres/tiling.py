@@ -124,15 +124,13 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
             GPU's memory.
     """
     bands, height, width = shape
-    step = net.step(scale)
-    padded = Window.whole(-(-height // step) * step, -(-width // step) * step)
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
     computed = (len(supports.bands) if supports else bands, height, width)
-    size, across = tile_size(net, computed, scale, tile, amp, memory, parts,
-                             beside_network(bands, height, width))
+    size = tile_size(net, computed, scale, tile, amp, memory, parts,
+                     beside_network(bands, height, width))
     given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
                    missing)
-    queue = _split(padded, size, across)[::-1]
+    queue = _tiles(net, computed, scale, size)
     overlap, done, in_rows = overlaps(given.device), 0, True
     degraded_there = bool(again and overlap and not supports)  # by the GPU, tile by tile
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
@@ -164,14 +162,12 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
 
     with bar, Ahead(given.inside, thread=overlap) as read:
         while queue:
-            windows = [queue.pop() for _ in range(min(parts, len(queue)))]
-            own, following = (next(iter(some), None)
-                              for some in (windows[part:part + 1], queue[::-1][part:part + 1]))
+            windows, own, following = _turn(queue, part, parts)
             work = partial(started, own, following) if own else list
             results, reason = _gathered(work, parts)
             if None in results:  # outside `except`: the traceback still holds GPU tensors
-                queue, in_rows = _quartered(queue + windows[::-1], windows, net, step, bands,
-                                            reason), False
+                queue, in_rows = _quartered(queue + windows[::-1], windows, net, net.step(scale),
+                                            bands, reason), False
                 continue
             begun += zip(windows, results)  # noqa: B905 (the last windows may be fewer)
             # a GPU's last tile is handed on beside the next
@@ -184,6 +180,23 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
                 bar.update(bands * math.prod(found[0].shape[1:]) / 1e6)
     if again:
         again.done(height)
+
+
+def _tiles(net: Network, shape: tuple[int, int, int], scale: int,
+           size: tuple[int, int | None]) -> list[Window]:
+    """The tiles of the padded scene, the first one last."""
+    step = net.step(scale)
+    rows, columns = (-(-n // step) * step for n in shape[1:])
+    return _split(Window.whole(rows, columns), *size)[::-1]
+
+
+def _turn(queue: list[Window], part: int,
+          parts: int) -> tuple[list[Window], Window | None, Window | None]:
+    """Take the next tiles off the queue, one for each process: all of them, that of this process,
+    and the one that it will get then."""
+    windows = [queue.pop() for _ in range(min(parts, len(queue)))]
+    following = queue[::-1][part:part + 1]
+    return windows, next(iter(windows[part:part + 1]), None), next(iter(following), None)
 
 
 def _gathered(compute: Callable[[], list], parts: int) -> tuple[list[list | None], str]:
