@@ -162,7 +162,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
 
     with bar, Ahead(given.inside, thread=overlap) as read:
         while queue:
-            windows, own, following = _turn(queue, part, parts)
+            windows, own, following = _next_tiles(queue, part, parts)
             work = partial(started, own, following) if own else list
             results, reason = _gathered(work, parts)
             if None in results:  # outside `except`: the traceback still holds GPU tensors
@@ -190,8 +190,8 @@ def _tiles(net: Network, shape: tuple[int, int, int], scale: int,
     return _split(Window.whole(rows, columns), *size)[::-1]
 
 
-def _turn(queue: list[Window], part: int,
-          parts: int) -> tuple[list[Window], Window | None, Window | None]:
+def _next_tiles(queue: list[Window], part: int,
+                parts: int) -> tuple[list[Window], Window | None, Window | None]:
     """Take the next tiles off the queue, one for each process: all of them, that of this process,
     and the one that it will get then."""
     windows = [queue.pop() for _ in range(min(parts, len(queue)))]
