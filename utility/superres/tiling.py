@@ -125,12 +125,9 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     """
     bands, height, width = shape
     part, parts = (distributed.rank(), distributed.size()) if together else (0, 1)
-    computed = (len(supports.bands) if supports else bands, height, width)
-    size = tile_size(net, computed, scale, tile, amp, memory, parts,
-                     beside_network(bands, height, width))
+    queue = _tiles(net, shape, supports, scale, tile, amp, memory, parts)
     given = _Given(net, start, low if net.takes_low else None, shape, scale, supports, told,
                    missing)
-    queue = _tiles(net, computed, scale, size)
     overlap, done, in_rows = overlaps(given.device), 0, True
     degraded_there = bool(again and overlap and not supports)  # by the GPU, tile by tile
     begun: list[tuple[Window, list]] = []  # tiles whose results are on their way
@@ -163,8 +160,7 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
     with bar, Ahead(given.inside, thread=overlap) as read:
         while queue:
             windows, own, following = _next_tiles(queue, part, parts)
-            work = partial(started, own, following) if own else list
-            results, reason = _gathered(work, parts)
+            results, reason = _gathered(partial(started, own, following) if own else list, parts)
             if None in results:  # outside `except`: the traceback still holds GPU tensors
                 queue, in_rows = _quartered(queue + windows[::-1], windows, net, net.step(scale),
                                             bands, reason), False
@@ -182,11 +178,15 @@ def super_resolve(net: Network, start: Source, shape: tuple[int, int, int], sink
         again.done(height)
 
 
-def _tiles(net: Network, shape: tuple[int, int, int], scale: int,
-           size: tuple[int, int | None]) -> list[Window]:
+def _tiles(net: Network, shape: tuple[int, int, int], supports: Supports | None, scale: int,
+           tile: int | str, amp: str, memory: int | None, parts: int) -> list[Window]:
     """The tiles of the padded scene, the first one last."""
+    bands, height, width = shape
+    computed = len(supports.bands) if supports else bands
+    size = tile_size(net, (computed, height, width), scale, tile, amp, memory, parts,
+                     beside_network(bands, height, width))
     step = net.step(scale)
-    rows, columns = (-(-n // step) * step for n in shape[1:])
+    rows, columns = (-(-n // step) * step for n in (height, width))
     return _split(Window.whole(rows, columns), *size)[::-1]
 
 
