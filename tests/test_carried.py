@@ -114,8 +114,11 @@ def by_another_reader(path: str) -> dict[str, object]:
         with h5py.File(path) as file:
             said = {name: item[()] for name, item in file.items()} | dict(file["cube"].attrs)
     elif path.endswith(".mat"):
-        said = {name: value.item() if value.dtype.kind in "U" and value.size == 1 else value
-                for name, value in scipy.io.loadmat(path).items() if isinstance(value, np.ndarray)}
+        said = {name: value for name, value in scipy.io.loadmat(path).items()
+                if isinstance(value, np.ndarray)}
+        for name, value in said.items():
+            if value.dtype.kind == "U" and value.size == 1:
+                said[name] = value.item()
     else:
         said = dict(np.load(path))
     layout = str(said["layout"])

@@ -94,9 +94,9 @@ def _components(cube: np.ndarray, measured: np.ndarray) -> list[np.ndarray]:
     variances, vectors = np.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
     noise = estimated_noise(np.where(measured, cube, np.nan))
     noise = np.zeros(len(cube)) if noise is None else noise
-    return [np.tensordot(vector, cube, 1)
-            for variance, vector in zip(variances[::-1], vectors.T[::-1], strict=True)
-            if variance > CLEAR * np.square(vector * noise).sum()][:COMPONENTS]
+    of_noise = np.square(vectors * noise[:, None]).sum(0)
+    kept = np.flatnonzero(variances > CLEAR * of_noise)[::-1][:COMPONENTS]
+    return [np.tensordot(vectors[:, k], cube, 1) for k in kept]
 
 
 def _beside(image: np.ndarray, measured: np.ndarray, share: float) -> dict[str, np.ndarray]:
