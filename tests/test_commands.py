@@ -57,8 +57,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("low.hdr", "cubes/a.tif", "cubes/b.hdr"):
             scene(name, height=12, width=16)
         for name in ("scene", "more_scenes/b", "scenes/a", "folder/a", "SCENES/a",
-                     "data/test/sample/a", "feathers_crop150", "jasperRidge2_R198"):
+                     "feathers_crop150", "jasperRidge2_R198"):
             scene(f"{name}.mat")
+        scene("data/test/sample/a.mat", bands=31)
         for seed, name in enumerate(("cloth_ms_256", "real_and_fake_apples_ms_256",
                                      "smooth_crop100")):
             scene(f"{name}.mat", height=40, width=48, seed=seed)
