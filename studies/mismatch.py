@@ -6,9 +6,9 @@ scenes.
     python studies/mismatch.py --scenes FOLDER --scale 4 --weights runs/NAME/best.pth --results mine
 
 Each scene is degraded by each true blur, and brought back by a method that is told the blur
-(`known`), or nothing (`unknown`: the safe MTF is assumed), or a wrong MTF. `known` is repeated with
-noise, whose level is told. FOLDER holds the scenes of `SCENES`, at any depth, in any container.
-Indexes are those of the preset `standard`.
+(`known`), or nothing (`unknown`: what `--input` takes by default), or a wrong MTF. `known` is
+repeated with noise, whose level is told. FOLDER holds the scenes of `SCENES`, at any depth, in any
+container. Indexes are those of the preset `standard`.
 
 Writes mismatch.csv (a row for each scene and case), mismatch.json (the summary), mismatch.md and
 mismatch.png.
@@ -40,6 +40,7 @@ from utility.names import ANY, SAFE_MTF, UNTRAINED  # noqa: E402
 from utility.report.figures import STYLE, WIDTH, method_colours, saved  # noqa: E402
 from utility.report.tables import markdown, write_text  # noqa: E402
 from utility.scenes import Reading, list_scenes  # noqa: E402
+from utility.superres.aliasing import for_aliasing  # noqa: E402
 from utility.superres.methods import methods  # noqa: E402
 from utility.superres.problem import Problem, for_noise  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
@@ -74,7 +75,8 @@ class Case:
 
     def problem(self, scale: int, start: str) -> Problem:
         kind = {"known": self.true, "unknown": f"{ANY} {SAFE_MTF}"}.get(self.assumed, self.assumed)
-        return Problem(scale, kind, start, mtf_known=self.assumed != "unknown")
+        known = self.assumed != "unknown"
+        return Problem(scale, kind, start, mtf_known=known, aliased=False if known else None)
 
 
 CASES = [Case(true, assumed) for true in TRUE for assumed in ("known", "unknown", *WRONG)]
@@ -137,13 +139,13 @@ def _rows(net: Network, label: str, start: str, scale: int, images: Mapping[str,
             taken = Problem(scale, case.true, snr=case.snr, seed=SEED)
             low, noise, lost, unseen = degraded(gt, image, taken)
             counted = None if unseen is None else ~unseen
-            problem = for_noise(case.problem(scale, start), noise)
+            problem = for_aliasing(for_noise(case.problem(scale, start), noise), low, lost)
             made = methods(net, low, replace(problem, tile=0), noise=noise, missing=lost)
             row: dict[str, Any] = {"weights": label, "scale": scale, "scene": name,
                                    "true": case.true, "assumed": case.assumed, "snr": case.snr,
                                    "pixels": gt[0].size if counted is None else int(counted.sum())}
-            for key, method in made.items():
-                result = method.cube()
+            for key in made:
+                result = made[problem.method if key == "network" else key].cube()
                 row[f"{key}_psnr"] = round(float(np.mean(band_psnr(result, gt, counted))), 4)
                 row[f"{key}_sam"] = round(float(np.nanmean(sam_map(result, gt, counted))), 4)
             rows.append(row)

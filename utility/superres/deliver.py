@@ -47,8 +47,9 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path, prob
     from utility.report.page import write_report
 
     summary = done.summary
-    assumed, cubes = under_other_mtfs(net, done.low, replace(problem, snr=summary["snr"]),
-                                      spectrum_of(done.scene))
+    taken = replace(problem, **{name: summary[name] for name in
+                                ("snr", "degradation", "mtf_known", "method")})
+    assumed, cubes = under_other_mtfs(net, done.low, taken, spectrum_of(done.scene))
     write_json(folder / "summary.json",
                {**summary, "other_mtfs": assumed, "command": facts["Command"],
                 "arch": facts["Network"], "checkpoint": facts["Checkpoint"]})
