@@ -411,6 +411,20 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     assert {p.name for p in tmp_path.iterdir()} == expected
 
 
+def test_the_values_of_a_large_scene_are_not_kept_once_they_are_scaled(tmp_path, monkeypatch):
+    monkeypatch.setattr(cubes, "SCRATCH", 1)
+    write_scene(tmp_path / "low.tif", Scene(cube(3, 40, 40, np.float32), "low"))
+    let_go, kept = cube_file._let_go, []
+
+    def watched(*scenes):
+        kept.append(weakref.ref(scenes[0].cube))
+        let_go(*scenes)
+
+    monkeypatch.setattr(cube_file, "_let_go", watched)
+    apply(tmp_path / "low.tif", tmp_path / "high.tif", Problem(4, "gaussian", method="backprojection"))
+    assert [one() for one in kept] == [None]
+
+
 def test_the_figure_shows_the_middle_of_a_large_scene(tmp_path, monkeypatch):
     monkeypatch.setattr(cube_file, "PREVIEW", 32)
     np.save(tmp_path / "low.npy", cube(3, 21, 27, np.float32))

@@ -189,7 +189,7 @@ def _let_go(*scenes: Scene) -> None:
         raise RuntimeError("the values of the scene were given back")
 
     for scene in scenes:
-        scene.cube = LazyCube(scene.cube.shape, scene.cube.dtype, read)
+        scene.cube, scene.counted = LazyCube(scene.cube.shape, scene.cube.dtype, read), None
 
 
 def _into_file(given: _Given, problem: Problem, values: Values, halo: Halo, writer: Any) -> Sink:
