@@ -1,6 +1,7 @@
 """A cube without ground truth: a file in, a file out, which opens where the first one came from."""
 import re
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -413,7 +414,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
 
 def test_the_values_of_a_large_scene_are_not_kept_once_they_are_scaled(tmp_path, monkeypatch):
     monkeypatch.setattr(cubes, "SCRATCH", 1)
-    write_scene(tmp_path / "low.tif", Scene(cube(3, 40, 40, np.float32), "low"))
+    geotiff(tmp_path / "low.tif", cube(3, 40, 40))
     let_go, kept = cube_file._let_go, []
 
     def watched(*scenes):
@@ -421,7 +422,8 @@ def test_the_values_of_a_large_scene_are_not_kept_once_they_are_scaled(tmp_path,
         let_go(*scenes)
 
     monkeypatch.setattr(cube_file, "_let_go", watched)
-    apply(tmp_path / "low.tif", tmp_path / "high.tif", Problem(4, "gaussian", method="backprojection"))
+    apply(tmp_path / "low.tif", tmp_path / "high.tif",
+          Problem(4, "gaussian", method="backprojection"))
     assert [one() for one in kept] == [None]
 
 
