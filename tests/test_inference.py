@@ -422,8 +422,7 @@ def test_the_values_of_a_large_scene_are_not_kept_once_they_are_scaled(tmp_path,
         let_go(*scenes)
 
     monkeypatch.setattr(cube_file, "_let_go", watched)
-    apply(tmp_path / "low.tif", tmp_path / "high.tif",
-          Problem(4, "gaussian", method="backprojection"))
+    apply(tmp_path / "low.tif", tmp_path / "high.tif")
     assert [one() for one in kept] == [None]
 
 
