@@ -174,7 +174,8 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
                f"scenes and {' and '.join(DARK)}.")
     write_text(folder / "mismatch.md", "\n".join(
         ["# What an assumed MTF is worth", "", made_by, "", markdown(header, table), ""]))
-    figure(folder / "mismatch.png", rows)
+    if any(row["true"] in TRUE for row in rows):
+        figure(folder / "mismatch.png", rows)
     print((folder / "mismatch.md").read_text(encoding="utf-8"))
 
 
@@ -214,7 +215,8 @@ def _line(one: Mapping[str, Any], case: str) -> list[str]:
 def figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """PSNR above the interpolation over the true blur: the mean of the scenes, and the range from
     the worst to the best."""
-    groups = list(dict.fromkeys((row["weights"], row["scale"]) for row in rows))
+    groups = list(dict.fromkeys((row["weights"], row["scale"]) for row in rows
+                                if row["true"] in TRUE))
     fig = Figure(figsize=(WIDTH, 2.6))
     axes = fig.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for ax, (label, scale) in zip(axes, groups, strict=True):

@@ -51,9 +51,11 @@ def test_every_scale_has_weights_for_any_sensor_and_they_come_first():
     for scale in (2, 4, 8):
         for kind in (None, "mtf 0.3", "area", "bicubic"):
             assert weights.choose(None, scale, kind).card["degradation"] == ANY
-    # a test at x2 by the default degradation, which no sensor's blur is near
-    assert weights.choose(None, 2, "gaussian").path.stem == "lowgrid_x2_gaussian"
-    assert weights.choose(None, 4, "gaussian").path.stem == "lowgrid_x4"
+    # tests by the default degradation, which these files know alone
+    for scale in (2, 4):
+        assert weights.choose(None, scale, "gaussian").path.stem == f"lowgrid_x{scale}_gaussian"
+    assert weights.choose(None, 8, "gaussian").path.stem == "lowgrid_x8"
+    assert weights.choose(None, 4, None).path.stem == "lowgrid_x4"
 
 
 def test_telling_the_mtf_of_a_blurred_sensor_gains_over_not_knowing_it(tmp_path, truth, capsys):

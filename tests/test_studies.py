@@ -103,9 +103,10 @@ def test_the_mismatch_study_counts_each_scene_and_blur(tmp_path, capsys):
         np.save(tmp_path / f"{name}.npy", cube[:, :16, :24])
     mismatch.main(["--scenes", str(tmp_path), "--scale", "4", "--cases", "known", "gaussian",
                    "--results", str(tmp_path / "results")])
-    one, = json.loads((tmp_path / "results" / "mismatch.json").read_text())["summary"]
-    assert one["weights"] == "lowgrid_x4" and set(one["cases"]) == {"known", "gaussian"}
-    known = one["cases"]["known"]
+    own, test = json.loads((tmp_path / "results" / "mismatch.json").read_text())["summary"]
+    assert own["weights"] == "lowgrid_x4" and set(own["cases"]) == {"known"}
+    assert test["weights"] == "lowgrid_x4_gaussian" and set(test["cases"]) == {"gaussian"}
+    known = own["cases"]["known"]
     assert known["count"] == 9 * 7 and known["sam_count"] == 11 * 7
     rows = list(csv.DictReader((tmp_path / "results" / "mismatch.csv").open()))
     own = [row for row in rows

@@ -163,7 +163,7 @@ def test_the_same_ground_truth_under_two_names_of_its_file_is_one_data_set(tmp_p
 def test_weights_that_were_tested_twice_are_one_run_and_shipped_ones_are_no_seeds(tmp_path, capsys):
     runs = {"a": (31.0, "x", "runs/a/best.pth"), "b": (31.0, "x", "runs/a/best.pth"),
             "c": (33.0, "y", "runs/c/best.pth"), "d": (35.0, "z", "checkpoints/lowgrid_x4.pth"),
-            "e": (36.0, "w", "checkpoints/lowgrid_x4_real.pth")}
+            "e": (36.0, "w", "checkpoints/lowgrid_x4_gaussian.pth")}
     folders = [results(tmp_path / name, psnr, weights_sha256=hashed, checkpoint=path)
                for name, (psnr, hashed, path) in runs.items()]
     summary.main(folders)
@@ -171,4 +171,4 @@ def test_weights_that_were_tested_twice_are_one_run_and_shipped_ones_are_no_seed
             for line in capsys.readouterr().out.splitlines()[4:7]]
     assert (rows
             == [["biqrnn_16_5", "2"], ["biqrnn_16_5 (lowgrid_x4)", "1"],
-                ["biqrnn_16_5 (lowgrid_x4_real)", "1"]])
+                ["biqrnn_16_5 (lowgrid_x4_gaussian)", "1"]])

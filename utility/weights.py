@@ -52,8 +52,7 @@ class Shipped:
         own = self.card["degradation"]
         served = kind in (None, own)
         if own == ANY and kind:
-            # at x2 `gaussian` is an MTF of .002, which no sensor has and no such training draws
-            served = kind.split()[0] in SERVED and (kind, scale) != ("gaussian", 2)
+            served = kind.split()[0] in SERVED
         return (served and arch in (None, self.card["arch"])
                 and (scale is None or scale in self.scales))
 
@@ -88,13 +87,18 @@ def choose(arch: str | None = None, scale: int | None = None,
            kind: str | None = None) -> Shipped | None:
     """The preferred weights for a problem, checked against their hash; None where none fit.
 
+    Before all others come those whose card names the degradation in `first_for`: they know this
+    blur alone, and serve it better than those for any MTF.
+
     Raises:
         UserError: the file is missing or not the one that its card describes.
     """
-    found = next((one for one in shipped() if one.fits(arch, scale, kind)), None)
-    if found:
-        found.check()
-    return found
+    fit = [one for one in shipped() if one.fits(arch, scale, kind)]
+    fit.sort(key=lambda one: kind not in one.card.get("first_for", []))
+    if not fit:
+        return None
+    fit[0].check()
+    return fit[0]
 
 
 def named(name: str) -> str:
