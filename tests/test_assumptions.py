@@ -49,10 +49,13 @@ def test_the_softer_the_sensor_the_more_a_result_changes(low):
 def test_what_nobody_measured_does_not_count(low):
     holed = low.copy()
     holed[:, :, low.shape[2] // 2:] = np.nan
-    rows, _ = under_other_mtfs(None, holed, SAFE)
+    rows, cubes = under_other_mtfs(None, holed, SAFE)
     whole, _ = under_other_mtfs(None, np.where(np.isnan(holed), 1e3, holed), SAFE)
     assert all(0 < row["differs"] < 0.1 for row in rows)
     assert all(row["differs"] > 1 for row in whole)
+    missing = np.isnan(middle(holed)).repeat(4, 1).repeat(4, 2)
+    assert len(cubes) == 4
+    assert all(np.array_equal(np.isnan(cube), missing) for cube in cubes.values())
 
 
 def test_the_middle_is_no_larger_than_its_side():

@@ -694,3 +694,13 @@ def test_a_cube_that_must_be_decoded_is_read_once(tmp_path: Path, monkeypatch) -
     scene = open_as(tmp_path / "a.npy", in_memory=False)
     np.testing.assert_array_equal(scene.cube, cube_of())
     assert len(reads) == 1
+
+
+def test_the_result_of_an_hdf5_file_that_is_named_as_netcdf_keeps_that_name(tmp_path: Path) -> None:
+    for name in ("a.nc", "a.h5", "a.hdf5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["reflectance"] = cube_of()
+            file["wavelength"] = np.linspace(400, 900, 5)
+            file["wavelength"].make_scale("wavelength")
+    assert [containers.result_suffix(tmp_path / name) for name in ("a.nc", "a.h5", "a.hdf5")] == [
+        ".nc", ".h5", ".h5"]

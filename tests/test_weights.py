@@ -161,3 +161,12 @@ def test_torch_hub_gives_networks_by_name(shelf):
     assert load("qrnn_16_5", long_skip=True).long_skip
     with pytest.raises(ValueError, match="no shipped weights of vdsr fit x4"):
         load("vdsr", pretrained=True)
+
+
+def test_a_name_that_is_not_shipped_is_answered_with_those_that_are():
+    assert weights.named("lowgrid_x4") == str(weights.FOLDER / "lowgrid_x4.pth")
+    assert weights.named("none.pth") == "none.pth"
+    names = ", ".join(one.path.stem for one in SHIPPED)
+    for command, option in ((hsi_test.main, "-rp"), (hsi_sr.main, "--init")):
+        with pytest.raises(UserError, match=f"no checkpoint lowgrid_x5, .* or one of {names}\\.$"):
+            command([option, "lowgrid_x5"])

@@ -106,11 +106,16 @@ def named(name: str) -> str:
     it is.
 
     Raises:
-        UserError: the file of that name is missing or not the one that its card describes.
+        UserError: the file of that name is missing or not the one that its card describes, or a
+            name without a folder and a suffix is none of the shipped ones.
     """
     if Path(name).exists() or Path(name).name != name:
         return name
     found = next((one for one in shipped() if one.path.stem == name), None)
+    if not found and not Path(name).suffix:
+        raise UserError(f"There is no checkpoint {name}, and no shipped weights have that name; "
+                        "give a path such as runs/NAME/best.pth, or one of "
+                        f"{', '.join(one.path.stem for one in shipped())}.")
     if not found:
         return name
     found.check()

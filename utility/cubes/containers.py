@@ -163,11 +163,13 @@ def _readable(path: Path) -> Container | None:
 
 def result_suffix(path: Path) -> str:
     """The suffix of a result in the container of the scene in `path`; the suffix of `path` if the
-    scene cannot be read."""
+    scene cannot be read, or is an HDF5 file that is named as netCDF."""
     found = product_of(path)
     if found and found[0].suffix:
         return found[0].suffix
     container = _readable(path)
+    if container is named("hdf5") and path.suffix.lower() in named("netcdf").suffixes:
+        return path.suffix
     return container.suffixes[0] if container else path.suffix
 
 

@@ -185,7 +185,8 @@ class _Building:
             raise UserError(f"Each of the {gone} patches of {self.card.patch} pixels has a pixel "
                             "that nobody measured; choose a smaller --patch, or other scenes.")
         if gone:
-            note(f"{gone} patches with a pixel that nobody measured are left out")
+            note(f"{gone} patch{'es' if gone > 1 else ''} with a pixel that nobody measured "
+                 f"{'are' if gone > 1 else 'is'} left out")
 
     def _shares(self, file: Path) -> bool:
         """Whether a part of this scene validates and the rest trains."""

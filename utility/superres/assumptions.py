@@ -41,7 +41,8 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
         A row for each: `mtf`; `differs`, the root of the mean square of what the result differs
         from that of `problem`, in shares of the cube's range; `halo`, the share of values outside
         the range of the 3 x 3 input pixels around them. And the results themselves, (B, H, W) by
-        name, that of `problem` first; nothing where there is no other MTF, or no measured pixel.
+        name, that of `problem` first, NaN where the input is missing; nothing where there is no
+        other MTF, or no measured pixel.
     """
     others, piece = other_mtfs(problem), np.array(middle(low))
     missing = np.isnan(piece).any(axis=0)
@@ -67,6 +68,8 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
         rows.append({"mtf": mtf, "differs": float(np.sqrt(change.mean())) if change.size else 0.0,
                      "halo": halo.share})
         cubes[f"If {ANY} {mtf}"] = cube
+    for cube in cubes.values():
+        cube[:, ~counted] = np.nan
     return rows, cubes
 
 

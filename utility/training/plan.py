@@ -159,7 +159,8 @@ class Plan:
                 + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
                 + (f", weight decay {c.wd:g}" if c.wd else "")
                 + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
-                f"length    {self.total:,} iterations, {epochs:,} epochs of {self.steps:,} steps"
+                f"length    {self.total:,} iterations, {epochs:,} "
+                f"epoch{'s' if epochs > 1 else ''} of {self.steps:,} steps"
                 + (f"; {c.patience} epochs without a better validation end the run" if c.patience
                    else "") + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
                 *(f"note      {note}" for note in self.notes)]
