@@ -56,6 +56,10 @@ def test_every_scale_has_weights_for_any_sensor_and_they_come_first():
         assert weights.choose(None, scale, "gaussian").path.stem == f"lowgrid_x{scale}_gaussian"
     assert weights.choose(None, 8, "gaussian").path.stem == "lowgrid_x8"
     assert weights.choose(None, 4, None).path.stem == "lowgrid_x4"
+    # and without a scale factor x4, as for a cube without ground truth
+    assert weights.choose(None, None, "gaussian").path.stem == "lowgrid_x4_gaussian"
+    for kind in (None, "mtf 0.3", "bicubic"):
+        assert weights.choose(None, None, kind).path.stem == "lowgrid_x4"
 
 
 def test_telling_the_mtf_of_a_blurred_sensor_gains_over_not_knowing_it(tmp_path, truth, capsys):
