@@ -232,13 +232,19 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     return None, missing if missing.any() else None
 
 
+LARGEST = 1 << 28
+"""Pixels of an image, or of a block of it, above which no band is read to tell whether it is
+alpha."""
+
+
 def _holds_mask(source: Any) -> bool:
     """Whether the last band is an alpha band that the file does not declare: in it are the largest
     value of the type and 0 alone.
 
     GDAL forgets the use of a band that is told after its values are written.
     """
-    if source.count < 3 or source.dtypes[-1] not in ("uint8", "uint16"):
+    if (source.count < 3 or source.dtypes[-1] not in ("uint8", "uint16")
+            or max(map(math.prod, (source.shape, source.block_shapes[-1]))) > LARGEST):
         return False
     ends, seen = {0, np.iinfo(source.dtypes[-1]).max}, set()
     for _, window in source.block_windows(source.count):
