@@ -199,7 +199,8 @@ def test_shipped_weights_are_known_by_their_names(scene, tmp_path, monkeypatch):
         f'sha256 = "{weights.sha256(weights.FOLDER / "mine_x4.pth")}"\n')
     assert hsi_test.parse(["-rp", "mine_x4"]).resumePath == str(weights.FOLDER / "mine_x4.pth")
     assert hsi_sr.parse(["--init", "mine_x4"])["init"] == str(weights.FOLDER / "mine_x4.pth")
-    assert weights.named("yours_x4") == "yours_x4"
+    with pytest.raises(UserError, match=r"no shipped weights have that name; .* one of mine_x4"):
+        weights.named("yours_x4")
     (weights.FOLDER / "mine_x4.pth").write_bytes(b"other")
     with pytest.raises(UserError, match="its hash is another"):
         hsi_test.parse(["-rp", "mine_x4"])
