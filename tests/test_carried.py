@@ -6,7 +6,6 @@ from itertools import product as pairs
 from pathlib import Path
 
 import h5py
-import netCDF4
 import numpy as np
 import products as made
 import pytest
@@ -14,7 +13,7 @@ import rasterio
 import rasterio.shutil
 import scipy.io
 import spectral.io.envi as envi
-from products import COLUMNS, ROWS, corner
+from products import COLUMNS, ROWS, corner, netcdf
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
@@ -107,7 +106,7 @@ def by_another_reader(path: str) -> dict[str, object]:
             nm = image.bands.centers
             np.testing.assert_array_equal(np.moveaxis(image.asarray(), 2, 0), seen["cube"])
         if path.endswith(".nc"):
-            with netCDF4.Dataset(path) as file:
+            with netcdf(path) as file:
                 nm = file["wavelength"][:]
         return seen | {"nm": np.asarray(nm, float)}
     if path.endswith(".h5"):
@@ -194,7 +193,7 @@ def test_a_reflectance_scale_factor_is_a_gain_elsewhere_and_stays_itself_in_envi
 def test_netcdf_is_read_by_the_netcdf_library_and_by_gdal_as_cf_says() -> None:
     write_scene("a.tif", scene_of())
     enlarge("a.tif", "b.nc")
-    with netCDF4.Dataset("b.nc") as file:
+    with netcdf("b.nc") as file:
         cube = file["cube"]
         assert (
             cube.dimensions == ("band", "y", "x")
@@ -227,7 +226,7 @@ def test_what_lies_beside_a_result_is_not_replaced_and_is_refused_before_the_wor
 
 def test_netcdf_of_a_swath_has_longitudes_and_latitudes_of_its_finer_pixels(tmp_path: Path) -> None:
     enlarge(made.emit(tmp_path / "EMIT.nc"), "b.nc")
-    with netCDF4.Dataset("b.nc") as file:
+    with netcdf("b.nc") as file:
         assert {"longitude", "latitude"} <= set(file["reflectance"].coordinates.split())
         rows = np.arange(2 * ROWS) + 0.5
         np.testing.assert_allclose(file["longitude"][:, 0], 9 + 0.001 * rows / 2, atol=1e-9)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-import netCDF4
 import numpy as np
 import products as made
 import pytest
 import rasterio
-from products import COLUMNS, ROWS, corner
+from products import COLUMNS, ROWS, corner, netcdf
 
 import hsi_test
 from utility import lmdb_data
@@ -516,7 +515,7 @@ def test_prisma_l2b_is_radiance(tmp_path: Path) -> None:
 
 def test_widths_are_in_their_own_unit(tmp_path: Path) -> None:
     path = made.aviris3(tmp_path / "a.nc")
-    with netCDF4.Dataset(path, "r+") as file:
+    with netcdf(path, "r+") as file:
         for name in ("wavelength", "fwhm"):
             item = file[f"reflectance/{name}"]
             item[:] = item[:] / 1000
@@ -583,7 +582,7 @@ def test_the_names_of_dimensions_decide_the_axes_where_shapes_cannot(
     tmp_path: Path, names: tuple[str, ...], order: str
 ) -> None:
     cube = np.random.default_rng(0).random((9, 9, 9))
-    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+    with netcdf(tmp_path / "a.nc", "w") as file:
         made._nc_dimensions(file, **dict.fromkeys(names, 9))
         made._nc(file, "data", names, cube.transpose(["BHW".index(axis) for axis in order]))
     np.testing.assert_array_equal(read_scene(tmp_path / "a.nc").cube, cube)
