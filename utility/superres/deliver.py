@@ -36,20 +36,19 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
             if done.problem.aliased:  # no network has a part in it
                 facts |= dict.fromkeys(("Network", "Checkpoint", "Degradation", "Start",
                                         "Back-projection", "Self-ensemble"))
-            _report(partial, done, net, target, done.problem, facts)
+            _report(partial, done, net, target, facts)
     return done
 
 
-def _report(folder: Path, done: Applied, net: Network | None, target: Path, problem: Problem,
+def _report(folder: Path, done: Applied, net: Network | None, target: Path,
             facts: Mapping[str, Any]) -> None:
     """The page, its figures and summary.json."""
     from utility.report.figures import map_figure, no_truth_figure
     from utility.report.page import write_report
 
-    summary = done.summary
-    taken = replace(problem, **{name: summary[name] for name in
-                                ("snr", "degradation", "mtf_known", "method")})
-    assumed, cubes = under_other_mtfs(net, done.low, taken, spectrum_of(done.scene))
+    summary, problem = done.summary, done.problem
+    assumed, cubes = under_other_mtfs(net, done.low, replace(problem, snr=summary["snr"]),
+                                      spectrum_of(done.scene))
     write_json(folder / "summary.json",
                {**summary, "other_mtfs": assumed, "command": facts["Command"],
                 "arch": facts["Network"], "checkpoint": facts["Checkpoint"]})
