@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(images)} scenes, x{options.scale}, {found.path.stem}"
           + (f", SNR {options.snr:g} dB" if options.snr is not None else ""))
     print(markdown(["made by", "taken for aliased", "default above interpolation: mean, worst, "
-                    "below -.05 dB", "network, likewise"], rows))
+                    "below -.05 dB", "network, likewise"], [rows]))
 
 
 if __name__ == "__main__":

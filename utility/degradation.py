@@ -413,6 +413,12 @@ def upsample(x: Tensor, scale: int, kind: str) -> Tensor:
     return Degradation.of(scale, kind).up(x)
 
 
+def backproject(low: Tensor, scale: int, kind: str, steps: int = STEPS,
+                image: Tensor | None = None) -> Tensor:
+    """`Degradation.backproject`. Raises as `degrade`."""
+    return Degradation.of(scale, kind).backproject(low, steps, image)
+
+
 def start_image(low: Tensor, scale: int, kind: str, start: str) -> Tensor:
     """`Degradation.start`. Raises as `degrade`, or another start."""
     return Degradation.of(scale, kind).start(low, start)

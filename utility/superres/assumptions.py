@@ -57,7 +57,7 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
                        missing if missing.any() else None)[problem.method].cube()
 
     rows, own = [], result(problem)
-    cubes = {f"Taken: {problem.degradation}": own}
+    cubes = {f"Taken: {problem.degradation.replace(ANY, 'MTF')}": own}
     counted = ~missing.repeat(problem.scale, 0).repeat(problem.scale, 1)
     for mtf in others:
         other = replace(problem, degradation=f"{ANY} {mtf}", mtf_known=True)
@@ -67,7 +67,7 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
         change = np.square(cube - own, dtype=np.float64)[:, counted]
         rows.append({"mtf": mtf, "differs": float(np.sqrt(change.mean())) if change.size else 0.0,
                      "halo": halo.share})
-        cubes[f"If {ANY} {mtf}"] = cube
+        cubes[f"If MTF {mtf}"] = cube
     for cube in cubes.values():
         cube[:, ~counted] = np.nan
     return rows, cubes
