@@ -1,8 +1,6 @@
-"""One scene without ground truth, super-resolved by the best of three: weights adapted to it,
-weights as given, no network.
+"""One scene without ground truth, by the best of three: adapted weights, given ones, none.
 
-Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is the truth, and its own
-degraded copy is the input.
+Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is truth, its copy the input.
 
     scene -> a part without missing pixels -> rectangles for training, validation and test that
     share no pixel given weights -> fine-tuned on the first; the second picks the checkpoint; the
@@ -53,33 +51,28 @@ from utility.weights import sha256
 
 MARKS = ("adapt.json",)
 LARGEST = 1 << 27
-"""Voxels of the part of a scene that is cut into training, validation and test: 512 MB in
-float32."""
+"""Voxels of a scene that are cut into training, validation and test: 512 MB in float32."""
 
 TEST_SIDE = 256
 """Rows and columns of the test part at most: enough to compare on, and the rest trains."""
 
 PATCH, LARGE_PATCH = 36, 64
-"""Side of a training patch; the large one where three of them fit beside each other in the test
-part."""
+"""Side of a training patch; the large one where three fit beside each other in the test part."""
 
 RECIPE = {"loss": "band", "clip": 1.0, "last_lr": 1.0, "patience": 8, "val_batches": 3,
           "tensorboard": False}
 MOST_STEPS = 1000
 WINDOW = 16
-"""Neighbouring bands of a training patch: runs of them train a long spectrum as well, and
-cheaply."""
+"""Neighbouring bands of a training patch: runs of them train a long spectrum too, and cheaply."""
 
 NAMES = {"unadapted": "the given weights as they are", "network": "the adapted network",
          "backprojection": "back-projection"}
-"""What may be delivered: {name in metrics.json: what a reader sees}. Of equals the first is
-taken."""
+"""What may be delivered: {name in metrics.json: in words}. Of equals the first is taken."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """Where a scene is cut. All but `test` and `validation` trains, in patches of `patch` x
-    `patch`."""
+    """Where a scene is cut. All but `test` and `validation` trains, in patches of side `patch`."""
 
     test: Rectangle
     validation: Rectangle
@@ -87,8 +80,7 @@ class Division:
 
 
 def divide(height: int, width: int, scale: int) -> Division | None:
-    """The lower right corner tests, a strip left of it validates; None where patches do not fit
-    beside them."""
+    """The lower right corner tests, a strip left of it validates; None where no patches fit."""
     h, w = (min(n // 2, TEST_SIDE) // scale * scale for n in (height, width))
     patch = LARGE_PATCH if min(h, w) >= 3 * LARGE_PATCH else PATCH
     if patch > min(h, w):
@@ -101,8 +93,7 @@ def divide(height: int, width: int, scale: int) -> Division | None:
 def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, problem: Problem,
           reading: Reading, writing: Writing, *, folder: Path, minutes: float,
           facts: Mapping[str, Any], computing: Mapping[str, Any] | None = None) -> Applied:
-    """Fine-tune `net` on the scene in `source`, and write the scene's best super-resolution to
-    `target`.
+    """Fine-tune `net` on the scene in `source`, and write its best super-resolution to `target`.
 
     Args:
         net, info: given weights, on the device that shall compute, and what their checkpoint says.
@@ -248,8 +239,7 @@ class _Adaptation:
 
     def finish(self, state: Mapping[str, Any], results: Mapping[str, Any],
                facts: Mapping[str, Any]) -> None:
-        """The page and adapt.json; the database and the cut scene are made again when they are
-        needed."""
+        """The page and adapt.json; the database and the cut scene are made again when needed."""
         figures = [(f"held-out part: {kind}", self.folder / "test" / name)
                    for kind, name in results["images"][0]["figures"].items()]
         if (curve := self.folder / "training" / "training.png").exists():
@@ -268,8 +258,7 @@ class _Adaptation:
 
 
 def _part(whole: Scene, keep_range: bool) -> Scene:
-    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without
-    missing pixels.
+    """What is cut: good bands in [0, 1], in the largest rectangle without missing pixels.
 
     Where no patch fits into that rectangle, it is the whole scene, and its missing pixels are NaN,
     a declared value.
@@ -294,8 +283,7 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
-    """What an interrupted call left in its folder: what it was asked for, and its steps where the
-    training ended."""
+    """What an interrupted call left in its folder: what was asked, its steps if training ended."""
     try:
         begun = json.loads((folder / MARKS[0]).read_text(encoding="utf-8"))
         return {} if "delivered" in begun else begun

@@ -1,5 +1,4 @@
-"""Checkpoints: one file that `torch.load(weights_only=True)` reads, holding everything a run needs
-to go on.
+"""Checkpoints: one file that `torch.load(weights_only=True)` reads, with all that a run needs.
 
     net         state dict under the published names (a `module.` or `_orig_mod.` prefix is taken
                 off when it is read)
@@ -54,8 +53,7 @@ PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The facts of a checkpoint about its network; None for a missing fact
-    (the released format)."""
+    """The facts of a checkpoint about its network; None for one that is missing, as released."""
 
     path: Path
     arch: str
@@ -75,8 +73,7 @@ class CheckpointInfo:
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = False) -> None:
-    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if
-    it cannot be written.
+    """Write a checkpoint whole or not at all, in place of one of that name. Raises UserError.
 
     Args:
         keep: keep the file that is replaced, under the name `previous`.
@@ -98,8 +95,7 @@ def previous(path: Path) -> Path:
 
 
 def _damage(path: Path) -> str | None:
-    """A sentence on a wrong checksum in a file that torch wrote; torch itself does not check
-    them."""
+    """A sentence on a wrong checksum in a file that torch wrote; torch does not check them."""
     if not zipfile.is_zipfile(path):
         return None  # the old format has none
     with zipfile.ZipFile(path) as archive:
@@ -118,8 +114,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Whether each value of a tensor is stored; a small file may claim a sparse, expanded or empty
-    one of any size."""
+    """Whether each value is stored; a sparse, expanded or empty tensor may claim any size."""
     return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized) \
         and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
@@ -148,13 +143,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value),
         "a list of tables"),
     "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers")}
-"""Of a checkpoint's fields: whether a value can be used, and what is expected; None may stand for
-any of them."""
+"""Of a checkpoint's fields: whether a value can be used, and what is expected; all may be None."""
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of this project or of the released code; the names in its `net` come
-    without prefixes.
+    """Read a checkpoint of this project or of the released code; prefixes in `net` are taken off.
 
     Raises:
         UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code, or
@@ -217,8 +210,7 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
 
 
 def _under_net(checkpoint: Any) -> Any:
-    """A checkpoint whose weights stand where other programs keep them (see `PLACES`), or are all of
-    it, with these under `net`."""
+    """A checkpoint whose weights stand elsewhere (see `PLACES`), or are all of it, under `net`."""
     def weights(value: Any) -> bool:
         return (isinstance(value, Mapping) and bool(value)
                 and all(isinstance(v, Tensor) for v in value.values()))
@@ -240,8 +232,7 @@ def _under_net(checkpoint: Any) -> Any:
 
 
 def _unwrapped(weights: dict[str, Tensor], checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a known network without the name under which a larger module held it; others
-    as they are."""
+    """The weights of a known network without the name of a larger module; others as they are."""
     if checkpoint.get("arch"):
         return weights
     shapes = _shapes(weights)
@@ -264,8 +255,7 @@ def _matching(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> list[str]:
 
 
 def export(source: str | Path, target: str | Path) -> None:
-    """Write the weights of a checkpoint as safetensors, with its facts as JSON texts in the
-    metadata.
+    """Write the weights of a checkpoint as safetensors, its facts as JSON texts in the metadata.
 
     Raises:
         UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be
@@ -346,8 +336,7 @@ def _check_shapes(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Pat
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
                         options: Mapping[str, Any] | None = None) -> CheckpointInfo:
-    """Describe a loaded checkpoint. Its network is the named one, else the one that fits the shapes
-    of the weights.
+    """Describe a loaded checkpoint: of the named network, else of the one that its weights fit.
 
     Args:
         arch: the network asked for, which must then be the one it holds.
@@ -429,8 +418,7 @@ def build_network(arch: str, **options: Any) -> Network:
 
 
 def check_problem(net: Network, scale: int, kind: str) -> None:
-    """`Network.check_problem`; a scale factor or degradation that the network cannot do raises
-    UserError."""
+    """`Network.check_problem`. Raises UserError: a scale or degradation it cannot do."""
     try:
         net.check_problem(scale, kind)
     except ValueError as error:

@@ -59,8 +59,7 @@ from utility.names import DEFAULT_KIND, SCALES, STARTS, parse_mtf
 STEPS = 10
 """Of back-projection, where no other number is asked for."""
 BLOCK = 64
-"""Rows of an operation that are multiplied at a time along an axis of more than 2 * BLOCK
-samples."""
+"""Rows of an operation multiplied at a time along an axis of more than 2 * BLOCK samples."""
 
 Operations = tuple[str, ...]
 Cube = TypeVar("Cube", np.ndarray, Tensor)
@@ -131,8 +130,7 @@ class Degradation:
     @classmethod
     @lru_cache(maxsize=256)
     def of(cls, scale: int, name: str) -> Degradation:
-        """From a name as `name` gives it: a kind, or `mtf M`, or `mtf M,M` (rows, columns). Raises
-        ValueError."""
+        """From a name as `name` gives it: a kind, or `mtf M[,M]`. Raises ValueError."""
         kind, _, numbers = name.partition(" ")
         if not numbers:
             return cls(scale, kind)
@@ -147,8 +145,7 @@ class Degradation:
 
     @property
     def block_grid(self) -> bool:
-        """Whether a low-resolution pixel covers a block of s x s; else the end samples' centres
-        coincide."""
+        """Whether a low-resolution pixel covers s x s pixels; else the end centres coincide."""
         return KINDS[self.kind].block_grid
 
     @property
@@ -171,8 +168,7 @@ class Degradation:
 
     @property
     def nearest_mtf(self) -> tuple[float, float]:
-        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest: of
-        rows, of columns."""
+        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest."""
         if self.mtf:
             return self.mtf
         rows, columns = (_nearest_mtf(operations, self.scale)
@@ -205,8 +201,7 @@ class Degradation:
 
     def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None,
                   counted: Tensor | None = None) -> Tensor:
-        """The low-resolution cube z_N whose `up` is the back-projection of `low` from its
-        interpolation.
+        """The low-resolution cube z_N whose `up` is the back-projection of `low`.
 
         Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the
         iteration stays on the low grid, and any window of x_N is the same window of U z_N. From
@@ -260,8 +255,7 @@ class Degradation:
         return image + self.up(self.prefilter(low - self.down(image), steps - 1))
 
     def start(self, low: Tensor, start: str, noise: Tensor | None = None) -> Tensor:
-        """What a network is given, on the high-resolution grid: `low` (..., B, h, w) ->
-        (..., B, h*s, w*s).
+        """What a network is given, `low` (..., B, h, w) at high resolution: (..., B, h*s, w*s).
 
         `start` is `interpolation`, the published way, or `backprojection`, with `noise` as
         `prefilter` takes it. Raises ValueError: another start.
@@ -271,8 +265,7 @@ class Degradation:
         return self.up(low) if start == "interpolation" else self.backproject(low, noise=noise)
 
     def grid(self, n: int) -> tuple[float, float]:
-        """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution
-        pixels.
+        """Where `up` puts its samples along an axis of n pixels, in low-resolution pixels.
 
         Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first
         one, measured from the
@@ -284,23 +277,20 @@ class Degradation:
         return size, 0.5 - size / 2
 
     def nearest(self, n: int) -> np.ndarray:
-        """The low-resolution pixel, of n along an axis, in which each of the n * s samples of `up`
-        lies: (n * s,)."""
+        """The low-resolution pixel, of n, in which each of the n * s samples lies: (n * s,)."""
         size, origin = self.grid(n)
         return np.clip(np.floor(origin + (np.arange(n * self.scale) + 0.5) * size), 0,
                        n - 1).astype(int)
 
     def touched(self, pixels: np.ndarray) -> np.ndarray:
-        """The low-resolution pixels that `down` makes of one at least of the given ones: (H, W)
-        bool -> (H/s, W/s)."""
+        """Pixels that `down` makes of one at least of the given: (H, W) bool -> (H/s, W/s)."""
         for operations in self.down_operations:  # rows, then columns
             pixels = _reached(operations, self.scale, pixels).T
         return pixels
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How many low-resolution pixels from a block of high-resolution ones `down` takes it in:
-        rows, columns."""
+        """How many low-resolution rows and columns from a block `down` takes it in."""
         far = []
         for operations in self.down_operations:
             block = np.arange(41 * self.scale)[:, None] // self.scale == 20
@@ -309,8 +299,7 @@ class Degradation:
         return far[0], far[1]
 
     def unseen(self, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is not known of a degraded cube of which the pixels `missing` (H, W) bool were not
-        measured.
+        """What is not known of a degraded cube whose pixels `missing` (H, W) nobody measured.
 
         Returns: (h, w), its pixels that no measured pixels alone made; (H, W), the pixels that no
         result can be compared at:
@@ -320,14 +309,12 @@ class Degradation:
         return lost, missing | lost[np.ix_(*(self.nearest(n) for n in lost.shape))]
 
     def is_dark(self, n: int) -> bool:
-        """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is
-        left black."""
+        """Whether the last of n samples, or of their n / s low-resolution ones, is black."""
         low = n // self.scale
         return self.kind == "reference" and (_goes_dark(n, low) or _goes_dark(low, n))
 
     def dark_note(self, height: int, width: int) -> str | None:
-        """A sentence on the black last row or column of an image of this size, with the nearest
-        sizes free of it."""
+        """A sentence on a black last row or column at this size, with the nearest sizes without."""
         dark = {name: n for name, n in (("row", height), ("column", width)) if self.is_dark(n)}
         if not dark:
             return None
@@ -346,8 +333,7 @@ class Degradation:
 
 
 WEIGHT = 1e-6
-"""The weight above which a pixel is made of another one: below it are the endless tails of a
-spline."""
+"""The weight above which a pixel is made of another one: below are a spline's endless tails."""
 
 
 def _reached(operations: Operations, scale: int, pixels: np.ndarray) -> np.ndarray:
@@ -360,8 +346,7 @@ def _reached(operations: Operations, scale: int, pixels: np.ndarray) -> np.ndarr
 
 
 def reached(matrix: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Which rows of a matrix product with values of `pixels` (n, m) bool take in a True: (rows, n)
-    @ (n, m)."""
+    """Which rows of a product with `pixels` (n, m) bool take in a True: (rows, n) @ (n, m)."""
     return (np.abs(matrix) > WEIGHT).astype(np.float32) @ pixels.astype(np.float32) > 0
 
 
@@ -393,8 +378,7 @@ def degrade(x: Tensor, scale: int, kind: str) -> Tensor:
         scale: 2, 3, 4 or 8.
         kind: a name as `Degradation.of` reads it, such as `gaussian` or `mtf 0.3`.
 
-    Returns: the same shape, type and device as `x`. Raises ValueError: as `Degradation` and
-    `Degradation.down`.
+    Returns: shape, type and device of `x`. Raises ValueError: as `Degradation` and its `down`.
 
     Example:
         >>> degrade(torch.rand(2, 1, 31, 64, 64), 4, "gaussian").shape
@@ -493,8 +477,7 @@ ZOOMS = ("zoom_down", "zoom_up", "scipy_down", "scipy_up")
 
 
 def zoom_matrix(n_in: int, n_out: int, dark: bool = False) -> np.ndarray:
-    """`scipy.ndimage.zoom(order=3)` along one axis, from `n_in` to `n_out` samples: float64
-    (n_out, n_in).
+    """`scipy.ndimage.zoom(order=3)` of `n_in` samples to `n_out`: float64 (n_out, n_in).
 
     Both grids share their first and last samples. At some sizes scipy rounds the last position past
     the end of the axis and returns zero there. The last position is the end of the axis here,
@@ -551,8 +534,7 @@ def _length(operation: str, n: int, scale: int) -> int:
 
 def zoom_rows(n_in: int, n_out: int, first: int, last: int,
               dark: bool = False) -> tuple[int, np.ndarray]:
-    """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies
-    as .268 ** distance."""
+    """Rows of `zoom_matrix`: cubic B-spline weights times the filter's response."""
     if n_in == 1:
         return 0, np.ones((last - first, 1))
     position = np.arange(first, last) * ((n_in - 1) / max(n_out - 1, 1))
@@ -573,8 +555,7 @@ def zoom_rows(n_in: int, n_out: int, first: int, last: int,
 
 
 def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """For output samples j (m,): the positions (m, taps) that they take, unfolded at the edges, and
-    the weights."""
+    """Of output samples j (m,): positions (m, taps), unfolded at the edges, and weights."""
     if operation == "block_gaussian":
         offsets = np.arange(8) - 3.5
         weights = np.exp(-0.5 * (offsets / 3.0) ** 2)
@@ -601,8 +582,7 @@ def _taps(operation: str, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.nda
 
 
 def _gaussian_taps(mtf: float, j: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `_taps`: a Gaussian about the centre of each block, sampled over +-4 deviations, weights
-    summing to one."""
+    """As `_taps`: a Gaussian about each block's centre over +-4 deviations, of sum one."""
     sigma = scale * math.sqrt(-2 * math.log(mtf)) / math.pi
     centre = (scale - 1) / 2
     reach = max(4 * sigma, 0.5)  # of an even block the nearest samples are half a pixel off
@@ -613,8 +593,7 @@ def _gaussian_taps(mtf: float, j: np.ndarray, scale: int) -> tuple[np.ndarray, n
 
 
 def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
-    """Rows of taps to a matrix; taps outside 0 .. n-1 fold back with the edge sample repeated
-    (d c b a | a b c d)."""
+    """Rows of taps to a matrix; taps outside 0 .. n-1 fold back (d c b a | a b c d)."""
     folded = np.mod(positions, 2 * n)
     folded = np.where(folded < n, folded, 2 * n - 1 - folded)
     matrix = np.zeros((len(positions), n))

@@ -1,5 +1,4 @@
-"""Quality indexes of a super-resolved cube against its ground truth, and the presets under which
-papers quote them.
+"""Quality indexes of a cube against its ground truth, and the presets of papers.
 
     from utility.indexes import evaluate
     row = evaluate(sr, gt, scale=4)       # (B, H, W) in [0, 1] -> {"psnr": 38.2, "ssim": .961, ...}
@@ -59,8 +58,7 @@ PRESETS = {
 
 
 class Comparison:
-    """A super-resolved cube and its ground truth, checked; what several indexes need is computed
-    once, in float64.
+    """A super-resolved cube and its ground truth, checked; shared parts are computed once.
 
     No cube is copied as a whole: every index reads one band at a time.
 
@@ -142,8 +140,7 @@ class Comparison:
 
     @cached_property
     def dark(self) -> np.ndarray:
-        """Whether the ground truth's mean is below 1 % of the cube's, (B,): dividing by it says
-        nothing of the result."""
+        """Whether the truth's mean is below 1 % of the cube's, (B,): a quotient says nothing."""
         return self.means <= DARK * self.means.mean()
 
     @cached_property
@@ -182,16 +179,14 @@ def _defined_mean(values: np.ndarray) -> float | None:
 
 
 def _ergas(c: Comparison) -> float | None:
-    """(100 / s) sqrt(mean_b(MSE_b / mean_b(gt)^2)) (Wald, 2000), without the bands of
-    `Comparison.dark`."""
+    """(100 / s) sqrt(mean_b(MSE_b / mean_b(gt)^2)) (Wald, 2000), but for `Comparison.dark`."""
     used = ~c.dark
     return (100 / c.scale * math.sqrt(np.mean(c.mse[used] / c.means[used] ** 2)) if used.any()
             else None)
 
 
 def _angle_part(c: Comparison, b: int) -> float:
-    """The part of a band in the spectral angle, in the angle's unit: rms over pixels of x_b / |x| -
-    y_b / |y|.
+    """A band's part in the spectral angle, in its unit: rms over pixels of x_b / |x| - y_b / |y|.
 
     The squares of all bands add up to the mean over pixels of |x / |x| - y / |y||^2 = (2
     sin(angle / 2))^2, in radians. NaN where no pixel has two spectra that are not zero.
@@ -223,8 +218,7 @@ def _window_mean(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
 
 def _mean_over_windows(c: Comparison, b: int, taps: np.ndarray,
                        value: Callable[..., np.ndarray]) -> float:
-    """Mean of value(mean of x, mean of y, mean of x^2 + y^2, mean of x y) over the windows that lie
-    wholly inside.
+    """Mean of value(means of x, y, x^2 + y^2, x y) over the windows that lie wholly inside.
 
     A window with a pixel that does not count is left out; NaN where none is left.
     """
@@ -242,8 +236,7 @@ def _mean_over_windows(c: Comparison, b: int, taps: np.ndarray,
 
 
 def _ssim(c: Comparison, b: int) -> float:
-    """SSIM (Wang et al., IEEE TIP 2004), the mean over the pixels whose window lies wholly inside
-    the image of
+    """SSIM (Wang et al., IEEE TIP 2004), the mean over pixels with their whole window inside, of
 
     (2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)), C1 = (.01 L)^2, C2 =
     (.03 L)^2, L the data range.
@@ -322,8 +315,7 @@ class Metric:
         return "-" if value is None else f"{value:.{self.decimals}f}"
 
     def best(self, values: Sequence[float | None]) -> list[bool]:
-        """Which values are the best as printed: all of a tie; none if all print alike, or if there
-        is one value alone."""
+        """Which values are the best as printed: all of a tie; none if no two differ."""
         shown = [self.format(v) for v in values]
         known = [v for v in values if v is not None]
         if len(set(shown)) == 1 or len(known) < 2:
@@ -396,14 +388,12 @@ def dark_bands(gt: Any, border: int = 0, counted: np.ndarray | None = None) -> l
 
 
 def band_psnr(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
-    """PSNR of each band in dB, (B,): 10 log10(1 / MSE_b), capped at 100 dB (what an identical band
-    gets)."""
+    """PSNR of each band in dB, (B,): 10 log10(1 / MSE_b), capped at 100 dB."""
     return _psnr(Comparison(sr, gt, counted=counted).mse)
 
 
 def sam_map(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
-    """Spectral angle of each pixel in degrees, (H, W): arccos(x.y / (|x| |y|)), cosine clipped
-    (Kruse et al., 1993).
+    """Spectral angle of each pixel in degrees, (H, W), cosine clipped (Kruse et al., 1993).
 
     NaN where one of the two spectra is zero: such a pixel has no angle. NaN, too, for a pixel that
     does not count.
@@ -422,8 +412,7 @@ def _preset(name: str) -> Preset:
 
 def _cubes(sr: Any, gt: Any, border: int,
            counted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The two cubes as arrays (not copied, not converted) and the pixels that count, checked, with
-    the border cut."""
+    """The cubes as arrays (not copied) and the pixels that count, checked, without the border."""
     sr, gt = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (sr, gt))
     if sr.ndim != 3 or sr.shape != gt.shape or 0 in gt.shape:
         raise UserError(f"The super-resolved cube has shape {sr.shape} and the ground truth "

@@ -211,8 +211,7 @@ def build(options: argparse.Namespace) -> int | None:
 
 
 def _what_is_next(out: Path, bands: int) -> list[str]:
-    """A training that passes the untrained methods, and how long it takes here, from two of its
-    steps."""
+    """A training that passes the untrained methods, and its time here, from two of its steps."""
     from utility.training.configuration import configure
     from utility.training.plan import prepare
     from utility.training.steps import seconds_per_step

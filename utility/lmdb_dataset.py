@@ -187,16 +187,14 @@ def _damaged(path: str | Path, error: lmdb.Error) -> UserError:
 
 
 def default_validation(count: int) -> int:
-    """The default number of validation patches: 1,000 as released, or a tenth of `count` if that is
-    less."""
+    """The number of validation patches: 1,000 as released, or a tenth of `count` if less."""
     return min(1000, max(count // 10, min(1, count - 1)))
 
 
 @contextmanager
 def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = False,
                      map_size_mb: int = 1024) -> Iterator[DatabaseWriter]:
-    """A writer for the database `path`, which appears when the block ends; after a failure nothing
-    is left.
+    """A writer for the database `path`, which appears when the block ends, or never.
 
     Args:
         dtype: of the stored values, one of `STORED`.

@@ -1,5 +1,4 @@
-"""The names that options take. What they stand for is imported when it is needed: a command line is
-read before torch is."""
+"""The names that options take, without what they stand for: options are read before torch is."""
 from __future__ import annotations
 
 from utility.system.errors import UserError
@@ -9,11 +8,9 @@ DEGRADATIONS = ("mtf", "area", "gaussian", "bicubic", "spatial", "reference")
 """Of `utility.degradation.KINDS`."""
 DEFAULT_KIND = "gaussian"
 ANY = "mtf"
-"""The degradation of a training that draws an MTF for each patch, and of a network that serves
-every blur."""
+"""The degradation of a training that draws MTFs, and of a network that serves every blur."""
 SAFE_MTF = 0.7
-"""Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false
-edges."""
+"""Of an unknown sensor: too sharp a guess costs detail, too blurred a one makes false edges."""
 STARTS = ("interpolation", "backprojection")
 """What a network is given and adds its residual to; see `utility.degradation.Degradation.start`."""
 
@@ -35,8 +32,7 @@ LOSSES = ("mse", "l1", "band")
 
 
 def parse_mtf(text: str) -> tuple[float, float]:
-    """`0.3`, or `0.3,0.25` (rows, columns), as two numbers above 0 and below 1. Raises ValueError:
-    anything else."""
+    """`0.3`, or `0.3,0.25` (rows, columns), as two numbers in (0, 1). Raises ValueError."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -48,8 +44,7 @@ def parse_mtf(text: str) -> tuple[float, float]:
 
 
 def with_mtf(kind: str | None, text: str) -> str:
-    """The name of the degradation of `--degradation KIND --mtf M[,M]`, or of `--mtf M[,M]` alone.
-    Raises UserError."""
+    """The degradation of `--degradation KIND --mtf M[,M]`, or of `--mtf`. Raises UserError."""
     if kind not in (None, ANY):
         raise UserError(f"--mtf {text} was given with --degradation {kind}, which has a blur of "
                         "its own; leave one out.")

@@ -1,5 +1,4 @@
-"""Scenes in files: a hyperspectral cube (bands, rows, columns) and what its file says about the
-cube.
+"""Scenes in files: a hyperspectral cube (bands, rows, columns) and what its file says.
 
     scene = read_scene("paviaU.mat")                # finds the key and the layout, or asks for them
     print(describe(scene))
@@ -48,8 +47,7 @@ from utility.system.progress import note, warn
 
 def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
                bands: int | None = None, size: tuple[int, int] | None = None) -> Scene:
-    """Open a scene and leave its cube on disk: ``scene.cube[b0:b1, r0:r1, c0:c1]`` reads that
-    block.
+    """Open a scene, its cube on disk: ``scene.cube[b0:b1, r0:r1, c0:c1]`` reads that block.
 
     The cube is a memory map (ENVI, .npy, HDF5 and v7.3 without chunks) or a LazyCube
     (with chunks, rasters); MATLAB v5 and .npz are loaded. Arguments and errors are those of
@@ -88,8 +86,7 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
 
 
 def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The facts beside a cube of `shape` (B, H, W); what is there for another number of bands or
-    pixels is left out."""
+    """The facts beside a cube of `shape` (B, H, W); those of other bands are left out."""
     facts = {fact.name: getattr(stored, fact.name) for fact in dataclasses.fields(Facts)}
     for name in PER_BAND:
         if facts[name] is not None and len(facts[name]) != shape[0]:
@@ -103,8 +100,7 @@ def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
 
 def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str | None = None,
                bands: int | None = None, size: tuple[int, int] | None = None) -> Scene:
-    """Read a scene into memory as it is stored: data type and values are the file's, in native byte
-    order.
+    """Read a scene into memory as it is stored: the file's type and values, in native byte order.
 
     Args:
         path: MATLAB v5 or v7.3, HDF5, netCDF-4, .npy, .npz, ENVI (header or data file), GeoTIFF or
@@ -139,8 +135,7 @@ def first_line(scene: Any) -> str:
 
 
 def describe(scene: Scene) -> str:
-    """One line about a scene. It leaves out the range of a cube on disk, which would need a read of
-    the whole cube."""
+    """One line about a scene; the range of a cube on disk would need a whole read."""
     b, h, w = scene.cube.shape
     stored = " x ".join(scene.layout)
     if scene.layout.startswith("pixels"):
@@ -161,8 +156,7 @@ def describe(scene: Scene) -> str:
 def create_scene(path: str | os.PathLike[str], like: Scene,
                  shape: tuple[int, int, int] | None = None, dtype: Any = None,
                  overwrite: bool = False) -> Iterator[CubeWriter]:
-    """A writer for a cube of `shape` (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; the file
-    appears when the context ends.
+    """A writer of a cube (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; whole or not at all.
 
     The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .nc,
     .h5/.hdf5, .npy, .npz, .hdr or the name of an ENVI data file, .tif. Key, layout, interleave,
@@ -181,16 +175,14 @@ def create_scene(path: str | os.PathLike[str], like: Scene,
 
 
 def write_scene(path: str | os.PathLike[str], scene: Scene, overwrite: bool = False) -> None:
-    """Write a scene as `create_scene` says; reading the file gives the same cube, key, layout and
-    metadata."""
+    """Write a scene as `create_scene` says; reading it gives the same cube, key, layout, facts."""
     with create_scene(path, scene, overwrite=overwrite) as writer:
         for index in writer.blocks():
             writer[index] = scene.cube[index]
 
 
 def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
-    """List scenes: each file as given; from each folder the scene that it is, else those directly
-    in it, by name.
+    """List scenes: each file as given; of a folder the scene that it is, else those in it, by name.
 
     A scene in a folder is a file, or a folder of its own as some products are delivered. Where a
     folder has neither, the scenes of the folders in it count.
@@ -222,8 +214,7 @@ def _is_product(folder: Path) -> bool:
 
 
 def _one_scene(path: Path) -> Path:
-    """The scene that a path names: a folder that is none names the only one in it. Raises
-    UserError: it has several."""
+    """The scene that a path names, or the only one in a folder. Raises UserError."""
     if not path.is_dir() or _is_product(path):
         return path
     scenes = _scenes_in(path)
@@ -280,8 +271,7 @@ class Reading:
 
 
 def refuse_without_effect(scene: Scene, reading: Reading) -> None:
-    """Raise UserError for an option of reading that can change nothing in the file of this
-    scene."""
+    """Raise UserError for an option of reading that changes nothing in this scene's file."""
     dtype, nodata = scene.cube.dtype, reading.nodata
     if nodata is not None and dtype.kind != "f" and marker_of(dtype, nodata) is None:
         raise UserError(f"{scene} holds {dtype}, none of which can be {nodata:g}; give --nodata a "

@@ -98,8 +98,7 @@ def _noise_of(results: Mapping[str, Any]) -> str:
 
 
 def _identity(images: Images) -> tuple[Any, ...]:
-    """What tells the ground truths of one test from those of another: what was compared, and at how
-    many pixels."""
+    """What tells the ground truths of tests apart: what was compared, at how many pixels."""
     told = []
     for image in images:
         pixels = image.get("interpolation", {}).get("counted_pixels")
@@ -110,8 +109,7 @@ def _identity(images: Images) -> tuple[Any, ...]:
 
 
 def _labels(tests: Sequence[Images]) -> dict[tuple[Any, ...], str]:
-    """A name for each set of ground truths; those of one name get what differs between them,
-    too."""
+    """A name for each set of ground truths; if one is shared, with what differs between them."""
     known = {_identity(images): images for images in tests}
     labels = {identity: _data_set(images) for identity, images in known.items()}
     for label in set(labels.values()):
@@ -141,8 +139,7 @@ _DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
 
 
 def _of_network(results: Mapping[str, Any], name: str) -> str:
-    """The network by name, with what its numbers depend on beside its weights: none of it is
-    another run of the same."""
+    """The network by name, with what its numbers depend on beside its weights."""
     # shipped weights are no seeds of one training
     if Path(str(results.get("checkpoint"))).parent.name == "checkpoints":
         name = name if name != results["arch"] else f"{name} ({Path(results['checkpoint']).stem})"
@@ -173,8 +170,7 @@ def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
 
 
 def _data_set(images: Images) -> str:
-    """The card of all images, else their names; and how many images, where the names do not show
-    it."""
+    """The card of all images, else their names; how many, where the names do not show it."""
     names, cards = [image["name"] for image in images], {image.get("card") for image in images}
     if len(cards) == 1 and None not in cards:
         return f"{cards.pop()} ({len(names)})" if len(names) > 1 else cards.pop()
@@ -182,16 +178,14 @@ def _data_set(images: Images) -> str:
 
 
 def statistics(runs: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation of an index over the runs that have it; None where there
-    are too few."""
+    """Mean and sample deviation of an index over runs; None where there are too few."""
     values = [run[key] for run in runs if run.get(key) is not None]
     return (float(np.mean(values)) if values else None,
             float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
 def table(runs: Runs, preset: str, keys: Sequence[str]) -> tuple[list[str], list[list[list[str]]]]:
-    """Header and one group of rows for each data set and problem; the best mean of a group is
-    bold."""
+    """Header and a group of rows for each data set and problem; its best mean is bold."""
     groups = []
     for data, problem in dict.fromkeys(key[:2] for key in runs):
         methods = {key[2]: found for key, found in runs.items() if key[:2] == (data, problem)}

@@ -47,8 +47,7 @@ class Shipped:
         return scale if isinstance(scale, list) else [scale]
 
     def fits(self, arch: str | None, scale: int | None, kind: str | None) -> bool:
-        """Whether the weights are of this network, for this scale factor and this degradation; None
-        is any."""
+        """Whether the weights are of this network, for this scale and degradation; None is any."""
         own = self.card["degradation"]
         served = kind in (None, own)
         if own == ANY and kind:
@@ -102,8 +101,7 @@ def choose(arch: str | None = None, scale: int | None = None,
 
 
 def named(name: str) -> str:
-    """The path of the shipped weights of this name; what is no such name, or the path of a file, as
-    it is.
+    """The path of the shipped weights of this name; a path, and what is no such name, as it is.
 
     Raises:
         UserError: the file of that name is missing or not the one that its card describes, or a
@@ -174,8 +172,7 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
 
 
 def probe(net: Network, scale: int, kind: str, start: str = "interpolation") -> float:
-    """The mean change that a network makes to a fixed start image, (4, 32, 32): one number that
-    tells weights apart."""
+    """The mean change that a network makes to a fixed start image: a number that tells it apart."""
     import torch
 
     from utility.degradation import downsample, start_image
@@ -254,8 +251,7 @@ def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _building(path: str) -> str | None:
-    """The command that builds a database of rendered scenes; None for another database, or one that
-    is gone."""
+    """The command that builds a database of rendered scenes; None for others, or one gone."""
     from utility.datasets.cards import load_card
     from utility.lmdb_dataset import LMDBDataset
 

@@ -30,8 +30,7 @@ class BadBand:
 
 def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray | None = None,
                    statistics: BandStatistics | None = None) -> list[BadBand]:
-    """Bands with NaN, infinite or no-data pixels, constant bands, and dead ones (no valid pixel);
-    indices from 0.
+    """Bands with NaN, infinite or no-data pixels, constant ones and dead ones; indices from 0.
 
     `missing` (H, W) is True for pixels that count as no-data whatever their value; `statistics` are
     those of the cube, for a caller that has them.
@@ -83,8 +82,7 @@ def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
 
 
 def select_bands(scene: Scene, bands: Sequence[int]) -> Scene:
-    """The scene of some of its bands (indices from 0), with their wavelengths, names and per-band
-    metadata."""
+    """The scene of some of its bands (indices from 0), with what it has for each of them."""
     bands, count = list(bands), scene.cube.shape[0]
     if bands == list(range(count)):
         return scene
@@ -153,12 +151,9 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
     Args:
         scene: in memory or on disk. A cube on disk is read once, and stays on disk unless pixels
             are filled.
-        drop_bad_bands: leave out constant and dead bands, and bands with other invalid pixels that
-            are not filled.
-        fill_nodata: give the other invalid pixels the value of the nearest valid pixel of their
-            band.
-        bands, drop: bands to take or to leave out before anything else, "0-49,60" or indices from
-            0.
+        drop_bad_bands: leave out constant, dead and other bad bands that are not filled.
+        fill_nodata: other invalid pixels get the value of the nearest valid one of their band.
+        bands, drop: bands to take or to leave out first, "0-49,60" or indices from 0.
         keep_bad: keep bad bands, filled where they can be;
             ``metadata["bad_bands"]`` holds their indices, and ``metadata["bad_pixels"]`` {index:
             (H, W), True for invalid pixels} of those that were filled.
@@ -242,8 +237,7 @@ def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
 
 
 def missing_anywhere(scene: Scene) -> np.ndarray | None:
-    """(H, W), True where the file declares a pixel of one band at least missing; None where it
-    declares none."""
+    """(H, W), True where the file declares a pixel of any band missing; None for none."""
     marker = marker_of(scene.cube.dtype, scene.nodata)
     nan = scene.nodata is not None and np.isnan(scene.nodata)
     gone = np.zeros(scene.cube.shape[1:], bool) if scene.missing is None else scene.missing.copy()
@@ -270,8 +264,7 @@ def in_words(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
 
 
 def _filled(scene: Scene, missing: np.ndarray) -> Scene:
-    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid
-    pixel stay.
+    """Invalid pixels get the value of the nearest valid one of their band, if it has one.
 
     Args:
         missing: (H, W), True for pixels that count as invalid in every band.
@@ -306,8 +299,7 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
 
 
 def fill(cube: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """A copy of (B, H, W) in which the pixels of `missing` (H, W), not all of them, have the values
-    of their nearest others."""
+    """(B, H, W) with the values of their nearest others at the pixels of `missing` (H, W)."""
     nearest = _nearest(missing)
     filled = np.array(cube)
     filled[:, missing] = cube[:, nearest[0][missing], nearest[1][missing]]

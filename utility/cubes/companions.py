@@ -1,5 +1,4 @@
-"""What stands beside a cube in its file, read and written: the cube's key, the image's size,
-wavelengths, no-data value."""
+"""What stands beside a cube in its file: key, size of the image, wavelengths, no-data value."""
 from __future__ import annotations
 
 import difflib
@@ -18,8 +17,7 @@ ROWS, COLUMNS = (("nrow", "nrows", "rows", "lines", "height"),
                  ("ncol", "ncols", "cols", "columns", "samples", "width"))
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
 VECTORS = ("fwhm", "band_good", "band_gain", "band_offset", "geotransform")
-"""Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of
-a map grid."""
+"""Numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six of a map grid."""
 TEXTS = ("crs_wkt", "band_names", "units")
 """Facts that are text; band names stand one a line."""
 NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised",
@@ -102,8 +100,7 @@ def _whole(shapes: dict[str, tuple[int, ...]], cubes: list[str]) -> str | None:
 
 
 def may_hold_cube(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether one of these arrays may be a cube: it has 3 axes, or 2 beside the image's number of
-    rows."""
+    """Whether one of these arrays may be a cube: of 3 axes, or 2 beside the image's size."""
     sized = any(name.rpartition("/")[2].lower() in ROWS for name in shapes)
     axes = {len(long_axes(shape)) for shape in shapes.values()}
     return not shapes or max(axes) > 2 or (sized and 2 in axes)
@@ -160,8 +157,7 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its place,
-    bands and provenance."""
+    """The small variables beside the cube in a .mat, .npz or .h5: numbers and texts."""
     like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
@@ -220,8 +216,7 @@ def _text(value: Any) -> str:
 
 
 def _origin(value: Any) -> dict[str, Any]:
-    """The scene that a part was cut from: `sha256`, its `content_hash`, and `region` in it; nothing
-    where no file says so."""
+    """The scene that a part was cut from, its `content_hash` and `region` in it, if it is said."""
     if np.size(value) != 36 or np.asarray(value).dtype.kind not in "iuf":
         return {}
     numbers = np.asarray(value, np.float64).ravel()
@@ -233,8 +228,7 @@ def _origin(value: Any) -> dict[str, Any]:
 
 
 def stated_layout(text: Any) -> str | None:
-    """The layout that a file states in `text`, a string or an array of one; None where `text` is no
-    layout."""
+    """The layout in `text`, a string or an array of one; None where it is none."""
     text = (text.decode() if isinstance(text, bytes)
             else str(np.asarray(text).flat[0] if np.size(text) else ""))
     return (text
@@ -259,8 +253,7 @@ def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
-    """Vectors that may be the wavelengths, in nm; micrometres are converted, band numbers are not
-    wavelengths."""
+    """Vectors that may be wavelengths, in nm; micrometres are converted, band numbers left out."""
     found = []
     for name, value in beside.items():
         value = np.asarray(value)
@@ -277,8 +270,7 @@ def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
 
 
 def nanometres(values: Any, units: str | None) -> np.ndarray | None:
-    """Wavelengths in nm; without units, values below 100 are micrometres. None where `units` is no
-    length."""
+    """Wavelengths in nm; without units, below 100 is micrometres. None: `units` is no length."""
     values = np.asarray(values, np.float64)
     if (units or "").strip().lower() in ("", "unknown"):
         return values * (1000.0 if values.size and values.max() < 100 else 1.0)

@@ -126,8 +126,7 @@ def sniff(path: Path) -> Container | None:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file found in a folder is a scene; pictures, rasters of one band and ENVI data
-    files are not.
+    """Whether a file in a folder is a scene; pictures, one-band rasters and ENVI data are not.
 
     A file that is named like a scene and cannot be read is one, unless it belongs to another:
     nothing is left out silently.
@@ -145,8 +144,7 @@ def is_scene(path: Path) -> bool:
 
 
 def without_cube(path: Path) -> bool:
-    """Whether a file found in a folder holds data, but no cube: a mask, a map of classes, a
-    spectral library."""
+    """Whether a file in a folder holds data, but no cube: a mask, classes, a spectral library."""
     container = _readable(path)
     if (container is None or belongs(path)
             or (container.name == "envi" and not envi.stands_alone(path))):
@@ -174,8 +172,7 @@ def result_suffix(path: Path) -> str:
 
 
 def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
-    """Open a file by the reader of its container; returns the stored array with its facts, and the
-    container.
+    """Open a file by the reader of its container: the stored array with its facts; the container.
 
     Raises:
         UserError: the file is missing, a folder of no product, empty, of no known container or
@@ -220,8 +217,7 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
 
 
 def writers_of(path: Path) -> list[Container]:
-    """The containers that the suffix of `path` names, one at least. Raises UserError: there is
-    none."""
+    """The containers that the suffix of `path` names. Raises UserError: there is none."""
     fitting = [container for container in TABLE if path.suffix.lower() in container.suffixes]
     if not fitting:
         suffixes = dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes)
@@ -232,8 +228,7 @@ def writers_of(path: Path) -> list[Container]:
 
 def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
            overwrite: bool) -> AbstractContextManager[CubeWriter]:
-    """The writer of the container that the suffix of `path` names; see
-    `utility.scenes.create_scene`."""
+    """The writer of the container that the suffix of `path` names; see `scenes.create_scene`."""
     container = next(c
                      for c in writers_of(path) if c.suits(like, math.prod(shape) * dtype.itemsize))
     if container.types is not None and dtype.name not in container.types:
@@ -249,8 +244,7 @@ def create(path: Path, like: Scene, shape: Shape, dtype: np.dtype, *,
 
 
 def left_out(path: Path, like: Scene) -> str | None:
-    """What the file `path` will not hold of a scene, and which suffix does; None where it holds
-    everything."""
+    """What the file `path` will not hold of a scene, and which suffix does; None: it holds all."""
     container = writers_of(path)[0]
     lost = [name for name in container.lacks if FACTS[name](like) is not None]
     if not lost:
@@ -275,8 +269,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def shared_file(first: Path, second: Path) -> Path | None:
-    """A file that belongs to both scenes `first` and `second`, by its name in `first`; follows
-    links."""
+    """A file that belongs to both scenes, by its name in `first`; follows links."""
     others = files_of(second)
     return next((file for file in files_of(first) if any(file.samefile(other) for other in others)),
                 None)

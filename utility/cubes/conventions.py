@@ -1,5 +1,4 @@
-"""What an HDF5 or netCDF file says about an array in it, by the conventions of CF, HDF-EOS and
-ENVI, whatever its names."""
+"""What an HDF5 or netCDF file says about an array, by the conventions of CF, HDF-EOS and ENVI."""
 from __future__ import annotations
 
 import re
@@ -13,8 +12,7 @@ import numpy as np
 from utility.cubes.companions import COMPANION, nanometres, unit_in_nm
 
 NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
-"""Begins the attribute NAME of a data set that stands for a dimension; its zeros are nobody's
-values."""
+"""Begins the attribute NAME of a data set that stands for a dimension, and has no values."""
 
 AXES = (("B", r"band|wave|wvl|lambda|spectr|chan"),
         ("W", r"cross|across|col|sample|pixel|(^|_)x|lon|east|width"),
@@ -33,8 +31,7 @@ FILLS = ("fillvalue", "missingvalue", "dataignorevalue", "nodata", "nodatavalue"
 
 
 def item_at(group: h5py.Group, name: str) -> Any:
-    """The group or data set of a file that a path names; None where there is none, or a link would
-    lead to another file."""
+    """The item that a path names; None where there is none, or a link leads to another file."""
     for part in name.strip("/").split("/"):
         if not isinstance(group, h5py.Group):
             return None
@@ -45,14 +42,12 @@ def item_at(group: h5py.Group, name: str) -> Any:
 
 
 def letters(name: str) -> str:
-    """The letters and digits of a name, in lower case: `Data_Ignore_Value` and `data ignore value`
-    are one."""
+    """The letters and digits in lower case: `Data_Ignore_Value` and `data ignore value` are one."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def attributes(item: Any) -> dict[str, Any]:
-    """The attributes of a group or data set by their `letters`, text decoded; what cannot be read
-    is left out."""
+    """The attributes of an item by their `letters`, text decoded; unreadable ones are left out."""
     found = {}
     for name in item.attrs:
         try:
@@ -68,8 +63,7 @@ def attributes(item: Any) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> np.ndarray | None:
-    """The numbers of an attribute: an array, or text such as "{400.0, 410.0}"; None where it holds
-    something else."""
+    """The numbers of an attribute: an array, or text such as "{400.0, 410.0}"; None: others."""
     if isinstance(value, str):
         try:
             value = [float(part) for part in re.split(r"[\s,;]+", value.strip(" {}[]()\n")) if part]
@@ -86,8 +80,7 @@ def is_dimension(dataset: h5py.Dataset) -> bool:
 
 
 def is_companion(name: str, dataset: h5py.Dataset | None = None) -> bool:
-    """Whether an array is about a cube (a mask, an uncertainty, a place, a picture) rather than a
-    cube."""
+    """Whether an array is about a cube (a mask, an uncertainty, a place, a picture)."""
     if COMPANION.search(name.rpartition("/")[2].lower()):
         return True
     said = attributes(dataset) if dataset is not None else {}
@@ -110,8 +103,7 @@ def scales(dataset: h5py.Dataset) -> list[h5py.Dataset | None]:
 
 
 def dimension_names(dataset: h5py.Dataset) -> list[str]:
-    """The name of each dimension, "" where the file gives none: from its scales, its labels or
-    HDF-EOS's structure."""
+    """The name of each dimension or "": from its scales, its labels or HDF-EOS's structure."""
     names = ["" if scale is None else scale.name.rpartition("/")[2] for scale in scales(dataset)]
     said = attributes(dataset)
     labels = said.get("dimensionlabels")
@@ -128,8 +120,7 @@ def dimension_names(dataset: h5py.Dataset) -> list[str]:
 
 
 def layout_of(names: list[str]) -> str | None:
-    """The layout of a 3-D array whose dimensions have these names; None where they do not say which
-    holds the bands."""
+    """The layout of a 3-D array by its dimensions' names; None: they name no axis of bands."""
     if len(names) != 3:
         return None
     found = [next((axis for axis, pattern in AXES if re.search(pattern, name.lower())), "")
@@ -178,8 +169,7 @@ class _Named:
 
 
 def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Dataset]) -> Bands:
-    """Wavelengths, widths and marks of the bands along an axis, from attributes, the dimension, and
-    vectors in any group."""
+    """Wavelengths, widths and marks of the bands along an axis, from what stands beside it."""
     near = list(_beside(dataset, axis, vectors))
     bands = Bands()
     for one in near:
@@ -199,8 +189,7 @@ def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Datase
 
 
 def in_nm(values: np.ndarray, units: str) -> np.ndarray | None:
-    """Centre wavelengths in nm; None where the numbers are none (band numbers, zeros, another
-    quantity)."""
+    """Centre wavelengths in nm; None where the numbers are none (band numbers, zeros, others)."""
     if not np.all(np.isfinite(values)) or values.min() <= 0:
         return None
     if len(np.unique(values)) * 2 < len(values):
@@ -222,8 +211,7 @@ def _is(pattern: re.Pattern[str], name: str, *others: re.Pattern[str]) -> bool:
 
 def _beside(dataset: h5py.Dataset, axis: int,
             vectors: Mapping[str, h5py.Dataset]) -> Iterator[_Named]:
-    """Vectors as long as an axis, the nearest first: attributes of the array, of its groups, then
-    other data sets."""
+    """Vectors as long as an axis, the nearest first: its attributes, its groups', data sets."""
     count = dataset.shape[axis]
     item: Any = dataset
     while True:

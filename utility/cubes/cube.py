@@ -1,5 +1,4 @@
-"""A cube (bands, rows, columns), where it lies (memory, memory map, file read by blocks), and what
-its file says about it."""
+"""A cube (bands, rows, columns), where it lies, and what its file says about it."""
 from __future__ import annotations
 
 import errno
@@ -63,8 +62,7 @@ class Facts:
 
 
 BY_PRODUCT = "the product"
-"""`Facts.layout_by` where the reader of a product has put the axes in order, so that no option
-can."""
+"""`Facts.layout_by` where a product's reader has put the axes in order, so that no option can."""
 
 PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
 """The facts that have a value for each band."""
@@ -72,8 +70,7 @@ PER_BAND = ("wavelengths", "fwhm", "good", "gain", "offset", "band_names")
 
 @dataclass
 class Stored(Facts):
-    """The result of a reader: the array with its axes in Python's order, and the facts beside
-    it."""
+    """The result of a reader: the array with its axes in Python's order, and its facts."""
     array: Any                                    # np.ndarray, np.memmap or LazyCube, 2-D or 3-D
     mirrored: bool = False  # MATLAB v7.3 wrote the file: the axes appear in reverse order
     # (rows, columns) of the image, as scalars of the same file say
@@ -98,8 +95,7 @@ class Scene(Facts):
 
 
 class LazyCube:
-    """An array that stays on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte
-    order.
+    """An array on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte order.
 
     Args:
         shape: (B, H, W); any number of axes for an array whose layout is not known yet.
@@ -141,8 +137,7 @@ class LazyCube:
 
 
 class CubeWriter:
-    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, with slices of step
-    1.
+    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, of step 1.
 
     Args:
         path: the final name, for messages.
@@ -191,8 +186,7 @@ def _full_index(index: Any, ndim: int) -> list[Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """A cube to be written: its file, its shape (B, H, W) and type, and the scene whose facts it
-    keeps."""
+    """A cube to be written: file, shape (B, H, W), type, and the scene whose facts it keeps."""
     path: Path
     like: Scene
     shape: Shape
@@ -213,8 +207,7 @@ def slowest_of(cube: Any) -> int:
 
 def blocks(cube: Any, axis: int | None = None,
            target: int | None = None) -> Iterator[tuple[slice, slice, slice]]:
-    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes (BLOCK), in the order
-    of the disk.
+    """Indices that cover a (B, H, W) cube in blocks of about `target` bytes, in the disk's order.
 
     A block is a slab across `axis`. Where one band is larger than `target`, a block is some rows of
     a band.
@@ -238,8 +231,7 @@ def blocks(cube: Any, axis: int | None = None,
 
 
 def load(cube: Any) -> np.ndarray:
-    """The cube in memory, C-contiguous, in native byte order; such an array is returned as it
-    is."""
+    """The cube in memory, C-contiguous, in native byte order; as it is where it is so already."""
     if isinstance(cube, np.ndarray) and cube.flags.c_contiguous and cube.dtype.isnative:
         return cube if type(cube) is np.ndarray else np.array(cube)  # a memory map in one move
     whole = np.empty(cube.shape, native(cube.dtype))
@@ -249,8 +241,7 @@ def load(cube: Any) -> np.ndarray:
 
 
 def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
-    """An array of zeros to work in. A large one is a memory map of a nameless file, which
-    disappears with the array.
+    """Zeros to work in; a large array is a memory map of a nameless file that goes with it.
 
     Args:
         folder: of that file, or the nearest folder above that exists; by default the system's
@@ -270,8 +261,7 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
 
 
 def at_hand(cube: Any, folder: Path | None = None) -> Any:
-    """The cube, read once: one that is decoded at every read (a `LazyCube`) as a `scratch` array in
-    `folder`."""
+    """The cube, read once: one that every read decodes (a `LazyCube`) as `scratch` in `folder`."""
     if not isinstance(cube, LazyCube):
         return cube
     copy = scratch(cube.shape, cube.dtype, folder)
@@ -281,8 +271,7 @@ def at_hand(cube: Any, folder: Path | None = None) -> Any:
 
 
 def reserve(path: Path, size: int | None = None) -> None:
-    """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a
-    library later.
+    """Claim the disk blocks of a file: a full disk is an error now, not a crash later.
 
     Args:
         path: made if it does not exist.
@@ -299,8 +288,7 @@ def _claim(file: IO[bytes], size: int) -> None:
 
 @contextmanager
 def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Turn the errors that libraries raise when a write to `path` fails into a UserError; `more`
-    names further types."""
+    """Turn the errors, and `more` types, of libraries that write to `path` into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, SystemError, *more) as error:

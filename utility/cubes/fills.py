@@ -22,8 +22,7 @@ class Fill(NamedTuple):
 
 
 def likely_fill(cube: Any, statistics: BandStatistics) -> Fill | None:
-    """A usual fill value in more than `LEAST` of the pixels, at the border, far from all other
-    values; else None.
+    """A usual fill value in more than `LEAST` of the pixels, at the border, far from all others.
 
     Args:
         cube: (B, H, W), without a declared no-data value; one of its bands is read where an end of

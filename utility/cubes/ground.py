@@ -96,8 +96,7 @@ def crs_of(said: Mapping[str, Any]) -> str | None:
 
 
 def known_crs(crs: CRS) -> CRS:
-    """The CRS by its EPSG code where it is a zone of UTM or plain latitude and longitude on WGS 84;
-    else as it is."""
+    """The CRS by its EPSG code where it is a zone of UTM or degrees on WGS 84; else as it is."""
     if crs.to_epsg() or not crs.is_valid:
         return crs
     said = crs.to_dict()
@@ -148,8 +147,7 @@ def _nearby(dataset: h5py.Dataset, name: str) -> Any:
 
 
 def _coordinate(dataset: h5py.Dataset, axis: int) -> tuple[float, float, bool] | None:
-    """First value and step of an axis with even coordinates, and whether they are degrees; None
-    where it has none."""
+    """First value and step of an axis with even coordinates; whether they are degrees."""
     scale = scales(dataset)[axis]
     if scale is None:
         return None
@@ -220,15 +218,13 @@ def gdal_transform(values: Sequence[float]) -> Affine:
 
 
 def map_info_transform(fields: Sequence[str]) -> Affine:
-    """The transform of ENVI's map info: projection, reference pixel (from 1, at its corner), its
-    place, pixel size."""
+    """The transform of ENVI's map info: reference pixel (from 1), its place, pixel size."""
     x, y, east, north, width, height = (float(part) for part in fields[1:7])
     return width, 0.0, east - (x - 1) * width, 0.0, -height, north + (y - 1) * height
 
 
 def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Longitude and latitude of the pixels (H, W), NaN where missing: arrays of the image's size,
-    in any group."""
+    """Longitude and latitude of the pixels (H, W) in any group, NaN where missing."""
     found: dict[str, np.ndarray] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -251,8 +247,7 @@ def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.n
 
 def finer_transform(transform: Affine, across: tuple[float, float],
                     down: tuple[float, float]) -> Affine:
-    """The transform of pixels of another size: (size, first edge) on each axis, in the pixels of
-    `transform`."""
+    """The transform of other pixels: (size, first edge) on each axis, in those of `transform`."""
     a, b, c, d, e, f = transform
     (width, left), (height, top) = across, down
     corner = c + a * left + b * top, f + d * left + e * top
@@ -267,8 +262,7 @@ def finer_points(points: Points, across: tuple[float, float], down: tuple[float,
 
 
 def finer_rpcs(rpcs: Any, across: tuple[float, float], down: tuple[float, float]) -> Any:
-    """The rational polynomial coefficients of finer pixels, whose lines and samples count from the
-    centre of the first."""
+    """The RPCs of finer pixels, whose lines and samples count from the centre of the first."""
     (width, left), (height, top) = across, down
     finer = copy.copy(rpcs)
     finer.line_off = (rpcs.line_off + 0.5 - top) / height - 0.5
@@ -280,8 +274,7 @@ def finer_rpcs(rpcs: Any, across: tuple[float, float], down: tuple[float, float]
 def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int],
                  across: tuple[float, float],
                  down: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude at the centres of finer pixels: linear between the given centres, and
-    beyond the outer ones.
+    """Longitude and latitude at the centres of finer pixels: linear, also beyond the outer ones.
 
     Args:
         shape: (H, W) of the finer pixels.

@@ -1,5 +1,4 @@
-"""A cube on a sensor's own grid, put on a map grid by a lookup table: each cell takes its nearest
-pixel, and none is made up."""
+"""A cube on a sensor's grid, put on a map grid by a table: each cell takes its nearest pixel."""
 from __future__ import annotations
 
 import dataclasses
@@ -12,8 +11,7 @@ from utility.cubes.ground import Affine, finer_transform
 
 
 class Ground(NamedTuple):
-    """Where the pixels of a sensor lie, in the map's units, and the steps from row to row and from
-    column to column; (H, W) each."""
+    """Where a sensor's pixels lie on the map, and the steps along rows and columns; (H, W)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -101,8 +99,7 @@ class Lookup:
         return rows, columns, far / max(seen, 1)
 
     def take(self, cube: np.ndarray, top: int, bottom: int, nodata: float) -> np.ndarray:
-        """Rows of the map grid of a cube (B, H, W): (B, bottom - top, W'), `nodata` where there is
-        no pixel."""
+        """Rows of the map grid of (B, H, W): (B, bottom - top, W'), `nodata` where no pixel is."""
         rows, columns = self.rows[top:bottom], self.columns[top:bottom]
         valid = (rows >= 0) & (columns >= 0) & (rows < cube.shape[1]) & (columns < cube.shape[2])
         block = np.full((cube.shape[0], *rows.shape), nodata, cube.dtype)

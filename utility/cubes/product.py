@@ -1,5 +1,4 @@
-"""What a product of an agency or a laboratory is to the readers: how it is known, and how its cube
-is read."""
+"""What a product is to the readers: how it is known, and how its cube is read."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable

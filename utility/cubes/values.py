@@ -1,5 +1,4 @@
-"""The values of a cube: lowest and highest, what is missing, the way to [0, 1] and back, and their
-hash."""
+"""The values of a cube: their range, what is missing, [0, 1] and back, and their hash."""
 from __future__ import annotations
 
 import hashlib
@@ -65,8 +64,7 @@ def without_gain(scene: Scene) -> Scene:
 
 
 def content_hash(cube: Any) -> str:
-    """SHA-256 of a cube's shape and values as float32: the same whatever the file, layout and data
-    type that held them."""
+    """SHA-256 of a cube's shape and values as float32, whatever file and layout held them."""
     digest = hashlib.sha256(repr(tuple(cube.shape)).encode())
     for index in blocks(cube, axis=0):
         digest.update(np.ascontiguousarray(cube[index], "<f4"))
@@ -98,8 +96,7 @@ def unit_range(cube: Any, low: float | None = None,
 
 def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
                     on_overflow: str = "refuse") -> np.ndarray:
-    """``low + cube * (high - low)`` in float64, rounded for an integer `dtype`; the opposite of
-    `unit_range`.
+    """``low + cube * (high - low)`` in float64, rounded for integers; undoes `unit_range`.
 
     Args:
         cube: any shape, about [0, 1].
@@ -141,8 +138,7 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
 
 @dataclass
 class BandStatistics:
-    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and
-    counts of the others."""
+    """Per band, over valid pixels: lowest and highest value (NaN for none); counts of others."""
     low: np.ndarray         # (B,) float64
     high: np.ndarray        # (B,) float64
     not_finite: np.ndarray  # (B,) pixels that are NaN or infinite
@@ -191,8 +187,7 @@ def limits_of(dtype: np.dtype) -> np.finfo | np.iinfo:
 
 
 def marker_of(dtype: np.dtype, nodata: float | None) -> Any:
-    """The no-data value as the cube's own type stores it; None where the type cannot hold it, or
-    there is none."""
+    """The no-data value as the cube's type stores it; None where it cannot, or there is none."""
     dtype = np.dtype(dtype)
     if nodata is None or math.isnan(nodata):
         return None

@@ -1,5 +1,4 @@
-"""Cubes made of stored arrays as they are read: unpacked, taken apart, put together; the arrays
-stay on disk."""
+"""Cubes made of stored arrays as they are read: unpacked, put together; the arrays stay on disk."""
 from __future__ import annotations
 
 import math
@@ -21,8 +20,7 @@ MISSING = -9999.0
 
 
 def unpacked(array: Any, packing: Packing) -> tuple[Any, float | None]:
-    """The physical values of a stored array, and their no-data value; an array that needs no change
-    is returned as it is.
+    """The physical values of a stored array, itself if they are, and their no-data value.
 
     Values that a file declares as missing, or that lie outside its valid range, become one value:
     the first of those that are declared; MISSING where values are packed; where none is declared,
@@ -105,8 +103,7 @@ def joined(cubes: Sequence[Any], order: Sequence[int] | np.ndarray) -> LazyCube:
 
 
 def joined_arms(arms: Mapping[str, Stored]) -> Stored:
-    """The cube of a sensor whose arms are arrays of their own: all bands, sorted by wavelength
-    where that is known.
+    """The cube of a sensor whose arms are arrays of their own: all bands, by known wavelengths.
 
     Args:
         arms: name -> its array, of three axes with a layout; a band whose wavelength is NaN is dead

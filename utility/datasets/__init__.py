@@ -1,2 +1,1 @@
-"""From scenes to patches: cards of datasets, their regions, the patches of a scene, records of
-databases."""
+"""From scenes to patches: cards of datasets, their regions, patches, databases' records."""

@@ -1,5 +1,4 @@
-"""Building a training database: scenes read, cut as a card says, and written as patches into an
-LMDB folder."""
+"""Building a database: scenes read, cut as a card says, and written as patches to LMDB."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,7 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                    force: bool = False, nodata: float | None = None, map_size_mb: int = 1024,
                    test_out: str | Path | None = None,
                    failed: list[str] | None = None) -> dict[str, Any]:
-    """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole;
-    returns its meta.
+    """Cut `sources` as `card` says into the LMDB folder `out`, whole or not at all; its meta.
 
     Args:
         out: the folder to make.
@@ -48,12 +46,10 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         drop_bad_bands, fill_nodata: mend scenes that need it instead of refusing them.
         nodata: the value of pixels without data, where the files do not say it.
         skip_bad: leave out, and name, the scenes that cannot be used instead of stopping.
-        force: replace `out` and the test cubes, if they exist; never a folder that is not an LMDB
-            database.
+        force: replace `out` and the test cubes; never a folder that is no LMDB database.
         map_size_mb: LMDB's map to begin with; it doubles when it is full.
         test_out: folder for the test cubes of a card with a `test_region`; None writes none.
-        failed: takes the sentences on scenes that cannot be used, where there are several; None:
-            the first one is raised.
+        failed: takes sentences on scenes that cannot be used, of several; None: they are raised.
 
     Raises:
         UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk is
@@ -193,8 +189,7 @@ class _Building:
         return self.share > 0 and file == self.files[-1]
 
     def _read(self, file: Path) -> tuple[Scene, dict[str, list[Part]], dict[str, Any]]:
-        """A scene, its parts by what they are for, and the database's record of it. Raises
-        UserError: it cannot be used."""
+        """A scene, its parts by use, and the database's record of it. Raises UserError."""
         scene = open_as(file, self.reading)
         found, source = divide(self.card, scene, self.share if self._shares(file) else 0.0)
         if self.written and source["bands"] != self.written[0]["bands"]:
@@ -246,8 +241,7 @@ def _check_test_names(files: Sequence[Path], folder: Path, force: bool) -> None:
 def _how_validated(written: Sequence[Mapping[str, Any]],
                    places: Sequence[tuple[np.ndarray, np.ndarray]], last: int | None,
                    automatic: bool, file: Path, skipped: Sequence[str]) -> list[str]:
-    """What validates where nobody chose it, what is lost by it, and how many of the last patches
-    share their pixels."""
+    """What validates where nobody chose it, what it costs, how many patches share their pixels."""
     if last:
         owners, boxes = (np.concatenate(found) for found in zip(*places, strict=True))
         shared = 0
@@ -278,15 +272,13 @@ def _how_validated(written: Sequence[Mapping[str, Any]],
 
 
 def _overlapping(some: np.ndarray, others: np.ndarray) -> int:
-    """How many of some rectangles (n, 4), top, left, bottom, right, share a pixel with one of the
-    others."""
+    """How many rectangles (n, 4), top, left, bottom, right, share a pixel with another one."""
     return sum(
         bool(((others[:, :2] < box[2:]) & (others[:, 2:] > box[:2])).all(1).any()) for box in some)
 
 
 def _apart(some: np.ndarray | None, others: np.ndarray | None) -> float:
-    """How far the wavelengths of as many bands are apart at most, in nm; 0 where they are not
-    known."""
+    """The largest distance between wavelengths of as many bands, in nm; 0 for unknown ones."""
     known = some is not None and others is not None
     return float(np.abs(np.asarray(some) - others).max()) if known else 0.0
 
@@ -311,8 +303,7 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files with validation scenes last, because the last patches of a database validate, and
-    these alone."""
+    """The files with validation scenes last, because the last patches of a database validate."""
     stems = [file.stem for file in files]
     unknown = [name for name in val_scenes if name not in stems]
     if unknown:

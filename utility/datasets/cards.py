@@ -1,5 +1,4 @@
-"""Dataset cards: what a data set looks like, where its scenes are, which part of it trains,
-validates and tests.
+"""Dataset cards: what a data set looks like, where it is, what trains, validates and tests.
 
 A card is a TOML file under ``data/``. The fields of a card are those of `Card`; adding a data set
 is adding a card.
@@ -47,8 +46,7 @@ def _list_of(test: Callable[[Any], bool], count: int | None = None) -> Callable[
 
 
 class Expected(NamedTuple):
-    """The values that a card's field may have: a test of the TOML value, and its description for
-    messages."""
+    """The values that a field may have: a test of the TOML value, and words for messages."""
     test: Callable[[Any], bool]
     words: str
 
@@ -75,8 +73,7 @@ REGION = Expected(lambda value: _list_of(lambda v: _is_int(v, 0), 4)(value) and 
 
 @dataclass(frozen=True, eq=False)
 class Card:
-    """One data set. Sizes are (height, width) and rectangles (top, left, height, width), in
-    pixels."""
+    """One data set. Sizes are (height, width), rectangles (top, left, height, width); pixels."""
 
     name: str                                                            # the file's stem
     folder: Path                                                         # the file's folder
@@ -112,8 +109,7 @@ class Card:
     validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()
 
     def completed(self, reading: Reading) -> Reading:
-        """How its scenes are read: as `reading` says, and where that says nothing as this card
-        does."""
+        """How its scenes are read: as `reading` says, and where that is silent as the card."""
         size = self.size if (self.layout or "").startswith("pixels") else None
         return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
                        bands=reading.bands or self.take, size=reading.size or size,
@@ -165,15 +161,13 @@ def _text(path: Path) -> str:
 
 
 def generic_card(patch: int = 64) -> Card:
-    """The card for scenes without a card: min-max over each scene, the whole scene trains, square
-    patches side by side."""
+    """The card for scenes without one: min-max over each scene, all of it trains in squares."""
     return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch,
                 strides=(patch,))
 
 
 def locate(card: Card, use: str) -> Path:
-    """Find the scenes of one use: the card's folder, else the file in an installed package that the
-    card names.
+    """Find the scenes of one use: the card's folder, else a file in an installed package.
 
     Args:
         use: "training" or "test".
@@ -200,8 +194,7 @@ def locate(card: Card, use: str) -> Path:
 
 
 def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
-    """Select the scene files of one use by the card's lists; returns them in the order of the list,
-    and notes on the rest.
+    """Select the scene files of one use by the card's lists, in their order; notes on the rest.
 
     Args:
         use: "training" or "test".
@@ -292,8 +285,7 @@ def _check_fields(table: Mapping[str, Any], wrong: Wrong) -> None:
 
 
 def _check_regions(table: Mapping[str, Any], wrong: Wrong) -> None:
-    """Raise UserError for regions held out that lie outside the scene, or where no patch fits in
-    or beside them."""
+    """Raise UserError for regions outside the scene, or where no patch fits in or beside them."""
     size, patch = table.get("size"), table["patch"]
     held = {
         name: tuple(table[name]) for name in ("test_region", "validation_region") if name in table}

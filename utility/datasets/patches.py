@@ -1,5 +1,4 @@
-"""Cutting a scene into training patches: sliding windows over the scene and over smaller copies of
-it."""
+"""Cutting a scene into training patches: windows over the scene and its smaller copies."""
 from __future__ import annotations
 
 import math
@@ -46,8 +45,7 @@ def extract_patches(cube: np.ndarray, patch: int, strides: Sequence[int], zooms:
 
 def places(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Sequence[float],
            filled: np.ndarray | None = None) -> np.ndarray:
-    """The pixels of a scene that each patch of `extract_patches` covers, in its order: (n, 4), top,
-    left, bottom, right."""
+    """The pixels that each patch of `extract_patches` covers: (n, 4), top, left, bottom, right."""
     found = [np.empty((0, 4), int)]
     for zoom, stride in zip(zooms, strides, strict=True):
         last = [round(n * zoom) - patch for n in size]
@@ -62,8 +60,7 @@ def places(size: tuple[int, int], patch: int, strides: Sequence[int], zooms: Seq
 
 
 def _free(filled: np.ndarray, zoom: float, patch: int) -> np.ndarray:
-    """Whether the window at each place of a copy at `zoom` is made of none of the pixels
-    `filled`."""
+    """Whether the window at each place of a copy at `zoom` has none of the pixels `filled`."""
     if zoom != 1:
         for n in filled.shape:  # rows, then columns
             filled = reached(zoom_matrix(n, round(n * zoom)), filled).T
@@ -82,8 +79,7 @@ def count_patches(size: tuple[int, int], patch: int, strides: Sequence[int],
 
 
 def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:
-    """(B, H, W) as (B, round(H zoom), round(W zoom)): `scipy.ndimage.zoom(cube, (1, zoom, zoom),
-    order=3)`.
+    """`scipy.ndimage.zoom(cube, (1, zoom, zoom), order=3)`: (B, round(H zoom), round(W zoom)).
 
     The cubic spline is linear and separable, so each band is two matrix products, of a few rows at
     a time: a sample depends on few others. In float32 they are within 1e-5 of the library for
@@ -109,8 +105,7 @@ def zoomed(cube: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def bake(patches: np.ndarray, copies: int, seed: int, first: int) -> np.ndarray:
-    """`copies` variants of each patch, the first being the patch itself and no two the same
-    rotation and flip.
+    """`copies` variants of each patch, itself first, no two of the same rotation and flip.
 
     Args:
         patches: (n, B, p, p), square.

@@ -1,5 +1,4 @@
-"""The parts of a scene that train, validate and test, as a dataset card says, and what a database
-records of the scene."""
+"""The parts of a scene that train, validate and test, as a card says, and their record."""
 from __future__ import annotations
 
 import math
@@ -17,8 +16,7 @@ from utility.datasets.rectangles import Rectangle, corners, training_rectangles,
 from utility.system.errors import UserError
 
 GAP = 8
-"""Pixels between what trains and what validates in one scene, where there is room: neighbours are
-alike."""
+"""Pixels between what trains and what validates, where there is room: neighbours are alike."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,7 @@ class Part:
 
 def divide(card: Card, scene: Scene,
            share: float = 0.0) -> tuple[dict[str, list[Part]], dict[str, Any]]:
-    """The parts of a scene by use ("test" where the card has a region for it), and the record of
-    the scene (`sources_of`).
+    """The parts of a scene by use ("test" if the card has one), and its record (`sources_of`).
 
     Args:
         share: of the training pixels, that validates instead: a corner, and a `GAP` beside it that
@@ -96,8 +93,7 @@ def parts(card: Card, scene: Scene, use: str,
 
 
 def _hold_out(found: dict[str, list[Part]], patch: int, stride: int, share: float) -> None:
-    """Move a corner of the largest training part to validation: the one beside which the most
-    measured patches are left."""
+    """Move that corner of the largest part to validation which costs the fewest patches."""
     whole = max(found["training"], key=lambda part: part.region[2] * part.region[3])
     _, _, h, w = whole.region
     splits = {}
@@ -117,8 +113,7 @@ def _hold_out(found: dict[str, list[Part]], patch: int, stride: int, share: floa
 
 
 def _sides(h: int, w: int, patch: int, share: float) -> list[tuple[int, int]]:
-    """Heights and widths of a corner of this share of h x w pixels, a patch at least: as the image,
-    or a strip of it."""
+    """Heights and widths of a corner of this share of h x w, a patch at least, or of a strip."""
     side = math.sqrt(share)
     shapes = [(side * h, side * w), (share * h, w), (h, share * w)]
     return [tuple(min(n, max(patch, round(length)))
@@ -151,8 +146,7 @@ def _cut(part: Part, region: Rectangle) -> Part:
 
 
 def sources_of(scene: Scene, region: Rectangle, sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The files among the recorded `sources` of a database that share pixels with a region of
-    `scene`.
+    """The files among a database's recorded `sources` that share pixels with a region of `scene`.
 
     A source is the same scene if it has the same content, or the same name and size; a test cube
     says what scene it was cut from, and where.

@@ -42,8 +42,7 @@ def gpus(given: Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers in "2,4,8" or "2 4 8": a type for argparse, which says what was expected where
-    they are none."""
+    """The numbers in "2,4,8" or "2 4 8": a type for argparse."""
     try:
         numbers = tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:

@@ -101,8 +101,7 @@ def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None,
 
 
 def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
-    """The window (top, left, height, width), a quarter of each side, that holds the most gradient
-    energy."""
+    """The quarter (top, left, height, width) with the most gradient energy."""
     bands, height, width = cube.shape
     # at least 12 pixels, in the shape of the image
     fraction = min(1.0, max(0.25, 12 / min(height, width)))
@@ -123,8 +122,7 @@ def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def choose_pixels(cube: np.ndarray, crop: tuple[int, int, int, int]) -> list[tuple[int, int]]:
-    """Two pixels (row, column) of different materials: a bright one in the crop, and another
-    outside of it.
+    """Two pixels (row, column) of different materials: a bright one in the crop, one outside.
 
     The second is brighter than the median, and its spectral angle to the first is at the 98th
     percentile, not the largest: the largest is often a faulty pixel.
@@ -168,8 +166,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
                       pixels: Sequence[tuple[int, int]] | None = None, note: str = "") -> Figure:
-    """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers,
-    spectra of two pixels.
+    """One image at a glance: composites, crops, error maps on one scale, numbers, two spectra.
 
     Args:
         gt: (B, H, W) in [0, 1].
@@ -215,15 +212,13 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
 def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
                     wavelengths: Sequence[float] | None = None, name: str = "",
                     scale: float | None = None, note: str = "") -> Figure:
-    """A cube without ground truth: the input and the results of the methods, with crops and
-    spectra.
+    """A cube without ground truth: the input and the results, with crops and spectra.
 
     Args:
         low: (B, h, w), the input; shown with its pixels as squares.
         results: {label: (B, H, W)}, H and W the same multiple of h and w, in the order in which
             they are drawn.
-        note: a line under the title, such as how well the result, degraded again, agrees with the
-            input.
+        note: a line under the title, such as how well the result agrees with the input.
     """
     first = next(iter(results.values()))
     _check_same(first, results)
@@ -252,8 +247,7 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
 @rc_context(STYLE)
 def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray],
                  band: int, wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside
-    that band itself."""
+    """|error| x 255 of each method at one band, from 0 to 20 with one colour bar, beside it."""
     _check_same(gt, methods)
     if not -len(gt) <= band < len(gt):
         raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with "
@@ -282,8 +276,7 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
 @rc_context(STYLE)
 def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: str, label: str,
                unit: str = "", name: str = "") -> Figure:
-    """A map of one number a pixel, such as an angle: one panel per method, one colour bar. Pixels
-    of NaN are grey.
+    """A map of one number a pixel, such as an angle: a panel per method; NaN is grey.
 
     Args:
         maps: {label: (H, W)}.
@@ -311,8 +304,7 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
 def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
                    pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None = None,
                    name: str = "") -> Figure:
-    """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground
-    truth)."""
+    """Spectra of chosen pixels, a panel each, a line per cube, of which the first is the truth."""
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
     rows = math.ceil(len(pixels) / columns)
@@ -330,8 +322,7 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
 @rc_context(STYLE)
 def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
                      wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """PSNR of each band, one line per method: {label: (B,) dB} from `indexes.band_psnr`,
-    interpolation first."""
+    """PSNR of each band, a line per method: {label: (B,) dB}, interpolation first."""
     fig = Figure(figsize=(WIDTH * 0.62, 2.7))
     ax = _axes(fig, 0.6, 0.4, WIDTH * 0.62 - 0.75, 1.8)
     _title(fig, name, None, "PSNR of each band")
@@ -396,8 +387,7 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
 # Page layout, in inches from the top left corner --------------------------------------------------
 
 class _Page:
-    """Equal picture panels of the images' shape, at most five side by side; room for a colour bar,
-    and for plots below.
+    """Picture panels of the images' shape, five side by side at most; a colour bar, plots below.
 
     Each of the `count` things shown has `rows` panels, one under the other.
     """
@@ -475,8 +465,7 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
               colours: Sequence[str], crop: tuple[int, int, int, int],
               pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None,
               rgb: Sequence[int] | None) -> None:
-    """Two rows of composites: whole images with the crop's box and the pixels marked, and the
-    crops.
+    """Two rows of composites: whole images with crop and pixels marked, and the crops.
 
     The crop and the pixels are in the grid of the last cube; a cube of a coarser grid is drawn at
     the same place.
@@ -621,14 +610,12 @@ def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
 
 
 def method_colours(count: int) -> list[str]:
-    """Interpolation, back-projection, network, then others: the order in which methods are
-    given."""
+    """Interpolation, back-projection, network, then others: the order of methods."""
     return [(INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)[k % 6] for k in range(count)]
 
 
 def _round_up(value: float) -> float:
-    """A round end for a colour bar: the next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of
-    ten."""
+    """A round end of a colour bar: 1, 1.5, 2, 3, 4, 5, 6, 8 or 10 times a power of ten."""
     if not value > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,5 +1,4 @@
-"""One self-contained HTML page of a result: what was run, the table, the figures. It opens from
-disk with no network."""
+"""One self-contained HTML page of a result, which opens from disk with no network."""
 from __future__ import annotations
 
 import base64
@@ -76,18 +75,15 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
                  images: Sequence[Mapping[str, Any]] = (), methods: Mapping[str, str] | None = None,
                  figures: Sequence[tuple[str, str | Path]] = (), preset: str = "standard",
                  scale: float = 1, border: int = 0, lead: str = "") -> None:
-    """Write the page, whole or not at all. The page holds its styles and pictures, and runs no
-    script.
+    """Write the page, whole or not at all, with its styles and pictures; it runs no script.
 
     Args:
         facts: shown in this order, then those of `machine_facts` that are not among them. "Command"
             gets a fixed-width font. A value of None is left out.
-        images: as in `metrics.json`, dicts with "name" and the numbers of every method; empty when
-            there is no ground truth.
+        images: as in `metrics.json`, with the numbers of every method; empty without ground truth.
         methods: {name in `images`: what the page calls it}, in the order of the rows.
         figures: (caption, PNG or JPEG file).
-        lead: the sentence under the title; by default the gain of the network (or the last method)
-            over the others.
+        lead: the sentence under the title; by default the gain of the network, or the last method.
 
     Raises:
         UserError: a figure is missing or is not a PNG or JPEG.

@@ -1,5 +1,4 @@
-"""Results of several methods on several images as tables: text for a terminal, CSV, LaTeX and
-Markdown.
+"""Results of methods on images as tables: text for a terminal, CSV, LaTeX and Markdown.
 
 `images` are those of metrics.json: dicts with "name", under every method's name what
 `indexes.evaluate` returned, and perhaps `dark_bands`. `methods` is {name in `images`: what a table
@@ -32,8 +31,7 @@ class Bold(str):
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean of each index over images, undefined values (None) left out; the sum of each of
-    `indexes.COUNTS`."""
+    """Mean of each index over images without undefined ones (None); sums of `indexes.COUNTS`."""
     if not rows:
         raise UserError(
             "There is no image to take the mean of; give at least one ground-truth cube.")
@@ -49,8 +47,7 @@ def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def result_table(images: Images, methods: Methods, preset: str,
                  keys: Iterable[str] = METRICS) -> tuple[list[str], Groups]:
-    """Header and groups: one row per image and method, last the means over images and the sums of
-    the pixels that count."""
+    """Header and groups, a row per image and method; last the means, and sums of the pixels."""
     groups = []
     for name, rows in [*(
         (f"{image['name']}{' *' * bool(image.get('trained_on'))}", image) for image in images),
@@ -70,8 +67,7 @@ def result_table(images: Images, methods: Methods, preset: str,
 
 def describe(preset: str, scale: float, border: int, images: Images = (),
              methods: Methods | None = None) -> str:
-    """A line under a table: preset, scale, border, and the pixels and bands that the indexes left
-    out."""
+    """A line under a table: preset, scale, border, and what the indexes left out."""
     words = [f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"]
     means = ({
         label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()}
@@ -153,8 +149,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows, the first of them the header, whole or not at all; six digits of a number, None
-    and NaN are empty cells."""
+    """Write rows, whole or not at all; six digits of a number, None and NaN are empty cells."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
 
@@ -166,8 +161,7 @@ def _cell(value: Any) -> Any:
 
 
 def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]:
-    """The rows of metrics.csv: one for each image and method with the numbers of metrics.json, then
-    the means."""
+    """The rows of metrics.csv: one for each image and method, then the means."""
     facts = [results[key] for key in ("preset", "scale", "degradation", "noise", "border")]
     rows: list[list[Any]] = [["image", "method", "preset", "scale", "degradation", "noise",
                               "border_px", *_titles(results["preset"]), *COUNTS]]

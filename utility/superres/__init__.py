@@ -1,2 +1,1 @@
-"""A low-resolution cube made finer: the problem, the tiles, the written cube, its place and its
-report."""
+"""A low-resolution cube made finer: problem, tiles, the written cube, its place, its report."""

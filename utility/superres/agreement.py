@@ -10,8 +10,7 @@ AT_ONCE = 1 << 17
 
 
 class Agreement:
-    """PSNR and spectral angle between two cubes (B, h, w) that are given in parts, of bands or of
-    rows.
+    """PSNR and spectral angle between two cubes (B, h, w) given in parts, of bands or rows.
 
     Sums over bands are kept for each pixel, so no cube is held.
 
@@ -40,8 +39,7 @@ class Agreement:
                 self._squares[band] += np.square(a - b).sum(where=self.counted[place])
 
     def found(self) -> dict[str, float | None]:
-        """`psnr` in dB, mean over bands, and `sam` in degrees, mean over pixels whose spectra are
-        not zero."""
+        """`psnr` in dB, mean over bands; `sam` in degrees, mean over pixels that are not zero."""
         mse = np.maximum(self._squares / self.counted.sum(), np.finfo(float).tiny)
         angles, count = 0.0, 0
         # a row of pixels each

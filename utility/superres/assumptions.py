@@ -16,8 +16,7 @@ from utility.superres.spectrum import Spectrum
 from utility.superres.uncertainty import Halo
 
 MTFS = (0.15, 0.3, 0.5, 0.7)
-"""Those that stand for soft to sharp sensors. One nearer than `NEAR` to the taken one says no
-more."""
+"""They stand for soft to sharp sensors. One nearer than `NEAR` to the taken one says no more."""
 NEAR = 0.07
 SIDE = 64
 """Pixels of the low-resolution grid, at most, of the piece that is computed again."""

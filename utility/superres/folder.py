@@ -1,5 +1,4 @@
-"""Super-resolving every scene of a folder into another folder; the same command again goes on where
-it stopped."""
+"""Super-resolving every scene of a folder; the same command again goes on where it stopped."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -14,8 +13,7 @@ from utility.system.progress import say, track, warn
 
 def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path], target: Path,
                     ending: str, *, force: bool = False) -> int:
-    """Call `apply(scene, result)` for each scene in `sources`, files and folders; returns how many
-    scenes failed.
+    """Call `apply(scene, result)` for each scene in `sources`; returns how many scenes failed.
 
     A result has the name of its scene with `ending`, in folders like those of the scenes, and the
     format of its scene where that can be written. A result that is newer than its scene is left as

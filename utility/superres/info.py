@@ -100,8 +100,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
                   arch: str | None = None, given: str | None = None,
                   device: torch.device | str = "cpu", amp: str = "off",
                   **execution: Any) -> Iterator[str]:
-    """Lines about a scene in a file, the first of them `first_line`; of an unclear one what is
-    known, and what is unclear.
+    """Lines about a scene in a file, first `first_line`; of an unclear one also what is unclear.
 
     Args:
         scale, kind, arch: what weights shall be for; None is any.

@@ -44,8 +44,7 @@ def on_its_way(x: Tensor) -> Callable[[], np.ndarray]:
 
 
 class Ahead(Generic[Place, Read]):
-    """Calls `read` for one place after another; with `thread`, for the place that follows while the
-    caller uses this one."""
+    """Calls `read` for one place after another; with `thread` for the next one during its use."""
 
     def __init__(self, read: Callable[[Place], Read], thread: bool) -> None:
         self.read, self.pool = read, ThreadPoolExecutor(1) if thread else None

@@ -1,5 +1,4 @@
-"""Where a result lies: the place and size of its pixels, and how far its bounds are from the
-input's."""
+"""The place and size of a result's pixels, and how far its bounds are from the input's."""
 from __future__ import annotations
 
 import dataclasses
@@ -23,8 +22,7 @@ from utility.system.errors import UserError
 
 
 def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:
-    """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this
-    scale factor and kind.
+    """The Scene of `cube`: `scene` on the finer grid of `degradation.upsample`.
 
     CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and
     size of the new pixels (`degradation.grid`): on a block grid the corner stays and the pixels are
@@ -61,8 +59,7 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
 
 
 def lonlat_path(target: Path, like: Scene) -> Path | None:
-    """The file for longitudes and latitudes beside a raster that has no map grid; None where none
-    is needed."""
+    """The file for longitudes and latitudes beside a raster without a map grid; None: no need."""
     if like.lonlat is None or not {named("raster"), named("envi")} & {*writers_of(target)}:
         return None
     return target.with_name(f"{target.stem}_lonlat{target.suffix}")
@@ -83,8 +80,7 @@ class OnMap:
     like: Scene                                        # of the file to write
 
     def write(self, cube: np.ndarray, writer: Any) -> None:
-        """Write `cube` (B, H, W), on the sensor's grid, to `writer`, some rows of the map at a
-        time."""
+        """Write `cube` (B, H, W), on the sensor's grid, to `writer` by rows of the map."""
         rows, columns = self.lookup.rows.shape
         row = len(cube) * columns * self.scale ** 2 * cube.itemsize
         step = max(1, BLOCK // row)
@@ -95,8 +91,7 @@ class OnMap:
 
 
 def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
-    """How a result on the sensor's grid, whose scene is `like`, goes on the map grid of its lookup
-    table.
+    """How a result on the sensor's grid, `like`, goes on the map grid of its lookup table.
 
     Raises:
         UserError: the scene has no lookup table, the degradation has a grid of its own, or the type
@@ -121,8 +116,7 @@ def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
-    """The largest distance on the ground between the corners of two scenes, and its unit; None for
-    a scene without a place.
+    """The largest distance on the ground between two scenes' corners, and its unit; or None.
 
     The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of
     6371 km radius).

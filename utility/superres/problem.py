@@ -1,5 +1,4 @@
-"""What is asked for: scale factor, degradation, the method that enlarges a cube, and how its result
-is measured."""
+"""What is asked for: scale factor, degradation, method, and how its result is measured."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -118,8 +117,7 @@ def for_noise(problem: Problem, noise: np.ndarray | None) -> Problem:
 
 
 def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
-    """What is assumed of the sensor that took a cube, and what that means; `snr` is that of its
-    noise, in dB."""
+    """What is assumed of a cube's sensor, and what that means; `snr` of its noise in dB."""
     found = Degradation.of(problem.scale, problem.degradation)
     mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
     if problem.aliased:

@@ -1,5 +1,4 @@
-"""What a result says about itself, in its file: its pixels are computed, by what, from what and
-when."""
+"""What a result's file says: its pixels are computed, by what, from what and when."""
 from __future__ import annotations
 
 from datetime import datetime

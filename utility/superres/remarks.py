@@ -1,5 +1,4 @@
-"""What a user is told of a result: how well it agrees with its input, what is not certain, what to
-beware of."""
+"""What a user is told of a result: how well it agrees with its input, what to beware of."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -30,8 +29,7 @@ def uncertainty_in_words(summary: Mapping[str, Any]) -> str:
 
 
 def far_out(summary: Mapping[str, Any]) -> list[str]:
-    """A warning where a summary of `inference` counts many values far outside their band's
-    range."""
+    """A warning where `inference` counts many values far outside their band's range."""
     if summary["far_out"][summary["method"]] <= MUCH or summary.get("likely_fill"):
         return []
     (own, rivals), kind = _shares(summary, "far_out"), summary["degradation"]

@@ -24,11 +24,9 @@ ENOUGH = 36
 to 205 bands at x2 and x4, every fifth band gives on the mean a PSNR 0.06 dB above that of all
 bands, and a better SAM; of 31 bands every second one gives a worse SAM."""
 GAP = 2.5
-"""A step between wavelengths this many times the usual one is a gap, such as that of water
-vapour."""
+"""A step between wavelengths this many times the usual one is a gap, as of water vapour."""
 DARK = 0.05
-"""A band whose deviation is below this share of the median one supports no other band: its residual
-is noise."""
+"""A band of less than this share of the median deviation supports none: it is noise."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,7 @@ class Spectrum:
 
 
 def deviations(low: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """The standard deviation of each band of a cube (B, h, w), without the pixels of `missing`
-    (h, w): (B,) float64."""
+    """The standard deviation of each band of (B, h, w) without `missing` (h, w): (B,) float64."""
     measured = True if missing is None else ~missing
     return np.array([np.asarray(band).std(dtype=np.float64, where=measured) for band in low])
 
@@ -112,8 +109,7 @@ def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Su
 
 
 def _evenly(at: np.ndarray, step: int, places: Sequence[int] | None) -> set[int]:
-    """Bands at the positions `at` (B,), in each piece of the spectrum evenly spaced, ends
-    included."""
+    """Bands at the positions `at` (B,), evenly spaced in each piece, ends included."""
     steps = np.diff(at)
     usual = float(np.median(np.abs(steps))) or 1.0
     breaks = (steps > GAP * usual) | (steps <= 0)

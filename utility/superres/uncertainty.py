@@ -1,5 +1,4 @@
-"""What is not certain in a result: halos, and the spread of the eight results of a
-self-ensemble."""
+"""What is not certain in a result: halos, and the spread of a self-ensemble's results."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -85,8 +84,7 @@ def _counted(found: np.ndarray, counts: np.ndarray | None) -> int:
 
 
 class Spread:
-    """The standard deviation over the results of a self-ensemble, mean over bands: a raster of one
-    band beside the result.
+    """The standard deviation over a self-ensemble, mean over bands: a one-band raster beside it.
 
     As a context: a failure inside takes the raster, if it was written, with it.
 
@@ -115,14 +113,12 @@ class Spread:
 
     def write(self, like: Scene, span: float, missing: np.ndarray | None,
               overwrite: bool) -> dict[str, Any]:
-        """Write it in the values of the result, whose scene is `like`; where `missing` (h, w) is
-        True, it is NaN.
+        """Write it in the values of the result `like`; where `missing` (h, w) is True, it is NaN.
 
         Args:
             span: the difference of the values of 1 and 0.
 
-        Returns: for the summary: `file`, `mean` in those values, and `mean_of_range`, the mean in
-        units of the range.
+        Returns: for the summary: `file`, `mean` in those values, `mean_of_range` in the range.
 
         Raises:
             UserError: the file exists, or cannot be written.

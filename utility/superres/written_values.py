@@ -57,13 +57,11 @@ def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: 
 
 
 class Values:
-    """The values of a result as its file holds them: scaled back, rounded, clipped, with the
-    no-data pixels of the input."""
+    """A result as its file holds it: scaled back, rounded, clipped, with the input's no-data."""
 
     def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float],
                  scale: int, view: tuple[int, int, int, int]) -> None:
-        """`ends` are the values of 0 and 1; `view` is where the preview lies: top, bottom, left,
-        right."""
+        """`ends` are the values of 0 and 1, `view` the preview: top, bottom, left, right."""
         self.dtype = dtype_of(writing, scene.cube.dtype)
         self.nodata = _nodata(scene, self.dtype)
         self.target, self.refuse, self.ends, self.scale, self.view = (
@@ -74,8 +72,7 @@ class Values:
                                 dtype=np.float32)
 
     def of(self, top: int, left: int, block: np.ndarray) -> np.ndarray:
-        """The values of a block in [0, 1]. Raises UserError: values overflow the type, where that
-        is refused."""
+        """The values of a block in [0, 1]. Raises UserError: overflow, where that is refused."""
         shown = block.clip(0, 1) if self.unit_range else block
         _copy_part(self.preview, self.view, shown, top, left)
         if self.nodata is not None and self.missing is not None:
@@ -104,8 +101,7 @@ class Values:
 
     def masked(self, values: np.ndarray, top: int, left: int,
                missing: np.ndarray | None) -> np.ndarray:
-        """`values`, changed in place: no-data where `missing`, on the grid of the input, is
-        True."""
+        """`values`, changed in place: no-data where `missing`, on the input's grid, is True."""
         if self.nodata is not None and missing is not None:
             values[:, self._on_grid(missing, top, left, values.shape)] = self.nodata
         return values
@@ -135,8 +131,7 @@ def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:
 
 
 def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
-    """The scene's no-data value as the result holds it; None where there is none, or the scene
-    itself cannot hold it."""
+    """The scene's no-data value in the result; None where it has none, or none that it can hold."""
     if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
         return None
     if not _holds(dtype, scene.nodata):
@@ -153,8 +148,7 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 
 
 def _beside(nodata: np.generic, high: float) -> np.generic:
-    """What a valid value becomes that happens to be the no-data value: the next one towards the
-    valid values."""
+    """What a valid value becomes that is the no-data value: the next towards valid ones."""
     down = nodata >= high
     if nodata.dtype.kind in "iu":
         return nodata - nodata.dtype.type(1) if down else nodata + nodata.dtype.type(1)

@@ -1,2 +1,1 @@
-"""The machine underneath: errors in a sentence, files, progress, memory, devices, several
-processes."""
+"""The machine underneath: errors in a sentence, files, progress, memory, devices, processes."""

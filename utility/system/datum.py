@@ -9,8 +9,7 @@ import numpy as np
 
 @lru_cache(maxsize=1)
 def _message() -> type:
-    """The message as protobuf reads it; protobuf comes with tensorboardX, and is imported for such
-    a database alone."""
+    """As protobuf reads it, which tensorboardX brings; imported for such a database alone."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto

@@ -26,8 +26,7 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself: a GPU, or a processor with instructions for
-    it."""
+    """Whether the device multiplies bfloat16 itself: a GPU, or a processor that can."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = [
@@ -97,8 +96,7 @@ def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: 
 
 
 def ask_deterministic() -> None:
-    """Ask torch for kernels that give the same bits in every run; a note names each kernel of a GPU
-    that has no such version.
+    """Ask torch for kernels of the same bits in every run; a note names those that a GPU lacks.
 
     To be called before a GPU is used: cuBLAS reads the size of its workspace then. On a processor
     runs agree to the last bit anyway, with the same number of threads.

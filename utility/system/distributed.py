@@ -1,5 +1,4 @@
-"""Several processes that train or test as one. torchrun starts them; without torchrun nothing here
-does anything.
+"""Several processes that train or test as one, under torchrun; without it nothing happens.
 
     torchrun --nproc-per-node=2 hsi_sr.py ...                 two processes on this machine
 
@@ -38,8 +37,7 @@ def restarts() -> int:
 
 
 def launcher() -> str | None:
-    """A name for the torchrun process that started this one, the same after a restart; None without
-    torchrun."""
+    """A name for the torchrun that started this process, also after a restart; None: none did."""
     return (f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}" if launched()
             else None)
 
@@ -62,8 +60,7 @@ def processes_here() -> int:
 
 
 def share(count: int, part: int, parts: int) -> slice:
-    """Which of `count` things part number `part` of `parts` gets: neighbours, as many as others or
-    one fewer."""
+    """Which of `count` things part `part` of `parts` gets: neighbours, one fewer at most."""
     return slice(count * part // parts, count * (part + 1) // parts)
 
 
@@ -87,8 +84,7 @@ def own_gpus(asked: Sequence[int] | None) -> Sequence[int] | None:
 
 @contextmanager
 def joined(hours: float = 0.5) -> Iterator[None]:
-    """The processes that torchrun started work as one in this block. A failure in one of them ends
-    all, and is said once.
+    """torchrun's processes work as one in this block; one's failure ends all, and is said once.
 
     Args:
         hours: how long a process waits for another one.
@@ -131,8 +127,7 @@ def joined(hours: float = 0.5) -> Iterator[None]:
 
 
 def _end(error: BaseException) -> NoReturn:
-    """Raise the error in the process that met it first, and leave the other processes in
-    silence."""
+    """Raise the error in the process that met it first, and leave the others in silence."""
     first = True
     with suppress(RuntimeError):  # the store may be gone with the process that held it
         first = _store.add("failures", 1) == 1
@@ -189,8 +184,7 @@ def of_first(value: T) -> T:
 
 
 def turns(count: int, name: str) -> Iterator[int]:
-    """Numbers below `count`, each for the process that asks next; every process must ask until none
-    is left."""
+    """Numbers below `count`, each for the process that asks next; all must ask to the end."""
     if size() == 1:
         yield from range(count)
         return
@@ -199,8 +193,7 @@ def turns(count: int, name: str) -> Iterator[int]:
 
 
 def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Add the gradients of all processes, and the losses, which are returned: one message, of all
-    values in a row.
+    """Add the gradients of all processes, and the losses, which are returned, in one message.
 
     The parameters that have a gradient must be the same in all processes. All processes get the
     same bits.
@@ -222,8 +215,7 @@ def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
-    """Run this script again as `count` processes on this machine, as torchrun does; returns the
-    exit status."""
+    """Run this script again as `count` processes, as torchrun does; returns the exit status."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

@@ -1,5 +1,4 @@
-"""What a result depends on beside its configuration: the versions, the commit, the command and the
-machine."""
+"""What a result depends on beside its configuration: versions, commit, command, machine."""
 from __future__ import annotations
 
 import platform
@@ -43,8 +42,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit_of(root: Path) -> str | None:
-    """The commit of the code in a folder, with `+` when files differ from it; None outside of a git
-    checkout."""
+    """The commit of a folder, `+` where files differ from it; None outside of a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], cwd=root,

@@ -75,8 +75,7 @@ def _printed(main: Callable[[], int | None]) -> int | None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block, such as a removal that would be left half
-    done."""
+    """Ctrl-C and SIGTERM wait for the end of the block, such as a removal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,8 +92,7 @@ def held_back() -> Iterator[None]:
 
 
 class Interruption:
-    """Turns the first Ctrl-C (or SIGTERM) into `requested`, which a loop reads between two steps; a
-    second one stops at once.
+    """Turns the first Ctrl-C (or SIGTERM) into `requested`, read between steps; a second one stops.
 
     A step that is cut in two leaves weights and optimizer that belong to no iteration.
 

@@ -29,15 +29,13 @@ _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno
 
 
 def default_path(relative: str | Path) -> Path:
-    """A default place: in the repository, wherever one is; in the folder BI3DQRNN_HOME where that
-    variable is set."""
+    """A default place: in the repository or, where that variable is set, in BI3DQRNN_HOME."""
     home = Path(os.environ.get("BI3DQRNN_HOME") or Path(__file__).resolve().parents[2])
     return Path(relative) if home.resolve() == Path.cwd() else home / relative
 
 
 def require_file(path: Path) -> None:
-    """Raise UserError where `path` is a pipe, a device or a socket: to open a pipe waits, and a
-    device may never end."""
+    """Raise UserError where `path` is a pipe, a device or a socket: a read may never end."""
     if not path.is_file():
         raise UserError(f"{path} is no ordinary file but a pipe, a device or a socket; give a "
                         "file.")
@@ -74,8 +72,7 @@ def refuse_foreign(path: Path, marks: Sequence[str]) -> None:
 
 
 def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
-    """Raise UserError when one of `paths` lies in a folder of results, which is replaced as a
-    whole."""
+    """Raise UserError when one of `paths` lies in a folder of results, replaced as a whole."""
     for path in filter(None, paths):
         if Path(path).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} lies in {folder}, which would be replaced as a whole; choose "
@@ -85,8 +82,7 @@ def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
 @contextmanager
 def replacing(path: str | os.PathLike[str], overwrite: bool = True,
               marks: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. On success it gets the name `path`; on any failure it
-    is removed.
+    """Yield a temporary path beside `path`, which gets that name; on any failure it is removed.
 
     The temporary name keeps the suffix of `path`, because many writers choose the format by the
     suffix. The block writes a file or a folder there. A file reaches the disk before it gets its
@@ -153,8 +149,7 @@ def _is_about(error: OSError, *paths: Path) -> bool:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Give the folder `new` the name `path`, then remove the old folder. After a failure the old
-    folder keeps the name."""
+    """Give the folder `new` the name `path` and remove the old one, which a failure keeps."""
     old = path.with_name(f".{path.name}.{_mine()}.old")
     try:
         os.replace(path, old)
@@ -182,8 +177,7 @@ def _mine() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the partial files of dead processes of this machine from a folder, and give an old
-    result its name back.
+    """Remove dead processes' partial files from a folder, and give an old result its name back.
 
     A process that is killed between the two renames of `_swap` leaves the old folder under a hidden
     name. Files of another machine, or of an earlier boot, are left for a day: the machine may share
@@ -219,8 +213,7 @@ def _is_dead(boot: str, process: int, path: Path) -> bool:
 
 
 def lock(file: int, path: Path) -> None:
-    """Lock an open file until it is closed or the process ends. Raises UserError where another
-    process holds `path`."""
+    """Lock an open file to the end of the process. Raises UserError: another has `path`."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -269,16 +262,14 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinities are refused
-    (they are not JSON)."""
+    """Write `value` as indented JSON, whole or not at all; NaN and infinities are refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def shown(path: str | Path) -> str:
-    """A path as one would type it here: relative where it lies below the working folder, quoted
-    where it must be."""
+    """A path as one would type it here: relative below the working folder, quoted if need be."""
     path = Path(path).absolute()
     return shlex.quote(
         str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

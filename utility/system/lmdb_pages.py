@@ -1,5 +1,4 @@
-"""The tree of an LMDB file, checked before LMDB trusts it: a wrong number in a page ends the
-process, not the reading.
+"""The tree of an LMDB file, checked before LMDB trusts it: a wrong number ends the process.
 
 A file is a sequence of pages. Each of the two meta pages names the root of a tree; the later one
 counts. A branch page names other pages. A leaf page holds keys and values, or names the pages of a
@@ -21,8 +20,7 @@ HEAD = 16  # bytes, of a page
 
 
 def check_pages(data: Path, name: str | Path) -> None:
-    """Raise UserError where `data`, the file of the database `name`, is truncated, or its tree
-    leaves the file.
+    """Raise UserError where the file `data` of database `name` is truncated, or its tree broken.
 
     A file that LMDB itself refuses passes.
     """
@@ -53,8 +51,7 @@ def check_pages(data: Path, name: str | Path) -> None:
 
 
 def _walk(file: BinaryIO, root: int, page: int, count: int) -> None:
-    """Visit all branch and leaf pages once. Raises ValueError or IndexError where one of them
-    points out of itself."""
+    """Visit all pages once. Raises ValueError or IndexError where one points out of the file."""
     waiting, seen = [] if root == NONE else [root], set()
     while waiting:
         number = waiting.pop()

@@ -8,16 +8,14 @@ from utility.system.errors import UserError
 
 
 def require_memory(size: int, what: str | Path) -> None:
-    """Raise UserError where `what` needs more bytes than are free; small sizes are not looked
-    at."""
+    """Raise UserError where `what` needs more bytes than are free; small sizes pass."""
     if size > 64 << 20 and size > (free := free_memory()):
         raise UserError(f"{what} needs {size / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
                         "are free; use a smaller scene, or a larger machine.")
 
 
 def free_memory(root: str | Path = "/") -> int:
-    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where
-    it does not.
+    """Bytes of main memory to be had without swapping, as the system says; else 4 GB.
 
     The least of what the machine has, what the control groups of this process (a container, a batch
     job) leave it, and what is left of its address space (`ulimit -v`). `root` is where /proc and
@@ -68,8 +66,7 @@ def resident() -> int:
 
 
 def _pages(root: Path, field: int) -> int:
-    """Bytes of this process: field 0 its address space, 1 what is resident; 0 where nothing says
-    so."""
+    """Bytes of this process: field 0 its address space, 1 its resident part; 0: unknown."""
     pages = next(iter(_lines(root / "proc/self/statm")), "0 0").split()[field]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -89,8 +86,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had too little memory: torch says so by type, the driver, cuBLAS and cuDNN in
-    words.
+    """Whether a GPU had too little memory: torch says so by type, drivers in words.
 
     Torch's "unable to find an engine" means that no algorithm of cuDNN got its workspace, or that
     cuDNN has none for the shapes.

@@ -20,8 +20,7 @@ _quiet = False
 
 @contextmanager
 def quiet(asked: bool = True) -> Iterator[None]:
-    """In this block `say` and `note` print nothing and no bar is drawn; `warn` prints always. Not
-    `asked`: as outside of it."""
+    """`say` and `note` print nothing in this block, if `asked`, no bar is drawn; `warn` prints."""
     global _quiet
     before, _quiet = _quiet, _quiet or asked
     try:
@@ -49,8 +48,7 @@ def warn(text: str, kind: str = "warning") -> None:
 
 
 def track(items: Iterable[Any] | None = None, desc: str = "", **how: Any) -> Bar:
-    """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit,
-    ...)."""
+    """A bar over `items`, or that `update` moves; `how` goes to tqdm (total, unit, ...)."""
     unseen = _quiet or distributed.rank() > 0
     if unseen or sys.stderr.isatty():
         return tqdm(items, desc, disable=unseen, **how)
@@ -58,8 +56,7 @@ def track(items: Iterable[Any] | None = None, desc: str = "", **how: Any) -> Bar
 
 
 class Lines:
-    """What is used of tqdm's interface, as a line every `EVERY` seconds: share done and time left
-    of all that is under way."""
+    """What is used of tqdm, as a line every `EVERY` seconds: share done and time left of all."""
 
     active: ClassVar[list[Lines]] = []
     said = time.monotonic()

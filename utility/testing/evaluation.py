@@ -1,5 +1,4 @@
-"""Testing methods against ground truth: degrade, super-resolve, compare, and leave files that
-people can open."""
+"""Methods against ground truth: degrade, super-resolve, compare, and write what people open."""
 from __future__ import annotations
 
 import dataclasses
@@ -76,11 +75,9 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         problem: Problem, out: Path, *, outputs: Outputs, facts: Mapping[str, Any] | None = None,
         compare: Mapping[str, Path] | None = None, overwrite: bool = False, together: bool = True,
         failed: list[str] | None = None) -> dict[str, Any]:
-    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv,
-    cubes/ and figures.
+    """Test on images, and write a results folder: metrics.json, CSV, cubes/ and figures.
 
-    Interpolation and back-projection are tested always, the network where there is one, and cubes
-    that other programs made.
+    Tested are interpolation, back-projection, the network if there is one, others' cubes.
 
     Args:
         net: on the device that shall compute; None tests without a network.
@@ -92,11 +89,9 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         overwrite: replace an earlier results folder of that name, when the new one is whole.
         together: of several processes, each gets all images and computes some of their tiles;
             False: each gets images of its own. The first process writes.
-        failed: takes the sentences on images that cannot be used, and the others are tested; None:
-            the first one is raised.
+        failed: takes the sentences on images of no use; None: the first one is raised.
 
-    Returns: what metrics.json holds: `preset`, `scale`, `degradation`, `arch`, `images`, `mean`,
-    `methods`, `warnings`, ...
+    Returns: what metrics.json holds: `preset`, `scale`, `arch`, `images`, `mean`, `warnings`, ...
 
     Raises:
         UserError: the folder exists (or is no results folder), an image cannot be used, or there is
@@ -168,8 +163,7 @@ def _about(net: Network | None, info: CheckpointInfo | None) -> dict[str, Any]:
 
 @contextmanager
 def _results_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The folder that becomes `out` when the block ends; the first process makes it, and all write
-    their cubes in it."""
+    """The folder that becomes `out` at the end; the first process makes it, all write in it."""
     if distributed.rank():
         yield Path(distributed.of_first(""))
         return
@@ -261,9 +255,8 @@ class _Test:
 
     def _others(self, image: TestImage, shape: tuple[int, int, int],
                 unseen: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """The cubes that other programs made of an image, {method: in [0, 1]}, and the pixels that
-        no method is compared at: the given ones, and those that one of these cubes declares
-        missing."""
+        """Other programs' cubes of an image, {method: in [0, 1]}, and the pixels that do not count:
+        given ones, and those that such a cube declares missing."""
         cubes = {}
         for method, folder in self.compare.items():
             cubes[method], gone = _read_cube(folder, image, shape, self.problem, unseen)
@@ -273,8 +266,7 @@ class _Test:
 
     def _write_cube(self, cube: np.ndarray, image: TestImage, counted: np.ndarray | None,
                     folder: Path, name: str) -> str:
-        """Write the network's result in the values of its scene, float32; pixels that do not count
-        are no-data."""
+        """Write the network's result in its scene's values, float32, no-data where none counts."""
         path = folder / "cubes" / f"{name}_x{self.problem.scale}{suffix_of(image.scene.format)}"
         raw = from_unit_range(cube, image.low, image.high, np.float32, on_overflow="clip")
         nodata = image.scene.nodata if counted is not None else None
@@ -292,8 +284,7 @@ class _Test:
 
     def _figures(self, image: TestImage, gt: np.ndarray, cubes: dict[str, np.ndarray],
                  counted: np.ndarray | None, row: dict[str, Any], folder: Path) -> dict[str, str]:
-        """Draw the requested figures, in which pixels that do not count are NaN; returns {content:
-        file name}."""
+        """Draw the figures, in which pixels that do not count are NaN: {content: file name}."""
         if counted is not None:
             gt, *shown = (
                 np.where(counted, cube, np.float32(np.nan)) for cube in (gt, *cubes.values()))
@@ -336,8 +327,7 @@ class _Test:
 
 
 def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
-    """What tells ground truths apart: the values in [0, 1] that are compared, and which pixels are
-    missing."""
+    """What tells ground truths apart: values in [0, 1], and which pixels are missing."""
     if filled is None or not filled.any():
         return content_hash(gt)
     return content_hash(np.where(filled[:gt.shape[1], :gt.shape[2]], np.float32(np.nan), gt))
@@ -410,8 +400,7 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], prob
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences on a test with training pixels, cubes in other values, a network below another
-    method, and dark rows."""
+    """Sentences on training pixels, cubes in other values, a network below others, dark rows."""
     rows, mean, warnings = results["images"], results["mean"], []
     for row in rows:
         if seen := ", ".join(row["trained_on"] or ()):
@@ -431,8 +420,7 @@ def _warnings(results: dict[str, Any]) -> list[str]:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """A free name: `name`, with a number if another image has it, shortened so that file endings
-    fit."""
+    """A free name: `name`, with a number if it is taken, cut so that file endings fit."""
     name = name.encode()[:180].decode(errors="ignore")
     count, free = 2, name
     while free in taken:

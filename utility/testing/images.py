@@ -40,11 +40,9 @@ class TestImage:
 
 
 def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card | None, list[Path]]:
-    """The card, if there is one, and the scene files; notes on stderr say which listed scenes are
-    missing.
+    """The card, if there is one, and the scene files; notes say which listed ones are missing.
 
-    Without `data`, the card's scenes are taken, or the test cubes that the database builder cut
-    from them.
+    Without `data`: the card's scenes, or the test cubes that its database left.
 
     Raises:
         UserError: a card or a path does not exist.
@@ -110,8 +108,7 @@ def _images_in(path: Path, number: int, reading: Reading, card: Card | None) -> 
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
-    """(number, file) of each file that this process reads; one process reads all files of one name
-    and numbers their images."""
+    """(number, file) of each file that this process reads: all of one name, or all."""
     names = list(dict.fromkeys(path.stem for path in paths))
     shared = not together and distributed.size() > 1
     for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [

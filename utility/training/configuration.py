@@ -1,5 +1,4 @@
-"""The configuration of a training: its fields, what a recipe sets, and what a run keeps of the
-checkpoint it starts from."""
+"""The configuration of a training: fields, recipes, what is kept of an earlier checkpoint."""
 from __future__ import annotations
 
 import math

@@ -47,8 +47,7 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Given:
-    """Low-resolution cubes (N, B, h, w), images of them (N, B, H, W), and what `Network.inputs`
-    takes as told."""
+    """Low-resolution cubes (N, B, h, w), their images (N, B, H, W), `Network.inputs`' told."""
 
     low: Tensor
     starts: dict[str, Tensor]

@@ -1,5 +1,4 @@
-"""Patches to the device: a DataLoader whose every draw is keyed, and the copy that hides behind the
-previous step.
+"""Patches to the device: a DataLoader of keyed draws, and a copy behind the previous step.
 
 The order of a pass over a database depends on (seed, pass) alone, and the variant of a patch on
 (seed, pass, patch). The number of workers and of processes, and the step at which a run was
@@ -29,8 +28,7 @@ Key = tuple[int, int, int]
 
 
 class _Batches(Dataset):
-    """Turns a list of keys into a batch (N, B, h, w), float32 in [0, 1], or into the UserError that
-    explains the failure.
+    """Turns keys into a batch (N, B, h, w), float32 in [0, 1], or a UserError that explains it.
 
     An error that is raised in a worker would arrive with the worker's traceback in its message.
     """
@@ -67,8 +65,7 @@ class _Augmented(_Batches):
 
 
 class Turns(Sampler[list[Key]]):
-    """Batches of (database, pass, index) keys, each of one database; `set_position` selects a range
-    of the training's batches.
+    """Batches of (database, pass, index) keys, each of a database; `set_position` selects some.
 
     The keys tell workers everything: they live through the whole training. A pass over a database
     takes every patch once, and its last batch may be smaller.
@@ -115,8 +112,7 @@ class Turns(Sampler[list[Key]]):
         return (places.stop - places.start for *_, places in self._places())
 
     def _places(self) -> Iterator[tuple[int, int, slice]]:
-        """For each batch: its database, the number of the pass, and its slice of the order of the
-        pass."""
+        """For each batch: its database, the pass, and its slice of the pass's order."""
         shares = [weight / sum(self.weights) for weight in self.weights]
         begin, taken = (
             self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts)))
@@ -140,8 +136,7 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
                     mode: str = "spatial", weights: Sequence[float] | None = None,
                     window: int | None = None, spacing: int = 1, part: tuple[int, int] = (0, 1),
                     threads: int = 0, pin: bool = False, context: str | None = None) -> DataLoader:
-    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one
-    pass.
+    """Batches (N, B, h, w) of augmented patches; `batch_sampler` is a `Turns` of one pass.
 
     Args:
         databases: map-style datasets of (B, h, w) float32 arrays, one shape in each.
@@ -165,8 +160,7 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
 def validation_loader(patches: Sequence[np.ndarray], batch: int, *, part: tuple[int, int] = (0, 1),
                       threads: int = 0, pin: bool = False,
                       context: str | None = None) -> DataLoader:
-    """All patches in their order, as they are; the last batch may be smaller. See
-    `training_loader`.
+    """All patches in their order, as they are; the last batch may be smaller.
 
     Its `batch_sampler` lists the numbers of the patches of each batch. Of `part` (number, count),
     every count-th batch is loaded.
@@ -208,8 +202,7 @@ def _as_it_is(batch: Tensor | UserError) -> Tensor | UserError:
 
 
 class _Loader(DataLoader):
-    """Raises the errors of its batches, and starts its workers with SIGTERM blocked; see
-    `_start_worker`."""
+    """Raises the errors of its batches; its workers start with SIGTERM blocked."""
 
     def __iter__(self) -> Iterator[Tensor]:
         blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()

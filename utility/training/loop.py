@@ -1,5 +1,4 @@
-"""Training: from a configuration to a run folder with checkpoints, read top to bottom in the order
-in which it runs.
+"""Training: from a configuration to a run folder, read top to bottom in the order it runs.
 
     config = configure({"data": "data/lmdb/sample.lmdb", "recipe": "fast", "iterations": 300})
     result = train(config)                                # result.best is the checkpoint to test
@@ -199,8 +198,7 @@ class _Loop:
 
     def validate_and_save(self, validation: Mapping[str, DataLoader],
                           speed: dict[str, float] | None = None) -> None:
-        """Validate, then write events, checkpoints and history; `speed` is of the last epoch, None
-        before the first step."""
+        """Validate, then write events, checkpoints, history; `speed` of the last epoch or None."""
         state, config, run = self.state, self.config, self.run
         if self.ending() < 2:
             row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"),
@@ -244,8 +242,7 @@ class _Loop:
         self.saved = time.monotonic()
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
-        """Returns patches/s, the share of time spent waiting for data, seconds, and those of this
-        process on all processors."""
+        """Patches/s, the share of time waiting for data, seconds, those on all processors."""
         state, plan = self.state, self.plan
         alone = self.part[1] == 1
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""
@@ -285,14 +282,12 @@ class _Loop:
             self.run.add_scalars("step", {"loss": loss, "lr": self.state.lr}, self.state.iteration)
 
     def checked_loss(self) -> float:
-        """The mean loss of this epoch so far; makes a GPU wait for the host. Raises UserError: it
-        is not finite."""
+        """The mean loss of this epoch so far; makes a GPU wait. Raises UserError: NaN."""
         total, steps = self.summed_loss()
         return total / max(1, steps)
 
     def summed_loss(self) -> tuple[float, int]:
-        """The sum of the losses of this epoch so far, and their number; waits and raises as
-        `checked_loss`.
+        """The sum and number of this epoch's losses so far; waits and raises as `checked_loss`.
 
         A GradScaler leaves out the steps that overflow, which are few; any other loss that is not
         finite is the end.

@@ -1,5 +1,4 @@
-"""What a training needs before its first step: a device, patches and a network that fit one
-another."""
+"""What a training needs before its first step: device, patches, a network that fits them."""
 from __future__ import annotations
 
 import math
@@ -81,14 +80,12 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Steps of the whole run: those that were asked for, or as many passes over the data as
-        were."""
+        """Steps of the whole run: those asked for, or as many passes over the data as were."""
         return self.config.iterations or self.config.epochs * self.steps + self.offset
 
     @property
     def offset(self) -> int:
-        """How many more steps a resumed run has made than its passes over the data have with this
-        batch."""
+        """How many more steps a resumed run has made than its passes have with this batch."""
         saved = self.resumed
         if not saved:
             return 0

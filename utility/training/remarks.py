@@ -39,8 +39,7 @@ def far_below(state: State) -> list[str]:
 
 
 def without_gain(state: State) -> list[str]:
-    """A warning where the best validation is not above both untrained methods, or not above the
-    weights that were given."""
+    """A warning where the best validation is not above untrained methods or given weights."""
     if not state.history:
         return []
     best = max(state.history, key=state.score)
@@ -71,8 +70,7 @@ def what_is_next(run: RunFolder, best: Path | None, last: Path | None, interrupt
 
 
 def _test_scenes(cards: Sequence[str]) -> str:
-    """The options that make hsi_test.py find the held-out scenes of these cards; none for the
-    sample scenes."""
+    """The options by which hsi_test.py finds these cards' held-out scenes; none for samples."""
     for name in cards:
         with suppress(UserError):  # a card that is gone
             card = load_card(name)

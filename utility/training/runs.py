@@ -75,8 +75,7 @@ class RunFolder:
             old.unlink()
 
     def say(self, line: str, warning: bool = False) -> None:
-        """Print a line above the progress bar, and log it; the log also has what `progress.quiet`
-        keeps from being printed.
+        """Print a line above the bar, and log it, as is what `progress.quiet` keeps from printing.
 
         Raises:
             UserError: the log cannot be written, such as on a full disk. Later lines are printed
@@ -108,8 +107,7 @@ class RunFolder:
         write_json(self.path / "environment.json", describe_environment(device))
 
     def open_board(self, purge_step: int | None) -> None:
-        """Write TensorBoard's events too; those of a resumed run from `purge_step` on are
-        replaced."""
+        """Write TensorBoard's events too; a resumed run's from `purge_step` on are replaced."""
         self.board = (Board if EventsWriter else PublicBoard)(self.path, purge_step)
 
     def add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -124,16 +122,14 @@ class RunFolder:
             self.board.add_image(name, picture, step)
 
     def flush(self) -> None:
-        """Send TensorBoard's events to the system; a process that is killed later loses none of
-        them."""
+        """Send TensorBoard's events to the system; a later kill loses none of them."""
         if self.board:
             self.board.flush()
 
     def write_history(self, history: Sequence[Mapping[str, Any]],
                       speed: Mapping[str, float] | None = None, loss: str = "mse", *,
                       best: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()) -> None:
-        """history.csv and training.png: one row an epoch; and training.json: the best row, the
-        last, and warnings.
+        """history.csv and training.png, a row an epoch; training.json: best, last, warnings.
 
         Args:
             history: the rows of the run.
@@ -163,8 +159,7 @@ class RunFolder:
 
 
 class Losses:
-    """The training loss of every step, in a file: fewer than `MOST` rows, each the mean of as many
-    steps as that takes."""
+    """The training loss of every step: fewer than `MOST` rows, each the mean of many steps."""
 
     MOST = 2000
 
@@ -205,8 +200,7 @@ class Losses:
 
 
 class NoFolder:
-    """Stands in for a `RunFolder` in a process that writes nothing: every method does nothing, also
-    of its parts."""
+    """Stands in for a `RunFolder` in a process that writes nothing: no method does anything."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -219,8 +213,7 @@ class NoFolder:
 
 
 class Board:
-    """TensorBoard's events of a run, written at once: an error arrives where it is made, and
-    `flush` leaves nothing behind.
+    """TensorBoard's events of a run, written at once: errors arrive where they are made.
 
     Args:
         purge_step: of a resumed run; TensorBoard forgets what other files say of this step and of
@@ -270,8 +263,7 @@ class PublicBoard(SummaryWriter):
 
 
 def newest_checkpoint(folder: str | Path | None = None) -> Path:
-    """last.pth of a run folder, or of the run under runs/ that was saved last. Raises UserError:
-    there is none."""
+    """last.pth of a run folder, or of the run under runs/ saved last. Raises UserError."""
     found = [Path(folder) / "last.pth"] if folder else list(default_path("runs").glob("*/last.pth"))
     found = [path for path in found if path.exists()]
     if not found:
@@ -281,8 +273,7 @@ def newest_checkpoint(folder: str | Path | None = None) -> Path:
 
 
 def after_restart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command was given, for torchrun's restart of it: the run that the command began goes
-    on, if it began one."""
+    """What a command was given, or for torchrun's restart of it the run that it began."""
     folders = [Path(given["run_dir"])] if "run_dir" in given else Path("runs").glob("*")
     begun = [path for path in folders if launcher() and _launcher_of(path) == launcher()]
     if not begun:

@@ -1,5 +1,4 @@
-"""The state of a training: network, optimizer, schedule and position; saved whole, and loaded
-whole."""
+"""The state of a training: network, optimizer, schedule, position; saved and loaded whole."""
 from __future__ import annotations
 
 import math
@@ -93,8 +92,7 @@ class State:
             0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False)
 
     def score(self, row: Mapping[str, float]) -> float:
-        """Score of a validation `row`, higher is better: by the loss in the released recipe, by the
-        PSNR in others."""
+        """Score of a validation `row`: by the loss in the released recipe, else by PSNR."""
         return -row["val_loss"] if self.config.recipe == "released" else row["psnr"]
 
     def add(self, row: dict[str, Any]) -> bool:
@@ -132,8 +130,7 @@ class State:
                         keep=path.name == "last.pth")
 
     def resume(self, path: str | Path) -> None:
-        """Load everything except the weights, which the network already has; from a released
-        checkpoint, all that it holds.
+        """Load all but the weights, which the network has; of a released checkpoint what it holds.
 
         Raises:
             UserError: the optimizer's state is missing or of another network, or the place inside

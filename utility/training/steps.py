@@ -1,5 +1,4 @@
-"""One step of a training: what the network is given, its loss and its update; how long a step
-takes."""
+"""One step of a training: what the network is given, its loss, its update, its time."""
 from __future__ import annotations
 
 import copy
@@ -23,8 +22,7 @@ from utility.training.state import State
 
 
 def seconds_per_step(plan: Plan, count: int = 2) -> float:
-    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a
-    copy of the network."""
+    """Seconds of a step here: the mean of `count`, after a first one, on noise and a copy."""
     state = replace(plan, net=copy.deepcopy(plan.net),
                     config=replace(plan.config, resume=None)).state()
     patches = []
@@ -95,8 +93,7 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
 
 def _inputs(state: State, scale: int, gt: Tensor,
             before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in
-    the step."""
+    """The truth of a step, cropped, and what the network takes; gt begins at `before`."""
     config = state.config
     gt = shaded(config, gt, state.iteration, before=before)
     made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
@@ -122,8 +119,7 @@ def _scale(config: TrainingConfig, iteration: int) -> int:
 
 def _cropped(state: State, scale: int, gt: Tensor,
              inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut the same random square from every patch. The third input, statistics by band, stays that
-    of the whole patches."""
+    """Cut one random square from every patch; statistics by band stay the whole patches'."""
     side, unit = state.config.crop, state.net.patch_multiple(scale)
     draw = np.random.default_rng((state.config.seed, state.iteration, 2))
     inside = Window.whole(*gt.shape[-2:])

@@ -1,5 +1,4 @@
-"""ENVI scenes: a text header (.hdr) and a raw data file (.img, .dat, .bsq, .bil, .bip, or no
-suffix)."""
+"""ENVI scenes: a header (.hdr) and raw data (.img, .dat, .bsq, .bil, .bip, or no suffix)."""
 from __future__ import annotations
 
 import math
@@ -27,21 +26,18 @@ INTERLEAVES = {"bsq": "BHW", "bil": "HBW", "bip": "HWB"}
 # -------------------------------------------------------------------------------------------- files
 
 def files_of(path: Path) -> set[Path]:
-    """Names of all files that reading an ENVI scene from `path`, or writing one there, may
-    involve."""
+    """Names of all files that a read of an ENVI scene from `path`, or a write, may involve."""
     header = header_of(path) or path
     return {*_pair(path), header, *(_data_names(header, *INTERLEAVES) if header.is_file() else ())}
 
 
 def stands_alone(path: Path) -> bool:
-    """Whether a file is a header that describes data of its own, and neither these data nor the
-    header of a TIFF."""
+    """Whether a file is the header of a scene, not its data, nor the header of a TIFF."""
     return is_header(path) and tiff_of(path) is None
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file in a folder is a scene: the header of a cube; not its data, a library, a mask,
-    a TIFF's header."""
+    """Whether a file in a folder is the header of a cube, not of a library, a mask or a TIFF."""
     if header_of(path):
         return False
     try:
@@ -117,8 +113,7 @@ def open_envi(path: Path, key: str | None) -> Stored:
 
 
 def _mapped(path: Path, header: Path, fields: dict[str, Any]) -> tuple[np.memmap, str, int]:
-    """The data as a memory map, its interleave and its byte order. Raises UserError: a field cannot
-    be used."""
+    """The data as a memory map, interleave, byte order. Raises UserError: a field is of no use."""
 
     def said(name: str, default: str) -> str:
         value = "".join(parts_of(fields.get(name, default)))
@@ -179,8 +174,7 @@ def _open_tiff(header: Path) -> Stored:
 
 
 def _georeference(data: Path) -> tuple[str | None, tuple[float, ...] | None]:
-    """CRS and transform as GDAL, and so every GIS built on GDAL, understands the header's map
-    info."""
+    """CRS and transform as GDAL, and so every GIS built on it, understands the map info."""
     try:
         with quiet(), rasterio.open(data, driver="ENVI") as source:
             transform = (None if source.transform.is_identity
@@ -290,15 +284,13 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Text on one line and without braces, which would end a value of the header or begin another
-    one."""
+    """Text on one line and without braces, which end a value of the header or begin one."""
     return (" ".join(value.replace("{", "(").replace("}", ")").split()) if isinstance(value, str)
             else value)
 
 
 def _projection(crs: str | None) -> tuple[str, list[str]]:
-    """The projection's name and what follows the pixel size in map info; any other CRS has its own
-    field."""
+    """The projection's name and what follows the pixel size in map info; "Arbitrary" for others."""
     found = rasterio.crs.CRS.from_wkt(crs) if crs else None
     code = found.to_epsg() if found else None
     if code and code // 100 in (326, 327):
@@ -312,8 +304,7 @@ def _projection(crs: str | None) -> tuple[str, list[str]]:
 
 def finer(header: dict[str, Any], across: tuple[float, float],
           down: tuple[float, float]) -> dict[str, Any]:
-    """The header for smaller pixels: their size and the first one's outer edge, in the pixels of
-    `header`.
+    """The header for smaller pixels: their size and first edge, in the pixels of `header`.
 
     The reference pixel of the map info counts from 1.0 at the first pixel's outer corner.
     """

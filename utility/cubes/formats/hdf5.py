@@ -60,8 +60,7 @@ class Contents:
 
 
 def contents_of(path: Path) -> Contents:
-    """Open a file and list its arrays. Raises UserError: values lie in other files, or a chunk is
-    larger than memory."""
+    """Open a file and list its arrays. Raises UserError: values in other files, a huge chunk."""
     found = Contents(path, h5py.File(path, "r"), {}, {}, {})
 
     def visit(name: str, item: Any) -> None:
@@ -177,8 +176,7 @@ def _layout_of(contents: Contents, dataset: h5py.Dataset,
 
 
 def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout: str) -> None:
-    """Wavelengths, marks of bands, place: facts without which a cube can be read, so that an odd
-    one is left out."""
+    """Wavelengths, marks of bands, place; a cube can do without them, so odd ones are left out."""
     whole = ["."] * dataset.ndim
     for axis, name in zip(_axes(dataset), layout, strict=True):
         whole[axis] = name
@@ -201,8 +199,7 @@ def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout:
 
 
 def _named(contents: Contents, folder: str) -> dict[str, np.ndarray]:
-    """The small arrays beside a cube in a folder of the file and at its top, that have one of the
-    known names."""
+    """The small arrays of known names beside a cube in a folder of the file, and at its top."""
     found: dict[str, np.ndarray] = {}
     for name, item in contents.small.items():
         place, _, last = name.rpartition("/")
@@ -247,8 +244,7 @@ def _squeezed(array: np.memmap | LazyCube, axes: list[int]) -> np.memmap | LazyC
 
 
 def _check_chunks(dataset: h5py.Dataset, path: Path) -> None:
-    """Raise UserError where a chunk holds less than its checksum, which ends the process in
-    HDF5."""
+    """Raise UserError where a chunk holds less than its checksum, which ends the process."""
     least = 4 * dataset.fletcher32
     empty = dataset.chunks and dataset.id.chunk_iter(
         lambda chunk: True if chunk.size <= least else None)
@@ -300,8 +296,7 @@ def create_hdf5(target: Target) -> Iterator[CubeWriter]:
 
 def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
           fill: float | None = None) -> None:
-    """Make a data set whose room in the file is taken at once, and whose values are left to be
-    written."""
+    """Make a data set that takes its room at once, and whose values are left to be written."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -314,8 +309,7 @@ def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
 
 
 def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
-    """Write an HDF5 file that lacks only the values of its cube; for MATLAB, with MATLAB's header
-    in a user block."""
+    """Write all of an HDF5 file but its cube; for MATLAB with its header in a user block."""
     with h5py.File(path, "w", userblock_size=512 if matlab else 0) as file:
         early(file, key, stored_shape(target.layout, target.shape), target.dtype)
         file[key].attrs["layout"] = target.layout

@@ -18,8 +18,7 @@ MARK = b"\xef\xbb\xbf"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings: rasters without georeference and ENVI headers with capitals are both
-    usual."""
+    """Without warnings: rasters without georeference, headers with capitals are usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -40,8 +39,7 @@ def is_header(path: Path) -> bool:
 
 
 def read_fields(header: Path) -> dict[str, Any]:
-    """The fields by their names in lower case: text, or for a value in braces a list of texts (a
-    description is one text).
+    """The fields by names in lower case: text, or a list of texts (a description is one text).
 
     Raises:
         UserError: a brace is not closed, or the file is no text.

@@ -30,8 +30,7 @@ from utility.system.files import replacing
 from utility.system.memory import require_memory
 
 LIMIT = 2**31 - 1
-"""Bytes above which a .mat is written as v7.3: a v5 variable's size is a signed 32-bit number in
-many readers."""
+"""Bytes above which a .mat is v7.3: to many readers the size of a v5 variable is signed 32-bit."""
 
 CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
            8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64",
@@ -46,8 +45,7 @@ DEEPEST = 4
 
 
 class _Element:
-    """One top-level element of the file: its data, inflated where compressed, never more than the
-    element has.
+    """A top-level element of the file: its data, inflated, never more than the element has.
 
     scipy's own reader takes sizes and types from the file unchecked, and a damaged file crashes it.
     """
@@ -176,8 +174,7 @@ def _elements(file: BinaryIO) -> tuple[str, dict[str, tuple[str, tuple[int, ...]
 
 
 def holds_cube(path: Path) -> bool:
-    """Whether a file may hold a cube: an array of 3 axes, or an image's size beside bands x pixels;
-    a damaged one may."""
+    """Whether a file may hold a cube: 3 axes, or bands x pixels beside a size; or is damaged."""
     try:
         with open(path, "rb") as file:
             _, found = _elements(file)
@@ -232,8 +229,7 @@ def open_mat5(path: Path, key: str | None) -> Stored:
 
 
 def _beside(known: dict[str, Any], folder: str) -> dict[str, Any]:
-    """What stands at the top of the file and in one of its structs, by the last part of its
-    name."""
+    """What stands at the top of the file and in one of its structs, by the end of its name."""
     return {name.rpartition("/")[2]: value for name, value in known.items()
             if name.rpartition("/")[0] in ("", folder)}
 

@@ -101,8 +101,7 @@ def _variable(file: h5py.File, name: str, values: np.ndarray, said: dict[str, st
 
 
 def _about(like: Scene, dtype: np.dtype) -> dict[str, Any]:
-    """The attributes of the cube: fill, scale and offset where all bands share them, units, names,
-    range."""
+    """The attributes of the cube: fill, scale and offset if bands share them, units, names."""
     said: dict[str, Any] = {}
     if like.nodata is not None:
         said["_FillValue"] = np.array([like.nodata], dtype)
@@ -146,8 +145,7 @@ def _coordinates(like: Scene,
 
 
 def _grid_mapping(like: Scene) -> dict[str, Any]:
-    """The CRS as WKT, which GDAL, xarray and QGIS read, and GDAL's transform, which may be
-    turned."""
+    """The CRS as WKT, which GDAL, xarray and QGIS read, and GDAL's transform."""
     a, b, c, d, e, f = like.transform
     six = " ".join(repr(float(v)) for v in (c, a, b, f, d, e))
     said: dict[str, Any] = {"GeoTransform": np.bytes_(six)}

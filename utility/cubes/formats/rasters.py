@@ -55,8 +55,7 @@ TILE, STRIPED = 256, 64
 """Rows and columns of a tile of a GeoTIFF that is written; rows of a strip of a narrower one."""
 
 LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
-"""Compressions of a GeoTIFF that a result takes over; the first stands in for others, and for
-inputs of other containers."""
+"""Compressions of a GeoTIFF that a result takes over; the first stands in for all others."""
 
 
 def driver_of(head: bytes) -> str | None:
@@ -77,8 +76,7 @@ def _opened(path: Path) -> Any:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a raster in a folder is a scene: it has at least 2 bands or pages, or is damaged,
-    which opening it says."""
+    """Whether a raster in a folder is a scene: of 2 bands or pages at least, or damaged."""
     try:
         with quiet(), _opened(path) as source:
             return source.count >= 2 or len(source.subdatasets) >= 2
@@ -142,8 +140,7 @@ def open_raster(path: Path, key: str | None) -> Stored:
 
 
 def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
-    """What another GeoTIFF takes over as it is: tags, compression, control points and the
-    coefficients of a camera."""
+    """What another GeoTIFF takes over: tags, compression, control points, a camera's numbers."""
     keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in indexes],
             "imagery": [source.tags(i, ns="IMAGERY") for i in indexes],
             "compression": source.compression and source.compression.value}
@@ -157,8 +154,7 @@ def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
 
 
 def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands: of the file (the ENVI domain, which holds all digits), of a header beside
-    it, of each band."""
+    """Facts on the bands: of the ENVI domain, which has all digits, a header beside it, bands."""
     bands = len(indexes)
     names = [source.descriptions[i - 1] or "" for i in indexes]
     own, notes = band_facts(
@@ -179,8 +175,7 @@ def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, 
 
 
 def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands of a raster in an ENVI header beside it; nothing where there is none for
-    as many bands."""
+    """Facts on the bands in an ENVI header beside a raster, if it has one for as many bands."""
     header = header_of(path)
     if header is None:
         return {}, []
@@ -197,8 +192,7 @@ def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
-    """The number of the alpha band, and (H, W), True where the file's masks or that band say that
-    nobody measured.
+    """The number of the alpha band; (H, W), True where it or the file's masks say missing.
 
     GDAL calls the fourth of four bands of bytes alpha, whatever it holds: there a band is one whose
     values are but 0 and one other.
@@ -233,13 +227,11 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
 
 
 LARGEST = 1 << 28
-"""Pixels of an image, or of a block of it, above which no band is read to tell whether it is
-alpha."""
+"""Pixels of an image, or of a block, above which no band is read to tell if it is alpha."""
 
 
 def _holds_mask(source: Any) -> bool:
-    """Whether the last band is an alpha band that the file does not declare: in it are the largest
-    value of the type and 0 alone.
+    """Whether the last band is an undeclared alpha band: the type's largest value and 0 alone.
 
     GDAL forgets the use of a band that is told after its values are written.
     """

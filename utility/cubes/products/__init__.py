@@ -1,5 +1,4 @@
-"""Products as agencies and laboratories deliver them, a file each; a new product is one new file
-here.
+"""Products as agencies and laboratories deliver them; a new product is one new file here.
 
 A file whose name begins with no underscore sets PRODUCT, a `utility.cubes.product.Product`. It says
 how the product is known, which arrays or files make the cube,
@@ -25,8 +24,7 @@ PRODUCTS: tuple[Product, ...] = tuple(
 
 
 def product_of(path: Path) -> tuple[Product, Path] | None:
-    """The product that a file or folder is a scene of, and the path of that scene; None for
-    anything else."""
+    """The product that a path is a scene of, and the path of that scene; None for others."""
     with suppress(OSError):
         found = [(product, scene) for product in PRODUCTS if (scene := product.scene(path))]
         if found:
@@ -40,6 +38,5 @@ def product_of(path: Path) -> tuple[Product, Path] | None:
 
 
 def belongs(path: Path) -> bool:
-    """Whether a file in a folder is about a scene of a product beside it: a mask, a quick look, one
-    of its bands."""
+    """Whether a file is about a scene of a product beside it: a mask, a quick look, a band."""
     return any(product.belongs(path) for product in PRODUCTS)

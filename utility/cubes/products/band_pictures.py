@@ -24,8 +24,7 @@ CAVE = 31
 
 
 def bands_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their numbers, which run without a gap; none where
-    they are no bands."""
+    """The pictures of a folder in the order of their gapless numbers; none if they are no bands."""
     found: dict[str, dict[int, Path]] = {}
     for path in folder.iterdir():
         if path.is_file() and not path.name.startswith(".") and (name := NAME.fullmatch(path.name)):
@@ -41,8 +40,7 @@ def bands_in(folder: Path) -> list[Path]:
 
 
 def _folder(path: Path) -> Path | None:
-    """The folder of a scene's pictures: `path` itself, or the only folder in it, as CAVE is
-    packed."""
+    """The folder of a scene's pictures: `path`, or the only folder in it, as CAVE is packed."""
     if bands_in(path):
         return path
     inside = [other for other in path.iterdir() if not other.name.startswith(".")]

@@ -21,8 +21,7 @@ LAST_VNIR = 70
 
 
 def bands_in(folder: Path) -> dict[int, Path]:
-    """Number -> file of the bands of the one scene in a folder; nothing where there are several
-    scenes, or none."""
+    """Number -> file of the bands of a folder's scene; nothing if it has several, or none."""
     found = [(name, path) for path in folder.iterdir() if (name := NAME.fullmatch(path.name))]
     if len({name["stem"] for name, _ in found}) != 1:
         return {}

@@ -1,5 +1,4 @@
-"""PRISMA L1 and L2 (ASI, HDF-EOS 5): two arms, rows x bands x columns, the longest wavelength
-first.
+"""PRISMA L1 and L2 (ASI, HDF-EOS 5): two arms, rows x bands x columns, longest wavelength first.
 
 Reflectance of L2C and L2D, and radiance of L2B, is min + DN (max - min) / 65535 by the attributes
 `L2ScaleVnirMin` and so on, and DN 0 is padding; radiance of L1 is DN / `ScaleFactor_Vnir` -
