@@ -38,13 +38,13 @@ from utility.degradation import crop_to_multiple  # noqa: E402
 from utility.indexes import band_psnr, sam_map  # noqa: E402
 from utility.names import ANY, SAFE_MTF, UNTRAINED  # noqa: E402
 from utility.report.figures import STYLE, WIDTH, method_colours, saved  # noqa: E402
-from utility.report.tables import markdown, write_text  # noqa: E402
+from utility.report.tables import markdown  # noqa: E402
 from utility.scenes import Reading, list_scenes  # noqa: E402
 from utility.superres.aliasing import for_aliasing  # noqa: E402
 from utility.superres.methods import methods  # noqa: E402
 from utility.superres.problem import Problem, for_noise  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.system.files import write_json  # noqa: E402
+from utility.system.files import write_json, write_text  # noqa: E402
 from utility.system.progress import track  # noqa: E402
 from utility.testing.evaluation import degraded  # noqa: E402
 from utility.testing.images import TestImage, read_images  # noqa: E402

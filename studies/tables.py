@@ -16,10 +16,11 @@ from utility.cubes.values import unit_range
 from utility.degradation import downsample, start_image
 from utility.names import UNTRAINED
 from utility.report.figures import STYLE, WIDTH, error_figure, method_colours, saved
-from utility.report.tables import latex, markdown, mean_of, write_csv, write_text
+from utility.report.tables import latex, markdown, mean_of, write_csv
 from utility.scenes import read_scene
 from utility.summary import Runs, csv_rows, table
 from utility.system.errors import UserError
+from utility.system.files import write_text
 
 KEYS = ("psnr", "ssim", "sam", "ergas")
 Results = Sequence[Mapping[str, Any]]

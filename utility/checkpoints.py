@@ -204,9 +204,8 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
         if checkpoint.get(name) is not None and not fits(checkpoint[name]):
             raise UserError(f"{path} says {reprlib.repr(checkpoint[name])} as its {name}, where "
                             f"{expected} was expected; take another checkpoint.")
-    return {**checkpoint,
-            "net": _unwrapped({_without_prefix(name): tensor for name, tensor in net.items()},
-                              checkpoint)}
+    own = {_without_prefix(name): tensor for name, tensor in net.items()}
+    return {**checkpoint, "net": own if checkpoint.get("arch") else _unwrapped(own) or own}
 
 
 def _under_net(checkpoint: Any) -> Any:
@@ -218,8 +217,7 @@ def _under_net(checkpoint: Any) -> Any:
     if not isinstance(checkpoint, dict) or "net" in checkpoint:
         return checkpoint
     if weights(checkpoint):
-        shapes = {str(name): tuple(tensor.shape) for name, tensor in checkpoint.items()}
-        known = any(_matching(shapes, prefix) for prefix in _wrappers(shapes))
+        known = _unwrapped({str(name): tensor for name, tensor in checkpoint.items()})
         return {"net": checkpoint} if known else checkpoint
     place = next((name for name in PLACES if weights(checkpoint.get(name))), None)
     if place is None:
@@ -231,27 +229,17 @@ def _under_net(checkpoint: Any) -> Any:
                if name in ("arch", "scale", "epoch") and _FIELDS[name][0](value)})
 
 
-def _unwrapped(weights: dict[str, Tensor], checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a known network without the name of a larger module; others as they are."""
-    if checkpoint.get("arch"):
-        return weights
-    shapes = _shapes(weights)
-    prefix = next((prefix for prefix in _wrappers(shapes) if _matching(shapes, prefix)), "")
-    return {name.removeprefix(prefix): tensor
-            for name, tensor in weights.items() if name.startswith(prefix)}
-
-
-def _wrappers(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The names, with their dots, under which the weights may stand: none first."""
-    first = dict.fromkeys(
-        f"{_without_prefix(name).partition('.')[0]}." for name in shapes if "." in name)
-    return ["", *first]
-
-
-def _matching(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> list[str]:
-    named = {_without_prefix(name): shape for name, shape in shapes.items()}
-    return matching_models({_without_prefix(name.removeprefix(prefix)): shape
-                            for name, shape in named.items() if name.startswith(prefix)})
+def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The weights of a known network by its own names: without prefixes, nor the name under which a
+    larger module held it; None where none is known."""
+    weights = {_without_prefix(name): tensor for name, tensor in weights.items()}
+    modules = dict.fromkeys(f"{name.partition('.')[0]}." for name in weights if "." in name)
+    for module in ("", *modules):
+        inside = {_without_prefix(name.removeprefix(module)): tensor
+                  for name, tensor in weights.items() if name.startswith(module)}
+        if matching_models(_shapes(inside)):
+            return inside
+    return None
 
 
 def export(source: str | Path, target: str | Path) -> None:

@@ -601,12 +601,6 @@ def _scatter(positions: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def check(scale: int, kind: str) -> Degradation:
-    """The degradation of a name. Raises ValueError: an unknown kind or scale, or two that do not go
-    together."""
-    return Degradation.of(scale, kind)
-
-
 @lru_cache(maxsize=256)
 def _nearest_mtf(operations: Operations, scale: int) -> float:
     """See `Degradation.nearest_mtf`; of the middle row of a long axis."""

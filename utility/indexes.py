@@ -168,7 +168,7 @@ class Comparison:
 
 # The indexes --------------------------------------------------------------------------------------
 
-def _psnr(mse: np.ndarray | float) -> np.ndarray:
+def psnr_of(mse: np.ndarray | float) -> np.ndarray:
     return -10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP / 10)))
 
 
@@ -329,8 +329,8 @@ def _ergas_of_band(c: Comparison, b: int) -> float:
 
 
 _METRICS = (
-    Metric("psnr", "PSNR", "dB", 3, True, of_band=lambda c, b: float(_psnr(c.mse[b]))),
-    Metric("cube_psnr", "cube PSNR", "dB", 3, True, of_cube=lambda c: float(_psnr(c.mse.mean()))),
+    Metric("psnr", "PSNR", "dB", 3, True, of_band=lambda c, b: float(psnr_of(c.mse[b]))),
+    Metric("cube_psnr", "cube PSNR", "dB", 3, True, of_cube=lambda c: float(psnr_of(c.mse.mean()))),
     Metric("ssim", "SSIM", "", 4, True, of_band=_ssim),
     Metric("sam", "SAM", "deg", 3, False, of_cube=lambda c: _defined_mean(c.angles),
            of_band=_angle_part),
@@ -389,7 +389,7 @@ def dark_bands(gt: Any, border: int = 0, counted: np.ndarray | None = None) -> l
 
 def band_psnr(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
     """PSNR of each band in dB, (B,): 10 log10(1 / MSE_b), capped at 100 dB."""
-    return _psnr(Comparison(sr, gt, counted=counted).mse)
+    return psnr_of(Comparison(sr, gt, counted=counted).mse)
 
 
 def sam_map(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:

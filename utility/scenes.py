@@ -33,9 +33,9 @@ from utility.cubes.cube import (
     Scene,
     Stored,
     at_hand,
-    damaged,
     load,
     native,
+    read_from,
 )
 from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
@@ -120,12 +120,8 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
     """
     scene = open_scene(path, key, layout, bands, size)
     require_memory(math.prod(scene.cube.shape) * scene.cube.dtype.itemsize, path)
-    try:
+    with read_from(path):  # damage may lie in the data, behind a sound header
         scene.cube = load(scene.cube)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # damage may lie in the data, behind a sound header
-        raise damaged(path, error) from error
     return scene
 
 
@@ -134,16 +130,19 @@ def first_line(scene: Any) -> str:
     return "read as: {} bands, {} x {}".format(*scene.cube.shape)
 
 
-def describe(scene: Scene) -> str:
-    """One line about a scene; the range of a cube on disk would need a whole read."""
-    b, h, w = scene.cube.shape
+def stored_as(scene: Scene) -> str:
+    """The key and the axes of a scene's array, in words."""
     stored = " x ".join(scene.layout)
     if scene.layout.startswith("pixels"):
         stored = "pixels x bands" if scene.layout.endswith(".T") else "bands x pixels"
         stored += ", along rows" if "-rows" in scene.layout else ", down columns"
-    parts = [f"stored {stored}", f"{b} bands", f"{h} x {w}", str(scene.cube.dtype)]
-    if scene.key:
-        parts[0] = f"key '{scene.key}', {parts[0]}"
+    return f"key '{scene.key}', " * bool(scene.key) + f"stored {stored}"
+
+
+def describe(scene: Scene) -> str:
+    """One line about a scene; the range of a cube on disk would need a whole read."""
+    b, h, w = scene.cube.shape
+    parts = [stored_as(scene), f"{b} bands", f"{h} x {w}", str(scene.cube.dtype)]
     if type(scene.cube) is np.ndarray:
         low, high = scene.cube.min(), scene.cube.max()
         parts.append(f"{low:g} .. {high:g}" if scene.cube.dtype.kind == "f" else f"{low} .. {high}")
@@ -308,12 +307,8 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
     reading = reading or Reading()
     opened = read_scene if in_memory else open_scene
     scene = opened(path, reading.key, reading.layout, reading.expected, reading.size)
-    try:
+    with read_from(path):  # it may lie in the data, behind a sound header
         scene.cube = at_hand(scene.cube, folder)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # damage may lie in the data, behind a sound header
-        raise damaged(path, error) from error
     if scene.wavelengths is None:
         scene.wavelengths = reading.wavelengths
     refuse_without_effect(scene, reading)

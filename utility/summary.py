@@ -28,9 +28,9 @@ if str(ROOT) not in sys.path:
 import numpy as np  # noqa: E402
 
 from utility.indexes import METRICS  # noqa: E402
-from utility.report.tables import Bold, latex, markdown, write_csv, write_text  # noqa: E402
+from utility.report.tables import Bold, latex, markdown, write_csv  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
-from utility.system.files import shown  # noqa: E402
+from utility.system.files import shown, write_text  # noqa: E402
 
 Images = Sequence[Mapping[str, Any]]
 # (data set, problem, method) -> the mean indexes of each run

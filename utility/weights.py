@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from utility.names import ANY, SAFE_MTF
 from utility.system.errors import Arguments, UserError, run_script
-from utility.system.files import refuse_existing, replacing, shown
+from utility.system.files import refuse_existing, shown, write_text
 
 if TYPE_CHECKING:
     from models import Network
@@ -166,8 +166,7 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
         **what, "order": order, "about": about, "licence": LICENCE, "sha256": sha256(path),
         "probe": probe(net, info.scales[0], info.degradation, saved.get("start", "interpolation")),
         "training": training, "metrics": rows}
-    with replacing(card_path) as temporary:
-        temporary.write_text(_toml(card), encoding="utf-8")
+    write_text(card_path, _toml(card))
     return Shipped(path, card)
 
 

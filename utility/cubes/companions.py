@@ -208,11 +208,11 @@ def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """Text as h5py, NumPy and MATLAB give it."""
+    if not isinstance(value, str | bytes):
+        value = np.asarray(value).flat[0] if np.size(value) else ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    value = value if isinstance(value, str) else np.asarray(value).flat[0] if np.size(value) else ""
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            if isinstance(value, str) else "")
+    return str(value) if isinstance(value, str) else ""
 
 
 def _origin(value: Any) -> dict[str, Any]:
@@ -229,11 +229,9 @@ def _origin(value: Any) -> dict[str, Any]:
 
 def stated_layout(text: Any) -> str | None:
     """The layout in `text`, a string or an array of one; None where it is none."""
-    text = (text.decode() if isinstance(text, bytes)
-            else str(np.asarray(text).flat[0] if np.size(text) else ""))
-    return (text
-            if sorted(text) == list("BHW")
-            or text in ("pixels", "pixels.T", "pixels-rows", "pixels-rows.T") else None)
+    known = ("pixels", "pixels.T", "pixels-rows", "pixels-rows.T")
+    text = _text(text)
+    return text if sorted(text) == list("BHW") or text in known else None
 
 
 def scalar(value: Any) -> float | None:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from utility.cubes.axes import reversed_layout
-from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, damaged
+from utility.cubes.cube import CubeWriter, Scene, Shape, Stored, Target, read_from
 from utility.cubes.formats import envi, hdf5, header, matlab, netcdf, numpy_files, rasters
 from utility.cubes.products import belongs, product_of
 from utility.system.errors import UserError
@@ -182,12 +182,8 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
         raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
     if found := product_of(path):
         product, scene = found
-        try:
+        with read_from(scene):
             stored = product.open(scene, key)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            raise damaged(scene, error) from error
         stored.product = product.title
         return stored, named(stored.format)
     if path.is_dir():
@@ -197,23 +193,23 @@ def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
     if path.stat().st_size == 0:
         raise UserError(
             f"{path} is empty (0 bytes), where a scene was expected; copy or download it again.")
-    try:
-        container = sniff(path)
-        if container is None:
-            lone = (", and there is no header beside it"
-                    if path.suffix.lower() in named("envi").suffixes else "")
-            with open(path, "rb") as file:
-                head = file.read(8)
-            known_as = {start: f"a {name} picture" for start, name in PICTURES.items()} | OTHERS
-            picture = next(
-                (f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
-            raise UserError(f"{path} is {picture}not a scene that can be read: its content is not "
-                            f"{known()}{lone}.")
+    with read_from(path):
+        if (container := sniff(path)) is None:
+            raise _unknown(path)
         return container.open(path, key), container
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # scipy, h5py, numpy and GDAL raise a dozen types on damaged files
-        raise damaged(path, error) from error
+
+
+def _unknown(path: Path) -> UserError:
+    """The refusal of a file of no known container."""
+    lone = (", and there is no header beside it"
+            if path.suffix.lower() in named("envi").suffixes else "")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    known_as = {start: f"a {name} picture" for start, name in PICTURES.items()} | OTHERS
+    picture = next(
+        (f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
+    return UserError(f"{path} is {picture}not a scene that can be read: its content is not "
+                     f"{known()}{lone}.")
 
 
 def writers_of(path: Path) -> list[Container]:

@@ -299,6 +299,22 @@ def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
                             OSError(code, getattr(error, "strerror", None) or reason)) from error
 
 
+@contextmanager
+def read_from(path: Path | str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what libraries raise while they read `path` into a UserError that calls it damaged.
+
+    Args:
+        errors: their types; by default all, for scipy, h5py, numpy and GDAL raise a dozen.
+    """
+    known = errors or (Exception,)
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except known as error:
+        raise damaged(path, error) from error
+
+
 def damaged(path: Path | str, error: BaseException) -> UserError:
     """The refusal of a file whose container is known and whose content cannot be read."""
     if isinstance(error, PermissionError):

@@ -241,40 +241,33 @@ def _refuse_numbers(options: argparse.Namespace) -> None:
         raise UserError(f"--threads is {options.threads}, and 1024 threads at most were expected.")
 
 
-IN_TESTS = {"bandwise": "--bandwise", "pixels": "--pixels", "noise": "--noise",
-            "compare": "--compare", "border": "--border", "preset": "--preset",
-            "error_band": "--error-band", "seed": "--seed", "prefix": "--prefix",
-            "latex": "--latex", "cubes": "--no-cubes", "figures": "--no-figures"}
-OF_RESULTS = {"dtype": "--dtype", "on_overflow": "--on-overflow", "unit_range": "--unit-range",
-              "cog": "--cog", "ortho": "--ortho"}
-NOT_OF_INFO = IN_TESTS | OF_RESULTS | {
-    "data": "--data", "dataset": "--dataset", "input": "--input", "out": "--out",
-    "method": "--method", "bands": "--bands", "drop_bands": "--drop-bands",
-    "drop_bad_bands": "--drop-bad-bands", "fill_nodata": "--fill-nodata",
-    "keep_range": "--keep-range"}
+IN_TESTS = ("--bandwise", "--pixels", "--noise", "--compare", "--border", "--preset",
+            "--error-band", "--seed", "--prefix", "--latex", "--no-cubes", "--no-figures")
+OF_RESULTS = ("--dtype", "--on-overflow", "--unit-range", "--cog", "--ortho")
+NOT_OF_INFO = (*IN_TESTS, *OF_RESULTS, "--data", "--dataset", "--input", "--out", "--method",
+               "--bands", "--drop-bands", "--drop-bad-bands", "--fill-nodata", "--keep-range")
 
 
 def _refuse_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Raise UserError for an option that changes nothing in what is asked for."""
-    def value(name: str) -> object:
-        return getattr(options, name) or None
+    def given(flag: str) -> bool:
+        name = flag.removeprefix("--no-").strip("-").replace("-", "_")
+        return (getattr(options, name) or None) != (parser.get_default(name) or None)
 
-    given = {name for name in (*NOT_OF_INFO, "minutes")
-             if value(name) != (parser.get_default(name) or None)}
+    def refuse(flags: Sequence[str], words: str) -> None:
+        if useless := ", ".join(filter(given, flags)):
+            raise UserError(f"{useless} {words}.")
+
     if options.info:
-        if useless := [flag for name, flag in NOT_OF_INFO.items() if name in given]:
-            raise UserError(f"{', '.join(useless)} changes nothing in what --info says of the "
-                            "file; leave it out.")
+        refuse(NOT_OF_INFO, "changes nothing in what --info says of the file; leave it out")
     elif options.output:
-        allowed = {"border", "preset"} if options.adapt else set()
-        if useless := [flag for name, flag in IN_TESTS.items() if name in given - allowed]:
-            raise UserError(f"{', '.join(useless)} is for tests against ground truth; leave it out "
-                            "with --output.")
-    elif useless := [flag for name, flag in OF_RESULTS.items() if name in given]:
-        raise UserError(f"{', '.join(useless)} is for the result of --input or --adapt; leave it "
-                        "out without --output.")
-    if "minutes" in given and not options.adapt:
-        raise UserError("--minutes is for --adapt; leave it out.")
+        allowed = ("--border", "--preset") if options.adapt else ()
+        refuse([flag for flag in IN_TESTS if flag not in allowed],
+               "is for tests against ground truth; leave it out with --output")
+    else:
+        refuse(OF_RESULTS, "is for the result of --input or --adapt; leave it out without --output")
+    if not options.adapt:
+        refuse(("--minutes",), "is for --adapt; leave it out")
 
 
 def _number_or(*words: str, what: str, number: Callable[[str], float] = int,

@@ -13,7 +13,7 @@ from utility.report.figures import method_colours
 from utility.report.tables import Bold, describe, mean_of, result_table
 from utility.system.environment import describe_environment
 from utility.system.errors import UserError
-from utility.system.files import replacing
+from utility.system.files import write_text
 
 _TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
 
@@ -108,8 +108,7 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
     if pictures:
         parts += ["<h2>Figures</h2>", *pictures]
     parts += ["</body>", "</html>", ""]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
+    write_text(path, "\n".join(parts))
 
 
 def _gain(images: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> str:

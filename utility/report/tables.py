@@ -142,12 +142,6 @@ def markdown(header: Sequence[str], groups: Groups) -> str:
                       *(line(row) for group in groups for row in group), ""])
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows, whole or not at all; six digits of a number, None and NaN are empty cells."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -26,7 +26,7 @@ from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
 from utility.names import ANY, SAFE_MTF, SCALES, STARTS
-from utility.scenes import Reading, first_line, open_scene, refuse_without_effect
+from utility.scenes import Reading, first_line, open_scene, refuse_without_effect, stored_as
 from utility.superres.aliasing import ALIASED, SHARP, middle, softness
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
@@ -126,9 +126,9 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
     if reading.nodata is not None:
         scene = replace(scene, nodata=reading.nodata)
     yield first_line(scene)
-    facts = {"file": _file(scene.path), "product": scene.product, "axes": _axes(scene),
-             **_values(scene), "wavelengths": _wavelengths(scene), "place": _place(scene),
-             "blur": _blur(scene)}
+    facts = {"file": _file(scene.path), "product": scene.product,
+             "axes": f"{stored_as(scene)}, by {scene.layout_by}", **_values(scene),
+             "wavelengths": _wavelengths(scene), "place": _place(scene), "blur": _blur(scene)}
     for name, value in facts.items():
         if value:
             yield f"{name:12}{value}"
@@ -175,14 +175,6 @@ def _blur(scene: Scene) -> str | None:
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _axes(scene: Scene) -> str:
-    stored = " x ".join(scene.layout)
-    if scene.layout.startswith("pixels"):
-        stored = "pixels x bands" if scene.layout.endswith(".T") else "bands x pixels"
-        stored += ", along rows" if "-rows" in scene.layout else ", down columns"
-    return f"key '{scene.key}', " * bool(scene.key) + f"stored {stored}, by {scene.layout_by}"
 
 
 def _values(scene: Scene) -> dict[str, str]:

@@ -39,7 +39,6 @@ from utility.report.tables import (
     result_rows,
     result_table,
     write_csv,
-    write_text,
 )
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
@@ -49,7 +48,7 @@ from utility.superres.provenance import provenance, weights_hash
 from utility.superres.spectrum import spectrum_of
 from utility.system import distributed
 from utility.system.errors import UserError
-from utility.system.files import replacing, write_json
+from utility.system.files import replacing, write_json, write_text
 from utility.system.progress import note, say
 from utility.testing.images import TestImage
 from utility.testing.units import other_values

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utility.indexes import PSNR_CAP, Comparison
+from utility.indexes import Comparison, psnr_of
 
 GAIN = 3.0
 """dB of PSNR; interpolation and back-projection of 17 real scenes, x4 and x8, gain 0.26 at most."""
@@ -65,4 +65,4 @@ def _correlation(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> float:
 
 def _psnr(mse: np.ndarray) -> float:
     """The mean over bands, as the index of that name."""
-    return float(np.mean(-10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CAP / 10)))))
+    return float(np.mean(psnr_of(mse)))

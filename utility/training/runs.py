@@ -19,6 +19,7 @@ import torch
 from tensorboardX import SummaryWriter
 
 from utility.report.figures import training_curve_figure
+from utility.report.tables import write_csv
 from utility.system.distributed import launcher
 from utility.system.environment import describe_environment
 from utility.system.errors import UserError
@@ -191,12 +192,7 @@ class Losses:
             self._width = self.rows[0][1]
 
     def write(self) -> None:
-        with (replacing(self.path) as temporary,
-              open(temporary, "w", newline="", encoding="utf-8") as file):
-            writer = csv.writer(file)
-            writer.writerow(("iteration", "steps", "loss"))
-            writer.writerows(
-                (iteration, steps, f"{loss:.6g}") for iteration, steps, loss in self.rows)
+        write_csv(self.path, [("iteration", "steps", "loss"), *self.rows])
 
 
 class NoFolder:

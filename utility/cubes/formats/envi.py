@@ -81,7 +81,10 @@ def open_envi(path: Path, key: str | None) -> Stored:
     header = path if is_header(path) else header_of(path)
     fields = read_fields(header)
     if str(fields.get("file type", "")).lower() == "tiff":
-        return _open_tiff(header)
+        if (picture := tiff_of(header)) is None:
+            raise UserError(
+                f"{header} describes a TIFF, and {header.stem}.tif is not beside it; put it there.")
+        return rasters.open_raster(picture, None)
     if "spectral library" in str(fields.get("file type", "")).lower():
         raise UserError(f"{header} is a spectral library ({fields.get('lines', '?')} spectra), "
                         "where a cube was expected; give an image.")
@@ -166,13 +169,6 @@ def tiff_of(header: Path) -> Path | None:
     return next((path for path in names if path.is_file() and rasters.is_raster(path)), None)
 
 
-def _open_tiff(header: Path) -> Stored:
-    if (path := tiff_of(header)) is None:
-        raise UserError(
-            f"{header} describes a TIFF, and {header.stem}.tif is not beside it; put it there.")
-    return rasters.open_raster(path, None)
-
-
 def _georeference(data: Path) -> tuple[str | None, tuple[float, ...] | None]:
     """CRS and transform as GDAL, and so every GIS built on it, understands the map info."""
     try:
@@ -216,9 +212,8 @@ def create_envi(target: Target) -> Iterator[CubeWriter]:
                 header_path.unlink(missing_ok=True)
             placed = True
     except BaseException:
-        if placed:  # data without its header would be half a scene
-            data_path.unlink(missing_ok=True)
-            header_path.unlink(missing_ok=True)
+        for path in (data_path, header_path) if placed else ():  # data alone is half a scene
+            path.unlink(missing_ok=True)
         raise
 
 

@@ -5,9 +5,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from utility.cubes.conventions import (
     layout_of,
     packing_of,
 )
-from utility.cubes.cube import CubeWriter, LazyCube, Stored, Target, damaged, reserve, writing
+from utility.cubes.cube import CubeWriter, LazyCube, Stored, Target, read_from, reserve, writing
 from utility.cubes.ground import lonlat_of, place_of
 from utility.cubes.virtual import unpacked
 from utility.system.errors import UserError
@@ -260,10 +261,8 @@ def _on_disk(dataset: h5py.Dataset, path: Path) -> np.memmap | LazyCube:
         return np.memmap(str(path), dataset.dtype, "r", start, dataset.shape)
 
     def read(*index: slice) -> np.ndarray:
-        try:
+        with read_from(dataset.file.filename, OSError, RuntimeError):
             return dataset[index]
-        except (OSError, RuntimeError) as error:
-            raise damaged(dataset.file.filename, error) from error
 
     grain = dataset.chunks[0] if dataset.chunks else 1
     return LazyCube(dataset.shape, dataset.dtype, read, grain=grain)
@@ -278,13 +277,21 @@ def _matlab_class(dataset: h5py.Dataset) -> str | None:
 def create_hdf5(target: Target) -> Iterator[CubeWriter]:
     matlab = target.path.suffix.lower() == ".mat"
     key = matlab_name(target.like) if matlab else target.like.key or "cube"
+    with created(target, key, partial(_prepare, matlab=matlab)) as writer:
+        yield writer
+
+
+@contextmanager
+def created(target: Target, key: str,
+            prepare: Callable[[Path, Target, str], None]) -> Iterator[CubeWriter]:
+    """A writer of the cube `key` in an HDF5 file, all else of which `prepare` writes.
+
+    HDF5 may crash the process when its own writes fail, so nothing is left for it to allocate.
+    """
     with replacing(target.path, target.overwrite) as temporary:
         with writing(target.path):
-            # HDF5 may crash the process when its own writes fail: nothing is left for HDF5 to
-            # allocate
-            size = math.prod(stored_shape(target.layout, target.shape)) * target.dtype.itemsize
-            reserve(temporary, size + (1 << 20))
-            _prepare(temporary, target, key, matlab)
+            reserve(temporary, math.prod(target.shape) * target.dtype.itemsize + (1 << 20))
+            prepare(temporary, target, key)
             reserve(temporary)
             file = h5py.File(temporary, "r+")
         try:

@@ -6,9 +6,7 @@ sensor's are known.
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +15,18 @@ import h5py
 import numpy as np
 from rasterio.crs import CRS
 
-from utility.cubes.axes import stored_shape, writer_into
+from utility.cubes.axes import stored_shape
 from utility.cubes.companions import matlab_name
-from utility.cubes.cube import CubeWriter, Scene, Target, reserve, writing
-from utility.cubes.formats.hdf5 import early
-from utility.system.files import replacing
+from utility.cubes.cube import CubeWriter, Scene, Target
+from utility.cubes.formats.hdf5 import created, early
 
 DIMENSIONS = {"B": "band", "H": "y", "W": "x"}
 MAPPING = "crs"
 
 
-@contextmanager
-def create_netcdf(target: Target) -> Iterator[CubeWriter]:
+def create_netcdf(target: Target) -> AbstractContextManager[CubeWriter]:
     # GDAL takes the last two dimensions for rows and columns, whatever their names.
-    target = replace(target, layout="BHW")
-    name = matlab_name(target.like)
-    with replacing(target.path, target.overwrite) as temporary:
-        with writing(target.path):
-            size = math.prod(target.shape) * target.dtype.itemsize
-            reserve(temporary, size + (1 << 20))
-            _prepare(temporary, target, name)
-            reserve(temporary)
-            file = h5py.File(temporary, "r+")
-        try:
-            yield writer_into(file[name], target)
-        finally:
-            with writing(target.path):
-                file.close()
+    return created(replace(target, layout="BHW"), matlab_name(target.like), _prepare)
 
 
 def _prepare(path: Path, target: Target, name: str) -> None:

@@ -32,7 +32,7 @@ from utility.cubes.cube import (
     Shape,
     Stored,
     Target,
-    damaged,
+    read_from,
     reserve,
     writing,
 )
@@ -116,10 +116,8 @@ def open_raster(path: Path, key: str | None) -> Stored:
            if value not in (None, nodata) and not math.isnan(value)}
 
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
-        try:
+        with read_from(path, RasterioError, OSError):
             block = source.read(indexes[b], window=_window(r, c))
-        except (RasterioError, OSError) as error:
-            raise damaged(path, error) from error
         for band in own.keys() & range(b.start, b.stop):  # a scene has one no-data value
             plane = block[band - b.start]
             plane[plane == own[band]] = nodata
@@ -274,11 +272,8 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
             if len(opened) > 64:  # files held open
                 opened.pop(next(iter(opened))).close()
             file, name = bands[index]
-            try:
-                with quiet():
-                    opened[index] = rasterio.open(name, driver=driver)
-            except (RasterioError, OSError) as error:
-                raise damaged(file, error) from error
+            with read_from(file, RasterioError, OSError), quiet():
+                opened[index] = rasterio.open(name, driver=driver)
         return opened[index]
 
     first = band(0)
@@ -295,10 +290,8 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
     def read(b: slice, r: slice, c: slice) -> np.ndarray:
         block = np.empty((b.stop - b.start, r.stop - r.start, c.stop - c.start), dtype)
         for place, index in enumerate(range(b.start, b.stop)):
-            try:
+            with read_from(bands[index][0], RasterioError, OSError):
                 block[place] = band(index).read(1, window=_window(r, c))
-            except (RasterioError, OSError) as error:
-                raise damaged(bands[index][0], error) from error
         return block
 
     cube = LazyCube((len(bands), height, width), dtype, read)
