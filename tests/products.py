@@ -45,9 +45,8 @@ def _nc_dimensions(file: Any, **sizes: int) -> None:
         file.createDimension(name, size)
 
 
-def _nc(
-    group: Any, name: str, dimensions: tuple[str, ...], values: Any, fill: Any = None, **said: Any
-) -> Any:
+def _nc(group: Any, name: str, dimensions: tuple[str, ...], values: Any, fill: Any = None,
+        **said: Any) -> Any:
     values = np.asarray(values)
     item = group.createVariable(name, values.dtype, dimensions, fill_value=fill)
     item.set_auto_maskandscale(False)
@@ -66,22 +65,13 @@ def emit(path: Path) -> Path:
     cube[4:6] = -0.01
     cube[:, corner()] = -9999
     with netcdf(path, "w") as file:
-        _nc_dimensions(
-            file, downtrack=ROWS, crosstrack=COLUMNS, bands=12, ortho_y=COLUMNS, ortho_x=ROWS
-        )
-        file.geotransform, file.spatial_ref = (
-            [9.0, 0.001, 0.0, 45.0, 0.0, -0.001],
-            rasterio.crs.CRS.from_epsg(4326).to_wkt(),
-        )
+        _nc_dimensions(file, downtrack=ROWS, crosstrack=COLUMNS, bands=12, ortho_y=COLUMNS,
+                       ortho_x=ROWS)
+        file.geotransform, file.spatial_ref = ([9.0, 0.001, 0.0, 45.0, 0.0, -0.001],
+                                               rasterio.crs.CRS.from_epsg(4326).to_wkt())
         axes = ("downtrack", "crosstrack", "bands")
-        _nc(
-            file,
-            "reflectance",
-            axes,
-            cube.transpose(1, 2, 0).astype("f4"),
-            np.float32(-9999),
-            units="unitless",
-        )
+        _nc(file, "reflectance", axes, cube.transpose(1, 2, 0).astype("f4"), np.float32(-9999),
+            units="unitless")
         group = file.createGroup("sensor_band_parameters")
         _nc(group, "wavelengths", ("bands",), EMIT.astype("f4"), units="nm")
         _nc(group, "fwhm", ("bands",), np.full(12, 8.5, "f4"), units="nm")
@@ -110,44 +100,22 @@ def aviris3(path: Path, wkt: bool = True) -> Path:
     cube[:, corner()] = -9999
     with netcdf(path, "w") as file:
         _nc_dimensions(file, wavelength=8, northing=ROWS, easting=COLUMNS)
-        _nc(
-            file,
-            "northing",
-            ("northing",),
-            4000000.0 - 5 * (np.arange(ROWS) + 0.5),
-            units="m",
-            standard_name="projection_y_coordinate",
-        )
-        _nc(
-            file,
-            "easting",
-            ("easting",),
-            300000.0 + 5 * (np.arange(COLUMNS) + 0.5),
-            units="m",
-            standard_name="projection_x_coordinate",
-        )
-        said: dict[str, Any] = {
-            "grid_mapping_name": "transverse_mercator",
-            "longitude_of_central_meridian": -117.0,
-            "latitude_of_projection_origin": 0.0,
-            "scale_factor_at_central_meridian": 0.9996,
-            "false_easting": 500000.0,
-            "false_northing": 0.0,
-            "semi_major_axis": 6378137.0,
-            "inverse_flattening": 298.257223563,
-        }
+        _nc(file, "northing", ("northing",), 4000000.0 - 5 * (np.arange(ROWS) + 0.5), units="m",
+            standard_name="projection_y_coordinate")
+        _nc(file, "easting", ("easting",), 300000.0 + 5 * (np.arange(COLUMNS) + 0.5), units="m",
+            standard_name="projection_x_coordinate")
+        said: dict[str, Any] = {"grid_mapping_name": "transverse_mercator",
+                                "longitude_of_central_meridian": -117.0,
+                                "latitude_of_projection_origin": 0.0,
+                                "scale_factor_at_central_meridian": 0.9996,
+                                "false_easting": 500000.0, "false_northing": 0.0,
+                                "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563}
         if wkt:
             said["crs_wkt"] = rasterio.crs.CRS.from_epsg(32611).to_wkt()
         _nc(file, "transverse_mercator", (), np.int32(0), **said)
         group = file.createGroup("reflectance")
-        _nc(
-            group,
-            "reflectance",
-            ("wavelength", "northing", "easting"),
-            cube.astype("f4"),
-            np.float32(-9999),
-            grid_mapping="transverse_mercator",
-        )
+        _nc(group, "reflectance", ("wavelength", "northing", "easting"), cube.astype("f4"),
+            np.float32(-9999), grid_mapping="transverse_mercator")
         _nc(group, "wavelength", ("wavelength",), AVIRIS.astype("f4"), units="nanometers")
         _nc(group, "fwhm", ("wavelength",), np.full(8, 7.5, "f4"), units="nanometers")
     return path
@@ -164,12 +132,10 @@ def tanager(path: Path, grid: bool = True) -> Path:
     name, kind = ("surface_reflectance", "GRIDS") if grid else ("toa_radiance", "SWATHS")
     with h5py.File(path, "w") as file:
         base = f"HDFEOS/{kind}/HYP"
-        item = file.create_dataset(
-            f"{base}/Data Fields/{name}", data=cube.astype("f4"), chunks=(3, 8, 8)
-        )
-        item.attrs.update(
-            {"wavelengths": TANAGER, "fwhm": np.full(9, 5.5), "_FillValue": np.float32(-9999)}
-        )
+        item = file.create_dataset(f"{base}/Data Fields/{name}", data=cube.astype("f4"),
+                                   chunks=(3, 8, 8))
+        item.attrs.update({"wavelengths": TANAGER, "fwhm": np.full(9, 5.5),
+                           "_FillValue": np.float32(-9999)})
         for beside in ("beta_cloud_mask", "nodata_pixels", "sun_zenith"):
             file[f"{base}/Data Fields/{beside}"] = np.zeros((ROWS, COLUMNS), "f4")
         last = f"({500000 + 30 * COLUMNS}.0,{4990000 - 30 * ROWS}.0)"
@@ -202,91 +168,48 @@ def pace_l2(path: Path) -> Path:
     with netcdf(path, "w") as file:
         _nc_dimensions(file, number_of_lines=ROWS, pixels_per_line=COLUMNS, wavelength_3d=10)
         group = file.createGroup("geophysical_data")
-        _nc(
-            group,
-            "Rrs",
-            ("number_of_lines", "pixels_per_line", "wavelength_3d"),
-            stored.transpose(1, 2, 0),
-            np.int16(-32767),
-            scale_factor=np.float32(2e-6),
-            add_offset=np.float32(0.05),
-            units="sr^-1",
-            valid_min=np.int16(-30000),
-            valid_max=np.int16(25000),
-        )
-        _nc(
-            group,
-            "Rrs_unc",
-            ("number_of_lines", "pixels_per_line", "wavelength_3d"),
-            stored.transpose(1, 2, 0) * 0,
-        )
-        _nc(
-            group,
-            "l2_flags",
-            ("number_of_lines", "pixels_per_line"),
-            np.zeros((ROWS, COLUMNS), "i4"),
-        )
+        _nc(group, "Rrs", ("number_of_lines", "pixels_per_line", "wavelength_3d"),
+            stored.transpose(1, 2, 0), np.int16(-32767), scale_factor=np.float32(2e-6),
+            add_offset=np.float32(0.05), units="sr^-1", valid_min=np.int16(-30000),
+            valid_max=np.int16(25000))
+        _nc(group, "Rrs_unc", ("number_of_lines", "pixels_per_line", "wavelength_3d"),
+            stored.transpose(1, 2, 0) * 0)
+        _nc(group, "l2_flags", ("number_of_lines", "pixels_per_line"),
+            np.zeros((ROWS, COLUMNS), "i4"))
         group = file.createGroup("sensor_band_parameters")
         _nc(group, "wavelength_3d", ("wavelength_3d",), PACE, units="nm")
         _nc(group, "wavelength", ("wavelength_3d",), np.rint(PACE).astype("i4"))
         row, column = np.mgrid[:ROWS, :COLUMNS]
         group = file.createGroup("navigation_data")
-        _nc(
-            group,
-            "latitude",
-            ("number_of_lines", "pixels_per_line"),
-            (40 - 0.01 * row).astype("f4"),
-            np.float32(-32767),
-        )
-        _nc(
-            group,
-            "longitude",
-            ("number_of_lines", "pixels_per_line"),
-            (-75 + 0.01 * column).astype("f4"),
-            np.float32(-32767),
-        )
+        _nc(group, "latitude", ("number_of_lines", "pixels_per_line"),
+            (40 - 0.01 * row).astype("f4"), np.float32(-32767))
+        _nc(group, "longitude", ("number_of_lines", "pixels_per_line"),
+            (-75 + 0.01 * column).astype("f4"), np.float32(-32767))
     return path
 
 
-PACE_ARMS = {
-    "blue": np.array([340.0, 450, 560, 605]),
-    "red": np.array([600.0, 700, 860]),
-    "SWIR": np.array([940.0, 1250, 1248]),
-}
+PACE_ARMS = {"blue": np.array([340.0, 450, 560, 605]), "red": np.array([600.0, 700, 860]),
+             "SWIR": np.array([940.0, 1250, 1248])}
 
 
 def pace_l1b(path: Path) -> Path:
     """Three arms, bands x rows x columns."""
     with netcdf(path, "w") as file:
-        _nc_dimensions(
-            file,
-            scans=ROWS,
-            pixels=COLUMNS,
-            **{f"{arm}_bands": len(nm) for arm, nm in PACE_ARMS.items()},
-        )
-        data, bands = (
-            file.createGroup("observation_data"),
-            file.createGroup("sensor_band_parameters"),
-        )
+        _nc_dimensions(file, scans=ROWS, pixels=COLUMNS,
+                       **{f"{arm}_bands": len(nm) for arm, nm in PACE_ARMS.items()})
+        data, bands = (file.createGroup("observation_data"),
+                       file.createGroup("sensor_band_parameters"))
         for arm, nm in PACE_ARMS.items():
             axes = (f"{arm}_bands", "scans", "pixels")
             _nc(data, f"rhot_{arm}", axes, field(nm).astype("f4"), np.float32(-32767), units="1")
             _nc(data, f"qual_{arm}", axes, np.zeros((len(nm), ROWS, COLUMNS), "u1"))
-            _nc(
-                bands,
-                f"{arm}_wavelength",
-                axes[:1],
-                nm.astype("f4"),
-                np.float32(-32767),
-                units="nm",
-            )
+            _nc(bands, f"{arm}_wavelength", axes[:1], nm.astype("f4"), np.float32(-32767),
+                units="nm")
     return path
 
 
-PRISMA = {
-    "Vnir": np.array([0.0, 970, 800, 600, 407]),
-    "Swir": np.array([2400.0, 1700, 1200, 945, 0]),
-}
+PRISMA = {"Vnir": np.array([0.0, 970, 800, 600, 407]),
+          "Swir": np.array([2400.0, 1700, 1200, 945, 0])}
 PRISMA_NM = np.array([407.0, 600, 800, 945, 970, 1200, 1700, 2400])
 
 
@@ -301,37 +224,27 @@ def prisma(path: Path, level: str = "L2D") -> Path:
             stored[nm == 0] = 0
             if level == "L2D":
                 stored[:, corner()] = 0
-                file.attrs[f"L2Scale{arm}Min"], file.attrs[f"L2Scale{arm}Max"] = (
-                    np.float32(0),
-                    np.float32(high),
-                )
+                file.attrs[f"L2Scale{arm}Min"], file.attrs[f"L2Scale{arm}Max"] = (np.float32(0),
+                                                                                  np.float32(high))
             else:
-                file.attrs[f"ScaleFactor_{arm}"], file.attrs[f"Offset_{arm}"] = (
-                    np.float32(100),
-                    np.float32(0.5),
-                )
+                file.attrs[f"ScaleFactor_{arm}"], file.attrs[f"Offset_{arm}"] = (np.float32(100),
+                                                                                 np.float32(0.5))
             file[f"{swath}/Data Fields/{arm.upper()}_Cube"] = stored.astype("u2").transpose(1, 0, 2)
             file[f"{swath}/Data Fields/{arm.upper()}_PIXEL_SAT_ERR_MATRIX"] = np.zeros(
-                (ROWS, 5, COLUMNS), "u1"
-            )
+                (ROWS, 5, COLUMNS), "u1")
             file.attrs[f"List_Cw_{arm}"] = nm.astype("f4")
             file.attrs[f"List_Fwhm_{arm}"] = np.where(nm > 0, 11, 0).astype("f4")
-        file[f"HDFEOS/SWATHS/PRS_{level}_PCO/Data Fields/Cube"] = np.ones(
-            (6 * ROWS, 6 * COLUMNS), "u2"
-        )
+        file[f"HDFEOS/SWATHS/PRS_{level}_PCO/Data Fields/Cube"] = np.ones((6 * ROWS, 6 * COLUMNS),
+                                                                          "u2")
         row, column = np.mgrid[:ROWS, :COLUMNS]
         file[f"{swath}/Geolocation Fields/Latitude"] = (45 - 0.001 * row).astype("f4")
         file[f"{swath}/Geolocation Fields/Longitude"] = (9 + 0.001 * column).astype("f4")
         if level == "L2D":
-            ends = {
-                "ULcorner_easting": 500025.0,
-                "ULcorner_northing": 5000025.0,
-                "LRcorner_easting": 500025.0 + 30 * (COLUMNS - 1),
-                "LRcorner_northing": 5000025.0 - 30 * (ROWS - 1),
-            }
-            file.attrs.update(
-                {f"Product_{name}": np.float32(value) for name, value in ends.items()}
-            )
+            ends = {"ULcorner_easting": 500025.0, "ULcorner_northing": 5000025.0,
+                    "LRcorner_easting": 500025.0 + 30 * (COLUMNS - 1),
+                    "LRcorner_northing": 5000025.0 - 30 * (ROWS - 1)}
+            file.attrs.update({f"Product_{name}": np.float32(value) for name,
+                               value in ends.items()})
             file.attrs["Epsg_Code"] = np.int32(32632)
     return path
 
@@ -340,18 +253,9 @@ DLR = np.array([420.0, 550, 700, 1400, 2200])
 
 
 def _tif(path: Path, cube: np.ndarray, nodata: float | None = None) -> None:
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(cube),
-        height=ROWS,
-        width=COLUMNS,
-        dtype=cube.dtype,
-        nodata=nodata,
-        crs="EPSG:32633",
-        transform=from_origin(364095, 5809965, 30, 30),
-    ) as file:
+    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=ROWS, width=COLUMNS,
+                       dtype=cube.dtype, nodata=nodata, crs="EPSG:32633",
+                       transform=from_origin(364095, 5809965, 30, 30)) as file:
         file.write(cube)
 
 
@@ -377,10 +281,8 @@ def _image(path: Path, cube: np.ndarray) -> None:
 def dlr(folder: Path, product: str, xml: bool = True, container: str = "TIF") -> Path:
     """A folder of EnMAP or DESIS; one band of EnMAP is all no-data."""
     folder.mkdir()
-    stem = {
-        "enmap": "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z",
-        "desis": "DESIS-HSI-L2A-DT1203190212_025-20191203T021128-V0210",
-    }[product]
+    stem = {"enmap": "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z",
+            "desis": "DESIS-HSI-L2A-DT1203190212_025-20191203T021128-V0210"}[product]
     cube = np.rint(field(DLR) * 10000).astype("i2")
     cube[:, corner()] = -32768
     if product == "enmap":
@@ -389,10 +291,8 @@ def dlr(folder: Path, product: str, xml: bool = True, container: str = "TIF") ->
     _tif(folder / f"{stem}-QL_PIXELMASK.TIF", np.zeros((5, ROWS, COLUMNS), "u1"))
     _tif(folder / f"{stem}-QL_VNIR.TIF", np.ones((3, ROWS, COLUMNS), "u1"))
     _tif(folder / f"{stem}-QL_QUALITY_CLASSES.TIF", np.ones((1, ROWS, COLUMNS), "u1"))
-    width, gain = {
-        "enmap": ("FWHMOfBand", "GainOfBand"),
-        "desis": ("wavelengthWidthOfBand", "gainOfBand"),
-    }[product]
+    width, gain = {"enmap": ("FWHMOfBand", "GainOfBand"),
+                   "desis": ("wavelengthWidthOfBand", "gainOfBand")}[product]
     facts = f"<{width}>6.5</{width}><{gain}>0.0001</{gain}>"
     bands = ""
     for i, nm in enumerate(DLR, 1):
@@ -420,14 +320,8 @@ def hypso(path: Path) -> Path:
     with netcdf(path, "w") as file:
         _nc_dimensions(file, lines=ROWS, samples=COLUMNS, bands=9)
         group = file.createGroup("products")
-        _nc(
-            group,
-            "Lt",
-            ("lines", "samples", "bands"),
-            50 * field(HYPSO).transpose(1, 2, 0),
-            units="W/m2/sr/um",
-            wavelengths=HYPSO,
-        )
+        _nc(group, "Lt", ("lines", "samples", "bands"), 50 * field(HYPSO).transpose(1, 2, 0),
+            units="W/m2/sr/um", wavelengths=HYPSO)
         group = file.createGroup("navigation")
         _nc(group, "latitude", ("lines", "samples"), np.full((ROWS, COLUMNS), 60.0))
         _nc(group, "longitude", ("lines", "samples"), np.full((ROWS, COLUMNS), 10.0))
@@ -442,22 +336,14 @@ def neon(path: Path) -> Path:
     stored = np.rint(field(NEON) * 10000).astype("i2")
     stored[:, corner()] = -9999
     with h5py.File(path, "w") as file:
-        item = file.create_dataset(
-            "SERC/Reflectance/Reflectance_Data", data=stored.transpose(1, 2, 0)
-        )
-        item.attrs.update(
-            {
-                "Data_Ignore_Value": -9999.0,
-                "Scale_Factor": 10000.0,
-                "Dimension_Labels": "Line, Sample, Wavelength",
-            }
-        )
+        item = file.create_dataset("SERC/Reflectance/Reflectance_Data",
+                                   data=stored.transpose(1, 2, 0))
+        item.attrs.update({"Data_Ignore_Value": -9999.0, "Scale_Factor": 10000.0,
+                           "Dimension_Labels": "Line, Sample, Wavelength"})
         group = file["SERC/Reflectance"]
         group.attrs["Band_Window_1_Nanometers"] = [1200, 1300]
         group["Metadata/Spectral_Data/Wavelength"], group["Metadata/Spectral_Data/FWHM"] = (
-            NEON,
-            np.full(7, 5.8),
-        )
+            NEON, np.full(7, 5.8))
         group["Metadata/Spectral_Data/Wavelength"].attrs["Units"] = "nanometers"
         place = group.create_group("Metadata/Coordinate_System")
         place["Map_Info"] = (
@@ -493,11 +379,8 @@ def hyperion(folder: Path) -> Path:
     folder.mkdir()
     for band in HYPERION:
         good = 8 <= band <= 57 or 77 <= band <= 224
-        plane = (
-            np.rint(field([400 + band])[0] * 8000).astype("i2")
-            if good
-            else np.zeros((ROWS, COLUMNS), "i2")
-        )
+        plane = (np.rint(field([400 + band])[0] * 8000).astype("i2") if good
+                 else np.zeros((ROWS, COLUMNS), "i2"))
         plane[corner()] = 0
         _tif(folder / f"EO1H1230332013164110KF_B{band:03d}_L1T.TIF", plane[None])
     (folder / "EO1H1230332013164110KF_MTL_L1T.TXT").write_text("GROUP = L1_METADATA_FILE\n")
@@ -516,10 +399,8 @@ def cave(folder: Path, colour: bool = False, light: float = 1.0) -> Path:
     inside.mkdir(parents=True)
     for i, plane in enumerate(light * field(CAVE)):
         grey = np.rint(plane * (255 if colour else 65535)).astype("u1" if colour else "u2")
-        cv2.imwrite(
-            str(inside / f"{folder.name}_{i + 1:02d}.png"),
-            np.dstack([grey] * 3 + [np.full_like(grey, 255)]) if colour else grey,
-        )
+        cv2.imwrite(str(inside / f"{folder.name}_{i + 1:02d}.png"),
+                    np.dstack([grey] * 3 + [np.full_like(grey, 255)]) if colour else grey)
     cv2.imwrite(str(inside / "picture_RGB.bmp"), np.zeros((ROWS, COLUMNS, 3), "u1"))
     return folder
 

@@ -33,18 +33,10 @@ UTM = rasterio.crs.CRS.from_epsg(32633).to_wkt()
 def scene_of(**facts: object) -> Scene:
     cube = np.rint(made.field(NM) * 10000).astype("i2")
     cube[:, corner()] = -9999
-    usual = {
-        "wavelengths": NM,
-        "fwhm": np.array([9.5, 9.75, 10, 12.25]),
-        "good": np.array([1, 1, 0, 1], bool),
-        "nodata": -9999,
-        "gain": np.full(4, 1e-4),
-        "offset": np.full(4, 0.01),
-        "band_names": ["blue", "green, dark", "red", "nir"],
-        "crs": UTM,
-        "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6),
-        "key": "cube",
-    }
+    usual = {"wavelengths": NM, "fwhm": np.array([9.5, 9.75, 10, 12.25]),
+             "good": np.array([1, 1, 0, 1], bool), "nodata": -9999, "gain": np.full(4, 1e-4),
+             "offset": np.full(4, 0.01), "band_names": ["blue", "green, dark", "red", "nir"],
+             "crs": UTM, "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6), "key": "cube"}
     return Scene(cube, "a", **usual | facts)
 
 
@@ -56,27 +48,13 @@ def physical(scene: Scene) -> np.ndarray:
 
 
 def enlarge(source: str | Path, target: str | Path, *options: str) -> None:
-    hsi_test.main(
-        [
-            "--input",
-            str(source),
-            "--output",
-            str(target),
-            "--method",
-            "interpolation",
-            "--scale",
-            "2",
-            "--quiet",
-            "--force",
-            *options,
-        ]
-    )
+    hsi_test.main(["--input", str(source), "--output", str(target), "--method", "interpolation",
+                   "--scale", "2", "--quiet", "--force", *options])
 
 
 @pytest.mark.parametrize(("first", "second"), pairs(SUFFIXES, repeat=2))
-def test_the_meaning_of_values_and_all_facts_survive_every_pair_of_containers(
-    first: str, second: str
-) -> None:
+def test_the_meaning_of_values_and_all_facts_survive_every_pair_of_containers(first: str,
+                                                                              second: str) -> None:
     source = scene_of()
     write_scene(f"a{first}", source)
     write_scene(f"b{second}", read_scene(f"a{first}"))
@@ -195,11 +173,8 @@ def test_netcdf_is_read_by_the_netcdf_library_and_by_gdal_as_cf_says() -> None:
     enlarge("a.tif", "b.nc")
     with netcdf("b.nc") as file:
         cube = file["cube"]
-        assert (
-            cube.dimensions == ("band", "y", "x")
-            and cube.grid_mapping == "crs"
-            and file.Conventions == "CF-1.8"
-        )
+        assert (cube.dimensions == ("band", "y", "x") and cube.grid_mapping == "crs"
+                and file.Conventions == "CF-1.8")
         values = cube[:]  # unpacked and masked by the library
         assert values.mask[:, corner().repeat(2, 0).repeat(2, 1)].all()
         assert abs(values[0].mean() - np.nanmean(physical(scene_of())[0])) < 0.002
@@ -240,70 +215,47 @@ def test_a_raster_of_a_swath_has_longitudes_and_latitudes_beside_it(
 ) -> None:
     enlarge(made.emit(tmp_path / "EMIT.nc"), f"b{suffix}")
     beside = read_scene(f"b_lonlat{suffix}")
-    assert beside.band_names == ["longitude", "latitude"] and beside.cube.shape == (
-        2,
-        2 * ROWS,
-        2 * COLUMNS,
-    )
-    np.testing.assert_allclose(
-        beside.cube[1, 0], 45 - 0.001 * (np.arange(2 * COLUMNS) + 0.5) / 2, atol=1e-9
-    )
+    assert beside.band_names == ["longitude", "latitude"] and beside.cube.shape == (2, 2 * ROWS,
+                                                                                    2 * COLUMNS)
+    np.testing.assert_allclose(beside.cube[1, 0], 45 - 0.001 * (np.arange(2 * COLUMNS) + 0.5) / 2,
+                               atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------- places
 
 
 def test_control_points_and_camera_coefficients_are_carried_in_finer_pixels(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    capsys: pytest.CaptureFixture[str]) -> None:
     cube = np.asarray(scene_of().cube)
-    points = [
-        GroundControlPoint(0, 0, 11.0, 48.0),
-        GroundControlPoint(ROWS, COLUMNS, 11.1, 47.9),
-        GroundControlPoint(6.5, 3.25, 11.02, 47.97),
-    ]
+    points = [GroundControlPoint(0, 0, 11.0, 48.0), GroundControlPoint(ROWS, COLUMNS, 11.1, 47.9),
+              GroundControlPoint(6.5, 3.25, 11.02, 47.97)]
     ones = [1.0] + [0.0] * 19
     rpcs = RPC(0.0, 1.0, 48.0, 0.1, ones, ones, 11.5, 12.0, 11.0, 0.1, ones, ones, 13.5, 14.0)
-    with rasterio.open(
-        "a.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS, dtype="int16"
-    ) as file:
+    with rasterio.open("a.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS,
+                       dtype="int16") as file:
         file.write(cube)
         file.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
         file.rpcs = rpcs
-    hsi_test.main(
-        [
-            "--input",
-            "a.tif",
-            "--output",
-            "b.tif",
-            "--method",
-            "interpolation",
-            "--scale",
-            "4",
-            "--quiet",
-        ]
-    )
+    hsi_test.main(["--input", "a.tif", "--output", "b.tif", "--method", "interpolation", "--scale",
+                   "4", "--quiet"])
     with rasterio.open("b.tif") as result:
         found, crs = result.gcps
         assert crs.to_epsg() == 4326
         assert [(p.row, p.col, p.x, p.y) for p in found] == [
-            (4 * p.row, 4 * p.col, p.x, p.y) for p in points
-        ]
+            (4 * p.row, 4 * p.col, p.x, p.y) for p in points]
         # Lines count from the centre of the first one: the middle of the input stays in the middle.
         assert (result.rpcs.line_off, result.rpcs.line_scale) == pytest.approx((4 * 12 - 0.5, 48))
         assert (result.rpcs.samp_off, result.rpcs.samp_scale) == pytest.approx((4 * 14 - 0.5, 56))
     capsys.readouterr()
-    hsi_test.main(
-        ["--input", "a.tif", "--output", "b.hdr", "--method", "interpolation", "--scale", "4"]
-    )
+    hsi_test.main(["--input", "a.tif", "--output", "b.hdr", "--method", "interpolation", "--scale",
+                   "4"])
     assert "cannot hold ground control points, RPCs: they are gone" in capsys.readouterr().err
 
 
 def test_npy_says_what_it_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
     write_scene("a.tif", scene_of())
-    hsi_test.main(
-        ["--input", "a.tif", "--output", "b.npy", "--method", "interpolation", "--scale", "2"]
-    )
+    hsi_test.main(["--input", "a.tif", "--output", "b.npy", "--method", "interpolation", "--scale",
+                   "2"])
     assert (
         "b.npy cannot hold wavelengths, band names, the no-data value, CRS and transform, "
         "gain and offset: they are gone "
@@ -312,12 +264,9 @@ def test_npy_says_what_it_cannot_hold(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_latitude_and_longitude_come_back_from_envi_as_they_went() -> None:
-    write_scene(
-        "a.hdr",
-        scene_of(
-            crs=rasterio.crs.CRS.from_epsg(4326).to_wkt(), transform=(0.001, 0, 11, 0, -0.001, 48)
-        ),
-    )
+    write_scene("a.hdr",
+                scene_of(crs=rasterio.crs.CRS.from_epsg(4326).to_wkt(),
+                         transform=(0.001, 0, 11, 0, -0.001, 48)))
     with rasterio.open("a.img") as file:
         assert file.crs.to_epsg() == 4326
 
@@ -370,25 +319,18 @@ def header(old: str = "", new: str = "", more: str = "") -> Path:
     return Path("a.hdr")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "fact", "note"),
-    [
-        ("900 }", "900 , }", "wavelengths", None),
-        ("450.5 ,", "450.5 nm ,", "wavelengths", None),
-        ("450.5 ,", "", None, "'wavelength' lists 3 values"),
-        ("450.5 ,", "blue ,", None, "'wavelength' lists something other"),
-        ("{ a , b , c , d }", '{ "a, x" , b , c , d }', "band_names", None),
-        ("byte order = 0\n", "", "wavelengths", "byte order"),
-        (
-            "data ignore value = -9999",
-            "data ignore value = none",
-            "wavelengths",
-            "'data ignore value'",
-        ),
-        ("{ a , b , c , d }", "{ a , b , c }", None, "'band names' lists 3 values"),
-        ("ENVI\n", "\ufeffENVI\n", "wavelengths", None),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "fact", "note"),
+                         [("900 }", "900 , }", "wavelengths", None),
+                          ("450.5 ,", "450.5 nm ,", "wavelengths", None),
+                          ("450.5 ,", "", None, "'wavelength' lists 3 values"),
+                          ("450.5 ,", "blue ,", None, "'wavelength' lists something other"),
+                          ("{ a , b , c , d }", '{ "a, x" , b , c , d }', "band_names", None),
+                          ("byte order = 0\n", "", "wavelengths", "byte order"),
+                          ("data ignore value = -9999", "data ignore value = none", "wavelengths",
+                           "'data ignore value'"),
+                          ("{ a , b , c , d }", "{ a , b , c }", None,
+                           "'band names' lists 3 values"),
+                          ("ENVI\n", "\ufeffENVI\n", "wavelengths", None)])
 def test_a_header_with_an_odd_optional_field_is_read_and_the_field_is_told(
     old: str, new: str, fact: str | None, note: str | None
 ) -> None:
@@ -403,11 +345,7 @@ def test_a_header_with_an_odd_optional_field_is_read_and_the_field_is_told(
 
 def test_band_names_with_commas_as_rasterio_writes_them_are_joined() -> None:
     assert read_scene(header("{ a , b , c , d }", "{a, 1, b, 2, c, 3, d, 4}")).band_names == [
-        "a, 1",
-        "b, 2",
-        "c, 3",
-        "d, 4",
-    ]
+        "a, 1", "b, 2", "c, 3", "d, 4"]
 
 
 def test_band_names_with_commas_are_read_from_what_rasterio_itself_writes() -> None:
@@ -441,22 +379,14 @@ def test_units_that_are_no_length_stay_with_their_list(units: str) -> None:
     assert scene.wavelengths is None
     enlarge(source, "b.hdr")
     again = envi.read_envi_header("b.hdr")
-    assert (
-        again["wavelength units"] == units
-        and [float(v) for v in again["wavelength"]] == NM.tolist()
-    )
+    assert (again["wavelength units"] == units and [float(v) for v in again["wavelength"]]
+            == NM.tolist())
 
 
 def test_wavelengths_in_the_band_names_of_an_envi_file_count() -> None:
-    write_scene(
-        "a.hdr",
-        scene_of(
-            wavelengths=None,
-            fwhm=None,
-            gain=None,
-            band_names=[f"B{i} {nm} nm" for i, nm in enumerate(NM)],
-        ),
-    )
+    write_scene("a.hdr",
+                scene_of(wavelengths=None, fwhm=None, gain=None,
+                         band_names=[f"B{i} {nm} nm" for i, nm in enumerate(NM)]))
     np.testing.assert_allclose(read_scene("a.hdr").wavelengths, NM)
 
 
@@ -467,15 +397,13 @@ def test_a_big_endian_file_with_an_offset_gives_a_result_that_plain_readers_read
     enlarge(source, "b.hdr")
     fields = envi.read_envi_header("b.hdr")
     assert (fields["byte order"], fields["header offset"]) == ("0", "0")
-    np.testing.assert_array_equal(
-        np.fromfile("b.img", "<i2").reshape(4, 2 * ROWS, 2 * COLUMNS), open_scene("b.hdr").cube
-    )
+    np.testing.assert_array_equal(np.fromfile("b.img", "<i2").reshape(4, 2 * ROWS, 2 * COLUMNS),
+                                  open_scene("b.hdr").cube)
 
 
 def test_a_header_beside_a_geotiff_says_what_the_bands_are_and_is_no_scene_of_its_own() -> None:
-    with rasterio.open(
-        "scene.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS, dtype="int16"
-    ) as file:
+    with rasterio.open("scene.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS,
+                       dtype="int16") as file:
         file.write(np.asarray(scene_of().cube))
     write_scene("a.hdr", scene_of())
     text = Path("a.hdr").read_text().replace("ENVI Standard", "TIFF")
@@ -493,28 +421,18 @@ def test_a_header_beside_a_geotiff_says_what_the_bands_are_and_is_no_scene_of_it
 
 
 def test_the_envi_domain_goes_before_gdals_rounded_one() -> None:
-    with rasterio.open(
-        "a.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS, dtype="int16"
-    ) as file:
+    with rasterio.open("a.tif", "w", driver="GTiff", count=4, height=ROWS, width=COLUMNS,
+                       dtype="int16") as file:
         file.write(np.asarray(scene_of().cube))
-        file.update_tags(
-            ns="ENVI",
-            wavelength="{450.5, 550.25, 700.125, 900}",
-            wavelength_units="Nanometers",
-            bbl="{1,1,0,1}",
-        )
+        file.update_tags(ns="ENVI", wavelength="{450.5, 550.25, 700.125, 900}",
+                         wavelength_units="Nanometers", bbl="{1,1,0,1}")
         for band in range(1, 5):
-            file.update_tags(
-                band,
-                ns="IMAGERY",
-                CENTRAL_WAVELENGTH_UM=f"{NM[band - 1] / 1000:.3f}",
-                FWHM_UM="0.010",
-            )
+            file.update_tags(band, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=f"{NM[band - 1] / 1000:.3f}",
+                             FWHM_UM="0.010")
     scene = read_scene("a.tif")
     np.testing.assert_allclose(scene.wavelengths, NM)
     assert scene.good.tolist() == [True, True, False, True] and scene.fwhm == pytest.approx(
-        [10] * 4
-    )
+        [10] * 4)
 
 
 def test_a_finer_scene_has_finer_longitudes_without_a_seam_at_the_date_line() -> None:

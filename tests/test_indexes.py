@@ -10,16 +10,8 @@ import pytest
 import torch
 
 from benchmarks.other_metrics import PAGE, number, own_row
-from utility.indexes import (
-    METRICS,
-    PRESETS,
-    Comparison,
-    Metric,
-    band_psnr,
-    dark_bands,
-    evaluate,
-    sam_map,
-)
+from utility.indexes import (METRICS, PRESETS, Comparison, Metric, band_psnr, dark_bands, evaluate,
+                             sam_map)
 from utility.report.tables import result_table
 from utility.system.errors import UserError
 
@@ -55,11 +47,10 @@ def gaussian_window() -> np.ndarray:
     return window / window.sum()
 
 
-@pytest.mark.parametrize(("preset", "window", "data_range", "unbiased"), [
-    ("standard", gaussian_window(), 1.0, False),
-    ("reference", np.full((7, 7), 1 / 49), 2.0, True),
-    ("sspsr", np.full((7, 7), 1 / 49), 1.0, True),
-])
+@pytest.mark.parametrize(("preset", "window", "data_range", "unbiased"),
+                         [("standard", gaussian_window(), 1.0, False),
+                          ("reference", np.full((7, 7), 1 / 49), 2.0, True),
+                          ("sspsr", np.full((7, 7), 1 / 49), 1.0, True)])
 def test_ssim_of_each_preset_equals_the_sum_over_windows_written_out(
         preset, window, data_range, unbiased):
     sr, gt = pair()
@@ -267,17 +258,14 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence():
     sr, gt = pair()
     nan = gt.copy()
     nan[1, 2, 3] = np.nan
-    for arguments, words in (
-        ((sr[:2], gt, 4), "shape"),
-        ((sr[0], gt[0], 4), "bands, height, width"),
-        ((nan, gt, 4), "Band 1 of the super-resolved cube holds NaN"),
-        ((sr, nan, 4), "Band 1 of the ground truth holds NaN"),
-        ((sr, gt * 255, 4), r"\[0, 1\]"),
-        ((sr, gt, 0), "scale"),
-        ((sr, gt, 4, "paper"), "standard, reference, sspsr"),
-        ((sr, gt, 4, "standard", 5), "window"),
-        ((sr, gt, 4, "standard", 10), "border"),
-    ):
+    for arguments, words in (((sr[:2], gt, 4), "shape"),
+                             ((sr[0], gt[0], 4), "bands, height, width"),
+                             ((nan, gt, 4), "Band 1 of the super-resolved cube holds NaN"),
+                             ((sr, nan, 4), "Band 1 of the ground truth holds NaN"),
+                             ((sr, gt * 255, 4), r"\[0, 1\]"), ((sr, gt, 0), "scale"),
+                             ((sr, gt, 4, "paper"), "standard, reference, sspsr"),
+                             ((sr, gt, 4, "standard", 5), "window"),
+                             ((sr, gt, 4, "standard", 10), "border")):
         with pytest.raises(UserError, match=words) as refusal:
             evaluate(*arguments)
         assert "\n" not in str(refusal.value)

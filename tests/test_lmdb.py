@@ -536,22 +536,14 @@ def test_float_data_in_several_runs_among_other_fields_is_joined():
     assert np.array_equal(decode_datum(unpacked + sizes + packed + unknown + rest), PATCH)
 
 
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (b"", "size 0x0x0"),
-        (datum()[:-1], "damaged"),
-        (datum()[:-5], "59 values"),
-        (datum(how="raw floats")[:-4], "damaged"),
-        (datum(width=5), "60 values"),
-        (datum(how="bytes", height=6), "60 values"),
-        (datum(encoded=True), "encoded"),
-        (b"\x08\x03\x80", "damaged"),
-        (b"\x0b", "damaged"),
-        (b"\x08\x01\x10\x01\x18\x01\x32\x03abc", "damaged"),
-        (b"\x08" + b"\xff" * 12, "damaged"),
-    ],
-)
+@pytest.mark.parametrize(("record", "message"),
+                         [(b"", "size 0x0x0"), (datum()[:-1], "damaged"),
+                          (datum()[:-5], "59 values"), (datum(how="raw floats")[:-4], "damaged"),
+                          (datum(width=5), "60 values"),
+                          (datum(how="bytes", height=6), "60 values"),
+                          (datum(encoded=True), "encoded"), (b"\x08\x03\x80", "damaged"),
+                          (b"\x0b", "damaged"), (b"\x08\x01\x10\x01\x18\x01\x32\x03abc", "damaged"),
+                          (b"\x08" + b"\xff" * 12, "damaged")])
 def test_a_malformed_datum_is_refused(record, message):
     with pytest.raises(ValueError, match=message):
         decode_datum(record)

@@ -68,14 +68,12 @@ def half(value: float, dtype: str = "int16") -> np.ndarray:
 
 GONE = np.zeros((ROWS, COLUMNS), bool)
 GONE[:, SEAM:] = True
-MADE = {
-    "int16, declared": lambda p: raster(p / "half.tif", half(-9999), -9999),
-    "float32, declared": lambda p: raster(p / "half.tif", half(-9999, "float32"), -9999),
-    "NaN": lambda p: raster(p / "half.tif", half(np.nan, "float32")),
-    "mask": lambda p: raster(p / "half.tif", half(3000), mask=~GONE),
-    "alpha": lambda p: raster(p / "half.tif", half(3000), alpha=np.where(GONE, 0, 255)),
-    "ENVI": lambda p: envi(p / "half.hdr", half(-9999), "-9999"),
-}
+MADE = {"int16, declared": lambda p: raster(p / "half.tif", half(-9999), -9999),
+        "float32, declared": lambda p: raster(p / "half.tif", half(-9999, "float32"), -9999),
+        "NaN": lambda p: raster(p / "half.tif", half(np.nan, "float32")),
+        "mask": lambda p: raster(p / "half.tif", half(3000), mask=~GONE),
+        "alpha": lambda p: raster(p / "half.tif", half(3000), alpha=np.where(GONE, 0, 255)),
+        "ENVI": lambda p: envi(p / "half.hdr", half(-9999), "-9999")}
 """How a file says it -> that file, in a folder."""
 
 

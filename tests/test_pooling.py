@@ -21,15 +21,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.layers import build, pooling
-from models.layers.pooling import (
-    BACKENDS,
-    available_backends,
-    cpu,
-    gate_count,
-    loop,
-    pool,
-    pool_into,
-)
+from models.layers.pooling import (BACKENDS, available_backends, cpu, gate_count, loop, pool,
+                                   pool_into)
 
 KINDS = ("f", "fo", "ifo")
 DIRECTIONS = ("forward", "backward", "both")
@@ -368,15 +361,14 @@ def test_empty_batches_pass():
     assert gates.grad.shape == gates.shape
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"kind": "g"}, "kind 'g' is unknown"),
-    ({"direction": "sideways"}, "'sideways' is unknown"),
-    ({"backend": "fast"}, "backend 'fast' is unknown"),
-    ({"gates": torch.zeros(1, 7, 2, 2, 2)}, r"expected floating \(N, 3\*C"),
-    ({"gates": torch.zeros(1, 6, 2, 2)}, r"expected floating \(N, 3\*C"),
-    ({"gates": torch.zeros(1, 6, 2, 2, 2, dtype=torch.int32)}, "torch.int32"),
-    ({"skip": torch.zeros(1, 6, 2, 2, 2)}, "skip has shape"),
-])
+@pytest.mark.parametrize(("change", "message"),
+                         [({"kind": "g"}, "kind 'g' is unknown"),
+                          ({"direction": "sideways"}, "'sideways' is unknown"),
+                          ({"backend": "fast"}, "backend 'fast' is unknown"),
+                          ({"gates": torch.zeros(1, 7, 2, 2, 2)}, r"expected floating \(N, 3\*C"),
+                          ({"gates": torch.zeros(1, 6, 2, 2)}, r"expected floating \(N, 3\*C"),
+                          ({"gates": torch.zeros(1, 6, 2, 2, 2, dtype=torch.int32)}, "torch.int32"),
+                          ({"skip": torch.zeros(1, 6, 2, 2, 2)}, "skip has shape")])
 def test_what_does_not_fit_is_refused(change, message):
     arguments = {"gates": torch.zeros(1, 6, 2, 2, 2), "kind": "f", "direction": "both", **change}
     with pytest.raises(ValueError, match=message):

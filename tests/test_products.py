@@ -48,181 +48,55 @@ _emit[4:6] = -0.01
 _pace = 0.02 * made.field(made.PACE)
 _arms = np.sort(np.concatenate(list(made.PACE_ARMS.values())))
 _hyperion = [band for band in made.HYPERION if 8 <= band <= 57 or 77 <= band <= 224]
-_hyperion_nm = [
-    355.59 + 10.1754 * (b - 1) if b < 71 else 851.92 + 10.0887 * (b - 71) for b in _hyperion
-]
+_hyperion_nm = [355.59 + 10.1754 * (b - 1) if b < 71 else 851.92 + 10.0887 * (b - 71)
+                for b in _hyperion]
 _radiance = np.stack([made.field([400 + b])[0] * 8000 / (40 if b < 71 else 80) for b in _hyperion])
 DLR_PLACE = (30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0)
 
-TABLE = {
-    "EMIT": Row(
-        "EMIT",
-        made.emit,
-        "EMIT_L2A_RFL_001.nc",
-        made.EMIT,
-        _emit,
-        1e-6,
-        bad=[4, 5],
-        lonlat=True,
-        fwhm=8.5,
-    ),
-    "AVIRIS-3": Row(
-        "AVIRIS-3",
-        made.aviris3,
-        "AV320231008t151820_RFL_ORT.nc",
-        made.AVIRIS,
-        made.field(made.AVIRIS),
-        1e-6,
-        epsg=32611,
-        transform=(5, 0, 300000, 0, -5, 4000000),
-        fwhm=7.5,
-    ),
-    "AVIRIS-3 by parameters": Row(
-        "AVIRIS-3",
-        lambda path: made.aviris3(path, wkt=False),
-        "a.nc",
-        made.AVIRIS,
-        made.field(made.AVIRIS),
-        1e-6,
-        epsg=32611,
-        transform=(5, 0, 300000, 0, -5, 4000000),
-    ),
-    "Tanager ortho": Row(
-        "Tanager",
-        made.tanager,
-        "ortho_sr.h5",
-        made.TANAGER,
-        made.field(made.TANAGER),
-        1e-6,
-        bad=[3],
-        epsg=32637,
-        transform=(30, 0, 500000, 0, -30, 4990000),
-        fwhm=5.5,
-    ),
-    "Tanager basic": Row(
-        "Tanager",
-        lambda path: made.tanager(path, grid=False),
-        "basic_radiance.h5",
-        made.TANAGER,
-        made.field(made.TANAGER),
-        1e-6,
-        lonlat=True,
-        fwhm=5.5,
-    ),
-    "PACE L2": Row(
-        "PACE OCI", made.pace_l2, "PACE_OCI.L2.OC_AOP.nc", made.PACE, _pace, 2e-6, lonlat=True
-    ),
-    "PACE L1B": Row(
-        "PACE OCI", made.pace_l1b, "PACE_OCI.L1B.nc", _arms, made.field(_arms), 1e-6, missing=False
-    ),
-    "PRISMA L2D": Row(
-        "PRISMA",
-        made.prisma,
-        "PRS_L2D_STD.he5",
-        made.PRISMA_NM,
-        made.field(made.PRISMA_NM),
-        2e-5,
-        epsg=32632,
-        transform=(30, 0, 500010, 0, -30, 5000040),
-        fwhm=11,
-    ),
-    "PRISMA L1": Row(
-        "PRISMA",
-        lambda path: made.prisma(path, "L1"),
-        "PRS_L1_STD.he5",
-        made.PRISMA_NM,
-        50 * made.field(made.PRISMA_NM) - 0.5,
-        0.006,
-        missing=False,
-        lonlat=True,
-        fwhm=11,
-    ),
-    "EnMAP": Row(
-        "EnMAP",
-        lambda path: made.dlr(path, "enmap"),
-        "enmap",
-        made.DLR,
-        made.field(made.DLR),
-        6e-5,
-        bad=[3],
-        epsg=32633,
-        transform=DLR_PLACE,
-        fwhm=6.5,
-    ),
-    "DESIS": Row(
-        "DESIS",
-        lambda path: made.dlr(path, "desis"),
-        "desis",
-        made.DLR,
-        made.field(made.DLR),
-        6e-5,
-        epsg=32633,
-        transform=DLR_PLACE,
-        fwhm=6.5,
-    ),
-    "HYPSO": Row(
-        "HYPSO",
-        made.hypso,
-        "hypso1-l1b.nc",
-        made.HYPSO,
-        50 * made.field(made.HYPSO),
-        1e-6,
-        missing=False,
-        lonlat=True,
-    ),
-    "NEON": Row(
-        "NEON AOP",
-        made.neon,
-        "NEON_D02_SERC_DP3_reflectance.h5",
-        made.NEON,
-        made.field(made.NEON),
-        6e-5,
-        bad=[3],
-        epsg=32618,
-        transform=(1, 0, 364000, 0, -1, 4305000),
-        fwhm=5.8,
-    ),
-    "NEON radiance": Row(
-        "NEON AOP",
-        made.neon_radiance,
-        "NEON_D02_SERC_DP1_radiance.h5",
-        made.NEON,
-        30 * made.field(made.NEON),
-        2e-5,
-        bad=[3],
-        epsg=32618,
-        transform=(1, 0, 364000, 0, -1, 4305000),
-        fwhm=5.8,
-    ),
-    "Hyperion": Row(
-        "Hyperion",
-        made.hyperion,
-        "EO1H1230332013164110KF",
-        np.array(_hyperion_nm),
-        _radiance,
-        0.02,
-        epsg=32633,
-        transform=DLR_PLACE,
-    ),
-    "CAVE": Row(
-        "pictures of bands (CAVE)",
-        made.cave,
-        "balloons_ms",
-        made.CAVE,
-        made.field(made.CAVE),
-        2e-5,
-        missing=False,
-    ),
-    "CAVE in colour": Row(
-        "pictures of bands (CAVE)",
-        lambda path: made.cave(path, colour=True),
-        "watercolors_ms",
-        made.CAVE,
-        made.field(made.CAVE),
-        4e-3,
-        missing=False,
-    ),
-}
+TABLE = {"EMIT": Row("EMIT", made.emit, "EMIT_L2A_RFL_001.nc", made.EMIT, _emit, 1e-6, bad=[4, 5],
+                     lonlat=True, fwhm=8.5),
+         "AVIRIS-3": Row("AVIRIS-3", made.aviris3, "AV320231008t151820_RFL_ORT.nc", made.AVIRIS,
+                         made.field(made.AVIRIS), 1e-6, epsg=32611,
+                         transform=(5, 0, 300000, 0, -5, 4000000), fwhm=7.5),
+         "AVIRIS-3 by parameters": Row("AVIRIS-3", lambda path: made.aviris3(path, wkt=False),
+                                       "a.nc", made.AVIRIS, made.field(made.AVIRIS), 1e-6,
+                                       epsg=32611, transform=(5, 0, 300000, 0, -5, 4000000)),
+         "Tanager ortho": Row("Tanager", made.tanager, "ortho_sr.h5", made.TANAGER,
+                              made.field(made.TANAGER), 1e-6, bad=[3], epsg=32637,
+                              transform=(30, 0, 500000, 0, -30, 4990000), fwhm=5.5),
+         "Tanager basic": Row("Tanager", lambda path: made.tanager(path, grid=False),
+                              "basic_radiance.h5", made.TANAGER, made.field(made.TANAGER), 1e-6,
+                              lonlat=True, fwhm=5.5),
+         "PACE L2": Row("PACE OCI", made.pace_l2, "PACE_OCI.L2.OC_AOP.nc", made.PACE, _pace, 2e-6,
+                        lonlat=True),
+         "PACE L1B": Row("PACE OCI", made.pace_l1b, "PACE_OCI.L1B.nc", _arms, made.field(_arms),
+                         1e-6, missing=False),
+         "PRISMA L2D": Row("PRISMA", made.prisma, "PRS_L2D_STD.he5", made.PRISMA_NM,
+                           made.field(made.PRISMA_NM), 2e-5, epsg=32632,
+                           transform=(30, 0, 500010, 0, -30, 5000040), fwhm=11),
+         "PRISMA L1": Row("PRISMA", lambda path: made.prisma(path, "L1"), "PRS_L1_STD.he5",
+                          made.PRISMA_NM, 50 * made.field(made.PRISMA_NM) - 0.5, 0.006,
+                          missing=False, lonlat=True, fwhm=11),
+         "EnMAP": Row("EnMAP", lambda path: made.dlr(path, "enmap"), "enmap", made.DLR,
+                      made.field(made.DLR), 6e-5, bad=[3], epsg=32633, transform=DLR_PLACE,
+                      fwhm=6.5),
+         "DESIS": Row("DESIS", lambda path: made.dlr(path, "desis"), "desis", made.DLR,
+                      made.field(made.DLR), 6e-5, epsg=32633, transform=DLR_PLACE, fwhm=6.5),
+         "HYPSO": Row("HYPSO", made.hypso, "hypso1-l1b.nc", made.HYPSO, 50 * made.field(made.HYPSO),
+                      1e-6, missing=False, lonlat=True),
+         "NEON": Row("NEON AOP", made.neon, "NEON_D02_SERC_DP3_reflectance.h5", made.NEON,
+                     made.field(made.NEON), 6e-5, bad=[3], epsg=32618,
+                     transform=(1, 0, 364000, 0, -1, 4305000), fwhm=5.8),
+         "NEON radiance": Row("NEON AOP", made.neon_radiance, "NEON_D02_SERC_DP1_radiance.h5",
+                              made.NEON, 30 * made.field(made.NEON), 2e-5, bad=[3], epsg=32618,
+                              transform=(1, 0, 364000, 0, -1, 4305000), fwhm=5.8),
+         "Hyperion": Row("Hyperion", made.hyperion, "EO1H1230332013164110KF",
+                         np.array(_hyperion_nm), _radiance, 0.02, epsg=32633, transform=DLR_PLACE),
+         "CAVE": Row("pictures of bands (CAVE)", made.cave, "balloons_ms", made.CAVE,
+                     made.field(made.CAVE), 2e-5, missing=False),
+         "CAVE in colour": Row("pictures of bands (CAVE)",
+                               lambda path: made.cave(path, colour=True), "watercolors_ms",
+                               made.CAVE, made.field(made.CAVE), 4e-3, missing=False)}
 """Each product, in the layout that its agency documents; `products` makes the files."""
 
 
@@ -259,12 +133,8 @@ def test_values_axes_bands_missing_pixels_and_place_are_those_of_the_product(
     assert outside.sum() == (
         row.title == "PACE OCI" and row.missing
     )  # the one value outside the valid range
-    np.testing.assert_allclose(
-        np.where(np.isnan(found), row.values, found)[living][:, ~gone],
-        row.values[living][:, ~gone],
-        rtol=0,
-        atol=row.tolerance,
-    )
+    np.testing.assert_allclose(np.where(np.isnan(found), row.values, found)[living][:, ~gone],
+                               row.values[living][:, ~gone], rtol=0, atol=row.tolerance)
     np.testing.assert_allclose(scene.wavelengths, row.wavelengths, rtol=1e-6)
     assert scene.wavelengths_by
     if row.fwhm:
@@ -279,35 +149,18 @@ def test_values_axes_bands_missing_pixels_and_place_are_those_of_the_product(
 
 
 def test_a_result_lies_where_the_product_lies_and_means_what_it_means(row: Row, path: Path) -> None:
-    hsi_test.main(
-        [
-            "--input",
-            str(path),
-            "--output",
-            "x2.tif",
-            "--method",
-            "interpolation",
-            "--scale",
-            "2",
-            "--quiet",
-        ]
-    )
+    hsi_test.main(["--input", str(path), "--output", "x2.tif", "--method", "interpolation",
+                   "--scale", "2", "--quiet"])
     with rasterio.open("x2.tif") as result:
         values = np.ma.masked_invalid(result.read(masked=True).astype(float))
-        values = (
-            values * np.array(result.scales)[:, None, None]
-            + np.array(result.offsets)[:, None, None]
-        )
+        values = (values * np.array(result.scales)[:, None, None]
+                  + np.array(result.offsets)[:, None, None])
         assert (result.crs.to_epsg() if result.crs else None) == row.epsg
         if row.transform:
             assert tuple(result.transform)[:6] == pytest.approx(
-                [v / 2 if i in (0, 1, 3, 4) else v for i, v in enumerate(row.transform)], abs=1e-6
-            )
-        np.testing.assert_allclose(
-            [float(result.tags(i)["wavelength"]) for i in result.indexes],
-            row.wavelengths,
-            rtol=1e-6,
-        )
+                [v / 2 if i in (0, 1, 3, 4) else v for i, v in enumerate(row.transform)], abs=1e-6)
+        np.testing.assert_allclose([float(result.tags(i)["wavelength"]) for i in result.indexes],
+                                   row.wavelengths, rtol=1e-6)
     gone = (corner() if row.missing else np.zeros_like(corner())).repeat(2, 0).repeat(2, 1)
     mask = np.ma.getmaskarray(values)
     assert mask[:, gone].all()
@@ -316,9 +169,8 @@ def test_a_result_lies_where_the_product_lies_and_means_what_it_means(row: Row, 
     inner[12:-12, 16:-12] = True  # far from what is missing
     assert not mask[living][:, inner].any() or row.title == "PACE OCI"
     blocks = values[living].reshape(len(living), ROWS, 2, COLUMNS, 2).mean((2, 4))[:, 7:-7, 9:-7]
-    assert (
-        np.abs(blocks - row.values[living][:, 7:-7, 9:-7]).mean() < 0.04 * row.values[living].max()
-    )
+    assert (np.abs(blocks - row.values[living][:, 7:-7, 9:-7]).mean()
+            < 0.04 * row.values[living].max())
 
 
 def test_info_shows_what_was_understood(
@@ -340,18 +192,8 @@ def test_info_shows_what_was_understood(
 def test_a_database_holds_the_product_and_nothing_that_nobody_measured(
     row: Row, path: Path
 ) -> None:
-    lmdb_data.main(
-        [
-            "--source",
-            str(path),
-            "--out",
-            "a.lmdb",
-            "--patch",
-            "8",
-            "--fill-nodata",
-            "--quiet",
-        ]
-    )
+    lmdb_data.main(["--source", str(path), "--out", "a.lmdb", "--patch", "8", "--fill-nodata",
+                    "--quiet"])
     patches = LMDBDataset("a.lmdb")
     bands = len(row.values) - len(row.bad)
     assert patches[0].shape == (bands, 8, 8)
@@ -373,29 +215,23 @@ def test_a_folder_of_enmap_or_desis_is_one_scene_without_its_quick_looks(tmp_pat
 
 
 def test_a_scene_without_its_xml_is_read_and_what_is_not_known_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made.dlr(tmp_path / "enmap", "enmap", xml=False)
     hsi_test.main(["--info", str(folder), "--scale", "3"])
     out = capsys.readouterr().out
-    assert (
-        "read as: 5 bands" in out
-        and "METADATA.XML is not beside it, so wavelengths and gain are not known" in out
-    )
+    assert ("read as: 5 bands" in out
+            and "METADATA.XML is not beside it, so wavelengths and gain are not known" in out)
 
 
 def test_an_xml_that_is_damaged_or_of_other_bands_is_left_out_with_a_note(tmp_path: Path) -> None:
     folder = made.dlr(tmp_path / "enmap", "enmap")
     xml = next(folder.glob("*METADATA.XML"))
-    for text, words in (
-        ("<level_X><bandID>", "cannot be read"),
-        ("<?xml version='1.0' encoding='UTN-8'?><level_X/>", "cannot be read"),
-        ("<a><expectedChannelsList>1,two</expectedChannelsList></a>", "cannot be read"),
-        (
-            "<a><b><wavelengthCenterOfBand>4</wavelengthCenterOfBand></b></a>",
-            "1 bands where the image has 5",
-        ),
-    ):
+    for text, words in (("<level_X><bandID>", "cannot be read"),
+                        ("<?xml version='1.0' encoding='UTN-8'?><level_X/>", "cannot be read"),
+                        ("<a><expectedChannelsList>1,two</expectedChannelsList></a>",
+                         "cannot be read"),
+                        ("<a><b><wavelengthCenterOfBand>4</wavelengthCenterOfBand></b></a>",
+                         "1 bands where the image has 5")):
         xml.write_text(text)
         scene = read_scene(folder)
         assert scene.cube.shape == (5, ROWS, COLUMNS) and scene.wavelengths is None
@@ -406,23 +242,10 @@ def test_folders_of_pictures_are_scenes_at_any_depth_as_cave_is_packed(tmp_path:
     made.cave(tmp_path / "CAVE" / "balloons_ms")
     made.cave(tmp_path / "CAVE" / "beads_ms")
     assert [scene.name for scene in list_scenes(tmp_path / "CAVE")] == ["balloons_ms", "beads_ms"]
-    hsi_test.main(
-        [
-            "--input",
-            str(tmp_path / "CAVE"),
-            "--output",
-            "made",
-            "--method",
-            "interpolation",
-            "--scale",
-            "2",
-            "--quiet",
-        ]
-    )
-    assert sorted(path.name for path in Path("made").iterdir()) == [
-        "balloons_ms_x2.tif",
-        "beads_ms_x2.tif",
-    ]
+    hsi_test.main(["--input", str(tmp_path / "CAVE"), "--output", "made", "--method",
+                   "interpolation", "--scale", "2", "--quiet"])
+    assert sorted(path.name for path in Path("made").iterdir()) == ["balloons_ms_x2.tif",
+                                                                    "beads_ms_x2.tif"]
 
 
 def test_pictures_of_colours_are_told(tmp_path: Path) -> None:
@@ -441,9 +264,8 @@ def test_pages_of_a_tiff_are_bands_in_a_folder_too(tmp_path: Path) -> None:
 def test_an_arm_of_prisma_may_be_named_by_its_last_name(tmp_path: Path) -> None:
     scene = read_scene(made.prisma(tmp_path / "a.he5"), key="VNIR_Cube")
     np.testing.assert_allclose(scene.wavelengths, [407, 600, 800, 970])
-    np.testing.assert_allclose(
-        scene.cube[:, ~corner()], made.field([407, 600, 800, 970])[:, ~corner()], atol=2e-5
-    )
+    np.testing.assert_allclose(scene.cube[:, ~corner()],
+                               made.field([407, 600, 800, 970])[:, ~corner()], atol=2e-5)
 
 
 def test_arms_whose_wavelengths_overlap_are_told(tmp_path: Path) -> None:
@@ -526,8 +348,7 @@ def test_widths_are_in_their_own_unit(tmp_path: Path) -> None:
 
 
 def test_a_scene_of_more_files_than_stay_open_keeps_the_facts_of_the_first(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for band in range(8, 58):
         plane = np.full((1, ROWS, COLUMNS), band, "i2")
         made._tif(tmp_path / f"EO1H1230332013164110KF_B{band:03d}_L1T.TIF", plane)
@@ -567,17 +388,12 @@ def test_candidates_are_listed_with_their_shortest_names_and_without_companions(
         read_scene(tmp_path / "a.h5", key="spectrum")
 
 
-@pytest.mark.parametrize(
-    ("names", "order"),
-    [
-        (("y", "x", "band"), "HWB"),
-        (("lines", "samples", "bands"), "HWB"),
-        (("easting", "northing", "wavelength"), "WHB"),
-        (("channel", "lat", "lon"), "BHW"),
-        (("row", "spectral", "column"), "HBW"),
-        (("crosstrack", "bands", "downtrack"), "WBH"),
-    ],
-)
+@pytest.mark.parametrize(("names", "order"),
+                         [(("y", "x", "band"), "HWB"), (("lines", "samples", "bands"), "HWB"),
+                          (("easting", "northing", "wavelength"), "WHB"),
+                          (("channel", "lat", "lon"), "BHW"),
+                          (("row", "spectral", "column"), "HBW"),
+                          (("crosstrack", "bands", "downtrack"), "WBH")])
 def test_the_names_of_dimensions_decide_the_axes_where_shapes_cannot(
     tmp_path: Path, names: tuple[str, ...], order: str
 ) -> None:
@@ -603,13 +419,9 @@ def test_several_fill_values_and_a_valid_range_become_one_no_data_value(tmp_path
     cube[:, 0], cube[:, 1], cube[:, 2, :3] = -9999, -8888, 5
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["cube"] = cube
-        file["cube"].attrs.update(
-            {
-                "_FillValue": np.float32(-9999),
-                "missing_value": np.float32(-8888),
-                "valid_range": np.array([0, 1], "f4"),
-            }
-        )
+        file["cube"].attrs.update({"_FillValue": np.float32(-9999),
+                                   "missing_value": np.float32(-8888),
+                                   "valid_range": np.array([0, 1], "f4")})
     scene = read_scene(tmp_path / "a.h5")
     assert scene.nodata == -9999 and (scene.cube == -9999).sum() == 5 * (14 + 14 + 3)
 
@@ -618,34 +430,24 @@ def test_optional_facts_that_are_odd_leave_the_cube_readable(tmp_path: Path) -> 
     cube = np.random.default_rng(0).random((5, 12, 14)).astype("f4")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["cube"] = cube
-        file["cube"].attrs.update(
-            {
-                "wavelengths": "red, green",
-                "fwhm": np.zeros(3),
-                "_FillValue": "none",
-                "scale_factor": "x",
-                "grid_mapping": "nowhere",
-                "valid_range": np.zeros(5),
-            }
-        )
+        file["cube"].attrs.update({"wavelengths": "red, green", "fwhm": np.zeros(3),
+                                   "_FillValue": "none", "scale_factor": "x",
+                                   "grid_mapping": "nowhere", "valid_range": np.zeros(5)})
         file["wavelength"] = np.arange(5)
     np.testing.assert_array_equal(read_scene(tmp_path / "a.h5").cube, cube)
 
 
 def test_an_undeclared_fill_value_is_warned_of_by_name_and_not_answered_with_another_degradation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cube = np.rint(made.field(made.CAVE) * 3000).astype("i2")
     cube[:, corner()] = -9999
     np.save("a.npy", cube)
-    hsi_test.main(
-        ["--input", "a.npy", "--output", "b.npy", "--method", "backprojection", "--scale", "2"]
-    )
+    hsi_test.main(["--input", "a.npy", "--output", "b.npy", "--method", "backprojection", "--scale",
+                   "2"])
     said = capsys.readouterr().err
     assert "--nodata -9999" in said and "--degradation" not in said
-    lmdb_data.main(
-        ["--source", "a.npy", "--out", "a.lmdb", "--patch", "8", "--nodata", "-9999", "--quiet"]
-    )
+    lmdb_data.main(["--source", "a.npy", "--out", "a.lmdb", "--patch", "8", "--nodata", "-9999",
+                    "--quiet"])
     assert "--nodata" not in capsys.readouterr().err
     assert min(LMDBDataset("a.lmdb")[i].mean() for i in range(len(LMDBDataset("a.lmdb")))) < 0.8
 
@@ -654,8 +456,7 @@ def test_an_undeclared_fill_value_is_warned_of_by_name_and_not_answered_with_ano
                          [(-9999, "i2"), (-9999, "f4"), (-32768, "i2"), (65535, "u2"),
                           (9.969209968386869e36, "f4"), (9.969209968386869e36, "f8")])
 def test_the_option_that_a_warning_of_a_likely_fill_names_makes_these_pixels_missing(
-    value: float, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    value: float, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     cube = np.rint(made.field(made.CAVE) * 3000).astype(kind)
     cube[:, corner()] = value
     np.save("a.npy", cube)
@@ -673,13 +474,11 @@ def test_the_option_that_a_warning_of_a_likely_fill_names_makes_these_pixels_mis
     assert np.abs(np.asarray(result.cube, float)[:, ~gone]).max() < 4000
 
 
-@pytest.mark.parametrize(
-    ("value", "share", "likely"),
-    [(-9999, 0.05, True), (-9999, 0.0002, False), (-32768, 0.05, True), (7, 0.05, False)],
-)
-def test_a_fill_value_is_likely_where_it_is_usual_frequent_and_far(
-    value: int, share: float, likely: bool
-) -> None:
+@pytest.mark.parametrize(("value", "share", "likely"),
+                         [(-9999, 0.05, True), (-9999, 0.0002, False), (-32768, 0.05, True),
+                          (7, 0.05, False)])
+def test_a_fill_value_is_likely_where_it_is_usual_frequent_and_far(value: int, share: float,
+                                                                   likely: bool) -> None:
     from utility.cubes.fills import likely_fill
     from utility.cubes.values import band_statistics
 
@@ -709,9 +508,8 @@ def test_emit_without_a_readable_lookup_table_is_read_and_the_table_is_told(tmp_
 
 @pytest.mark.parametrize(("head", "name"),
                          [(b"CDF\x01", "netCDF-3"), (b"\x0e\x03\x13\x01", "HDF4")])
-def test_files_of_older_formats_are_named_with_what_makes_them_readable(
-    tmp_path: Path, head: bytes, name: str
-) -> None:
+def test_files_of_older_formats_are_named_with_what_makes_them_readable(tmp_path: Path, head: bytes,
+                                                                        name: str) -> None:
     (tmp_path / "a.nc").write_bytes(head + bytes(64))
     with pytest.raises(UserError, match=f"{name} file .* makes it"):
         read_scene(tmp_path / "a.nc")

@@ -294,8 +294,7 @@ def test_a_struct_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz", "hdf5"])
 def test_of_a_cube_and_copies_of_it_the_finest_is_the_scene_and_the_others_are_told(
-    tmp_path: Path, kind: str
-) -> None:
+    tmp_path: Path, kind: str) -> None:
     gt = cube_of(6, 32, 40)
     arrays = {"ms": gt[:, ::4, ::4], "ms_bicubic": gt[:, ::-1], "gt": gt}
     path = tmp_path / {"npz": "a.npz", "hdf5": "a.h5"}.get(kind, "a.mat")

@@ -50,11 +50,9 @@ class Preset:
     degrees: bool  # SAM in degrees, zero-norm pixels skipped; else in radians with an epsilon
 
 
-PRESETS = {
-    "standard": Preset(_GAUSSIAN, sample_covariance=False, data_range=1.0, degrees=True),
-    "reference": Preset(_UNIFORM, sample_covariance=True, data_range=2.0, degrees=False),
-    "sspsr": Preset(_UNIFORM, sample_covariance=True, data_range=1.0, degrees=True),
-}
+PRESETS = {"standard": Preset(_GAUSSIAN, sample_covariance=False, data_range=1.0, degrees=True),
+           "reference": Preset(_UNIFORM, sample_covariance=True, data_range=2.0, degrees=False),
+           "sspsr": Preset(_UNIFORM, sample_covariance=True, data_range=1.0, degrees=True)}
 
 
 class Comparison:

@@ -132,9 +132,7 @@ _DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
     lambda image: f"{image.get('bands')} bands",
     lambda image: f"{image.get('low')} to {image.get('high')} scaled",
     lambda image: f"{image.get('interpolation', {}).get('counted_pixels')} pixels",
-    lambda image: str(image.get("file")),
-    lambda image: str(image.get("sha256"))[:8],
-)
+    lambda image: str(image.get("file")), lambda image: str(image.get("sha256"))[:8])
 """Facts of an image, of which the first that differs names ground truths of one name."""
 
 

@@ -356,12 +356,11 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
     if steps:
         loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK,
                      alpha=0.35, linewidth=0.6, label="Steps")
-    for ax, key, colour, label in (
-        (loss_ax, "loss", NETWORK, "Mean of an epoch"),
-        (psnr_ax, "psnr", NETWORK, "Network"),
-        (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
-        (psnr_ax, "backprojection_psnr", BACKPROJECTION, "Back-projection"),
-    ):
+    for ax, key, colour, label in ((loss_ax, "loss", NETWORK, "Mean of an epoch"),
+                                   (psnr_ax, "psnr", NETWORK, "Network"),
+                                   (psnr_ax, "interpolation_psnr", INTERPOLATION, "Interpolation"),
+                                   (psnr_ax, "backprojection_psnr", BACKPROJECTION,
+                                    "Back-projection")):
         points = np.array(
             [(row["iteration"], row[key]) for row in rows if row.get(key) is not None], dtype=float)
         if not len(points) and key != "loss":

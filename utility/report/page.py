@@ -91,12 +91,10 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
     path = Path(path)
     pictures = [_figure(caption, Path(file)) for caption, file in figures]
     facts = {**facts, **{key: value for key, value in machine_facts().items() if key not in facts}}
-    parts = [
-        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
-        f"<h1>{escape(title)}</h1>",
-    ]
+    parts = ["<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+             f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
+             f"<h1>{escape(title)}</h1>"]
     lead = lead or (_gain(images, methods) if images else "")
     if lead:
         parts.append(f'<p class="lead">{escape(lead)}</p>')

@@ -23,22 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """What a run depends on beside its configuration."""
-    return {
-        "version": project_version(),
-        "commit": commit_of(ROOT),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "cuda": torch.version.cuda,
-        "platform": platform.platform(),
-        "device": device_name(device),
-        "processes": size(),
-        "launcher": launcher(),
-        "threads": torch.get_num_threads(),
-    }
+    return {"version": project_version(), "commit": commit_of(ROOT),
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__, "scipy": scipy.__version__, "cuda": torch.version.cuda,
+            "platform": platform.platform(), "device": device_name(device), "processes": size(),
+            "launcher": launcher(), "threads": torch.get_num_threads()}
 
 
 def commit_of(root: Path) -> str | None:

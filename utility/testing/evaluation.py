@@ -22,24 +22,11 @@ from utility.datasets.regions import sources_of
 from utility.degradation import Degradation, add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.names import METHODS, UNTRAINED
-from utility.report.figures import (
-    band_psnr_figure,
-    comparison_figure,
-    error_figure,
-    map_figure,
-    spectra_figure,
-)
+from utility.report.figures import (band_psnr_figure, comparison_figure, error_figure, map_figure,
+                                    spectra_figure)
 from utility.report.page import write_report
-from utility.report.tables import (
-    band_header,
-    band_rows,
-    describe,
-    latex,
-    mean_of,
-    result_rows,
-    result_table,
-    write_csv,
-)
+from utility.report.tables import (band_header, band_rows, describe, latex, mean_of, result_rows,
+                                   result_table, write_csv)
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.noise import with_noise
@@ -121,12 +108,10 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             raise UserError("There is no image to test on; give scenes with --data.")
         asked = dataclasses.asdict(problem)
         del asked["method"]
-        results = {
-            **_about(net, info), **(facts or {}), **asked,
-            "units": {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()},
-            "methods": methods, "images": rows,
-            "mean": {key: mean_of([row[key] for row in rows]) for key in methods},
-        }
+        results = {**_about(net, info), **(facts or {}), **asked,
+                   "units": {index: metric.unit_in(problem.preset) for index,
+                             metric in METRICS.items()}, "methods": methods, "images": rows,
+                   "mean": {key: mean_of([row[key] for row in rows]) for key in methods}}
         results |= {"warnings": _warnings(results), "failed": failed or []}
         if distributed.rank():
             return results
