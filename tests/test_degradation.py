@@ -7,9 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from utility.degradation import (KINDS, SCALES, STARTS, Degradation, _nearest_mtf, add_noise,
-                                 axis_matrix, axis_rows, crop_to_multiple, dark_note, degrade,
-                                 downsample, grid, start_image, upsample, zoom_matrix)
+from utility.degradation import (
+    KINDS,
+    SCALES,
+    STARTS,
+    Degradation,
+    _nearest_mtf,
+    add_noise,
+    axis_matrix,
+    axis_rows,
+    crop_to_multiple,
+    dark_note,
+    degrade,
+    downsample,
+    grid,
+    start_image,
+    upsample,
+    zoom_matrix,
+)
 
 NAMES = ["mtf 0.3", "mtf 0.7,0.08", *(kind for kind in KINDS if kind != "mtf")]
 PROBLEMS = [(kind, scale) for kind in NAMES for scale in SCALES if (kind, scale) != ("gaussian", 3)]

@@ -10,10 +10,23 @@ from matplotlib.image import imread
 
 from utility.indexes import band_psnr, evaluate, sam_map
 from utility.report import figures
-from utility.report.figures import (BACKPROJECTION, INTERPOLATION, NETWORK, TRUTH, band_psnr_figure,
-                                    choose_crop, choose_pixels, comparison_figure, composite,
-                                    display_bands, error_figure, map_figure, no_truth_figure,
-                                    spectra_figure, training_curve_figure)
+from utility.report.figures import (
+    BACKPROJECTION,
+    INTERPOLATION,
+    NETWORK,
+    TRUTH,
+    band_psnr_figure,
+    choose_crop,
+    choose_pixels,
+    comparison_figure,
+    composite,
+    display_bands,
+    error_figure,
+    map_figure,
+    no_truth_figure,
+    spectra_figure,
+    training_curve_figure,
+)
 from utility.system.errors import UserError
 
 VISIBLE = np.linspace(400, 700, 31)

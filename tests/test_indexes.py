@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from benchmarks.other_metrics import PAGE, number, own_row
-from utility.indexes import (METRICS, PRESETS, Comparison, Metric, band_psnr, dark_bands, evaluate,
-                             sam_map)
+from utility.indexes import (
+    METRICS,
+    PRESETS,
+    Comparison,
+    Metric,
+    band_psnr,
+    dark_bands,
+    evaluate,
+    sam_map,
+)
 from utility.report.tables import result_table
 from utility.system.errors import UserError
 

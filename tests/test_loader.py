@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from utility.system.errors import UserError
-from utility.training.loader import (DeviceBatches, Turns, stopped_at_the_end, training_loader,
-                                     validation_loader)
+from utility.training.loader import (
+    DeviceBatches,
+    Turns,
+    stopped_at_the_end,
+    training_loader,
+    validation_loader,
+)
 
 CPU = torch.device("cpu")
 

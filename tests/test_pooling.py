@@ -21,8 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.layers import build, pooling
-from models.layers.pooling import (BACKENDS, available_backends, cpu, gate_count, loop, pool,
-                                   pool_into)
+from models.layers.pooling import (
+    BACKENDS,
+    available_backends,
+    cpu,
+    gate_count,
+    loop,
+    pool,
+    pool_into,
+)
 
 KINDS = ("f", "fo", "ifo")
 DIRECTIONS = ("forward", "backward", "both")

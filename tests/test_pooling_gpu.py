@@ -15,9 +15,20 @@ import pytest
 import torch
 from limits import HUNG
 from numpy.lib import NumpyVersion
-from test_pooling import (DIRECTIONS, KINDS, NO_TRITON, TOLERANCE, TRITON_DEVICE,
-                          addresses_beyond_2_31, agree, error, every_kind, laid_out, needs_triton,
-                          randn)
+from test_pooling import (
+    DIRECTIONS,
+    KINDS,
+    NO_TRITON,
+    TOLERANCE,
+    TRITON_DEVICE,
+    addresses_beyond_2_31,
+    agree,
+    error,
+    every_kind,
+    laid_out,
+    needs_triton,
+    randn,
+)
 from torch import Tensor
 
 from benchmarks import instructions

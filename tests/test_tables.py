@@ -11,8 +11,18 @@ import pytest
 from made import scored
 
 from utility.indexes import COUNTS, METRICS, Comparison
-from utility.report.tables import (Bold, band_header, band_rows, format_table, latex, markdown,
-                                   mean_of, result_rows, result_table, write_csv)
+from utility.report.tables import (
+    Bold,
+    band_header,
+    band_rows,
+    format_table,
+    latex,
+    markdown,
+    mean_of,
+    result_rows,
+    result_table,
+    write_csv,
+)
 from utility.system.errors import UserError
 
 METHODS = {"interpolation": "interpolation", "backprojection": "back-projection",

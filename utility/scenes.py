@@ -25,8 +25,18 @@ from utility.cubes import containers
 from utility.cubes.axes import readable, resolve, spelled, squeezed
 from utility.cubes.bands import clean
 from utility.cubes.companions import times
-from utility.cubes.cube import (BY_PRODUCT, PER_BAND, CubeWriter, Facts, Scene, Stored, at_hand,
-                                load, native, read_from)
+from utility.cubes.cube import (
+    BY_PRODUCT,
+    PER_BAND,
+    CubeWriter,
+    Facts,
+    Scene,
+    Stored,
+    at_hand,
+    load,
+    native,
+    read_from,
+)
 from utility.cubes.formats import rasters
 from utility.cubes.products import product_of
 from utility.cubes.values import marker_of

@@ -13,8 +13,14 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from utility.cubes.conventions import (attributes, eos_structure, is_dimension, item_at, numbers,
-                                       scales)
+from utility.cubes.conventions import (
+    attributes,
+    eos_structure,
+    is_dimension,
+    item_at,
+    numbers,
+    scales,
+)
 
 Affine = tuple[float, ...]
 """a..f: x = a column + b row + c, y = d column + e row + f, of the corners of pixels."""

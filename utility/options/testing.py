@@ -8,8 +8,16 @@ from pathlib import Path
 
 from utility import weights
 from utility.cubes.axes import LAYOUTS
-from utility.names import (ANY, DEGRADATIONS, METHODS, PRECISIONS, PRESETS, SAFE_MTF, SCALES,
-                           with_mtf)
+from utility.names import (
+    ANY,
+    DEGRADATIONS,
+    METHODS,
+    PRECISIONS,
+    PRESETS,
+    SAFE_MTF,
+    SCALES,
+    with_mtf,
+)
 from utility.options.shared import Add, add_computing, gpus
 from utility.system.errors import Arguments, UserError
 

@@ -22,11 +22,24 @@ from utility.datasets.regions import sources_of
 from utility.degradation import Degradation, add_noise, crop_to_multiple, dark_note, downsample
 from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
 from utility.names import METHODS, UNTRAINED
-from utility.report.figures import (band_psnr_figure, comparison_figure, error_figure, map_figure,
-                                    spectra_figure)
+from utility.report.figures import (
+    band_psnr_figure,
+    comparison_figure,
+    error_figure,
+    map_figure,
+    spectra_figure,
+)
 from utility.report.page import write_report
-from utility.report.tables import (band_header, band_rows, describe, latex, mean_of, result_rows,
-                                   result_table, write_csv)
+from utility.report.tables import (
+    band_header,
+    band_rows,
+    describe,
+    latex,
+    mean_of,
+    result_rows,
+    result_table,
+    write_csv,
+)
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.noise import with_noise

@@ -36,8 +36,12 @@ from utility.system.files import shown
 from utility.system.memory import out_of_memory
 from utility.system.progress import track
 from utility.training.configuration import TrainingConfig
-from utility.training.loader import (DeviceBatches, stopped_at_the_end, training_loader,
-                                     validation_loader)
+from utility.training.loader import (
+    DeviceBatches,
+    stopped_at_the_end,
+    training_loader,
+    validation_loader,
+)
 from utility.training.plan import Plan, prepare
 from utility.training.remarks import epoch_line, far_below, what_is_next, without_gain
 from utility.training.runs import NoFolder, RunFolder, new_run_folder

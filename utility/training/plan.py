@@ -11,8 +11,13 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from models import Network
-from utility.checkpoints import (build_network, check_problem, describe_checkpoint, load_checkpoint,
-                                 load_weights)
+from utility.checkpoints import (
+    build_network,
+    check_problem,
+    describe_checkpoint,
+    load_checkpoint,
+    load_weights,
+)
 from utility.degradation import dark_note
 from utility.lmdb_dataset import LMDBDataset
 from utility.names import ANY

@@ -16,10 +16,29 @@ import h5py
 import numpy as np
 
 from utility.cubes.axes import stored_shape, writer_into
-from utility.cubes.companions import (NAMES, SMALL, TEXTS, VECTORS, choose_key, companions,
-                                      facts_in, find_size, matlab_name, stated_layout, times)
-from utility.cubes.conventions import (Packing, bands_of, dimension_names, is_companion,
-                                       is_dimension, item_at, layout_of, packing_of)
+from utility.cubes.companions import (
+    NAMES,
+    SMALL,
+    TEXTS,
+    VECTORS,
+    choose_key,
+    companions,
+    facts_in,
+    find_size,
+    matlab_name,
+    stated_layout,
+    times,
+)
+from utility.cubes.conventions import (
+    Packing,
+    bands_of,
+    dimension_names,
+    is_companion,
+    is_dimension,
+    item_at,
+    layout_of,
+    packing_of,
+)
 from utility.cubes.cube import CubeWriter, LazyCube, Stored, Target, read_from, reserve, writing
 from utility.cubes.ground import lonlat_of, place_of
 from utility.cubes.virtual import unpacked

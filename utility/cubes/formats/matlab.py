@@ -13,8 +13,18 @@ import numpy as np
 import scipy.io
 
 from utility.cubes.axes import as_cube, stored_shape
-from utility.cubes.companions import (NAMES, SMALL, TEXTS, choose_key, companions, facts_in,
-                                      find_size, matlab_name, may_hold_cube, stated_layout)
+from utility.cubes.companions import (
+    NAMES,
+    SMALL,
+    TEXTS,
+    choose_key,
+    companions,
+    facts_in,
+    find_size,
+    matlab_name,
+    may_hold_cube,
+    stated_layout,
+)
 from utility.cubes.cube import CubeWriter, Stored, Target, writing
 from utility.system.files import replacing
 from utility.system.memory import require_memory

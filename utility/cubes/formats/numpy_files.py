@@ -12,8 +12,18 @@ from typing import BinaryIO
 import numpy as np
 
 from utility.cubes.axes import as_cube, stored_shape
-from utility.cubes.companions import (NAMES, SMALL, choose_key, companions, facts_in, find_size,
-                                      long_axes, matlab_name, stated_layout, times)
+from utility.cubes.companions import (
+    NAMES,
+    SMALL,
+    choose_key,
+    companions,
+    facts_in,
+    find_size,
+    long_axes,
+    matlab_name,
+    stated_layout,
+    times,
+)
 from utility.cubes.cube import CubeWriter, Stored, Target, reserve, writing
 from utility.system.errors import UserError
 from utility.system.files import replacing

@@ -25,8 +25,17 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from utility.cubes.cube import (CubeWriter, LazyCube, Scene, Shape, Stored, Target, read_from,
-                                reserve, writing)
+from utility.cubes.cube import (
+    CubeWriter,
+    LazyCube,
+    Scene,
+    Shape,
+    Stored,
+    Target,
+    read_from,
+    reserve,
+    writing,
+)
 from utility.cubes.fields import band_facts, band_tags, merged, wavelengths_in
 from utility.cubes.formats.header import header_of, quiet, read_fields
 from utility.cubes.ground import Points
