@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,10 @@ class Setup:
     def gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def at_least(self, rounds: int) -> Setup:
+        """With so many rounds, whatever they take."""
+        return replace(self, repeats=max(self.repeats, rounds), budget=math.inf)
+
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
         """Note a failure within (memory, a compiler), which costs the other numbers nothing."""
@@ -234,8 +238,8 @@ def as_rows(samples: Mapping[str, list[float]], baseline: str, column: str, **la
     """For each name its median `time`, the distance of the quartiles as a share of it, and the
     number of samples.
 
-    With a baseline, also the ratio of the medians (above 1: faster), and the quartiles of the
-    rounds' own ratios.
+    With a baseline, also how many times faster: the median of the rounds' own ratios, and their
+    quartiles. A machine whose speed drifts changes both times of a round alike.
     """
     rows = []
     for name, times in samples.items():
@@ -243,9 +247,9 @@ def as_rows(samples: Mapping[str, list[float]], baseline: str, column: str, **la
         rows.append({**labels, column: name, "time": median, "spread": (high - low) / median,
                      "n": len(times)})
         if baseline in samples:
-            rows[-1] |= {
-                "faster": np.median(samples[baseline]).item() / median,
-                "quartiles": np.percentile(np.divide(samples[baseline], times), (25, 75)).tolist()}
+            low, ratio, high = np.percentile(
+                np.divide(samples[baseline], times), (25, 50, 75)).tolist()
+            rows[-1] |= {"faster": ratio, "quartiles": [low, high]}
     return rows
 
 
@@ -297,40 +301,63 @@ def roofline(arch: str, shape: Shape, size: int, training: bool) -> dict[str, fl
 
 # Fresh processes ----------------------------------------------------------------------------------
 
+BEGIN = "import json, sys; sys.path.insert(0, '.'); task = json.loads(sys.argv[1])\n"
+
+
 def in_fresh_process(root: Path, code: str, **task: Any) -> Any:
     """Run Python code in the folder `root`, with `task` as a dict; returns the last line that it
     prints, read as JSON."""
-    begin = "import json, sys; sys.path.insert(0, '.'); task = json.loads(sys.argv[1])\n"
-    done = subprocess.run([sys.executable, "-c", begin + code, json.dumps(task)], cwd=root,
+    done = subprocess.run([sys.executable, "-c", BEGIN + code, json.dumps(task)], cwd=root,
                           stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@contextmanager
+def living(root: Path, code: str, **task: Any) -> Iterator[Callable[[], float]]:
+    """The same in a process that stays, once it has printed its first line: each call asks it for
+    one more line, a number."""
+    with subprocess.Popen([sys.executable, "-c", BEGIN + code, json.dumps(task)], cwd=root,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        def line() -> bytes:
+            if not (printed := process.stdout.readline()):
+                raise RuntimeError(f"what is measured in {root} ended with {process.wait()}")
+            return printed
+
+        def sample() -> float:
+            process.stdin.write(b"\n")
+            return float(line())
+
+        line()
+        yield sample
+
+
 # Runs in both checkouts, so it uses only what both have.
-TIME = """
-import statistics, torch
+SERVE = """
+import torch
 from benchmarks.measure import Variant, inference, random_cubes, time_call, training_step
 torch.set_num_threads(task["threads"])
 device = torch.device(task["device"])
 maker = {"inference": inference, "training step": training_step}[task["work"]]
 call, x = maker(Variant("fast"), task["arch"], device), random_cubes(*task["shape"], device=device)
-call(x)
-print(statistics.median(time_call(lambda: call(x), device) for _ in range(3)))
+for _ in range(2):
+    call(x)
+print("ready", flush=True)
+for _ in sys.stdin:
+    print(time_call(lambda: call(x), device), flush=True)
 """
 
 
 def compare_checkouts(setup: Setup, theirs: Path, ours: Path) -> Rows:
-    """The fast network by two checkouts in turns, each by its own code in a fresh process; `faster`
-    is ours over theirs."""
+    """The fast network by two checkouts, each by its own code in a process that lives as long as
+    the comparison: one call in turns, nine rounds at least; `faster` is ours over theirs."""
     rows = []
     for work, shape in (("inference", (1, 1, *setup.sizes["inference"][0])),
                         ("training step", setup.sizes["training"])):
         task = {"work": work, "shape": shape, "device": str(setup.device), "arch": setup.arch,
                 "threads": setup.threads}
-        samplers = {
-            str(root): partial(in_fresh_process, root, TIME, **task) for root in (theirs, ours)}
-        rows += as_rows(take_turns(setup, samplers), str(theirs), "checkout", work=work,
-                        size="x".join(map(str, shape)))
+        with living(theirs, SERVE, **task) as old, living(ours, SERVE, **task) as new:
+            samples = take_turns(setup.at_least(9), {"old": old, "new": new})
+        rows += as_rows(samples, "old", "checkout", work=work, size=text(shape))
     return rows
 
 

@@ -151,7 +151,7 @@ def _sections(options: argparse.Namespace, gpu: bool) -> dict[str, tuple[str, Se
     """What is measured: {name: (title, section)}."""
     if options.against:
         optional = {"scenes": options.scenes, "satellite": options.satellite,
-                    "float32": False, "against": False}
+                    "float32": False}
         found = against.sections(Path(options.against).resolve(), ROOT, options.scenes)
         chosen = options.only or [name for name in found if optional.get(name, True)]
         return {name: section for name, section in found.items() if name in chosen}
