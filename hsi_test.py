@@ -112,8 +112,7 @@ def choose_weights(options: argparse.Namespace) -> None:
 
 
 def prepare_device(options: argparse.Namespace) -> torch.device:
-    """The device that computes, with the precision that was asked for; `options.amp` becomes the
-    one that it has."""
+    """The device that computes; `options.amp` becomes the precision that it has."""
     import torch
 
     from utility.system.devices import ask_deterministic, choose_device, choose_precision
@@ -303,8 +302,7 @@ def note_once(text: str) -> None:
 
 
 def shipped_weights(options: argparse.Namespace) -> str | None:
-    """The shipped weights that fit, said by name; None, said too, where none do and a test can go
-    on without a network."""
+    """The shipped weights that fit, said by name; None where a test goes on without a network."""
     kind = options.degradation or (None if options.output else DEFAULT_KIND)
     found = weights.choose(options.arch, options.scale, kind)
     if found:

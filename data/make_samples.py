@@ -1,5 +1,4 @@
-"""Render the sample scenes: natural scenes in ICVL's file format, a village from above, and the
-village in low resolution.
+"""Render the sample scenes: natural ones in ICVL's format, and a village from above.
 
     python data/make_samples.py    data/sample/natural/{train,test}/*.mat, data/sample/remote/*.mat,
                                                       data/sample/own/village_16m.tif (low
@@ -95,8 +94,7 @@ def random_shape(rng: np.random.Generator, size: tuple[int, int], extent: float)
 
 
 class Canvas:
-    """Shares of `materials` in each pixel of a picture drawn at `OVERSAMPLING` times its final
-    resolution."""
+    """Shares of `materials` in each pixel of a picture, drawn `OVERSAMPLING` times as large."""
 
     def __init__(self, materials: int, height: int, width: int) -> None:
         self.size = (height * OVERSAMPLING, width * OVERSAMPLING)
@@ -105,8 +103,7 @@ class Canvas:
 
     def paint(self, mask: np.ndarray, first: int, second: int, mix: np.ndarray | float,
               shading: np.ndarray | float) -> None:
-        """Cover `mask`: a share `mix` of material `first`, the rest `second`. `mix` and `shading`
-        are numbers or planes."""
+        """Cover `mask`: a share `mix` of material `first`, the rest `second`; numbers or planes."""
         mix = np.broadcast_to(np.float32(mix), self.size)[mask]
         self.shares[:, mask] = 0
         self.shares[first][mask] = mix
@@ -123,8 +120,7 @@ class Canvas:
 
 def sense(rng: np.random.Generator, radiance: np.ndarray, exposure: float,
           noise: float) -> np.ndarray:
-    """Counts of a 12-bit sensor: `exposure` of the full scale at the 99.9th percentile, shot and
-    read noise."""
+    """Counts of a 12-bit sensor, `exposure` of its scale at the 99.9th percentile, with noise."""
     signal = radiance * (exposure / np.percentile(radiance, 99.9))
     deviation = noise * np.sqrt(0.2 + np.maximum(signal, 0))
     signal = signal + deviation * rng.standard_normal(signal.shape, dtype=np.float32)
@@ -174,8 +170,7 @@ def natural_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarr
 
 
 def remote_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A village among fields, seen from above: (103, height, width) uint16, whole counts from 0 to
-    4095."""
+    """A village among fields from above: (103, height, width) uint16, counts from 0 to 4095."""
     materials = ground_materials(rng, REMOTE_BANDS)
     names = list(materials)
     spectra = np.stack(list(materials.values()))
@@ -269,9 +264,8 @@ def make_samples(folder: str | Path = "data/sample", seed: int = 2021, train: in
     wide; own/village_16m.tif the same scene as a sensor of 16 m and an MTF of 0.3 sees it, in UTM
     zone 33 N. Each scene depends on `seed` and its own number only.
 
-    Raises:
-        UserError: `folder` exists and `overwrite` is False, it holds anything other than samples,
-            or it cannot be written.
+    Raises UserError: `folder` exists and `overwrite` is False, it holds anything other than
+    samples, or it cannot be written.
     """
     folder = Path(folder)
     files: list[Path] = []

@@ -1,5 +1,4 @@
-"""Paint what a rendered scene shows: which material lies where, how two mix, and how much light
-falls on them.
+"""Paint what a rendered scene shows: which materials lie where, and how much light on them.
 
 A picture is painted at `OVERSAMPLING` times its final resolution; the area averages of its planes
 give the share of each material in a pixel. All sizes given to `Picture`'s textures are in final
@@ -29,8 +28,7 @@ GROWN, BUILT = GROUND[:5], GROUND[5:9]
 
 
 class Picture:
-    """Four planes of side x OVERSAMPLING pixels: materials `first` and `second`, `mix` of the
-    first, `light`.
+    """Four planes of side x OVERSAMPLING: `first` and `second` material, `mix`, `light`.
 
     Args:
         rng: decides everything.
@@ -67,8 +65,7 @@ class Picture:
             shape(plane, value)
 
     def shares(self, blur: float) -> np.ndarray:
-        """The lit share of each material in each pixel, blurred by `blur` final pixels,
-        (materials, side, side) float32."""
+        """The lit share of each material in each pixel, blurred: (materials, side, side)."""
         lit, rest = self.mix * self.light, (1 - self.mix) * self.light
         planes = []
         for k in range(self.materials):
@@ -81,8 +78,7 @@ class Picture:
         return noise_texture(self.rng, (self.n, self.n), cell * OVERSAMPLING)
 
     def fractal(self, cell: float, roughness: float, octaves: int = 5) -> np.ndarray:
-        """Noise from `cell` pixels down, each octave `roughness` times the one before; unit
-        deviation."""
+        """Noise from `cell` pixels down, each octave `roughness` times the last; unit deviation."""
         total = np.zeros((self.n, self.n), np.float32)
         for octave in range(octaves):
             if cell * OVERSAMPLING / 2**octave < 1.5:
@@ -91,8 +87,7 @@ class Picture:
         return total / (total.std() + 1e-6)
 
     def waves(self, period: float, crossed: bool | None = None) -> np.ndarray:
-        """Stripes, or a weave where `crossed`, `period` pixels apart, a little uneven, between -1
-        and 1. None: at random."""
+        """Stripes, or a weave where `crossed` (None: at random), `period` pixels apart, -1 to 1."""
         rng, angle, period = self.rng, self.rng.uniform(0, np.pi), period * OVERSAMPLING
         wobble = rng.uniform(0, 0.25) * period * self.noise(rng.uniform(5, 40))
         along = self.columns * np.cos(angle) + self.rows * np.sin(angle) + wobble
@@ -208,8 +203,7 @@ def _chart(p: Picture) -> None:
 # --- the ground from above ------------------------------------------------------------------------
 
 def paint_ground(p: Picture) -> None:
-    """Fields, woods, rock, water and shores, with roads, towns, tanks, airports and trees in random
-    measure."""
+    """Fields, woods, rock, water, shores, roads, towns, tanks, airports, trees, at random."""
     rng = p.rng
     # pixels of a thing: the height of the sensor
     zoom = float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))
@@ -235,8 +229,7 @@ def paint_ground(p: Picture) -> None:
 
 
 def _spread(p: Picture, mask: np.ndarray, names: tuple[str, ...], zoom: float) -> None:
-    """Cover `mask` with a texture that mixes two materials: two of `names`, or one of them and any
-    other."""
+    """Cover `mask` with a texture of two materials: two of `names`, or one and any other."""
     rng = p.rng
     first, second = (_OF[str(name)] for name in rng.choice(names, 2))
     if rng.random() < 0.25:
@@ -370,8 +363,7 @@ def _buildings(p: Picture, zoom: float, built: str, angle: float, away: np.ndarr
 
 
 def _trees(p: Picture, zoom: float, away: np.ndarray) -> None:
-    """Tree crowns, lit from one side, with shadows, in the places where a random density is
-    high."""
+    """Tree crowns, lit from one side, with shadows, where a random density is high."""
     rng = p.rng
     density = p.fractal(rng.uniform(8, 40), 0.6)
     level, material = (rng.uniform(-1.5, 1.5),

@@ -39,8 +39,7 @@ class FCNN3D(Network):
         return list(self.layers[-1].parameters())
 
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
-        """`fast` starts as the start image, up to rounding, although nothing is added to the
-        output.
+        """`fast` starts as the start image, up to rounding, although nothing is added.
 
         Channel 0 of every layer hands the image on, 1 added at the first and taken off at the last,
         so that ReLU leaves it as it is (above -1). The last layer takes nothing from the other

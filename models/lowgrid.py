@@ -43,8 +43,7 @@ SENSOR_SCALES = (2, 3, 4, 8)
 
 
 class LowGridUnit(nn.Module):
-    """A convolution of `kernel` to the gates of `outputs` channels, then f-pooling in both
-    directions."""
+    """A convolution of `kernel` to gates of `outputs` channels, then f-pooling both ways."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
@@ -114,8 +113,7 @@ class LowGrid(Network):
         return _above(x + _shuffled(h, unit, scale), floor, scale)
 
     def _limits(self, low: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise,
-        or None: any."""
+        """The unit of what is added, (N, 1, B, h, w), and the result's lowest value or None."""
         deviation = moments[1][:, None]
         if not self.takes_told:
             return deviation.expand_as(low), None
@@ -171,8 +169,7 @@ class LowGrid(Network):
         return list(self.end.parameters())
 
     def initialise(self, recipe: str, generator: torch.Generator | None = None) -> None:
-        """`fast`: gates half open, candidates within the range of tanh, ends of zeros
-        (see `QRNN3D.initialise`)."""
+        """`fast`: gates half open, candidates within tanh's range, ends of zeros."""
         if recipe != "fast":
             return
         super().initialise(recipe, generator)
@@ -207,8 +204,7 @@ class _Stream:
                           key=lambda weight: weight.shape[:2].numel())
 
     def __call__(self, h: Tensor, below: bool) -> Tensor | None:
-        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give
-        nothing yet."""
+        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W); None: the first give nothing."""
         h = laid_out(h, self.execution.last(h))
         for unit in self.units:
             gates, h = unit(h, below)
@@ -231,8 +227,7 @@ def _moments(statistics: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int,
                   told: Tensor | None = None) -> Tensor:
-    """The network's input (N, K, B, h, w): the start image in deviations, where zero is, and what
-    is told of the sensor."""
+    """The input (N, K, B, h, w): the start image in deviations, zero, what the sensor is told."""
     mean, deviation = moments
     start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale)
     start = start.unflatten(1, (x.shape[2], -1)).transpose(1, 2)

@@ -120,8 +120,7 @@ class QRNN3D(Network):
 
         Returns: (N, 1, B, H, W).
 
-        Raises:
-            ValueError: another shape.
+        Raises ValueError: another shape.
         """
         if (x.dim() != 5 or x.shape[1] != 1 or x.shape[-2] % self.multiple
                 or x.shape[-1] % self.multiple):

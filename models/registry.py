@@ -1,13 +1,12 @@
-"""The networks by name. A network registers itself: nothing else in the project lists
-architectures.
+"""The networks by name. A network registers itself: nothing else lists architectures.
 
     @register("vdsr")
     class VDSR(Network): ...
 
 A family registers a function of its name's parts, for names of a pattern:
 
-    @register("edsr_64_16", pattern=r"edsr_(?P<width>\\d+)_(?P<blocks>\\d+)",
-    form="edsr_<width>_<blocks>") def edsr(width: str, blocks: str) -> Network: ...
+    @register("edsr_64_16", pattern=r"edsr_(?P<width>\\d+)_(?P<blocks>\\d+)", form="edsr_<w>_<n>")
+    def edsr(width: str, blocks: str) -> Network: ...
 """
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ _entries: dict[str, Entry] = {}  # by form
 
 def register(*names: str, pattern: str | None = None, form: str | None = None,
              recognise: Callable[[Shapes], Sequence[str]] | None = None) -> Callable[[Any], Any]:
-    """Make a network known by its name. Decorates a `Network` class, or a function that returns a
-    network.
+    """Make a network known by its name: a `Network` class, or a function that returns one.
 
     Args:
         names: the published networks, which `list_models` gives.
@@ -86,8 +84,7 @@ def create_model(name: str, **options: Any) -> Network:
         options: options of the network (`long_skip` of the alternating ones), or fields of
             `Execution` (`pooling`, ...).
 
-    Raises:
-        ValueError: an unknown name (the message lists the nearest known ones) or option.
+    Raises ValueError: an unknown name (the message lists the nearest known ones) or option.
     """
     entry, parts = next((
         (e, found.groupdict()) for e in _entries.values() if (found := e.pattern.fullmatch(name))),

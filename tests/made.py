@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
+from rasterio.enums import ColorInterp
 from scipy.ndimage import gaussian_filter
 
 from models import Network, create_model
@@ -56,6 +58,38 @@ def make_database(path: str | Path, count: int = 13, shape: tuple[int, int, int]
             writer.write(spectra[regions].transpose(2, 0, 1)[None])
         writer.finish(validation=validation, sources=list(sources), **facts)
     return str(path)
+
+
+def geotiff(path: str | Path, cube: np.ndarray, nodata: float | None = None,
+            mask: np.ndarray | None = None, alpha: np.ndarray | None = None, inside: bool = True,
+            late: bool = False) -> Path:
+    """A GeoTIFF of 30 m. `mask` is True where measured; `inside` the file or beside it; `late`
+    tells the use of the alpha band after the values, which GDAL forgets."""
+    bands = cube if alpha is None else np.concatenate([cube, alpha[None].astype(cube.dtype)])
+    use = [ColorInterp.gray, *[ColorInterp.undefined] * (len(cube) - 1), ColorInterp.alpha]
+    with (rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside),
+          rasterio.open(path, "w", driver="GTiff", count=len(bands), height=cube.shape[1],
+                        width=cube.shape[2], dtype=cube.dtype.name, nodata=nodata,
+                        crs="EPSG:32633",
+                        transform=rasterio.Affine(30, 0, 5e5, 0, -30, 5.1e6)) as file):
+        if alpha is not None and not late:
+            file.colorinterp = use
+        file.write(bands)
+        if late:
+            file.colorinterp = use
+        if mask is not None:
+            file.write_mask(mask)
+    return Path(path)
+
+
+def envi(path: Path, cube: np.ndarray, nodata: str) -> Path:
+    """An ENVI file, as text and bytes."""
+    code = {"int16": 2, "float32": 4}[cube.dtype.name]
+    path.with_suffix(".img").write_bytes(cube.tobytes())
+    bands, rows, columns = cube.shape
+    path.write_text(f"ENVI\nsamples = {columns}\nlines = {rows}\nbands = {bands}\ndata type = "
+                    f"{code}\ninterleave = bsq\nbyte order = 0\ndata ignore value = {nodata}\n")
+    return path
 
 
 def scored(*names: str) -> list[dict]:

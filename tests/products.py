@@ -40,6 +40,14 @@ def field(wavelengths: Any) -> np.ndarray:
     return spectrum[:, None, None] * plane
 
 
+def physical(scene: Any) -> np.ndarray:
+    """The physical values of a scene, (B, H, W), NaN where missing."""
+    cube = np.array(scene.cube, np.float64)
+    cube[cube == scene.nodata] = np.nan
+    gain = 1 if scene.gain is None else np.asarray(scene.gain)[:, None, None]
+    return cube * gain + (0 if scene.offset is None else np.asarray(scene.offset)[:, None, None])
+
+
 def _nc_dimensions(file: Any, **sizes: int) -> None:
     for name, size in sizes.items():
         file.createDimension(name, size)

@@ -13,7 +13,7 @@ import rasterio
 import rasterio.shutil
 import scipy.io
 import spectral.io.envi as envi
-from products import COLUMNS, ROWS, corner, netcdf
+from products import COLUMNS, ROWS, corner, netcdf, physical
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
@@ -38,13 +38,6 @@ def scene_of(**facts: object) -> Scene:
              "offset": np.full(4, 0.01), "band_names": ["blue", "green, dark", "red", "nir"],
              "crs": UTM, "transform": (30.0, 0.0, 5e5, 0.0, -30.0, 5e6), "key": "cube"}
     return Scene(cube, "a", **usual | facts)
-
-
-def physical(scene: Scene) -> np.ndarray:
-    cube = np.asarray(scene.cube, np.float64)
-    cube[cube == scene.nodata] = np.nan
-    gain = 1 if scene.gain is None else np.asarray(scene.gain)[:, None, None]
-    return cube * gain + (0 if scene.offset is None else np.asarray(scene.offset)[:, None, None])
 
 
 def enlarge(source: str | Path, target: str | Path, *options: str) -> None:
@@ -341,11 +334,6 @@ def test_a_header_with_an_odd_optional_field_is_read_and_the_field_is_told(
     assert (note is None and not scene.notes) or note in scene.notes[0]
     if fact == "band_names":
         assert scene.band_names[0] == "a, x"
-
-
-def test_band_names_with_commas_as_rasterio_writes_them_are_joined() -> None:
-    assert read_scene(header("{ a , b , c , d }", "{a, 1, b, 2, c, 3, d, 4}")).band_names == [
-        "a, 1", "b, 2", "c, 3", "d, 4"]
 
 
 def test_band_names_with_commas_are_read_from_what_rasterio_itself_writes() -> None:

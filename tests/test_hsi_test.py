@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import made
 import numpy as np
 import pytest
 import rasterio
@@ -97,12 +98,12 @@ def test_quiet_says_nothing_but_warnings(capfd):
 
 def test_the_default_folder_is_a_new_one_below_results_named_by_network_or_prefix(capsys):
     run("--data", "scenes/second.mat", "--no-figures")
-    made, = Path("results").iterdir()
-    assert re.fullmatch(r"biqrnn_2_2_x4_\d{8}_\d{6}", made.name)
-    assert f"results in results/{made.name}/" in capsys.readouterr().out
+    folder, = Path("results").iterdir()
+    assert re.fullmatch(r"biqrnn_2_2_x4_\d{8}_\d{6}", folder.name)
+    assert f"results in results/{folder.name}/" in capsys.readouterr().out
     run("--data", "scenes/second.mat", "--no-figures", "-p", "mine")
-    assert any(re.fullmatch(r"mine_x4_\d{8}_\d{6}", made.name)
-               for made in Path("results").iterdir())
+    assert any(re.fullmatch(r"mine_x4_\d{8}_\d{6}", folder.name)
+               for folder in Path("results").iterdir())
 
 
 def test_the_flags_of_the_released_test_script_are_taken():
@@ -451,11 +452,7 @@ def test_ending_codes_and_messages_of_the_script():
 
 def geotiff(path="low.tif", **more):
     values = np.random.default_rng(0).integers(1, 200, (4, 20, 24)).astype(np.uint8)
-    with rasterio.open(path, "w", driver="GTiff", count=4, height=20, width=24, dtype="uint8",
-                       crs="EPSG:32633",
-                       transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000),
-                       **more) as file:
-        file.write(values)
+    made.geotiff(path, values, **more)
 
 
 def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from made import network, smooth
-from rasterio.enums import ColorInterp
+from made import envi, network, smooth
+from made import geotiff as raster
 
 import hsi_test
 from models import create_model
@@ -32,28 +32,6 @@ from utility.system.errors import UserError
 
 ROWS, COLUMNS, SEAM = 48, 80, 40
 """A scene whose columns from SEAM on are missing."""
-
-
-def raster(path: Path, cube: np.ndarray, nodata: float | None = None,
-           mask: np.ndarray | None = None, alpha: np.ndarray | None = None) -> Path:
-    bands = cube if alpha is None else np.concatenate([cube, alpha[None].astype(cube.dtype)])
-    with rasterio.open(path, "w", driver="GTiff", count=len(bands), height=cube.shape[1],
-                       width=cube.shape[2], dtype=cube.dtype.name, nodata=nodata, crs="EPSG:32633",
-                       transform=rasterio.Affine(30, 0, 500_000, 0, -30, 5_100_000)) as file:
-        if alpha is not None:
-            file.colorinterp = [ColorInterp.undefined] * len(cube) + [ColorInterp.alpha]
-        file.write(bands)
-        if mask is not None:
-            file.write_mask(mask)
-    return path
-
-
-def envi(path: Path, cube: np.ndarray, nodata: str) -> Path:
-    path.with_suffix(".img").write_bytes(cube.astype("<i2").tobytes())
-    path.write_text(f"ENVI\nsamples = {cube.shape[2]}\nlines = {cube.shape[1]}\nbands = "
-                    f"{len(cube)}\nheader offset = 0\ndata type = 2\ninterleave = bsq\nbyte order "
-                    f"= 0\ndata ignore value = {nodata}\n")
-    return path
 
 
 def scene() -> np.ndarray:

@@ -13,11 +13,10 @@ import numpy as np
 import products as made
 import pytest
 import rasterio
-from products import COLUMNS, ROWS, corner, netcdf
+from products import COLUMNS, ROWS, corner, netcdf, physical
 
 import hsi_test
 from utility import lmdb_data
-from utility.cubes.cube import Scene
 from utility.lmdb_dataset import LMDBDataset
 from utility.scenes import list_scenes, open_scene, read_scene
 from utility.system.errors import Unclear, UserError
@@ -108,15 +107,6 @@ def row(request: pytest.FixtureRequest) -> Row:
 @pytest.fixture
 def path(tmp_path: Path, row: Row) -> Path:
     return row.make(tmp_path / row.name)
-
-
-def physical(scene: Scene) -> np.ndarray:
-    """(B, H, W), NaN where missing."""
-    cube = np.asarray(scene.cube, np.float64)
-    cube[cube == scene.nodata] = np.nan
-    gain = np.ones(len(cube)) if scene.gain is None else scene.gain
-    offset = np.zeros(len(cube)) if scene.offset is None else scene.offset
-    return cube * gain[:, None, None] + offset[:, None, None]
 
 
 def test_values_axes_bands_missing_pixels_and_place_are_those_of_the_product(
@@ -317,13 +307,16 @@ def test_products_whose_bands_are_as_many_as_rows_have_their_own_axes(tmp_path: 
         assert scene.wavelengths is not None
 
 
-def test_emit_without_a_lookup_table_and_with_other_axes_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gone", "words"), [("location", "no lookup table (GLT)"),
+                                             ("geotransform", "(GLT) cannot be read")])
+def test_emit_without_a_readable_lookup_table_is_read_and_that_is_told(
+        tmp_path: Path, gone: str, words: str) -> None:
     path, whole = made.emit(tmp_path / "EMIT.nc"), read_scene(made.emit(tmp_path / "whole.nc"))
     with h5py.File(path, "r+") as file:
-        del file["location"]
+        del (file if gone == "location" else file.attrs)[gone]
     scene = read_scene(path)
-    assert scene.product == "EMIT" and scene.lonlat is None
-    assert "no lookup table" in " ".join(scene.notes)
+    assert scene.product == "EMIT" and (scene.lonlat is None) == (gone == "location")
+    assert words in " ".join(scene.notes)
     np.testing.assert_array_equal(scene.cube, whole.cube)
 
 
@@ -496,14 +489,6 @@ def test_an_image_of_one_detector_takes_its_bands_of_the_xml(tmp_path: Path) -> 
                     for nm in range(400, 1200, 100))
     xml.write_text(f"<a><expectedChannelsList>1,3,4,6,8</expectedChannelsList>{bands}</a>")
     np.testing.assert_array_equal(read_scene(folder).wavelengths, [400, 600, 700, 900, 1100])
-
-
-def test_emit_without_a_readable_lookup_table_is_read_and_the_table_is_told(tmp_path: Path) -> None:
-    path = made.emit(tmp_path / "EMIT.nc")
-    with h5py.File(path, "r+") as file:
-        del file.attrs["geotransform"]
-    scene = read_scene(path)
-    assert scene.cube.shape == (12, ROWS, COLUMNS) and "GLT" in scene.notes[0]
 
 
 @pytest.mark.parametrize(("head", "name"),

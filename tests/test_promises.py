@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import scipy.io
 import torch
+from made import geotiff as tif
 from made import network, smooth
 
 import hsi_sr
@@ -21,14 +22,6 @@ from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_che
 from utility.lmdb_dataset import LMDBDataset
 from utility.system.errors import UserError
 from utility.training.remarks import without_gain
-
-
-def tif(path: Path | str, cube: np.ndarray) -> Path:
-    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1],
-                       width=cube.shape[2], dtype=cube.dtype.name,
-                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
-        file.write(cube)
-    return Path(path)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import scipy.io
-from rasterio.enums import ColorInterp
+from made import geotiff
 
 from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
 from utility.cubes.cube import LazyCube, Scene
@@ -621,19 +621,6 @@ def test_the_distance_between_two_scenes_bounds_is_in_metres(epsg, moved, expect
 
 # --------------------------------------------------------------------------- pixels nobody measured
 
-def raster(path: Path, cube: np.ndarray, mask: np.ndarray | None = None,
-           nodata: float | None = None, alpha: bool = False) -> Path:
-    with rasterio.open(path, "w", driver="GTiff", count=len(cube), height=cube.shape[1],
-                       width=cube.shape[2], dtype=cube.dtype.name, nodata=nodata,
-                       transform=rasterio.Affine(30, 0, 0, 0, -30, 0)) as file:
-        if alpha:
-            file.colorinterp = [ColorInterp.undefined] * (len(cube) - 1) + [ColorInterp.alpha]
-        file.write(cube)
-        if mask is not None:
-            file.write_mask(~mask)
-    return path
-
-
 @pytest.mark.parametrize("how", ["mask", "alpha"])
 def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(
         tmp_path: Path, how: str) -> None:
@@ -642,12 +629,8 @@ def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(
     gone[:, 5:] = True
     cube[:, gone] = 0
     expected = clean(Scene(cube, "declared", nodata=0))
-    if how == "alpha":
-        band = np.where(gone, 0, 65535).astype(np.uint16)[None]
-        path = raster(tmp_path / "a.tif", np.concatenate([cube, band]), alpha=True)
-    else:
-        path = raster(tmp_path / "a.tif", cube, gone)
-    scene = clean(read_scene(path))
+    says = {"alpha": np.where(gone, 0, 65535)} if how == "alpha" else {"mask": ~gone}
+    scene = clean(read_scene(geotiff(tmp_path / "a.tif", cube, **says)))
     assert scene.cube.shape == (4, 6, 8), "an alpha band is no band"
     np.testing.assert_array_equal(scene.missing, gone)
     np.testing.assert_array_equal(scene.cube, expected.cube)
@@ -659,13 +642,13 @@ def test_pixels_that_a_mask_or_an_alpha_band_declares_missing_are_missing(
 def test_a_fourth_band_that_gdal_calls_alpha_and_that_holds_values_is_a_band(
         tmp_path: Path) -> None:
     cube = (np.random.default_rng(0).random((4, 12, 12)) * 255).astype(np.uint8)
-    scene = read_scene(raster(tmp_path / "rgbn.tif", cube))
+    scene = read_scene(geotiff(tmp_path / "rgbn.tif", cube))
     np.testing.assert_array_equal(scene.cube, cube)
     assert scene.missing is None
 
 
 def test_a_mask_beside_a_raster_that_is_no_tiff_is_not_opened(tmp_path: Path) -> None:
-    path = raster(tmp_path / "a.tif", cube_of(4, 6, 8, "uint16"))
+    path = geotiff(tmp_path / "a.tif", cube_of(4, 6, 8, "uint16"))
     (tmp_path / "a.tif.msk").write_text('<VRTDataset rasterXSize="8" rasterYSize="6"></VRTDataset>')
     assert read_scene(path).missing is None
 
@@ -673,7 +656,7 @@ def test_a_mask_beside_a_raster_that_is_no_tiff_is_not_opened(tmp_path: Path) ->
 def test_every_band_has_its_own_no_data_value(tmp_path: Path) -> None:
     cube = cube_of(3, 6, 8, "int16") + 1
     cube[:, 2, 3] = -9999, -1, -9999
-    path = raster(tmp_path / "a.tif", cube)
+    path = geotiff(tmp_path / "a.tif", cube)
     band = '<PAMRasterBand band="{}"><NoDataValue>{}</NoDataValue></PAMRasterBand>'
     bands = "".join(band.format(b, v) for b, v in ((1, -9999), (2, -1), (3, -9999)))
     (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")

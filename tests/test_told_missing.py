@@ -9,10 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import rasterio
 import scipy.io
-from made import network, smooth
-from rasterio.enums import ColorInterp
+from made import envi, network, smooth
+from made import geotiff as tif
 
 import hsi_test
 from studies import estimate_mtf, mismatch
@@ -43,33 +42,6 @@ def two(value: float, dtype: str = "int16") -> np.ndarray:
     return np.where(np.arange(COLUMNS) > 60, np.array(-9999, dtype), holding(value, dtype))
 
 
-def tif(path: Path, cube: np.ndarray, nodata: float | None = None, mask: np.ndarray | None = None,
-        alpha: np.ndarray | None = None, inside: bool = True, late: bool = False) -> Path:
-    """A GeoTIFF; `late` tells the use of the alpha band after the values, which GDAL forgets."""
-    bands = cube if alpha is None else np.concatenate([cube, alpha[None].astype(cube.dtype)])
-    use = [ColorInterp.gray, *[ColorInterp.undefined] * (len(cube) - 1), ColorInterp.alpha]
-    with (rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside),
-          rasterio.open(path, "w", driver="GTiff", count=len(bands), height=ROWS, width=COLUMNS,
-                        dtype=cube.dtype.name, nodata=nodata, crs="EPSG:32633",
-                        transform=rasterio.Affine(30, 0, 5e5, 0, -30, 5.1e6)) as file):
-        if alpha is not None and not late:
-            file.colorinterp = use
-        file.write(bands)
-        if late:
-            file.colorinterp = use
-        if mask is not None:
-            file.write_mask(mask)
-    return path
-
-
-def envi(path: Path, cube: np.ndarray, nodata: str) -> Path:
-    code = {"int16": 2, "float32": 4}[cube.dtype.name]
-    path.with_suffix(".img").write_bytes(cube.tobytes())
-    path.write_text(f"ENVI\nsamples = {COLUMNS}\nlines = {ROWS}\nbands = {BANDS}\ndata type = "
-                    f"{code}\ninterleave = bsq\nbyte order = 0\ndata ignore value = {nodata}\n")
-    return path
-
-
 def netcdf(path: Path, cube: np.ndarray, **said: object) -> Path:
     with h5py.File(path, "w") as file:
         array = file.create_dataset("reflectance", data=cube)
@@ -80,19 +52,8 @@ def netcdf(path: Path, cube: np.ndarray, **said: object) -> Path:
     return path
 
 
-def numpy_zip(path: Path) -> Path:
-    np.savez(path, cube=holding(-9999), layout="BHW", nodata=-9999.0)
-    return path
-
-
-def matlab(path: Path) -> Path:
-    scipy.io.savemat(path, {"cube": holding(-9999).transpose(1, 2, 0), "layout": "HWB",
-                            "nodata": -9999.0})
-    return path
-
-
-def plain(path: Path, cube: np.ndarray) -> Path:
-    np.save(path, cube)
+def written(write: Callable[..., object], path: Path, *content: object, **more: object) -> Path:
+    write(path, *content, **more)
     return path
 
 
@@ -129,10 +90,13 @@ FORMS: dict[str, Callable[[Path], Path]] = {
                                             valid_min=np.float32(-15000)),
     "packed": lambda p: netcdf(p / "s.nc", holding(-9999), _FillValue=np.int16([-9999]),
                                scale_factor=0.5, add_offset=3.0),
-    "npz": lambda p: numpy_zip(p / "s.npz"),
-    "MATLAB": lambda p: matlab(p / "s.mat"),
-    "npy: --nodata": lambda p: plain(p / "s.npy", holding(-9999)),
-    "npy: NaN": lambda p: plain(p / "s.npy", holding(np.nan, "float64")),
+    "npz": lambda p: written(np.savez, p / "s.npz", cube=holding(-9999), layout="BHW",
+                             nodata=-9999.0),
+    "MATLAB": lambda p: written(scipy.io.savemat, p / "s.mat",
+                                {"cube": holding(-9999).transpose(1, 2, 0), "layout": "HWB",
+                                 "nodata": -9999.0}),
+    "npy: --nodata": lambda p: written(np.save, p / "s.npy", holding(-9999)),
+    "npy: NaN": lambda p: written(np.save, p / "s.npy", holding(np.nan, "float64")),
 }
 """What says it -> a file, in a folder."""
 

@@ -149,9 +149,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this project or of the released code; prefixes in `net` are taken off.
 
-    Raises:
-        UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code, or
-            has no weights.
+    Raises UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code,
+    or has no weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -245,9 +244,8 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 def export(source: str | Path, target: str | Path) -> None:
     """Write the weights of a checkpoint as safetensors, its facts as JSON texts in the metadata.
 
-    Raises:
-        UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be
-            written.
+    Raises UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be
+    written.
     """
     if Path(target).suffix != SAFETENSORS:
         raise UserError(f"{target} has another suffix than {SAFETENSORS}; write NAME{SAFETENSORS}.")
@@ -295,9 +293,8 @@ def checksum(weights: Mapping[str, Tensor], facts: Mapping[str, str] | None = No
 def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Copy the weights of a loaded checkpoint into `net`.
 
-    Raises:
-        UserError: names or shapes differ (the network the file holds is named if it is known), or a
-            weight is NaN or infinite.
+    Raises UserError: names or shapes differ (the network the file holds is named if it is known),
+    or a weight is NaN or infinite.
     """
     _check_shapes(net, checkpoint, path)
     weights = checkpoint["net"]
@@ -331,9 +328,8 @@ def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: s
         options: of the network, for a checkpoint that does not say them (`long_skip` of a released
             one).
 
-    Raises:
-        UserError: it holds another network than `arch`, or none that is known, or says other
-            `options`.
+    Raises UserError: it holds another network than `arch`, or none that is known, or says other
+    `options`.
     """
     found = checkpoint.get("arch")
     candidates = [found] if found else matching_models(_shapes(checkpoint["net"]))
@@ -386,8 +382,7 @@ def model_from_checkpoint(path: str | Path, arch: str | None = None,
         options: as in `describe_checkpoint`.
         execution: fields of `models.Execution`.
 
-    Raises:
-        UserError: as `load_checkpoint`, `describe_checkpoint` and `load_weights`.
+    Raises UserError: as `load_checkpoint`, `describe_checkpoint` and `load_weights`.
     """
     checkpoint = load_checkpoint(path)
     info = describe_checkpoint(checkpoint, path, arch, options)

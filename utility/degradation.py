@@ -96,9 +96,8 @@ class Degradation:
         kind: one of `KINDS`.
         mtf: of the kind `mtf`, on rows and on columns: above 0 and below 1.
 
-    Raises:
-        ValueError: an unknown kind or scale, an MTF outside (0, 1), or a kind with an MTF that has
-            none.
+    Raises ValueError: an unknown kind or scale, an MTF outside (0, 1), or a kind with an MTF that
+    has none.
 
     Example:
         >>> Degradation(4, "mtf", (0.3, 0.3)).round(torch.rand(31, 64, 64)).shape

@@ -373,16 +373,10 @@ def evaluate(sr: Any, gt: Any, scale: float, preset: str = "standard", border: i
 
         An index that is left with no pixel or no band is None (`null` in JSON).
 
-    Raises:
-        UserError: unknown preset, shapes that differ, NaN or infinity, a ground truth outside [0,
-            1], or an image smaller than the SSIM window after the border is cut.
+    Raises UserError: unknown preset, shapes that differ, NaN or infinity, a ground truth outside
+    [0, 1], or an image smaller than the SSIM window after the border is cut.
     """
     return Comparison(sr, gt, scale, preset, border, counted).indexes()
-
-
-def dark_bands(gt: Any, border: int = 0, counted: np.ndarray | None = None) -> list[int]:
-    """The bands, from 0, that ERGAS leaves out: their mean is below 1 % of the cube's."""
-    return np.flatnonzero(Comparison(gt, gt, border=border, counted=counted).dark).tolist()
 
 
 def band_psnr(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:

@@ -57,10 +57,8 @@ class LMDBDataset(Dataset):
         meta: the database's ``__meta__``.
         shape: (B, h, w).
 
-    Raises:
-        UserError: `path` is missing, is not a database of either kind, is of a version that is not
-            known here, or is truncated; on reading, a record is missing or corrupt
-            (named by its key).
+    Raises UserError: `path` is missing, is not a database of either kind, is of a version that is
+    not known here, or is truncated; on reading, a record is missing or corrupt (named by its key).
     """
 
     def __init__(self, path: str | Path, split: str | None = None) -> None:
@@ -201,8 +199,7 @@ def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = 
         force: replace `path` if it is a database.
         map_size_mb: LMDB's map to begin with; the map doubles when it is full.
 
-    Raises:
-        UserError: `path` exists and is not replaced, it cannot be written, or the disk is full.
+    Raises UserError: `path` exists and is not replaced, it cannot be written, or the disk is full.
     """
     path = Path(path)
     refuse_existing(path, force)
@@ -248,8 +245,7 @@ class DatabaseWriter:
             validation: how many of the last patches are for validation; None: `default_validation`.
             facts: what else ``__meta__`` says, such as `sources`.
 
-        Raises:
-            UserError: no patch would be left for training.
+        Raises UserError: no patch would be left for training.
         """
         if validation is None:
             validation = default_validation(self.count)

@@ -110,13 +110,11 @@ def read_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
         bands: the number of bands expected. It settles the layout; another number is refused.
         size: (rows, columns) of a 2-D bands x pixels array whose file has no nRow and nCol.
 
-    Returns:
-        A Scene whose cube is a C-contiguous (B, H, W) array; its `layout` is the one that was
-        taken.
+    Returns: A Scene whose cube is a C-contiguous (B, H, W) array; its `layout` is the one that was
+    taken.
 
-    Raises:
-        UserError: the file cannot be read, its key or layout is not clear, or it holds no
-            real-valued cube.
+    Raises UserError: the file cannot be read, its key or layout is not clear, or it holds no
+    real-valued cube.
     """
     scene = open_scene(path, key, layout, bands, size)
     require_memory(math.prod(scene.cube.shape) * scene.cube.dtype.itemsize, path)
@@ -162,10 +160,9 @@ def create_scene(path: str | os.PathLike[str], like: Scene,
     byte order and all metadata are those of `like`. Blocks go to disk as they come; for v5 .mat and
     .npz they are collected in memory.
 
-    Raises:
-        UserError: the suffix is unknown, the file exists and `overwrite` is False, the container
-            cannot hold `dtype`, or the disk is full or not writable. Nothing is left under the
-            final name then.
+    Raises UserError: the suffix is unknown, the file exists and `overwrite` is False, the container
+    cannot hold `dtype`, or the disk is full or not writable. Nothing is left under the final name
+    then.
     """
     shape = tuple(like.cube.shape if shape is None else shape)
     dtype = native(like.cube.dtype if dtype is None else dtype)
@@ -186,8 +183,7 @@ def list_scenes(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]
     A scene in a folder is a file, or a folder of its own as some products are delivered. Where a
     folder has neither, the scenes of the folders in it count.
 
-    Raises:
-        UserError: a path does not exist, or a folder has no scene in it.
+    Raises UserError: a path does not exist, or a folder has no scene in it.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
@@ -300,9 +296,8 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
             decoded in a temporary file in `folder`.
         keep_bad: keep bad bands and list them (see `clean`).
 
-    Raises:
-        UserError: the file cannot be read, its number of bands is not the expected one, or bands
-            are bad (see `clean`).
+    Raises UserError: the file cannot be read, its number of bands is not the expected one, or bands
+    are bad (see `clean`).
     """
     reading = reading or Reading()
     opened = read_scene if in_memory else open_scene

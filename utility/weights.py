@@ -89,8 +89,7 @@ def choose(arch: str | None = None, scale: int | None = None,
     Before all others come those whose card names the degradation in `first_for`: they know this
     blur alone, and serve it better than those for any MTF.
 
-    Raises:
-        UserError: the file is missing or not the one that its card describes.
+    Raises UserError: the file is missing or not the one that its card describes.
     """
     fit = [one for one in shipped() if one.fits(arch, scale, kind)]
     fit.sort(key=lambda one: kind not in one.card.get("first_for", []))
@@ -103,9 +102,8 @@ def choose(arch: str | None = None, scale: int | None = None,
 def named(name: str) -> str:
     """The path of the shipped weights of this name; a path, and what is no such name, as it is.
 
-    Raises:
-        UserError: the file of that name is missing or not the one that its card describes, or a
-            name without a folder and a suffix is none of the shipped ones.
+    Raises UserError: the file of that name is missing or not the one that its card describes, or a
+    name without a folder and a suffix is none of the shipped ones.
     """
     if Path(name).exists() or Path(name).name != name:
         return name
@@ -138,9 +136,8 @@ def export(source: Path, name: str, *, order: int, about: str, metrics: Sequence
         metrics: metrics.json of tests of this checkpoint.
         force: replace files of that name.
 
-    Raises:
-        UserError: the checkpoint was not made by this project, metrics of another checkpoint, or
-            the files exist.
+    Raises UserError: the checkpoint was not made by this project, metrics of another checkpoint, or
+    the files exist.
     """
     from utility.checkpoints import load_checkpoint, model_from_checkpoint, save_checkpoint
 

@@ -32,8 +32,7 @@ SENSORS = {31, 48, 102, 103, 144, 156, 162, 176, 188, 189, 191, 198, 200, 204, 2
 def spelled(layout: str) -> str:
     """The layout in the spelling of LAYOUTS, whatever its case.
 
-    Raises:
-        UserError: the layout is unknown.
+    Raises UserError: the layout is unknown.
     """
     for known in LAYOUTS:
         if known.lower() == layout.lower():
@@ -62,8 +61,7 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
         layout, bands, size: what was asked for or what the file states; None where nothing was.
         where: the file and its key, for messages.
 
-    Raises:
-        UserError: the layout is not clear, or contradicts the array.
+    Raises UserError: the layout is not clear, or contradicts the array.
     """
     shape, mirrored = stored.array.shape, stored.mirrored
     if len(shape) == 2:

@@ -56,8 +56,7 @@ def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray |
 def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
     """Band indices, counted from 0, from text such as "0-49,60"; ends included, sorted, each once.
 
-    Raises:
-        UserError: the text is no such list, or names a band outside 0 .. count - 1.
+    Raises UserError: the text is no such list, or names a band outside 0 .. count - 1.
     """
     if isinstance(text, str):
         chosen: set[int] = set()
@@ -158,9 +157,8 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
             ``metadata["bad_bands"]`` holds their indices, and ``metadata["bad_pixels"]`` {index:
             (H, W), True for invalid pixels} of those that were filled.
 
-    Raises:
-        UserError: a band is bad, not declared so, and not dropped, filled or kept (the message
-            names it), or fewer than 2 bands remain.
+    Raises UserError: a band is bad, not declared so, and not dropped, filled or kept (the message
+    names it), or fewer than 2 bands remain.
     """
     count = scene.cube.shape[0]
     wanted = parse_bands(bands, count) if bands is not None else list(range(count))

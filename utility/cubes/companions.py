@@ -255,16 +255,26 @@ def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
     found = []
     for name, value in beside.items():
         value = np.asarray(value)
-        if (name.lower() not in WAVELENGTHS or value.dtype.kind not in "iuf"
-                or not 2 <= value.size == max(value.shape)):
-            continue
-        value = value.astype(np.float64).ravel()
-        if np.all(np.isfinite(value)):
-            if value.min() >= 100:
-                found.append(value)
-            elif value.min() >= 0.1 and value.max() < 100 and not np.all(value == np.rint(value)):
-                found.append(value * 1000)
-    return found
+        if (name.lower() in WAVELENGTHS and value.dtype.kind in "iuf"
+                and 2 <= value.size == max(value.shape)):
+            found.append(in_nm(value.astype(np.float64).ravel()))
+    return [nm for nm in found if nm is not None]
+
+
+def in_nm(values: np.ndarray, units: str = "") -> np.ndarray | None:
+    """Centre wavelengths in nm; None where the numbers are none (band numbers, zeros, others)."""
+    if not np.all(np.isfinite(values)) or values.min() <= 0:
+        return None
+    if len(np.unique(values)) * 2 < len(values):
+        return None
+    if units.strip():
+        factor = unit_in_nm(units)
+    elif values.min() >= 100:
+        factor = 1.0
+    else:
+        factor = 1e3 if values.min() >= 0.1 and not np.all(values == np.rint(values)) else None
+    nm = None if factor is None else values * factor
+    return nm if nm is not None and nm.min() >= 100 and nm.max() <= 1e5 else None
 
 
 def nanometres(values: Any, units: str | None) -> np.ndarray | None:

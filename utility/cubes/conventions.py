@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from utility.cubes.companions import COMPANION, nanometres, unit_in_nm
+from utility.cubes.companions import COMPANION, in_nm, nanometres
 
 NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 """Begins the attribute NAME of a data set that stands for a dimension, and has no values."""
@@ -17,8 +17,7 @@ NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 AXES = (("B", r"band|wave|wvl|lambda|spectr|chan"),
         ("W", r"cross|across|col|sample|pixel|(^|_)x|lon|east|width"),
         ("H", r"line|row|scan|down|along|(^|_)y|lat|north|height|track"))
-"""Axis -> what its dimension is called, in lower case; the first that fits counts
-(`pixels_per_line`, `crosstrack`)."""
+"""Axis -> what its dimension is called; the first that fits counts (`pixels_per_line`)."""
 
 WAVELENGTH = re.compile(r"wave_?len|wvl|^wl|^wavs$|lambda|cent(er|re)|(^|_)cw(_|$)|^bands$")
 WIDTH = re.compile(r"fwhm|band_?width|band_?pass|full_?width")
@@ -186,22 +185,6 @@ def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Datase
         if bands.good is None and _is(GOOD, one.name) and set(np.unique(one.values)) <= {0.0, 1.0}:
             bands.good = one.values == 1
     return bands
-
-
-def in_nm(values: np.ndarray, units: str) -> np.ndarray | None:
-    """Centre wavelengths in nm; None where the numbers are none (band numbers, zeros, others)."""
-    if not np.all(np.isfinite(values)) or values.min() <= 0:
-        return None
-    if len(np.unique(values)) * 2 < len(values):
-        return None
-    if units.strip():
-        factor = unit_in_nm(units)
-    elif values.min() >= 100:
-        factor = 1.0
-    else:
-        factor = 1e3 if values.min() >= 0.1 and not np.all(values == np.rint(values)) else None
-    nm = None if factor is None else values * factor
-    return nm if nm is not None and nm.min() >= 100 and nm.max() <= 1e5 else None
 
 
 def _is(pattern: re.Pattern[str], name: str, *others: re.Pattern[str]) -> bool:

@@ -247,8 +247,7 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
         folder: of that file, or the nearest folder above that exists; by default the system's
             folder for temporary files (TMPDIR), which may lie in memory.
 
-    Raises:
-        UserError: the disk is full or not writable.
+    Raises UserError: the disk is full or not writable.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= SCRATCH:

@@ -13,14 +13,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from utility.cubes.conventions import (
-    attributes,
-    eos_structure,
-    is_dimension,
-    item_at,
-    numbers,
-    scales,
-)
+from utility.cubes import conventions
 
 Affine = tuple[float, ...]
 """a..f: x = a column + b row + c, y = d column + e row + f, of the corners of pixels."""
@@ -47,8 +40,7 @@ LAT, LON = re.compile(r"^lat(itude)?s?($|_)"), re.compile(r"^lon(gitude)?s?($|_)
 
 @dataclass(frozen=True)
 class Points:
-    """Ground control points: (row, column, x, y, z) of each, rows and columns from the corner of
-    the first pixel."""
+    """Ground control points: (row, column, x, y, z), from the corner of the first pixel."""
     rows: tuple[tuple[float, ...], ...]
     crs: str | None                           # WKT
 
@@ -56,8 +48,7 @@ class Points:
 # ------------------------------------------------------------------------------------------ reading
 
 def place_of(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine | None]:
-    """CRS (WKT) and transform of an array with a map grid, by CF or HDF-EOS; (None, None) for one
-    without."""
+    """CRS (WKT) and transform of an array with a map grid, by CF or HDF-EOS; else two None."""
     for found in (_cf_place, _eos_place):
         with suppress(CRSError, KeyError, ValueError, IndexError, TypeError):
             crs, transform = found(dataset, layout)
@@ -67,8 +58,7 @@ def place_of(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine | N
 
 
 def crs_of(said: Mapping[str, Any]) -> str | None:
-    """The CRS of a grid mapping's `conventions.attributes`: WKT, an EPSG code, or CF's own
-    parameters."""
+    """The CRS of a grid mapping's attributes: WKT, an EPSG code, or CF's own parameters."""
     for name in ("epsgcode", "epsg", "crswkt", "spatialref", "proj4", "proj4text"):
         value = said.get(name)
         if value is None or not np.size(value) or str(value).strip() == "":
@@ -83,9 +73,9 @@ def crs_of(said: Mapping[str, Any]) -> str | None:
         return None
     proj: dict[str, Any] = {"proj": projection}
     for name, parameter in PARAMETERS.items():
-        if (value := numbers(said.get(name, ""))) is not None:
+        if (value := conventions.numbers(said.get(name, ""))) is not None:
             proj[parameter] = float(value[0])
-    if (parallels := numbers(said.get("standardparallel", ""))) is not None:
+    if (parallels := conventions.numbers(said.get("standardparallel", ""))) is not None:
         if projection in ("stere", "merc", "cea"):
             proj["lat_ts"] = parallels[0]
         else:
@@ -118,13 +108,13 @@ def known_crs(crs: CRS) -> CRS:
 
 
 def _cf_place(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine | None]:
-    said = attributes(dataset)
+    said = conventions.attributes(dataset)
     mapping = _nearby(dataset, str(said.get("gridmapping", "")).split(":")[0].strip())
-    mapped = attributes(mapping) if mapping is not None else {}
+    mapped = conventions.attributes(mapping) if mapping is not None else {}
     rows, columns = (_coordinate(dataset, layout.index(axis)) for axis in "HW")
     crs = crs_of(mapped) if mapped else None
     if rows is None or columns is None:
-        values = numbers(mapped.get("geotransform", ""))
+        values = conventions.numbers(mapped.get("geotransform", ""))
         return crs, gdal_transform(values) if values is not None and values.size == 6 else None
     (top, down, degrees), (left, across, _) = rows, columns
     if crs is None and degrees:
@@ -138,7 +128,7 @@ def _nearby(dataset: h5py.Dataset, name: str) -> Any:
     """What a variable refers to by name: in its own group, or in one of those above."""
     group = dataset.parent
     while name:
-        if (item := item_at(group, name)) is not None:
+        if (item := conventions.item_at(group, name)) is not None:
             return item
         if group.name == "/":
             break
@@ -148,17 +138,18 @@ def _nearby(dataset: h5py.Dataset, name: str) -> Any:
 
 def _coordinate(dataset: h5py.Dataset, axis: int) -> tuple[float, float, bool] | None:
     """First value and step of an axis with even coordinates; whether they are degrees."""
-    scale = scales(dataset)[axis]
+    scale = conventions.scales(dataset)[axis]
     if scale is None:
         return None
-    if is_dimension(scale):
+    if conventions.is_dimension(scale):
         scale = _nearby(dataset, scale.name.rpartition("/")[2])
-    if scale is None or is_dimension(scale) or scale.ndim != 1:
+    if scale is None or conventions.is_dimension(scale) or scale.ndim != 1:
         return None
     if scale.size != dataset.shape[axis] or scale.size < 2:
         return None
-    values, said = np.asarray(scale[()], np.float64), attributes(scale)
-    factor = (numbers(said.get("scalefactor", 1.0))[0], (numbers(said.get("addoffset", 0.0)))[0])
+    values, said = np.asarray(scale[()], np.float64), conventions.attributes(scale)
+    factor = (conventions.numbers(said.get("scalefactor", 1.0))[0],
+              (conventions.numbers(said.get("addoffset", 0.0)))[0])
     values = values * factor[0] + factor[1]
     step = (values[-1] - values[0]) / (len(values) - 1)
     even = values[0] + step * np.arange(len(values))
@@ -174,7 +165,7 @@ def _eos_place(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine |
     found = re.search(r"/GRIDS/([^/]+)/", dataset.name)
     if not found:
         return None, None
-    text = eos_structure(dataset.file)
+    text = conventions.eos_structure(dataset.file)
     grids = re.split(r"GROUP=GRID_\d+\s", text)
     block = next((grid for grid in grids if f'GridName="{found.group(1)}"' in grid), "")
 
@@ -193,7 +184,7 @@ def _eos_place(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine |
     crs = None
     group = dataset.parent
     while crs is None and group.name != "/":
-        crs, group = crs_of(attributes(group)), group.parent
+        crs, group = crs_of(conventions.attributes(group)), group.parent
     zone = re.search(r"ZoneCode=(-?\d+)", block)
     if crs is None and geographic:
         crs = CRS.from_epsg(4326).to_wkt()
@@ -233,9 +224,9 @@ def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.n
         last = name.rpartition("/")[2].lower()
         for key, pattern in (("lat", LAT), ("lon", LON)):
             if pattern.search(last) and key not in found:
-                said = attributes(item)
+                said = conventions.attributes(item)
                 values = np.asarray(item[()], np.float64)
-                fill = numbers(said.get("fillvalue", ""))
+                fill = conventions.numbers(said.get("fillvalue", ""))
                 values[~(np.abs(values) <= 360) if fill is None else values == fill[0]] = np.nan
                 found[key] = values
 

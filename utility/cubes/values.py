@@ -20,9 +20,8 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     Args:
         keep: the user says that the values are in [0, 1] already; the range is (0, 1) then.
 
-    Raises:
-        UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value lies
-            outside [0, 1].
+    Raises UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value
+    lies outside [0, 1].
     """
     if scene.normalised:
         return 0.0, 1.0
@@ -78,8 +77,7 @@ def unit_range(cube: Any, low: float | None = None,
     Without low or high they are the cube's own minimum and maximum, and the result lies in [0, 1];
     values outside given limits are left outside.
 
-    Raises:
-        UserError: the cube is constant, or holds NaN or infinite values.
+    Raises UserError: the cube is constant, or holds NaN or infinite values.
     """
     if low is None or high is None:
         least, most = _limits(band_statistics(cube), "The cube")
@@ -104,9 +102,8 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
         dtype: of the result.
         on_overflow: what happens to values that `dtype` cannot hold: "refuse" or "clip".
 
-    Raises:
-        UserError: values overflow `dtype` and on_overflow is "refuse", or NaN is to become an
-            integer.
+    Raises UserError: values overflow `dtype` and on_overflow is "refuse", or NaN is to become an
+    integer.
     """
     if on_overflow not in ("refuse", "clip"):
         raise ValueError(f"on_overflow is {on_overflow!r}, expected 'refuse' or 'clip'")

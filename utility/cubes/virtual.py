@@ -109,8 +109,7 @@ def joined_arms(arms: Mapping[str, Stored]) -> Stored:
         arms: name -> its array, of three axes with a layout; a band whose wavelength is NaN is dead
             and left out.
 
-    Raises:
-        UserError: the arms are of different sizes.
+    Raises UserError: the arms are of different sizes.
     """
     cubes = {name: readable(arm.array, arm.layout) for name, arm in arms.items()}
     if len({cube.shape[1:] for cube in cubes.values()}) > 1:

@@ -51,9 +51,8 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
         test_out: folder for the test cubes of a card with a `test_region`; None writes none.
         failed: takes sentences on scenes that cannot be used, of several; None: they are raised.
 
-    Raises:
-        UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk is
-            full; each by name.
+    Raises UserError: a scene cannot be used, scenes differ in their bands, `out` exists, the disk
+    is full; each by name.
     """
     files = list_scenes(sources)
     automatic = not val_scenes and val_last is None and not card.validation_region

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -131,9 +131,8 @@ def list_cards() -> list[str]:
 def load_card(name_or_path: str | Path) -> Card:
     """The card of that name under ``data/``, or in that .toml file.
 
-    Raises:
-        UserError: there is no such card, or a field is missing, unknown or wrong (the message names
-            file and field).
+    Raises UserError: there is no such card, or a field is missing, unknown or wrong (the message
+    names file and field).
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -166,14 +165,10 @@ def generic_card(patch: int = 64) -> Card:
                 strides=(patch,))
 
 
-def locate(card: Card, use: str) -> Path:
+def locate(card: Card, use: Literal["training", "test"]) -> Path:
     """Find the scenes of one use: the card's folder, else a file in an installed package.
 
-    Args:
-        use: "training" or "test".
-
-    Raises:
-        UserError: they are in neither place; the message says how to get them.
+    Raises UserError: they are in neither place; the message says how to get them.
     """
     place = (card.test_source if use == "test" else "") or card.source
     if place and default_path(place).exists():
@@ -193,16 +188,13 @@ def locate(card: Card, use: str) -> Path:
                     "them with --source (to build) or --data (to test).")
 
 
-def split(card: Card, files: Sequence[Path], use: str) -> tuple[list[Path], list[str]]:
+def split(card: Card, files: Sequence[Path],
+          use: Literal["training", "test"]) -> tuple[list[Path], list[str]]:
     """Select the scene files of one use by the card's lists, in their order; notes on the rest.
-
-    Args:
-        use: "training" or "test".
 
     Returns: all files, in their order, and no note, where the card lists no scenes.
 
-    Raises:
-        UserError: a list cannot be read, or none of its scenes is among the files.
+    Raises UserError: a list cannot be read, or none of its scenes is among the files.
     """
     lists = {"training": _listed(card, card.scenes), "test": _listed(card, card.test_scenes)}
     wanted = lists[use]

@@ -41,8 +41,7 @@ def divide(card: Card, scene: Scene,
         share: of the training pixels, that validates instead: a corner, and a `GAP` beside it that
             is in no part. Nothing validates where no patch would be left on one side.
 
-    Raises:
-        UserError: as `parts`, or a training part is smaller than a patch.
+    Raises UserError: as `parts`, or a training part is smaller than a patch.
     """
     limits = value_range(scene)
     found = {use: parts(card, scene, use, limits)

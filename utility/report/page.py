@@ -85,8 +85,7 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
         figures: (caption, PNG or JPEG file).
         lead: the sentence under the title; by default the gain of the network, or the last method.
 
-    Raises:
-        UserError: a figure is missing or is not a PNG or JPEG.
+    Raises UserError: a figure is missing or is not a PNG or JPEG.
     """
     path = Path(path)
     pictures = [_figure(caption, Path(file)) for caption, file in figures]

@@ -23,8 +23,7 @@ SIDE = 64
 
 
 def other_mtfs(problem: Problem) -> list[float]:
-    """The MTFs of the sensor that might be assumed in place of the problem's; none where its
-    method or its degradation knows no MTF."""
+    """The sensor's MTFs that might be assumed instead; none where the method knows no MTF."""
     found = Degradation.of(problem.scale, problem.degradation)
     if found.kind != ANY or problem.method == "interpolation":
         return []
@@ -36,12 +35,11 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
                      ) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """The middle of a cube (B, h, w) in [0, 1], computed for each of `other_mtfs`; NaN is missing.
 
-    Returns:
-        A row for each: `mtf`; `differs`, the root of the mean square of what the result differs
-        from that of `problem`, in shares of the cube's range; `halo`, the share of values outside
-        the range of the 3 x 3 input pixels around them. And the results themselves, (B, H, W) by
-        name, that of `problem` first, NaN where the input is missing; nothing where there is no
-        other MTF, or no measured pixel.
+    Returns: A row for each: `mtf`; `differs`, the root of the mean square of what the result
+    differs from that of `problem`, in shares of the cube's range; `halo`, the share of values
+    outside the range of the 3 x 3 input pixels around them. And the results themselves, (B, H, W)
+    by name, that of `problem` first, NaN where the input is missing; nothing where there is no
+    other MTF, or no measured pixel.
     """
     others, piece = other_mtfs(problem), np.array(middle(low))
     missing = np.isnan(piece).any(axis=0)

@@ -19,8 +19,7 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
     format of its scene where that can be written. A result that is newer than its scene is left as
     it is. A scene that fails does not stop the others; failures are listed at the end.
 
-    Raises:
-        UserError: there is no scene, or `target` is a file or one of the folders.
+    Raises UserError: there is no scene, or `target` is a file or one of the folders.
     """
     named = str(sources[0]) if len(sources) == 1 else f"{len(sources)} files and folders"
     there = [source for source in sources if source.exists()]

@@ -108,8 +108,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         device, amp: which shall compute, and in which precision.
         execution: fields of `models.Execution`.
 
-    Raises:
-        UserError: the file cannot be read.
+    Raises UserError: the file cannot be read.
     """
     try:
         scene = open_scene(path, reading.key, reading.layout, size=reading.size)

@@ -1,5 +1,4 @@
-"""What lets a GPU compute while the host reads the next tile and writes the last one. On a
-processor the three take turns."""
+"""A GPU computes while the host reads the next tile and writes the last one."""
 from __future__ import annotations
 
 from collections.abc import Callable

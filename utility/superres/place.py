@@ -29,17 +29,16 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
     `scale` times smaller. Missing pixels are no-data again where the scene has a no-data value and
     `cube` is in memory and of the finer grid. `cube` itself is not changed.
     """
-    metadata = dict(scene.metadata)
-    for name in ("origin", "bad_pixels"):
-        metadata.pop(name, None)
+    dropped = ("origin", "bad_pixels")
+    metadata = {name: value for name, value in scene.metadata.items() if name not in dropped}
     marker, missing = None, scene.missing
     if type(cube) is np.ndarray and scene.nodata is not None:
         marker = (np.nan if np.isnan(scene.nodata) and cube.dtype.kind == "f"
                   else marker_of(cube.dtype, scene.nodata))
-    of_result = missing is not None and cube.shape[1:] == tuple(n * scale for n in missing.shape)
-    if of_result and missing.any() and marker is not None:
+    gone = None if missing is None else missing.repeat(scale, 0).repeat(scale, 1)
+    if marker is not None and gone is not None and gone.shape == cube.shape[1:] and gone.any():
         cube = cube.copy()
-        cube[:, missing.repeat(scale, 0).repeat(scale, 1)] = marker
+        cube[:, gone] = marker
     down, across = (grid(n, scale, kind) for n in scene.cube.shape[1:])
     if "header" in metadata:
         metadata["header"] = envi.finer(metadata["header"], across, down)
@@ -48,9 +47,9 @@ def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Sce
             metadata[name] = finer(metadata[name], across, down)
     if "lookup" in metadata:
         metadata["lonlat of the input"] = scene.lonlat
-    transform, lonlat, shape = (scene.transform, scene.lonlat,
-                                tuple(n * scale for n in scene.cube.shape[1:]))
-    if lonlat is not None and lonlat[0].shape != scene.cube.shape[1:]:
+    size, transform, lonlat = scene.cube.shape[1:], scene.transform, scene.lonlat
+    shape = tuple(n * scale for n in size)
+    if lonlat is not None and lonlat[0].shape != size:
         lonlat = None  # of a whole of which the scene is a part
     return dataclasses.replace(
         scene, cube=cube, metadata=metadata, missing=None, filled=None,
@@ -93,9 +92,8 @@ class OnMap:
 def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
     """How a result on the sensor's grid, `like`, goes on the map grid of its lookup table.
 
-    Raises:
-        UserError: the scene has no lookup table, the degradation has a grid of its own, or the type
-            no value for cells without a pixel.
+    Raises UserError: the scene has no lookup table, the degradation has a grid of its own, or the
+    type no value for cells without a pixel.
     """
     lookup = like.metadata.get("lookup")
     if lookup is None:

@@ -51,9 +51,8 @@ def state_problem(info: CheckpointInfo | None, scale: int | None = None,
     cube without ground truth, whose sensor is not known: its MTF is then assumed, unless it is
     given, or the weights know one kind alone. `more` are other fields of `Problem`.
 
-    Raises:
-        UserError: a released checkpoint does not say its scale factor, or scale and degradation do
-            not go together.
+    Raises UserError: a released checkpoint does not say its scale factor, or scale and degradation
+    do not go together.
     """
     chosen, asked = scale is not None, degradation
     if info is not None:

@@ -120,8 +120,7 @@ class Spread:
 
         Returns: for the summary: `file`, `mean` in those values, `mean_of_range` in the range.
 
-        Raises:
-            UserError: the file exists, or cannot be written.
+        Raises UserError: the file exists, or cannot be written.
         """
         self.values *= span
         gone = missing is not None and missing.any()

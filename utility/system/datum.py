@@ -33,8 +33,7 @@ def decode_datum(record: bytes | memoryview) -> np.ndarray:
     `float_data` is taken as it is; `data` of one byte a value is divided by 255, of four bytes a
     value is little-endian float32.
 
-    Raises:
-        ValueError: the record is not such a message, or its sizes disagree with its data.
+    Raises ValueError: the record is not such a message, or its sizes disagree with its data.
     """
     from google.protobuf.message import DecodeError
 

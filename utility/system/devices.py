@@ -37,9 +37,8 @@ def computes_bf16(device: torch.device) -> bool:
 def choose_precision(device: torch.device, amp: str, insisted: bool = False) -> str:
     """A name of `AMP`: what was asked for, and for `auto` bf16 where the device computes it.
 
-    Raises:
-        UserError: bf16 was asked for, the processor has no instructions for it, and nobody
-            insisted.
+    Raises UserError: bf16 was asked for, the processor has no instructions for it, and nobody
+    insisted.
     """
     if amp == "auto":
         return "bf16" if computes_bf16(device) else "off"
@@ -71,9 +70,8 @@ def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: 
         gpu_ids: GPUs asked for; none of them (an empty sequence) means the processor.
         amp, pooling: what shall run there; refused where it cannot.
 
-    Raises:
-        UserError: a GPU that was asked for and is not there, or `amp` or `pooling` cannot run on
-            the device.
+    Raises UserError: a GPU that was asked for and is not there, or `amp` or `pooling` cannot run on
+    the device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not cuda or (gpu_ids is not None and not gpu_ids) or (gpu_ids is None and not count):

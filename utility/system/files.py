@@ -95,9 +95,8 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True,
         overwrite: replace an existing `path`; a folder only as `refuse_foreign` allows.
         marks: names by which a folder of the written kind is known.
 
-    Raises:
-        UserError: `path` exists and must not be replaced, its folder cannot be made, the name
-            cannot be written, or the disk is full.
+    Raises UserError: `path` exists and must not be replaced, its folder cannot be made, the name
+    cannot be written, or the disk is full.
     """
     path = Path(path)
     if path.name in ("", ".."):  # such as "."
@@ -227,8 +226,7 @@ def lock(file: int, path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold the name `path` alone, by a hidden file beside it.
 
-    Raises:
-        UserError: another process holds it, or the file cannot be made.
+    Raises UserError: another process holds it, or the file cannot be made.
     """
     name = path.parent / f".{path.name}.lock"
     while True:

@@ -20,26 +20,10 @@ from utility.cubes.containers import suffix_of
 from utility.cubes.values import content_hash, from_unit_range, unit_range
 from utility.datasets.regions import sources_of
 from utility.degradation import Degradation, add_noise, crop_to_multiple, dark_note, downsample
-from utility.indexes import METRICS, Comparison, band_psnr, dark_bands, sam_map
+from utility.indexes import METRICS, Comparison, band_psnr, sam_map
 from utility.names import METHODS, UNTRAINED
-from utility.report.figures import (
-    band_psnr_figure,
-    comparison_figure,
-    error_figure,
-    map_figure,
-    spectra_figure,
-)
+from utility.report import figures, tables
 from utility.report.page import write_report
-from utility.report.tables import (
-    band_header,
-    band_rows,
-    describe,
-    latex,
-    mean_of,
-    result_rows,
-    result_table,
-    write_csv,
-)
 from utility.scenes import first_line, list_scenes, read_scene, write_scene
 from utility.superres.methods import methods
 from utility.superres.noise import with_noise
@@ -92,9 +76,8 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
 
     Returns: what metrics.json holds: `preset`, `scale`, `arch`, `images`, `mean`, `warnings`, ...
 
-    Raises:
-        UserError: the folder exists (or is no results folder), an image cannot be used, or there is
-            none.
+    Raises UserError: the folder exists (or is no results folder), an image cannot be used, or there
+    is none.
     """
     compare = dict(compare or {})
     methods = {**UNTRAINED, **({"network": info.arch} if net else {}),
@@ -124,26 +107,26 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         results = {**_about(net, info), **(facts or {}), **asked,
                    "units": {index: metric.unit_in(problem.preset) for index,
                              metric in METRICS.items()}, "methods": methods, "images": rows,
-                   "mean": {key: mean_of([row[key] for row in rows]) for key in methods}}
+                   "mean": {key: tables.mean_of([row[key] for row in rows]) for key in methods}}
         results |= {"warnings": _warnings(results), "failed": failed or []}
         if distributed.rank():
             return results
         write_json(folder / "metrics.json", results)
-        write_csv(folder / "metrics.csv", result_rows(results, methods))
+        tables.write_csv(folder / "metrics.csv", tables.result_rows(results, methods))
         bands = chain.from_iterable(bands for *_, bands in test.found)
-        write_csv(folder / "metrics_bands.csv", [band_header(problem.preset), *bands])
+        tables.write_csv(folder / "metrics_bands.csv", [tables.band_header(problem.preset), *bands])
         if outputs.latex:
-            how = describe(problem.preset, problem.scale, problem.border, rows, methods)
+            how = tables.describe(problem.preset, problem.scale, problem.border, rows, methods)
             write_text(folder / "metrics.tex",
-                       latex(*result_table(rows, methods, problem.preset), how))
+                       tables.latex(*tables.result_table(rows, methods, problem.preset), how))
         if outputs.report:
-            figures = [(f"{row['name']}: {kind}", folder / name)
-                       for row in rows for kind, name in row["figures"].items()]
+            pictures = [(f"{row['name']}: {kind}", folder / name)
+                        for row in rows for kind, name in row["figures"].items()]
             tested = info.arch if info else " and ".join(UNTRAINED.values())
             warned = {f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}
             write_report(folder / "report.html",
                          f"{tested}, x{problem.scale}, {problem.degradation}",
-                         {**outputs.facts, **warned}, rows, methods, figures, problem.preset,
+                         {**outputs.facts, **warned}, rows, methods, pictures, problem.preset,
                          problem.scale, problem.border)
     return results
 
@@ -198,11 +181,10 @@ class _Test:
                             f"pixels, smaller than the scale factor {scale}; use a larger scene.")
         low, noise, lost, unseen = degraded(gt, image, problem)
         name = _free_name(image.name, {row["name"] for row in self.rows})
-        filled = image.filled
-        row = {"name": name, **image.source, "bands": len(gt), "height": gt.shape[1],
-               "width": gt.shape[2],
-               "missing_pixels":
-               0 if filled is None else int(crop_to_multiple(filled, scale).sum()),
+        bands, height, width = gt.shape
+        filled = None if image.filled is None else image.filled[:height, :width]
+        row = {"name": name, **image.source, "bands": bands, "height": height, "width": width,
+               "missing_pixels": 0 if filled is None else int(filled.sum()),
                "sha256": _truth_hash(gt, filled), "start": problem.start if self.net else None,
                "noise": problem.noise, "snr": problem.snr, "border": problem.border,
                "trained_on": None if self.trained_on is None else
@@ -215,40 +197,33 @@ class _Test:
         problem = for_noise(problem, noise)
         made = methods(self.net, low, problem, noise=noise, spectrum=spectrum_of(image.scene),
                        missing=lost)
-        cubes = {key: made[key].cube() for key in UNTRAINED}
-        try:
-            row["dark_bands"] = dark_bands(gt, problem.border, counted)
-            found = {key: self._compared(cube, gt, counted) for key, cube in cubes.items()}
-            row |= {key: comparison.indexes() for key, comparison in found.items()}
-        except UserError as error:
-            raise UserError(f"{image.scene} cannot be compared. {error}") from error
-        if self.net:
-            started = time.perf_counter()
-            cubes["network"] = made["network"].cube(together=self.together)
-            row["seconds"] = round(time.perf_counter() - started, 3)
-        cubes |= others
-        found |= {
-            key: self._compared(cubes[key], gt, counted) for key in cubes if key not in found}
-        row |= {key: comparison.indexes() for key, comparison in found.items() if key not in row}
-        row["other_values"] = {}
-        for method in self.compare:
-            if words := other_values(found[method], image.low, image.high):
-                row["other_values"][method] = words
-        bands = band_rows(
-            name, {key: comparison.band_indexes() for key, comparison in found.items()},
-            problem.preset, image.scene.wavelengths, next(iter(found.values())).pixels)
-        row["above_network"] = [
-            key for key in UNTRAINED if self.net and row[key]["psnr"] > row["network"]["psnr"]]
+        cubes, found = {}, {}
+        for key in (*made, *others):
+            if key == "network":
+                started = time.perf_counter()
+                cubes[key] = made[key].cube(together=self.together)
+                row["seconds"] = round(time.perf_counter() - started, 3)
+            else:
+                cubes[key] = others[key] if key in others else made[key].cube()
+            try:
+                found[key] = Comparison(cubes[key], gt, scale, problem.preset, problem.border,
+                                        counted)
+                row[key] = found[key].indexes()
+            except UserError as error:
+                raise UserError(f"{image.scene} cannot be compared. {error}") from error
+        told = {method: other_values(found[method], image.low, image.high) for method in others}
+        row |= {"dark_bands": np.flatnonzero(found["interpolation"].dark).tolist(),
+                "other_values": {method: words for method, words in told.items() if words},
+                "above_network": [key for key in UNTRAINED
+                                  if self.net and row[key]["psnr"] > row["network"]["psnr"]]}
         if self.outputs.cubes and self.net:
             row["cube"] = self._write_cube(cubes["network"], image, counted, folder, name)
         if self.outputs.figures or self.outputs.report:
             row["figures"] = self._figures(image, gt, cubes, counted, row, folder)
-        self.found.append((image.number, row, bands))
-
-    def _compared(self, cube: np.ndarray, gt: np.ndarray,
-                  counted: np.ndarray | None) -> Comparison:
-        problem = self.problem
-        return Comparison(cube, gt, problem.scale, problem.preset, problem.border, counted)
+        by_band = {key: comparison.band_indexes() for key, comparison in found.items()}
+        self.found.append((image.number, row,
+                           tables.band_rows(name, by_band, problem.preset, image.scene.wavelengths,
+                                     found["interpolation"].pixels)))
 
     def _others(self, image: TestImage, shape: tuple[int, int, int],
                 unseen: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -301,33 +276,34 @@ class _Test:
             made[words] = f"{name}{kind}.png"
             return folder / made[words]
 
-        comparison_figure(path("", "ground truth, methods and errors"), gt, shown,
-                          wavelengths=wavelengths, rgb=image.rgb,
-                          metrics={labels[key]: row[key] for key in cubes}, name=name,
-                          scale=problem.scale, preset=problem.preset, border=problem.border,
-                          pixels=outputs.pixels or None, note="; ".join(remarks))
+        figures.comparison_figure(
+            path("", "ground truth, methods and errors"), gt, shown, wavelengths=wavelengths,
+            rgb=image.rgb, metrics={labels[key]: row[key] for key in cubes}, name=name,
+            scale=problem.scale, preset=problem.preset, border=problem.border,
+            pixels=outputs.pixels or None, note="; ".join(remarks))
         if outputs.pixels:
-            spectra_figure(path("_spectra", "spectra of chosen pixels"),
-                           {"Ground truth": gt, **shown}, outputs.pixels, wavelengths, name)
+            figures.spectra_figure(path("_spectra", "spectra of chosen pixels"),
+                                   {"Ground truth": gt, **shown}, outputs.pixels, wavelengths, name)
         if outputs.error_band is not None or outputs.report:
             band = outputs.error_band if outputs.error_band is not None else len(gt) // 2
-            error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt, shown,
-                         band, wavelengths, name)
+            figures.error_figure(path(f"_error_band{band}", f"absolute error at band {band}"), gt,
+                                 shown, band, wavelengths, name)
         if outputs.report:
-            band_psnr_figure(path("_band_psnr", "PSNR of each band"),
-                             {label: band_psnr(cube, gt, counted) for label, cube in shown.items()},
-                             wavelengths, name)
-            map_figure(path("_sam", "spectral angle of each pixel"),
-                       {label: sam_map(cube, gt, counted) for label, cube in shown.items()},
-                       "spectral angle to the ground truth", "Spectral angle (degrees)", "°", name)
+            curves = {label: band_psnr(cube, gt, counted) for label, cube in shown.items()}
+            angles = {label: sam_map(cube, gt, counted) for label, cube in shown.items()}
+            figures.band_psnr_figure(path("_band_psnr", "PSNR of each band"), curves, wavelengths,
+                                     name)
+            figures.map_figure(path("_sam", "spectral angle of each pixel"), angles,
+                               "spectral angle to the ground truth", "Spectral angle (degrees)",
+                               "°", name)
         return made
 
 
 def _truth_hash(gt: np.ndarray, filled: np.ndarray | None) -> str:
     """What tells ground truths apart: values in [0, 1], and which pixels are missing."""
-    if filled is None or not filled.any():
-        return content_hash(gt)
-    return content_hash(np.where(filled[:gt.shape[1], :gt.shape[2]], np.float32(np.nan), gt))
+    if filled is not None and filled.any():
+        gt = np.where(filled, np.float32(np.nan), gt)
+    return content_hash(gt)
 
 
 def degraded(gt: np.ndarray, image: TestImage, problem: Problem

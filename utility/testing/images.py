@@ -44,8 +44,7 @@ def find_scenes(data: Sequence[str] | None, dataset: str | None) -> tuple[Card |
 
     Without `data`: the card's scenes, or the test cubes that its database left.
 
-    Raises:
-        UserError: a card or a path does not exist.
+    Raises UserError: a card or a path does not exist.
     """
     if (data and len(data) == 1 and not dataset and not Path(data[0]).exists()
             and data[0] in list_cards()):
@@ -75,8 +74,7 @@ def read_images(paths: Sequence[Path], reading: Reading, card: Card | None = Non
         failed: takes the sentences on files that cannot be read or used, and the others follow;
             None: the first one is raised.
 
-    Raises:
-        UserError: a file cannot be read or used; see `scenes` and `cards`.
+    Raises UserError: a file cannot be read or used; see `scenes` and `cards`.
     """
     own = _own_files(paths, together)
     if len(paths) > 1:

@@ -166,8 +166,7 @@ def configure(given: Mapping[str, Any]) -> TrainingConfig:
     but for what is given, and its recipe is `finetune` unless another is given. Everything else is
     `TrainingConfig`'s default.
 
-    Raises:
-        UserError: a value, or a combination, that cannot be; a checkpoint that cannot be read.
+    Raises UserError: a value, or a combination, that cannot be; a checkpoint that cannot be read.
     """
     source = given.get("resume") or given.get("init")
     if not source:

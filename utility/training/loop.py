@@ -69,10 +69,8 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
 
     Ctrl-C, or SIGTERM, lets the step end and saves the state; a second one stops at once.
 
-    Raises:
-        UserError: bad input as in `prepare`, a run folder that holds another run, a network that
-            cannot be compiled, a loss that is no longer finite, a GPU without enough memory, a full
-            disk.
+    Raises UserError: bad input as in `prepare`, a run folder that holds another run, a network that
+    cannot be compiled, a loss that is no longer finite, a GPU without enough memory, a full disk.
     """
     if config.deterministic:
         ask_deterministic()

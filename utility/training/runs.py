@@ -43,8 +43,7 @@ class RunFolder:
         path: the folder.
         resume: the folder may hold a run already, which goes on; its log is appended to.
 
-    Raises:
-        UserError: the folder holds something and `resume` is False, or it cannot be made.
+    Raises UserError: the folder holds something and `resume` is False, or it cannot be made.
     """
 
     def __init__(self, path: str | Path, resume: bool = False) -> None:
@@ -78,9 +77,8 @@ class RunFolder:
     def say(self, line: str, warning: bool = False) -> None:
         """Print a line above the bar, and log it, as is what `progress.quiet` keeps from printing.
 
-        Raises:
-            UserError: the log cannot be written, such as on a full disk. Later lines are printed
-                alone.
+        Raises UserError: the log cannot be written, such as on a full disk. Later lines are printed
+        alone.
         """
         (warn if warning else say)(line)
         if self._log:

@@ -32,10 +32,9 @@ def validate(state: State, loaders: Mapping[str, DataLoader],
             part of the batches.
         wavelengths: nm of the bands, for the picture.
 
-    Returns:
-        val_loss; psnr, interpolation_psnr, backprojection_psnr, gain and backprojection_gain
-        (dB, over those two); with several scales or databases the gain of each, as gain_x2 or
-        gain_NAME. And the first patch as an image (h, 3w, 3): truth, start image, network.
+    Returns: val_loss; psnr, interpolation_psnr, backprojection_psnr, gain and backprojection_gain
+    (dB, over those two); with several scales or databases the gain of each, as gain_x2 or
+    gain_NAME. And the first patch as an image (h, 3w, 3): truth, start image, network.
     """
     names, picture, rows = (("val_loss", "psnr", "interpolation_psnr", "backprojection_psnr"), None,
                             {})

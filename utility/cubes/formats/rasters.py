@@ -262,8 +262,7 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
         bands: for each band its file, and its name for GDAL.
         driver: of GDAL, the only one that may open them.
 
-    Raises:
-        UserError: they differ in size or type, or one cannot be read.
+    Raises UserError: they differ in size or type, or one cannot be read.
     """
     opened: dict[int, Any] = {}
 
