@@ -1,5 +1,4 @@
-"""Whether two runs are the same: checkpoints to the last bit, and TensorBoard's events as
-TensorBoard shows them."""
+"""Whether two runs are the same: checkpoints to the last bit, events as TensorBoard shows."""
 from __future__ import annotations
 
 import struct

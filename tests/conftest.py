@@ -1,5 +1,4 @@
-"""Every test runs in a folder of its own, where default paths lie, also in the processes that it
-starts. Figures are small."""
+"""Every test runs in a folder of its own, also in the processes that it starts."""
 import os
 import signal
 

@@ -16,8 +16,7 @@ from utility.lmdb_dataset import writing_database
 
 
 def network(gain: float = 0.2, name: str = "biqrnn_2_2") -> Network:
-    """A network that changes its input a little, past the values that it had; gain 0 is the
-    identity."""
+    """A network that changes its input a little, out of its range; gain 0 is the identity."""
     torch.manual_seed(0)
     net = create_model(name)
     net.initialise("fast")

@@ -1,5 +1,4 @@
-"""Small files in the layouts of real products, for the tests: each function writes one and returns
-its path.
+"""Small files in the layouts of real products; each function writes one and returns its path.
 
 All show the same field: smooth, with a bright rectangle off the centre, so that turned axes are
 seen; the pixels of `corner` are missing.
@@ -67,8 +66,7 @@ EMIT = 381.0 + 25.0 * np.arange(12)
 
 
 def emit(path: Path) -> Path:
-    """Reflectance rows x columns x bands, two bands marked as bad, a lookup table that is turned by
-    90 degrees."""
+    """Reflectance rows x columns x bands, two bands bad, a lookup table turned by 90 degrees."""
     cube = field(EMIT)
     cube[4:6] = -0.01
     cube[:, corner()] = -9999
@@ -102,8 +100,7 @@ AVIRIS = 400.0 + 100.0 * np.arange(8)
 
 
 def aviris3(path: Path, wkt: bool = True) -> Path:
-    """Reflectance bands x rows x columns on a UTM grid of CF; a dimension `wavelength` at the top
-    has no variable."""
+    """Reflectance bands x rows x columns on CF's UTM grid; one dimension has no variable."""
     cube = field(AVIRIS)
     cube[:, corner()] = -9999
     with netcdf(path, "w") as file:
@@ -133,8 +130,7 @@ TANAGER = 376.4 + 90.0 * np.arange(9)
 
 
 def tanager(path: Path, grid: bool = True) -> Path:
-    """Reflectance on a grid of HDF-EOS, or radiance on a swath; attributes say what the bands
-    are."""
+    """Reflectance on a grid of HDF-EOS, or radiance on a swath, described by attributes."""
     cube = field(TANAGER)
     cube[:, corner()] = -9999
     name, kind = ("surface_reflectance", "GRIDS") if grid else ("toa_radiance", "SWATHS")
@@ -399,8 +395,7 @@ CAVE = np.linspace(400, 700, 31)
 
 
 def cave(folder: Path, colour: bool = False, light: float = 1.0) -> Path:
-    """A folder in a folder of 31 PNGs: grey of 16 bits, or colours of 8 bits as a few scenes
-    have."""
+    """A folder in a folder of 31 PNGs: grey of 16 bits, or in colours of 8 bits."""
     import cv2
 
     inside = folder / folder.name

@@ -1,5 +1,4 @@
-"""The benchmark: its statistics, its floor, and that a quick run measures every section and says
-what it could not."""
+"""The benchmark: its statistics, its floor, and a quick run of every section."""
 from __future__ import annotations
 
 import json

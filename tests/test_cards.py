@@ -1,5 +1,4 @@
-"""Every card can be read and says what it must; training and test never share a pixel; a wrong card
-is named."""
+"""Every card can be read and says what it must; tests share no pixel with training."""
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,5 +1,4 @@
-"""Containers: what each holds goes in and comes out, in other libraries' eyes too; damaged files
-are refused by name."""
+"""Containers: what each holds goes in and comes out, for other libraries too, or is refused."""
 from __future__ import annotations
 
 import os
@@ -425,8 +424,7 @@ def test_an_existing_file_is_not_replaced_unless_asked(tmp_path: Path, kind: str
 
 
 def test_all_files_of_a_scene_are_known(tmp_path: Path, geotiff: Path) -> None:
-    """Header and data of an ENVI scene, whichever is named, read or written; links by their
-    target."""
+    """Header and data of an ENVI scene, by either name, read or written; links by their target."""
     save_envi(tmp_path / "low.hdr", cube_of())
     (tmp_path / "low.img").rename(tmp_path / "low.dat")
     save_envi(tmp_path / "low.hdr", cube_of())
@@ -530,8 +528,7 @@ def test_band_names_cannot_say_anything_else_in_an_envi_header(tmp_path: Path) -
 
 def test_no_two_envi_files_that_do_not_belong_together_ever_stand_side_by_side(
         tmp_path: Path, monkeypatch) -> None:
-    """Whatever rename of an overwrite is the last one that happens, what can be read is the old
-    scene or the new one."""
+    """Whatever rename of an overwrite is the last, what can be read is the old or the new scene."""
     old, new = cube_of(), cube_of() + 1
     real = os.replace
     for last in range(3):

@@ -1,5 +1,4 @@
-"""Degradation models: linear, separable, and equal to the library calls and kernels that define
-them."""
+"""Degradations: linear, separable, equal to the calls and kernels that define them."""
 import numpy as np
 import pytest
 import torch
@@ -130,8 +129,7 @@ def test_reference_and_spatial_are_scipy_s_own_calls(kind, shape, scale):
 
 
 def test_bicubic_takes_every_second_sample_as_imresize_does():
-    """LR pixel j lies at 2 j + 0.5: its taps are .25, .75, 1.25, 1.75 away in LR pixels, and sum to
-    2."""
+    """LR pixel j lies at 2 j + 0.5: its taps are .25, .75, 1.25, 1.75 LR pixels away, of sum 2."""
     half = np.array([NEAR, MIDDLE, FAR, LAST]) / 2
     matrix = axis_matrix(("keys_down",), 16, 2)
     assert np.allclose(matrix[3], np.concatenate([np.zeros(3), half[::-1], half, np.zeros(5)]),
@@ -370,8 +368,7 @@ def test_what_cannot_be_degraded_is_refused(shape, scale, kind, words):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_mtf_of_a_sensor_is_what_was_asked_for(scale):
-    """The frequency response at the Nyquist frequency of the low grid; a few samples of a narrow
-    Gaussian differ a little."""
+    """The response at the low grid's Nyquist frequency; samples of a narrow Gaussian are few."""
     for m in (0.08, 0.15, 0.3, 0.5):
         measured = response(f"mtf {m}", scale)
         assert measured == pytest.approx(m, abs=0.002 if scale > 2 or m < 0.3 else 0.03)

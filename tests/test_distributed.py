@@ -63,8 +63,7 @@ def keeping_handlers() -> Iterator[None]:
 def start(count: int, words: Sequence[str], change: Callable[[], object] = lambda: None,
           restarts: int = 0, script: ModuleType = hsi_sr,
           dtype: torch.dtype = torch.float64) -> int:
-    """Run a script with `words` in `count` processes, as torchrun does; the exit status of the
-    first that failed, or 0.
+    """Run a script in `count` processes, as torchrun does; the first failure's exit status, or 0.
 
     They are forks of this one, which costs no imports. They compute in `dtype`, after `change()`.
     """
@@ -147,8 +146,7 @@ def test_two_processes_then_one_then_three_end_as_a_run_that_was_not_interrupted
 
 
 def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that does may abort the process when Python ends; this one starts afresh, without the
-    imports made above."""
+    """One that does may abort Python's end; this one starts without the imports above."""
     (tmp_path / "script.py").write_text(
         "import os, sys, torch\n"
         "from utility.system.distributed import highest, joined\n"

@@ -1,5 +1,4 @@
-"""What a network is given in training: sensors drawn for each patch, told a little off, the same in
-every resumed run."""
+"""What a network is given in training: sensors drawn for each patch, told a little off."""
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,4 @@
-"""What the figures promise: any cube can be drawn, panels share their scales, nothing is chosen by
-the method shown."""
+"""Figures: any cube can be drawn, panels share their scales, no method chooses anything."""
 from __future__ import annotations
 
 import matplotlib as mpl

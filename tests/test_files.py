@@ -1,5 +1,4 @@
-"""Writing whole or not at all: what is replaced, what never is, and what is left when something
-fails."""
+"""Writing whole or not at all: what is replaced, what never is, what a failure leaves."""
 from __future__ import annotations
 
 import errno

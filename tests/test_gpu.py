@@ -1,5 +1,4 @@
-"""What a GPU needs and a processor can show: no waiting for the host, one memory format throughout,
-weights laid out once."""
+"""What a GPU needs and a processor can show: no wait for the host, one memory format."""
 import os
 import subprocess
 import sys
@@ -28,8 +27,7 @@ from utility.training.steps import train_step
 
 
 class Calls(TorchDispatchMode):
-    """Every operator that runs within it: its name, the tensors that it takes and those that it
-    gives."""
+    """Every operator that runs within it: name, tensors that it takes, tensors that it gives."""
 
     def __init__(self):
         super().__init__()
@@ -55,8 +53,7 @@ COPIES = ("aten.clone", "aten.constant_pad_nd", "aten.index_select", "aten.flip"
 
 @pytest.fixture
 def meta(monkeypatch):
-    """A device without memory: a copy to it or from it is an operator, or raises. Kernels run there
-    as nothing."""
+    """A device without memory: a copy to or from it is an operator, or raises."""
     monkeypatch.setattr(pooling, "_choose", lambda backend, gates: "triton")
     monkeypatch.setattr(pooling, "_write", lambda *given: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it knows no meta
@@ -113,8 +110,7 @@ class Live(TorchDispatchMode):
                           ("scaled_biqrnn_16_5", 4), ("lowgrid_32_8", 2), ("lowgrid_32_8", 8),
                           ("vdsr", 4), ("fcnn3d", 4)])
 def test_a_network_holds_no_more_than_its_tile_is_sized_for(meta, name, scale, dtype):
-    """With small blocks no more than it says; with the gates of whole images at once less than the
-    other half takes."""
+    """With small blocks no more than it says; at once less than the other half takes."""
     for block, share in ((2**12, 1), (2**30, 2)):
         with meta:
             net = create_model(name, block_voxels=block).to(dtype)

@@ -31,8 +31,7 @@ TOOLS = ("utility.system.", "utility.cubes.cube", "utility.cubes.product",
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of this project that a file imports anywhere, also in functions and under
-    TYPE_CHECKING."""
+    """The modules of this project that a file imports anywhere, also in functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -44,8 +43,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """A folder is one room with all that is in it; in utility/ each of its folders and files is
-    one."""
+    """A folder is one room; in utility/ each of its folders and files is one."""
     return "/".join(module.split(".")[:2 if module.startswith("utility.") else 1])
 
 
@@ -94,8 +92,7 @@ def test_a_scene_goes_straight_through_the_files_into_the_database(tmp_path):
 
 
 LONG = {"models.layers.pooling.gpu._forward", "models.layers.pooling.gpu._backward"}
-"""Functions of more than 60 lines: a kernel is one function, and its loops share what lies in
-registers."""
+"""Functions of more than 60 lines: a kernel is one, and its loops share registers."""
 
 
 def code_lines(function: ast.FunctionDef) -> int:

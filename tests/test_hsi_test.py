@@ -437,8 +437,7 @@ def test_force_replaces_nothing_but_earlier_results():
 
 
 def test_ending_codes_and_messages_of_the_script():
-    """As typed: 2 and one line for bad input, 0 when all is well; paths may be relative or
-    absolute, with blanks in them."""
+    """As typed: 2 and one line for bad input, 0 when all is well; paths may have blanks."""
     bad = typed("hsi_test.py -rp none.pth")
     assert bad.returncode == 2 and bad.stdout == ""
     assert (bad.stderr == "error: There is no checkpoint none.pth; check the path, or train one "

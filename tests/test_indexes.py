@@ -1,5 +1,4 @@
-"""What the quality indexes promise: the formulas of each preset, what they leave out, and what they
-refuse."""
+"""The quality indexes: the formulas of each preset, what they leave out, what they refuse."""
 from __future__ import annotations
 
 import json
@@ -128,8 +127,7 @@ def test_q_compares_means_alone_where_both_are_flat_and_is_none_without_a_window
 
 
 def test_the_fixed_pair_has_the_figures_of_other_libraries_and_of_the_page():
-    """All but `psnr` and `q` are figures of scikit-image 0.26.0, torchmetrics 1.9.0 or sewar
-    0.4.10."""
+    """But for `psnr` and `q` of scikit-image 0.26.0, torchmetrics 1.9.0 or sewar 0.4.10."""
     entry = own_row()
     expected = {"psnr": 33.8203, "ssim": 0.810248, "sam": 2.69266, "ergas": 1.22566, "q": 0.690839}
     assert entry["row"] == pytest.approx(expected, rel=5e-6)

@@ -91,8 +91,7 @@ def test_a_result_says_which_weights_computed_it_and_for_which_degradation(tmp_p
                           ("spatial", 2, ".tif"), ("reference", 4, ".tif")])
 def test_every_pixel_of_a_result_lies_where_its_transform_says_to_a_millimetre(
         tmp_path, kind, scale, suffix):
-    """Bands that hold their own coordinates in metres, brought up, hold those of the new pixels
-    away from the edges."""
+    """Bands of their own coordinates in metres, brought up, hold those of the new pixels."""
     rows, columns = np.mgrid[:40, :44] + 0.5
     # from the corner: float32 holds no more digits
     values = np.stack([30 * columns, -30 * rows, rows])

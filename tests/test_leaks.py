@@ -1,5 +1,4 @@
-"""What validates shares no pixel with what trains, whatever the strides, zooms and stored variants;
-what is lost is said."""
+"""What validates shares no pixel with what trains; what is lost by it is said."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -27,8 +26,7 @@ def scenes(folder: Path, count: int, size: tuple[int, int] = (40, 44)) -> list[P
 
 
 def shared(path: Path) -> tuple[int, int, int]:
-    """Training patches, validation patches, and how many of these have a spectrum of a training
-    patch."""
+    """Training patches, validation patches, how many of these have a spectrum of the others."""
     def spectra(patch):
         return {spectrum.tobytes() for spectrum in patch.reshape(len(patch), -1).T.copy()}
 

@@ -1,5 +1,4 @@
-"""Databases: built whole or not at all, read back exactly, in any process; published ones too; bad
-ones are named."""
+"""Databases: built whole or not at all, read back exactly, in any process; or named."""
 from __future__ import annotations
 
 import errno

@@ -1,5 +1,4 @@
-"""The network on the low-resolution grid: the same for any gain of a band, exact in tiles, one body
-for all scales."""
+"""The network on the low-resolution grid: any gain of a band, exact tiles, all scales."""
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,4 @@
-"""Pixels that nobody measured: in no number, no range, no statistics, no figure's scale, no patch;
-no-data in every result."""
+"""Pixels that nobody measured: in no number, range, figure or patch; no-data in results."""
 from __future__ import annotations
 
 import csv

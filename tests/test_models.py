@@ -1,5 +1,4 @@
-"""The network family: names, sizes, and what a network computes, against a plain restatement of its
-definition."""
+"""The network family: names, sizes, and what a network computes by its plain definition."""
 from types import SimpleNamespace
 
 import pytest

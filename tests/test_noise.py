@@ -13,8 +13,7 @@ from utility.superres.noise import QUIET, estimated_noise, noise_of_snr, snr_of
 @pytest.fixture(scope="module", params=[("natural", 31), ("overhead", 120)],
                 ids=["31 bands", "120 bands"])
 def low(request):
-    """A rendered scene of 128 x 128 pixels at half its resolution, as a sensor of MTF 0.3 takes
-    it."""
+    """A rendered scene of 128 x 128 pixels at half its resolution, by a sensor of MTF 0.3."""
     kind, bands = request.param
     cube = torch.from_numpy(render_scene(kind, seed=7, number=0, bands=bands))
     return downsample(cube, 2, "mtf 0.3").numpy()

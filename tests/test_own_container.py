@@ -1,5 +1,4 @@
-"""A container of one's own: one file outside utility/, one registration, and every command reads
-and writes it."""
+"""A container of one's own: one file, one registration, and every command knows it."""
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,5 +1,4 @@
-"""Every command on every page is one that its script understands, and every link leads
-somewhere."""
+"""Every command on every page is one that its script understands; every link leads on."""
 from __future__ import annotations
 
 import argparse
@@ -39,8 +38,7 @@ CASES = sorted(
 
 
 def understand(words: list[str], monkeypatch) -> None:
-    """Raises Understood where a script takes these words; SystemExit or UserError where it does
-    not."""
+    """Raises Understood where a script takes these words; else SystemExit or UserError."""
     if words[0] == "hsi_test.py":
         hsi_test.parse(words[1:])
         raise Understood

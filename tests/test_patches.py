@@ -1,5 +1,4 @@
-"""Patches are the windows they should be, smaller copies are scipy's, and variants are those that a
-mode names."""
+"""Patches are the windows they should be, smaller copies scipy's, variants a mode's."""
 from __future__ import annotations
 
 from collections import Counter

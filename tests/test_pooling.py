@@ -1,5 +1,4 @@
-"""Pooling: every version computes what the loop computes in float64, in values and in gradients,
-and nothing else."""
+"""Pooling: every version has the loop's values and gradients in float64, and nothing else."""
 from __future__ import annotations
 
 import concurrent.futures
@@ -272,8 +271,7 @@ def test_the_operator_keeps_what_it_registers(layout):
 
 
 def in_a_fork(work: Callable[[], object]) -> int | None:
-    """The exit status of a child process that does `work`, one without the cost of new imports;
-    None: it did not end."""
+    """The exit status of a child process that does `work`; None: it did not end."""
     def child() -> None:
         torch.set_num_threads(1)  # the parent's threads are not there
         work()
@@ -337,8 +335,7 @@ def test_the_number_of_threads_does_not_change_a_bit():
 
 
 def far_apart(tmp_path: Path, channels: int, device: str) -> Tensor:
-    """bfloat16 (1, channels, 3, 1, 5) whose bands lie more than 2^31 elements apart in all; a
-    sparse file on a CPU."""
+    """bfloat16 (1, channels, 3, 1, 5) of bands more than 2^31 elements apart; a sparse file."""
     step = 2**30 + 2**29
     size = 2 * step + 5 * channels
     if device == "cuda":

@@ -1,5 +1,4 @@
-"""Triton's pooling: the loop's values and gradients, with two lanes a thread too, under Triton's
-interpreter without a GPU."""
+"""Triton's pooling: the loop's values and gradients; its interpreter without a GPU."""
 from __future__ import annotations
 
 import itertools
@@ -53,8 +52,7 @@ def errors_of_the_loop(kind: str, dtype: torch.dtype) -> list[float]:
         [(torch.bfloat16, 2**-11), (torch.float16, 2**-22), (torch.float32, 2**-22)])
 def test_a_gpu_s_approximate_activations_err_less_than_the_dtype_rounds(
         monkeypatch, kind, dtype, accuracy):
-    """As far off as the kernel's instructions may be: tanh by 2^-11 for bfloat16 (sigmoid by it),
-    else some ulps of float32."""
+    """As far off as the kernel's instructions may be: tanh by 2^-11 for bfloat16, else ulps."""
     before = errors_of_the_loop(kind, dtype)
     tanh, generator = torch.tanh, torch.Generator().manual_seed(0)
 
@@ -238,8 +236,7 @@ def test_triton_runs_in_a_compiled_network():
                     reason="the interpreter of Triton 3.2 fails with numpy 2.4; it runs with numpy "
                     "2.2")
 def test_the_triton_kernels_pass_under_its_interpreter():
-    """Runs the Triton tests of this file in a process of its own: the interpreter is chosen when
-    Triton is imported."""
+    """The Triton tests of this file in a process whose Triton is imported as interpreter."""
     here = Path(__file__).resolve()
     child = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k",
                             "test_triton", str(here)], env={**os.environ, "TRITON_INTERPRET": "1"},

@@ -1,5 +1,4 @@
-"""Products as agencies and laboratories deliver them: values, bands, missing pixels and place, from
-the file to the result."""
+"""Products as delivered: values, bands, missing pixels and place, from file to result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What an option promises is done, or refused in a sentence; what cannot be used of several scenes
-does not stop the others."""
+"""What an option promises is done, or refused in a sentence; one bad scene stops no other."""
 from __future__ import annotations
 
 import json

@@ -1,5 +1,4 @@
-"""Opening a scene as options and card say: the database, the test and the own cube see the same
-scene."""
+"""Opening as options and card say: database, test and own cube see the same scene."""
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Rendered scenes: each by (seed, number), any number of bands, and files that a stopped run goes
-on with."""
+"""Rendered scenes: each by (seed, number), of any bands; a stopped run goes on."""
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""What the HTML report promises: one file, nothing fetched, everything escaped, every method beside
-the others."""
+"""The HTML report: one file, nothing fetched, everything escaped, all methods."""
 from __future__ import annotations
 
 import base64

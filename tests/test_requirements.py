@@ -1,5 +1,4 @@
-"""What `requirements.txt` names is enough: everything runs without Triton and without what only the
-tests need."""
+"""What `requirements.txt` names is enough: all runs without what only tests need."""
 import importlib.metadata
 import json
 import subprocess
@@ -45,8 +44,7 @@ assert not blocked & set(sys.modules)
 
 
 def brought_along(requirements: Path) -> set[str]:
-    """The distributions that a list of requirements installs, by their names in small letters with
-    dashes."""
+    """The distributions that a list of requirements installs, in small letters with dashes."""
     lines = requirements.read_text(encoding="utf-8").splitlines()
     wanted, found = [line for line in lines if line and not line.startswith("#")], set()
     while wanted:

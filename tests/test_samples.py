@@ -1,5 +1,4 @@
-"""The sample scenes are what they claim to be: ICVL's format, plausible spectra, something to
-learn, and repeatable."""
+"""The sample scenes: ICVL's format, plausible spectra, something to learn, repeatable."""
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,4 @@
-"""Scenes: which key and layout are taken, which bands are refused, how values are scaled and come
-back."""
+"""Scenes: which key and layout are taken, which bands refused, how values come back."""
 from __future__ import annotations
 
 from contextlib import suppress
@@ -26,8 +25,7 @@ def cube_of(bands: int = 6, rows: int = 20, columns: int = 15, dtype: str = "uin
 
 
 def save_v73(path: Path, **arrays: np.ndarray) -> Path:
-    """Arrays as MATLAB's save -v7.3 lays them: axes reversed, a user block, the class as an
-    attribute."""
+    """Arrays as MATLAB's save -v7.3 lays them: axes reversed, a user block, the class."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             file[name] = array.T

@@ -1,5 +1,4 @@
-"""The studies: a small form of each runs, its results are tables and figures, and what has a result
-is not trained again."""
+"""The studies: a small form of each runs to tables and figures, and trains nothing twice."""
 from __future__ import annotations
 
 import csv

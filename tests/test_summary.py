@@ -1,5 +1,4 @@
-"""What the summary promises: one table of many tests, runs told from experiments, nothing mixed
-that cannot be compared."""
+"""The summary: one table of many tests, in which nothing unlike is mixed."""
 from __future__ import annotations
 
 import csv

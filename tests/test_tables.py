@@ -1,5 +1,4 @@
-"""What the tables promise: every method in the order given, the best in bold, numbers with preset,
-unit and border."""
+"""The tables: every method in order, the best in bold, with preset, unit and border."""
 from __future__ import annotations
 
 import csv

@@ -54,8 +54,7 @@ def test_a_31x203x331_scene_is_the_same_in_tiles_of_any_size(name, tile):
 
 @pytest.mark.parametrize("name", ["biqrnn_2_5", "qrnn_2_3", "fqrnn_2_1"])
 def test_the_halo_holds_all_that_an_output_depends_on(name):
-    """Everything outside the halo is replaced; inside the window nothing moves, at every place in
-    the scene."""
+    """Everything outside the halo is replaced, and inside the window nothing moves."""
     net = network(name)
     torch.manual_seed(0)
     x = torch.rand(1, 1, 2, 128, 144)
@@ -72,8 +71,7 @@ def test_the_halo_holds_all_that_an_output_depends_on(name):
 
 @pytest.mark.parametrize(("name", "spare"), [("biqrnn_2_2", 0), ("qrnn_2_5", 1)])
 def test_a_smaller_halo_would_not_do(name, spare):
-    """Margins are rounded up at every resolution, so that of a deep network may have a step of
-    `net.multiple` to spare."""
+    """Margins are rounded up at every resolution: a deep network may have a step to spare."""
     net = network(name).double()
     size = 2 * net.halo(1) + 32
     whole, window = Window.whole(size, size), Window(size - 32, size, size - 32, size, size, size)

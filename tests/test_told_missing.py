@@ -1,5 +1,4 @@
-"""Whatever says that pixels are missing, in whatever container: the same pixels are missing, and
-every number is the one of the others."""
+"""Whatever says that pixels are missing, they are, and every number is of the others."""
 from __future__ import annotations
 
 import json

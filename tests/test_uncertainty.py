@@ -1,5 +1,4 @@
-"""What is not certain in a result: the halo's share is counted right, and the spread of a
-self-ensemble stands beside it."""
+"""What is not certain: the halo's share is counted right, the spread stands beside."""
 from itertools import product
 
 import numpy as np

@@ -74,8 +74,7 @@ def test_the_number_of_threads_does_not_change_a_bit():
 
 
 def windows_agree(x, whole, dtype):
-    """Every window, of a source that has one sample more on each side than the window needs, or
-    ends where the image ends."""
+    """Every window, of a source with one sample more on each side, or up to the image's end."""
     height, width = x.shape[-2:]
     for top, bottom, left, right in ((0, height, 0, width), (1, 5, 2, width), (2, height, 0, 4)):
         source = Window(top, bottom, left, right, height, width)

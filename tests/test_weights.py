@@ -1,5 +1,4 @@
-"""Shipped weights: what a card says, which file is taken, and that each still computes what it
-did."""
+"""Shipped weights: what a card says, which file is taken, what each computes."""
 from __future__ import annotations
 
 import json

@@ -1,5 +1,4 @@
-"""Two architectures in one file outside `models/`, known by the decorator alone: one on each
-grid."""
+"""Two architectures in one file outside `models/`, known by the decorator alone."""
 from __future__ import annotations
 
 import torch
@@ -42,8 +41,7 @@ class ToyFar(Toy):
 
 @register("toy_low_3", pattern=r"toy_low_(?P<width>\d+)", form="toy_low_<width>")
 class ToyLow(Network):
-    """A stride of 2 on the low-resolution grid, an end for each scale, each band in units of its
-    deviation in the scene."""
+    """A stride of 2 on the low-resolution grid, an end for each scale, bands in deviations."""
 
     takes_low = takes_statistics = True
     multiple = 2

@@ -148,10 +148,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this project or of the released code; prefixes in `net` are taken off.
-
     Raises UserError: `path` is missing, a folder, not a checkpoint, truncated, holds Python code,
-    or has no weights.
-    """
+    or has no weights."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("[!.]*.pth"))
@@ -243,10 +241,8 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
 
 def export(source: str | Path, target: str | Path) -> None:
     """Write the weights of a checkpoint as safetensors, its facts as JSON texts in the metadata.
-
     Raises UserError: `source` cannot be read, or `target` exists, has another suffix or cannot be
-    written.
-    """
+    written."""
     if Path(target).suffix != SAFETENSORS:
         raise UserError(f"{target} has another suffix than {SAFETENSORS}; write NAME{SAFETENSORS}.")
     saved = load_checkpoint(source)
@@ -291,11 +287,8 @@ def checksum(weights: Mapping[str, Tensor], facts: Mapping[str, str] | None = No
 
 
 def load_weights(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Copy the weights of a loaded checkpoint into `net`.
-
-    Raises UserError: names or shapes differ (the network the file holds is named if it is known),
-    or a weight is NaN or infinite.
-    """
+    """Copy the weights of a loaded checkpoint into `net`. Raises UserError: names or shapes differ
+    (the network the file holds is named if it is known), or a weight is NaN or infinite."""
     _check_shapes(net, checkpoint, path)
     weights = checkpoint["net"]
     for name, tensor in weights.items():

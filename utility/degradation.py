@@ -175,10 +175,8 @@ class Degradation:
         return rows, columns
 
     def down(self, x: Tensor) -> Tensor:
-        """D x, the true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s).
-
-        Raises ValueError: H or W is not a multiple of the scale factor.
-        """
+        """D x, the true low-resolution cube: (..., B, H, W) -> (..., B, H/s, W/s). Raises
+        ValueError: H or W is not a multiple of the scale factor."""
         height, width = x.shape[-2:]
         if height % self.scale or width % self.scale:
             raise ValueError(f"a {height} x {width} image cannot be degraded by x{self.scale}: "

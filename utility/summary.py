@@ -49,10 +49,8 @@ class How(NamedTuple):
 
 def collect(arguments: Sequence[str]) -> tuple[Runs, How]:
     """The runs in results folders, given as FOLDER or NAME=FOLDER, and how they were computed.
-
     Raises UserError: a folder has no results, a file is none of hsi_test.py, or presets or borders
-    differ.
-    """
+    differ."""
     # (problem, images, method, mean indexes)
     found: list[tuple[str, Images, str, Mapping[str, Any]]] = []
     how: dict[How, Path] = {}

@@ -101,10 +101,8 @@ def choose(arch: str | None = None, scale: int | None = None,
 
 def named(name: str) -> str:
     """The path of the shipped weights of this name; a path, and what is no such name, as it is.
-
     Raises UserError: the file of that name is missing or not the one that its card describes, or a
-    name without a folder and a suffix is none of the shipped ones.
-    """
+    name without a folder and a suffix is none of the shipped ones."""
     if Path(name).exists() or Path(name).name != name:
         return name
     found = next((one for one in shipped() if one.path.stem == name), None)

@@ -1,5 +1,4 @@
-"""Full disks: one sentence that names what was to be written, nothing left, and what was there
-before is whole."""
+"""Full disks: one sentence that says it, nothing left, and what was there before is whole."""
 from __future__ import annotations
 
 import os
@@ -17,8 +16,7 @@ from harness import Tally, Watch, ended, is_sentence, said
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """A file system of so many bytes at `folder`; yields False where this process may not mount
-    one."""
+    """A file system of so many bytes at `folder`; yields False where none may be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
     mounted = (shutil.which("mount") is not None
@@ -42,8 +40,7 @@ def _limited(work: kills.Work, size: int) -> None:
 
 
 def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
-    """100 full disks at share 1, each a file system of its own; where none may be mounted, a limit
-    of the size of files."""
+    """100 full disks at share 1, file systems of their own, or a limit of the size of files."""
     draw, here = random.Random(seed), Path.cwd()
     for work in (kills.database(True), kills.database(False), *map(kills.scene, kills.SUFFIXES),
                  kills.test(), kills.training_work()):

@@ -38,8 +38,7 @@ class Tally:
 
 
 class Watch:
-    """What a child has passed, in memory that its parent reads: the number of places, and the name
-    of the last one.
+    """What a child has passed, in memory that its parent reads: how many places, the last's name.
 
     Args:
         stop: the child gets `number` at this place; None: at none.
@@ -68,8 +67,7 @@ class Watch:
 
 def fork(work: Callable[[], Any], log: Path, *, memory: int | None = None,
          seconds: int = 900) -> int:
-    """Start a child that does `work` as a script would, with its output in `log`; returns its
-    number.
+    """Start a child that does `work` as a script would, its output in `log`; its number.
 
     Args:
         memory: bytes that the child may take beside what it has.
@@ -136,8 +134,7 @@ def is_sentence(text: str) -> bool:
 
 
 def outcome_of(read: Callable[[], Any]) -> tuple[str, Any]:
-    """What reading ends as: "read" and its value, "refused" or "no memory" and the sentence,
-    "fault" and the traceback."""
+    """What reading ends as: "read", "refused", "no memory" or "fault", and the value or why."""
     try:
         return "read", read()
     except UserError as error:

@@ -1,5 +1,4 @@
-"""Files that somebody made on purpose: refused in one sentence, before they cost memory, time or a
-look at anything else."""
+"""Files made on purpose: refused in one sentence, at no cost of memory, time or secrets."""
 from __future__ import annotations
 
 import io

@@ -1,5 +1,4 @@
-"""Processes killed at every place of their work: nothing is lost, nothing half-made has a name, the
-same command goes on."""
+"""Processes killed at every place: nothing is lost or half-made, the same command goes on."""
 from __future__ import annotations
 
 import contextlib
@@ -165,8 +164,7 @@ def database(with_old: bool) -> Work:
 
 
 def scene(suffix: str) -> Work:
-    """In two blocks, and for ENVI with another interleave, so that a wrong pair reads as something
-    else."""
+    """In two blocks, and for ENVI of another interleave, so that a wrong pair shows."""
     def write(value: int) -> None:
         like = Scene(_cube(value), "scene", layout="BHW",
                      metadata={"interleave": "bip" if value else "bsq"})
@@ -302,8 +300,7 @@ def _left(run: Path) -> dict[str, object]:
 
 
 def chains(scratch: Path, count: int, draw: random.Random) -> Iterator[Tally]:
-    """Runs that are killed again and again until they have made `count` kills, each compared with
-    one that was not."""
+    """Runs killed until they have made `count` kills, each compared with one that was not."""
     kills, chains = (Tally("kills", "training, killed"),
                      Tally("kills", "training, killed and resumed to its end"))
     stopped = Tally("kills", "training, terminated")

@@ -1,5 +1,4 @@
-"""Damaged files of every format that is read: each is read or refused in one sentence, and never
-ends the process."""
+"""Damaged files of every format: read, or refused in one sentence; no process ends by them."""
 from __future__ import annotations
 
 import json
@@ -192,8 +191,7 @@ FORMATS = {"MATLAB v5": Format(".mat", _scene),
 
 
 def damaged(sound: bytes, rng: np.random.Generator, exact: bool) -> bytes:
-    """One to three faults of a transfer, a disk or a hand; half of them lie in the first or last
-    512 bytes.
+    """One to three faults of a transfer, a disk or a hand, half of them near an end.
 
     Of a format that must be read exactly or not at all, half of the files have one wrong bit, which
     lies anywhere.
@@ -250,8 +248,7 @@ def run(scratch: Path, share: float, seed: int) -> Iterator[Tally]:
 
 def _many(kind: Format, path: Path, sound: bytes, right: Any, key: tuple[int, int], numbers: range,
           tally: Tally) -> int:
-    """One child reads the files of these numbers until one of them kills the child; returns the
-    number to go on with."""
+    """One child reads these files until one kills it; returns the number to go on with."""
     results, log = path.with_suffix(".results"), path.with_suffix(".log")
 
     def work() -> None:

@@ -30,10 +30,8 @@ SENSORS = {31, 48, 102, 103, 144, 156, 162, 176, 188, 189, 191, 198, 200, 204, 2
 
 
 def spelled(layout: str) -> str:
-    """The layout in the spelling of LAYOUTS, whatever its case.
-
-    Raises UserError: the layout is unknown.
-    """
+    """The layout in the spelling of LAYOUTS, whatever its case. Raises UserError: the layout is
+    unknown."""
     for known in LAYOUTS:
         if known.lower() == layout.lower():
             return known

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -55,9 +55,7 @@ def find_bad_bands(cube: Any, nodata: float | None = None, missing: np.ndarray |
 
 def parse_bands(text: str | Sequence[int], count: int) -> list[int]:
     """Band indices, counted from 0, from text such as "0-49,60"; ends included, sorted, each once.
-
-    Raises UserError: the text is no such list, or names a band outside 0 .. count - 1.
-    """
+    Raises UserError: the text is no such list, or names a band outside 0 .. count - 1."""
     if isinstance(text, str):
         chosen: set[int] = set()
         for part in filter(None, (p.strip() for p in text.split(","))):
@@ -216,10 +214,9 @@ def _refusal(scene: Scene, bad: list[BadBand], left: int) -> UserError:
                      f"{named}; {advice}.")
 
 
-def marked_bad(scene: Scene, known: Collection[int] = ()) -> list[int]:
-    """The bands that the file itself marks as bad, but for the known ones; indices from 0."""
-    bad = [] if scene.good is None else np.flatnonzero(~np.asarray(scene.good, bool))
-    return [int(band) for band in bad if band not in known]
+def marked_bad(scene: Scene) -> list[int]:
+    """The bands that the file itself marks as bad; indices from 0."""
+    return [] if scene.good is None else np.flatnonzero(~np.asarray(scene.good, bool)).tolist()
 
 
 def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:

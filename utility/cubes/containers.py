@@ -173,10 +173,8 @@ def result_suffix(path: Path) -> str:
 
 def open_stored(path: Path, key: str | None = None) -> tuple[Stored, Container]:
     """Open a file by the reader of its container: the stored array with its facts; the container.
-
     Raises UserError: the file is missing, a folder of no product, empty, of no known container or
-    damaged, or the key is unknown or ambiguous.
-    """
+    damaged, or the key is unknown or ambiguous."""
     if not path.exists():
         raise UserError(f"{path} does not exist; give the path of a scene ({known()}).")
     if found := product_of(path):

@@ -129,11 +129,8 @@ def list_cards() -> list[str]:
 
 
 def load_card(name_or_path: str | Path) -> Card:
-    """The card of that name under ``data/``, or in that .toml file.
-
-    Raises UserError: there is no such card, or a field is missing, unknown or wrong (the message
-    names file and field).
-    """
+    """The card of that name under ``data/``, or in that .toml file. Raises UserError: there is no
+    such card, or a field is missing, unknown or wrong (the message names file and field)."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = CARD_FOLDER / f"{name_or_path}.toml"
@@ -166,10 +163,8 @@ def generic_card(patch: int = 64) -> Card:
 
 
 def locate(card: Card, use: Literal["training", "test"]) -> Path:
-    """Find the scenes of one use: the card's folder, else a file in an installed package.
-
-    Raises UserError: they are in neither place; the message says how to get them.
-    """
+    """Find the scenes of one use: the card's folder, else a file in an installed package. Raises
+    UserError: they are in neither place; the message says how to get them."""
     place = (card.test_source if use == "test" else "") or card.source
     if place and default_path(place).exists():
         return default_path(place)

@@ -90,11 +90,9 @@ class OnMap:
 
 
 def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
-    """How a result on the sensor's grid, `like`, goes on the map grid of its lookup table.
-
-    Raises UserError: the scene has no lookup table, the degradation has a grid of its own, or the
-    type no value for cells without a pixel.
-    """
+    """How a result on the sensor's grid, `like`, goes on the map grid of its lookup table. Raises
+    UserError: the scene has no lookup table, the degradation has a grid of its own, or the type no
+    value for cells without a pixel."""
     lookup = like.metadata.get("lookup")
     if lookup is None:
         raise UserError("--ortho puts a result on the map grid of the lookup table (GLT) that "

@@ -35,11 +35,8 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(device: torch.device, amp: str, insisted: bool = False) -> str:
-    """A name of `AMP`: what was asked for, and for `auto` bf16 where the device computes it.
-
-    Raises UserError: bf16 was asked for, the processor has no instructions for it, and nobody
-    insisted.
-    """
+    """A name of `AMP`: what was asked for, and for `auto` bf16 where the device computes it. Raises
+    UserError: bf16 was asked for, the processor has no instructions for it, and nobody insisted."""
     if amp == "auto":
         return "bf16" if computes_bf16(device) else "off"
     if amp == "bf16" and device.type == "cpu" and not insisted and not computes_bf16(device):

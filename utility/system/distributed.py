@@ -66,9 +66,7 @@ def share(count: int, part: int, parts: int) -> slice:
 
 def own_gpus(asked: Sequence[int] | None) -> Sequence[int] | None:
     """The GPU of this process, of those asked for (None: of all); None where there is no GPU.
-
-    Raises UserError: this machine has more processes than GPUs.
-    """
+    Raises UserError: this machine has more processes than GPUs."""
     import torch
 
     if size() == 1 or (asked is None and not torch.cuda.is_available()):

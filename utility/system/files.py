@@ -224,10 +224,8 @@ def lock(file: int, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the name `path` alone, by a hidden file beside it.
-
-    Raises UserError: another process holds it, or the file cannot be made.
-    """
+    """Hold the name `path` alone, by a hidden file beside it. Raises UserError: another process
+    holds it, or the file cannot be made."""
     name = path.parent / f".{path.name}.lock"
     while True:
         try:

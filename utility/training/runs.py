@@ -76,10 +76,8 @@ class RunFolder:
 
     def say(self, line: str, warning: bool = False) -> None:
         """Print a line above the bar, and log it, as is what `progress.quiet` keeps from printing.
-
         Raises UserError: the log cannot be written, such as on a full disk. Later lines are printed
-        alone.
-        """
+        alone."""
         (warn if warning else say)(line)
         if self._log:
             try:

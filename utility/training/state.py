@@ -131,10 +131,8 @@ class State:
 
     def resume(self, path: str | Path) -> None:
         """Load all but the weights, which the network has; of a released checkpoint what it holds.
-
         Raises UserError: the optimizer's state is missing or of another network, or the place
-        inside an epoch is of another run.
-        """
+        inside an epoch is of another run."""
         saved = load_checkpoint(path, self.device)
         try:
             self._load(saved)

@@ -40,9 +40,7 @@ def is_header(path: Path) -> bool:
 
 def read_fields(header: Path) -> dict[str, Any]:
     """The fields by names in lower case: text, or a list of texts (a description is one text).
-
-    Raises UserError: a brace is not closed, or the file is no text.
-    """
+    Raises UserError: a brace is not closed, or the file is no text."""
     with open(header, "rb") as file:
         text = file.read(LIMIT).removeprefix(MARK)
     if b"\0" in text:
