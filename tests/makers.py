@@ -80,17 +80,16 @@ def every_pixel(cube: np.ndarray, scale: int) -> np.ndarray:
     return cube[:, ::scale, ::scale]
 
 
-SMOOTH: dict[str, Maker] = {"MATLAB imresize": imresize, "torch bicubic, antialias": lambda cube,
-                            scale: torch_bicubic(cube, scale, antialias=True),
-                            "rasterio cubic": rasterio_cubic, "block mean": block_mean,
-                            "cv2 INTER_AREA": lambda cube,
-                            scale: cv2_resize(cube, scale, cv2.INTER_AREA),
-                            "skimage resize": skimage_resize}
+SMOOTH: dict[str, Maker] = {
+    "MATLAB imresize": imresize,
+    "torch bicubic, antialias": lambda cube, scale: torch_bicubic(cube, scale, antialias=True),
+    "rasterio cubic": rasterio_cubic, "block mean": block_mean,
+    "cv2 INTER_AREA": lambda cube, scale: cv2_resize(cube, scale, cv2.INTER_AREA),
+    "skimage resize": skimage_resize}
 """Makers that blur before they take samples."""
-ALIASED: dict[str, Maker] = {"cv2 INTER_CUBIC": lambda cube,
-                             scale: cv2_resize(cube, scale, cv2.INTER_CUBIC),
-                             "torch bicubic": torch_bicubic, "scipy zoom": scipy_zoom,
-                             "every s-th pixel": every_pixel}
+ALIASED: dict[str, Maker] = {
+    "cv2 INTER_CUBIC": lambda cube, scale: cv2_resize(cube, scale, cv2.INTER_CUBIC),
+    "torch bicubic": torch_bicubic, "scipy zoom": scipy_zoom, "every s-th pixel": every_pixel}
 """Makers that take samples of a sharp image: energy beyond what any blur leaves."""
 
 

@@ -247,8 +247,8 @@ def prisma(path: Path, level: str = "L2D") -> Path:
             ends = {"ULcorner_easting": 500025.0, "ULcorner_northing": 5000025.0,
                     "LRcorner_easting": 500025.0 + 30 * (COLUMNS - 1),
                     "LRcorner_northing": 5000025.0 - 30 * (ROWS - 1)}
-            file.attrs.update({f"Product_{name}": np.float32(value) for name,
-                               value in ends.items()})
+            for name, value in ends.items():
+                file.attrs[f"Product_{name}"] = np.float32(value)
             file.attrs["Epsg_Code"] = np.int32(32632)
     return path
 

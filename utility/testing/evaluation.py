@@ -104,9 +104,9 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
             raise UserError("There is no image to test on; give scenes with --data.")
         asked = dataclasses.asdict(problem)
         del asked["method"]
-        results = {**_about(net, info), **(facts or {}), **asked,
-                   "units": {index: metric.unit_in(problem.preset) for index,
-                             metric in METRICS.items()}, "methods": methods, "images": rows,
+        units = {index: metric.unit_in(problem.preset) for index, metric in METRICS.items()}
+        results = {**_about(net, info), **(facts or {}), **asked, "units": units,
+                   "methods": methods, "images": rows,
                    "mean": {key: tables.mean_of([row[key] for row in rows]) for key in methods}}
         results |= {"warnings": _warnings(results), "failed": failed or []}
         if distributed.rank():
