@@ -135,8 +135,7 @@ def paint_things(p: Picture) -> None:
         light = rng.uniform(0.3, 1.1) * (1 + rng.uniform(0, 0.6) * slope) * (1 + strength * texture)
         if rounded:
             away = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-            light = (light
-                     * np.sqrt(np.clip(away / (away.max() + 1e-6), 0.02, 1)) ** rng.uniform(
+            light = (light * np.sqrt(np.clip(away / (away.max() + 1e-6), 0.02, 1)) ** rng.uniform(
                          0.4, 1.2))
         mix = (rng.uniform(0.4, 1.0)
                + rng.choice([0.0, 0.05, 0.25, 0.6], p=[0.35, 0.3, 0.25, 0.1]) * texture)

@@ -37,8 +37,7 @@ class Entry:
     @property
     def options(self) -> list[str]:
         """Arguments that the name does not give."""
-        return [name
-                for name in inspect.signature(self.build).parameters
+        return [name for name in inspect.signature(self.build).parameters
                 if name not in self.pattern.groupindex]
 
 
@@ -86,9 +85,8 @@ def create_model(name: str, **options: Any) -> Network:
 
     Raises ValueError: an unknown name (the message lists the nearest known ones) or option.
     """
-    entry, parts = next((
-        (e, found.groupdict()) for e in _entries.values() if (found := e.pattern.fullmatch(name))),
-                        (None, {}))
+    entry, parts = next(((e, found.groupdict()) for e in _entries.values()
+                         if (found := e.pattern.fullmatch(name))), (None, {}))
     if entry is None:
         near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.3) or list_models()
         raise ValueError(f"unknown network {name!r}; did you mean {' or '.join(near)}? Names are "

@@ -40,10 +40,9 @@ from utility.system.errors import UserError
 from utility.system.files import replacing, require_file
 
 # numpy's plain numbers, which released checkpoints hold as their psnr and loss; they run no code.
-_NUMBERS = [*(
-    (np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-            np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)),
-            type(np.dtype(np.int64))]
+_NUMBERS = [*((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar")
+              for core in ("core", "_core")), np.dtype, type(np.dtype(np.float64)),
+            type(np.dtype(np.float32)), type(np.dtype(np.int64))]
 SAFETENSORS = ".safetensors"
 _PREFIXES = ("module.", "_orig_mod.")
 PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
@@ -136,12 +135,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
                     (lambda value: isinstance(value, Mapping), "a table")),
     "long_skip": (lambda value: isinstance(value, bool), "true or false"),
     **dict.fromkeys(("scale", "bands"),
-                    (lambda value: all(
-                        map(_whole, value if isinstance(value, list | tuple) else [value])),
+                    (lambda value: all(map(_whole,
+                                           value if isinstance(value, list | tuple) else [value])),
                      "whole numbers")),
-    "history": (
-        lambda value: isinstance(value, list) and all(isinstance(row, Mapping) for row in value),
-        "a list of tables"),
+    "history": (lambda value: isinstance(value, list)
+                and all(isinstance(row, Mapping) for row in value), "a list of tables"),
     "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers")}
 """Of a checkpoint's fields: whether a value can be used, and what is expected; all may be None."""
 

@@ -228,9 +228,8 @@ def _scenes_in(folder: Path, depth: int = 3) -> list[Path]:
     folders = [path for path in inside if path.is_dir()]
     scenes = [path for path in inside if path.is_file() and containers.is_scene(path)]
     scenes += [found[1] for path in folders if (found := product_of(path))]
-    others = [path
-              for path in inside
-              if path.is_file() and path not in scenes and containers.without_cube(path)]
+    others = [path for path in inside if path.is_file() and path not in scenes
+              and containers.without_cube(path)]
     if others and scenes:
         note(f"{folder}: left out, for they hold no cube: "
              f"{', '.join(path.name for path in others[:8])}" + " and more" * (len(others) > 8))

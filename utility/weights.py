@@ -214,8 +214,7 @@ def _rows_of(file: Path, source: Path, saved: Mapping[str, Any]) -> list[dict[st
 def _training(source: Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     """How a run was trained, from its checkpoint and the files beside it."""
     config, folder = saved["config"], source.parent
-    facts = {key: config[key]
-             for key in ("recipe", "loss", "batch", "lr", "seed", "data", "init")
+    facts = {key: config[key] for key in ("recipe", "loss", "batch", "lr", "seed", "data", "init")
              if config.get(key)}
     facts["steps"] = saved["iteration"]
     # the card of the weights that the run started from

@@ -58,9 +58,8 @@ def choose_key(path: Path, shapes: dict[str, tuple[int, ...]], key: str | None,
             cubes = [name for name in cubes if math.prod(size) in shapes[name]] or cubes
             most = max((min(shapes[name]) for name in cubes), default=0)  # abundances are few
             cubes = [name for name in cubes if 4 * min(shapes[name]) > most]
-    about = {name
-             for name in cubes
-             if name in companions or COMPANION.search(name.rpartition("/")[2].lower())}
+    about = {name for name in cubes if name in companions
+             or COMPANION.search(name.rpartition("/")[2].lower())}
     cubes = [name for name in cubes if name not in about] or cubes
     cubes = [name for name in cubes if len(shapes[name]) < 3 or min(shapes[name]) != 3] or cubes
     if key is not None:
@@ -87,8 +86,7 @@ def _whole(shapes: dict[str, tuple[int, ...]], cubes: list[str]) -> str | None:
     most = max(math.prod(shapes[name]) for name in cubes)
     largest = [name for name in cubes if math.prod(shapes[name]) == most]
     if len(largest) > 1:
-        largest = [name for name in largest
-                   if TRUTH.fullmatch(name.rpartition("/")[2].lower())]
+        largest = [name for name in largest if TRUTH.fullmatch(name.rpartition("/")[2].lower())]
     if len(largest) != 1 or len(shapes[largest[0]]) != 3:
         return None
     whole = shapes[largest[0]]
@@ -129,9 +127,8 @@ def short_names(names: Collection[str]) -> dict[str, str]:
     for name in names:
         parts = name.split("/")
         runs = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[name] = next(
-            (run for run in runs if sum(f"/{other}".endswith(f"/{run}") for other in names) == 1),
-            name)
+        found[name] = next((run for run in runs
+                            if sum(f"/{other}".endswith(f"/{run}") for other in names) == 1), name)
     return found
 
 

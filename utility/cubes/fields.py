@@ -57,8 +57,7 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
         by = "the names of the bands"
     facts = {"wavelengths": nm, "wavelengths_by": "" if nm is None else by, "band_names": names,
              "fwhm": None if widths is None else _widths(widths, units, nm),
-             "good": None if flags is None else flags != 0, "gain": gain,
-             "offset": offset}
+             "good": None if flags is None else flags != 0, "gain": gain, "offset": offset}
     if offset is not None and gain is None:
         facts["gain"] = np.ones(bands)
     plain = gain is not None and np.all(gain == 1) and (offset is None or not offset.any())

@@ -18,22 +18,19 @@ from utility.cubes import conventions
 Affine = tuple[float, ...]
 """a..f: x = a column + b row + c, y = d column + e row + f, of the corners of pixels."""
 
-PROJECTIONS = {
-    "latitude_longitude": "longlat", "transverse_mercator": "tmerc", "mercator": "merc",
-    "sinusoidal": "sinu",
-    "lambert_azimuthal_equal_area": "laea", "lambert_conformal_conic": "lcc",
-    "albers_conical_equal_area": "aea",
-    "polar_stereographic": "stere", "stereographic": "stere", "azimuthal_equidistant": "aeqd",
-    "lambert_cylindrical_equal_area": "cea", "orthographic": "ortho"}
+PROJECTIONS = {"latitude_longitude": "longlat", "transverse_mercator": "tmerc", "mercator": "merc",
+               "sinusoidal": "sinu", "lambert_azimuthal_equal_area": "laea",
+               "lambert_conformal_conic": "lcc", "albers_conical_equal_area": "aea",
+               "polar_stereographic": "stere", "stereographic": "stere",
+               "azimuthal_equidistant": "aeqd", "lambert_cylindrical_equal_area": "cea",
+               "orthographic": "ortho"}
 """`grid_mapping_name` of CF -> projection of PROJ."""
 
-PARAMETERS = {
-    "latitudeofprojectionorigin": "lat_0", "longitudeofcentralmeridian": "lon_0",
-    "longitudeofprojectionorigin": "lon_0",
-    "straightverticallongitudefrompole": "lon_0", "scalefactoratcentralmeridian": "k_0",
-    "scalefactoratprojectionorigin": "k_0", "falseeasting": "x_0", "falsenorthing": "y_0",
-    "semimajoraxis": "a",
-    "semiminoraxis": "b", "inverseflattening": "rf"}
+PARAMETERS = {"latitudeofprojectionorigin": "lat_0", "longitudeofcentralmeridian": "lon_0",
+              "longitudeofprojectionorigin": "lon_0", "straightverticallongitudefrompole": "lon_0",
+              "scalefactoratcentralmeridian": "k_0", "scalefactoratprojectionorigin": "k_0",
+              "falseeasting": "x_0", "falsenorthing": "y_0", "semimajoraxis": "a",
+              "semiminoraxis": "b", "inverseflattening": "rf"}
 
 LAT, LON = re.compile(r"^lat(itude)?s?($|_)"), re.compile(r"^lon(gitude)?s?($|_)")
 

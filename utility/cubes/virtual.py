@@ -125,9 +125,8 @@ def joined_arms(arms: Mapping[str, Stored]) -> Stored:
     order = alive[np.argsort(centres[alive], kind="stable")] if known else alive
     widths = [arm.fwhm for arm in arms.values()]
     stored = Stored(joined(list(cubes.values()), order), format=first.format, layout="BHW",
-                    layout_by=BY_PRODUCT,
-                    key=first.key if len(arms) == 1 else None, nodata=first.nodata,
-                    units=first.units, crs=first.crs,
+                    layout_by=BY_PRODUCT, key=first.key if len(arms) == 1 else None,
+                    nodata=first.nodata, units=first.units, crs=first.crs,
                     transform=first.transform, lonlat=first.lonlat, metadata=dict(first.metadata))
     packings = {name: arm.metadata.get("packing", str(arm.array.dtype))
                 for name, arm in arms.items()}

@@ -153,8 +153,7 @@ class _Building:
         if self._shares(file) and not found["validation"] and self.written:
             part = "validation"  # too small for both
         augment = self.augment if part == "training" else 1
-        self.written.append(
-            source | {"part": part} | self._cut(found["training"], number, augment))
+        self.written.append(source | {"part": part} | self._cut(found["training"], number, augment))
         if found["validation"]:  # the last patches of a database are those of validation
             self.held.append((source, number, found["validation"]))
         for test in found["test"] if self.keep_tests else ():

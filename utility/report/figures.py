@@ -403,9 +403,8 @@ class _Page:
         # The panel of a very long image is shorter than the image, which sits centred in it: the
         # page stays readable.
         self.height = self.width * min(max(shape[0] / shape[1], 0.45), 1.25)
-        self.page_width = max(
-            2 * self.side + right + self.columns * self.width + (self.columns - 1) * self.gap_x,
-            3.4)
+        self.page_width = max(2 * self.side + right + self.columns * self.width
+                              + (self.columns - 1) * self.gap_x, 3.4)
         self.below = self.top + rows * math.ceil(count / self.columns) * (self.height + self.gap_y)
         self.figure = Figure(
             figsize=(self.page_width, self.below + (below or self.side - self.gap_y)))

@@ -17,9 +17,8 @@ from utility.system.files import default_path
 from utility.training.losses import LOSSES
 from utility.training.recipes import RECIPES
 
-CHOICES: dict[str, Any] = {
-    "recipe": RECIPES, "loss": LOSSES, "amp": AMP, "augment": MODES, "start": (*STARTS, None),
-    "scale_order": ("turn", "random")}
+CHOICES: dict[str, Any] = {"recipe": RECIPES, "loss": LOSSES, "amp": AMP, "augment": MODES,
+                           "start": (*STARTS, None), "scale_order": ("turn", "random")}
 """The values of a field that has few."""
 
 LOWEST: dict[tuple[float, bool], tuple[str, ...]] = {

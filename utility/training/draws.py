@@ -73,8 +73,7 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
         return Given(low, {start: degradation.start(low, start) for start in starts}, told)
     draws = [random(config.seed, *key, before + k) for k in range(len(gt))]
     sensors = [_sensor(config, scale, draw) for draw in draws]
-    low = torch.stack([sensor.true.down(patch)
-                       for sensor, patch in zip(sensors, gt, strict=True)])
+    low = torch.stack([sensor.true.down(patch) for sensor, patch in zip(sensors, gt, strict=True)])
     level = low.square().mean((2, 3)).sqrt() * _column(low, (s.noise for s in sensors))
     if config.snr is not None:
         # Bands differ: a log-normal factor of about 1.3.
@@ -87,8 +86,7 @@ def given(config: TrainingConfig, gt: Tensor, scale: int, *key: int | str, start
     told_level = level * _column(low, (s.told_noise for s in sensors))
     mtf = _column(low, (float(np.mean(s.told.nearest_mtf)) for s in sensors))
     known = _column(low, (float(s.known) for s in sensors))
-    told = torch.stack(
-        [told_level.square(), mtf.expand_as(level), known.expand_as(level)], dim=1)
+    told = torch.stack([told_level.square(), mtf.expand_as(level), known.expand_as(level)], dim=1)
     return Given(low, {start: _start(sensors, low, start, told_level) for start in starts}, told)
 
 
@@ -143,10 +141,9 @@ def shaded(config: TrainingConfig, gt: Tensor, *key: int | str, before: int = 0)
     """
     if not config.shade:
         return gt
-    return (gt
-            * torch.stack([_shade(config.shade, gt.shape[-2:],
-                                  random(config.seed, *key, "shade", before + k))
-                           for k in range(len(gt))]).to(gt)[:, None])
+    return (gt * torch.stack([_shade(config.shade, gt.shape[-2:],
+                                     random(config.seed, *key, "shade", before + k))
+                              for k in range(len(gt))]).to(gt)[:, None])
 
 
 def _shade(share: float, size: tuple[int, int], rng: np.random.Generator) -> Tensor:

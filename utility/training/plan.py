@@ -209,8 +209,7 @@ def prepare(config: TrainingConfig) -> Plan:
     for source in sources:
         scenes += [scene for scene in source.meta["sources"] if scene not in scenes]
     plan = Plan(config=config, device=device, sources=sources, net=net, trained_on=scenes or None,
-                notes=list(dict.fromkeys(notes)),
-                resumed=_numbers(saved) if config.resume else {})
+                notes=list(dict.fromkeys(notes)), resumed=_numbers(saved) if config.resume else {})
     if config.recipe == "released" and not origin and plan.total < ENOUGH:
         plan.notes.append(f"the released recipe makes {plan.total} steps on this data, and from "
                           "PyTorch's weights a network needs thousands to pass the interpolation; "

@@ -57,9 +57,8 @@ def validate(state: State, loaders: Mapping[str, DataLoader],
                     [loss, *(psnr(cube, gt).sum() for cube in (out, plain, projected))]))
                 if picture is None and not distributed.rank():
                     truth, *others = (cube[0].float().cpu().numpy() for cube in (gt, x, out))
-                    picture = np.concatenate([
-                        composite(cube, wavelengths, reference=truth) for cube in (truth, *others)],
-                                             1)
+                    picture = np.concatenate([composite(cube, wavelengths, reference=truth)
+                                              for cube in (truth, *others)], 1)
             numbers.append((batch[0], len(batch)))
             if stop and stop.requested:
                 break

@@ -132,8 +132,7 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None,
     layout, reason = stated_layout(dataset.attrs.get("layout")), ""
     kind = "mat7.3" if matlab else "netcdf" if is_netcdf(contents.file) else "hdf5"
     planes = [d.shape for n, d in contents.arrays.items() if d.ndim == 2 and n != key]
-    stored = Stored(array, format=kind, key=key, mirrored=matlab, planes=planes,
-                    **facts_in(beside))
+    stored = Stored(array, format=kind, key=key, mirrored=matlab, planes=planes, **facts_in(beside))
     stored.nodata, stored.units = stored.nodata if nodata is None else nodata, packing.units
     if packing.packed:
         stored.metadata["packing"] = f"{dataset.dtype} x {packing.scale:g} + {packing.offset:g}"
@@ -311,8 +310,7 @@ def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
         plan.set_fill_value(np.array(fill, dtype))
     folder, _, name = key.rpartition("/")
     h5py.h5d.create(file.require_group(folder or "/").id, name.encode(),
-                    h5py.h5t.py_create(dtype, logical=True),
-                    h5py.h5s.create_simple(shape), plan)
+                    h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), plan)
 
 
 def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:

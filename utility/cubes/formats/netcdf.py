@@ -142,8 +142,7 @@ def _grid_mapping(like: Scene) -> dict[str, Any]:
 
 def _mapping_name(crs: CRS) -> str:
     names = {"utm": "transverse_mercator", "tmerc": "transverse_mercator",
-             "laea": "lambert_azimuthal_equal_area",
-             "lcc": "lambert_conformal_conic", "aea": "albers_conical_equal_area",
-             "stere": "polar_stereographic",
-             "merc": "mercator", "sinu": "sinusoidal"}
+             "laea": "lambert_azimuthal_equal_area", "lcc": "lambert_conformal_conic",
+             "aea": "albers_conical_equal_area", "stere": "polar_stereographic", "merc": "mercator",
+             "sinu": "sinusoidal"}
     return names.get(str(crs.to_dict().get("proj", "")), "unknown")

@@ -73,8 +73,7 @@ def _packing(said: dict[str, Any], arm: str) -> Packing | None:
     scale = _number(said, f"ScaleFactor{arm}")
     if not scale:
         return None
-    return Packing(scale=1 / scale, offset=-(_number(said, f"Offset{arm}") or 0.0),
-                   units=RADIANCE)
+    return Packing(scale=1 / scale, offset=-(_number(said, f"Offset{arm}") or 0.0), units=RADIANCE)
 
 
 def _arm(contents: hdf5.Contents, name: str, said: dict[str, Any], arm: str,
