@@ -35,6 +35,22 @@ def save_v73(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
+def saved(folder: Path, kind: str, **arrays: np.ndarray) -> Path:
+    """Arrays as scientists leave them: mat5, mat7.3, npz, npy (of one) or h5 (in chunks)."""
+    path = folder / f"a.{'mat' if kind.startswith('mat') else kind}"
+    if kind == "mat7.3":
+        return save_v73(path, **arrays)
+    if kind == "h5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, chunks=True)
+    elif kind == "mat5":
+        scipy.io.savemat(path, arrays)
+    else:
+        np.savez(path, **arrays) if kind == "npz" else np.save(path, *arrays.values())
+    return path
+
+
 # --------------------------------------------------------------------------------- keys and layouts
 
 @pytest.mark.parametrize(("shape", "layout"),
@@ -126,16 +142,7 @@ def test_the_order_of_pixels_is_that_in_which_neighbours_are_alike(
         tmp_path: Path, kind: str, size: tuple, order: str) -> None:
     cube = ramp(7, *size) + 0.1 * np.random.default_rng(0).random((7, *size))
     flat = (cube if order == "rows" else cube.transpose(0, 2, 1)).reshape(7, -1).T
-    path = tmp_path / f"a.{'mat' if kind.startswith('mat') else kind}"
-    if kind == "mat7.3":
-        save_v73(path, Y=flat)
-    elif kind == "mat5":
-        scipy.io.savemat(path, {"Y": flat})
-    elif kind == "h5":
-        with h5py.File(path, "w") as file:
-            file.create_dataset("Y", data=flat, chunks=(64, 7))
-    else:
-        np.save(path, flat) if kind == "npy" else np.savez(path, Y=flat)
+    path = saved(tmp_path, kind, Y=flat)
     np.testing.assert_array_equal(read_scene(path, size=size).cube, cube)
     scene = open_scene(path, layout="pixels" if kind == "mat7.3" else "pixels.T", size=size)
     assert (
@@ -178,13 +185,7 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
     flat = cube.transpose(0, 2, 1).reshape(7, -1)  # pixels run down the columns
     beside = {"nRow": np.array([[12.0]]), "nCol": np.array([[9.0]]),
               "SlectBands": np.arange(7.0)[:, None]}
-    path = tmp_path / f"a.{'npz' if kind == 'npz' else 'mat'}"
-    if kind == "mat7.3":
-        save_v73(path, Y=flat, **beside)
-    elif kind == "mat5":
-        scipy.io.savemat(path, {"Y": flat, **beside})
-    else:
-        np.savez(path, Y=flat, **beside)
+    path = saved(tmp_path, kind, Y=flat, **beside)
     scene = read_scene(path, bands=7)
     assert scene.layout == ("pixels.T" if kind == "mat7.3" else "pixels")
     np.testing.assert_array_equal(scene.cube, cube)
@@ -290,19 +291,13 @@ def test_a_struct_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
             read_scene(path)
 
 
-@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz", "hdf5"])
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz", "h5"])
 def test_of_a_cube_and_copies_of_it_the_finest_is_the_scene_and_the_others_are_told(
     tmp_path: Path, kind: str) -> None:
     gt = cube_of(6, 32, 40)
     arrays = {"ms": gt[:, ::4, ::4], "ms_bicubic": gt[:, ::-1], "gt": gt}
-    path = tmp_path / {"npz": "a.npz", "hdf5": "a.h5"}.get(kind, "a.mat")
     arrays = {name: value.transpose(1, 2, 0) for name, value in arrays.items()}
-    if kind == "hdf5":
-        with h5py.File(path, "w") as file:
-            file.update(arrays)
-    else:
-        {"mat5": lambda: scipy.io.savemat(path, arrays), "npz": lambda: np.savez(path, **arrays),
-         "mat7.3": lambda: save_v73(path, **arrays)}[kind]()
+    path = saved(tmp_path, kind, **arrays)
     scene = read_scene(path)
     np.testing.assert_array_equal(scene.cube, gt)
     (told,) = scene.notes

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from utility.cubes.axes import LAYOUTS  # noqa: E402
 from utility.names import STORED  # noqa: E402
+from utility.options.shared import add_reading, whole  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import default_path, shown  # noqa: E402
 from utility.system.progress import duration, note, quiet, say, warn  # noqa: E402
@@ -43,41 +43,30 @@ def _parser() -> argparse.ArgumentParser:
                        help="dataset card: a name in data/, or a .toml (default: sample)")
     group.add_argument("--source", nargs="+", metavar="PATH",
                        help="scene files or folders (default: the card's place)")
-    group.add_argument("--scenes", type=_whole(1), default=100, metavar="N",
+    group.add_argument("--scenes", type=whole(1), default=100, metavar="N",
                        help="how many scenes a rendered dataset has (default: %(default)s)")
-    group.add_argument("--scenes-limit", type=_whole(1), metavar="N",
+    group.add_argument("--scenes-limit", type=whole(1), metavar="N",
                        help="the first N scenes only")
-    group.add_argument(
-        "--key", help="name of the cube in its file, when it holds several (default: the card's)")
-    group.add_argument("--layout", choices=LAYOUTS, metavar="AXES",
-                       help=f"axes of the cube as stored: {', '.join(LAYOUTS)}")
-    group.add_argument("--size", type=_whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
-                       help="size of the image, for a bands x pixels cube that does not say it")
-    group.add_argument("--drop-bad-bands", action="store_true",
-                       help="leave out constant, NaN and dead bands")
-    group.add_argument("--nodata", type=float, metavar="VALUE",
-                       help="of pixels without data, where the file does not say it")
-    group.add_argument("--fill-nodata", action="store_true",
-                       help="fill no-data pixels from their neighbours")
+    add_reading(group.add_argument)
     group.add_argument("--skip-bad", action="store_true",
                        help="leave out scenes that cannot be used, and end well (default: of "
                        "several scenes the others are taken, and the end is an error)")
     group = parser.add_argument_group(
         "how to cut (default: as the card says; without a card, 64x64 side by side)")
-    group.add_argument("--patch", type=_whole(1), metavar="PX", help="side of a patch")
-    group.add_argument("--stride", type=_whole(1), nargs="+", metavar="PX",
+    group.add_argument("--patch", type=whole(1), metavar="PX", help="side of a patch")
+    group.add_argument("--stride", type=whole(1), nargs="+", metavar="PX",
                        help="step between patches, for each zoom")
     group.add_argument("--zooms", type=_zoom, nargs="+", metavar="Z",
                        help="spatial scales, above 0 and up to 1")
     group.add_argument(
-        "--augment", type=_whole(1, 8), default=1, metavar="K",
+        "--augment", type=whole(1, 8), default=1, metavar="K",
         help="store K rotations and flips of each patch (default: 1; training augments on the fly)")
-    group.add_argument("--seed", type=_whole(0), default=2021,
+    group.add_argument("--seed", type=whole(0), default=2021,
                        help="draws these, and rendered scenes (default: %(default)s)")
     held = group.add_mutually_exclusive_group()
     held.add_argument("--val-scenes", nargs="+", default=[], metavar="NAME",
                       help="scenes held out for validation")
-    held.add_argument("--val-last", type=_whole(0), metavar="N",
+    held.add_argument("--val-last", type=whole(0), metavar="N",
                       help="the last N patches are for validation, 1000 as released (default: the "
                       "card's scenes or region for validation; without these the last of five or "
                       "more scenes, a tenth of them, or a corner of the last one: what validates "
@@ -90,21 +79,10 @@ def _parser() -> argparse.ArgumentParser:
                        help="type of the stored values (default: %(default)s)")
     group.add_argument("--force", action="store_true",
                        help="replace the database and test cubes if they exist")
-    group.add_argument("--map-size-mb", type=_whole(1), default=1024, metavar="MB",
+    group.add_argument("--map-size-mb", type=whole(1), default=1024, metavar="MB",
                        help="LMDB's map to begin with; it grows (default: %(default)s)")
     group.add_argument("--quiet", action="store_true", help="print warnings and errors alone")
     return parser
-
-
-def _whole(low: int, high: int | None = None):
-    def number(text: str) -> int:
-        value = int(text)
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(
-                f"{value} is not {f'from {low} to {high}' if high else f'at least {low}'}")
-        return value
-
-    return number
 
 
 def _zoom(text: str) -> float:

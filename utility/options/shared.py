@@ -5,6 +5,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from utility.cubes.axes import LAYOUTS
 from utility.names import POOLING
 
 Add = Callable[..., Any]
@@ -34,6 +35,32 @@ def add_computing(add: Add, *, several: str, precisions: Sequence[str], precisio
     add("--deterministic", action="store_true",
         help="the same bits in every run on the same GPU, slower; names what is not (on a "
         "processor, runs with the same number of threads agree to the last bit anyway)")
+
+
+def add_reading(add: Add) -> None:
+    """How the cube of a file is read."""
+    add("--key", help="name of the cube in its file, when it holds several (default: the card's)")
+    add("--layout", choices=LAYOUTS, metavar="AXES",
+        help=f"of the cube as stored: {', '.join(LAYOUTS)}")
+    add("--size", type=whole(1), nargs=2, metavar=("ROWS", "COLUMNS"),
+        help="of the image, for bands x pixels without one")
+    add("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
+    add("--nodata", type=float, metavar="VALUE",
+        help="of pixels without data, where the file does not say it")
+    add("--fill-nodata", action="store_true",
+        help="fill NaN and no-data pixels from their neighbours")
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: a whole number, `low` or more, `high` at most."""
+    def number(text: str) -> int:
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(
+                f"{value} is not {f'from {low} to {high}' if high else f'at least {low}'}")
+        return value
+
+    return number
 
 
 def gpus(given: Sequence[int] | None) -> tuple[int, ...] | None:

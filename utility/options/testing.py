@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utility import weights
-from utility.cubes.axes import LAYOUTS
 from utility.names import (
     ANY,
     DEGRADATIONS,
@@ -18,7 +17,7 @@ from utility.names import (
     SCALES,
     with_mtf,
 )
-from utility.options.shared import Add, add_computing, gpus
+from utility.options.shared import Add, add_computing, add_reading, gpus
 from utility.system.errors import Arguments, UserError
 
 
@@ -142,18 +141,9 @@ def _problem(add: Add) -> None:
 
 
 def _reading(add: Add) -> None:
-    add("--key", help="name of the cube in its file, when it holds several")
-    add("--layout", choices=LAYOUTS, metavar="AXES",
-        help=f"of the cube as stored: {', '.join(LAYOUTS)}")
-    add("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"),
-        help="of the image, for bands x pixels without one")
+    add_reading(add)
     add("--bands", metavar="LIST", help="bands to take, from 0, e.g. 0-49,60")
     add("--drop-bands", metavar="LIST", help="bands to leave out")
-    add("--drop-bad-bands", action="store_true", help="leave out constant, NaN and dead bands")
-    add("--nodata", type=float, metavar="VALUE",
-        help="of pixels without data, where the file does not say it")
-    add("--fill-nodata", action="store_true",
-        help="fill NaN and no-data pixels from their neighbours")
     add("--keep-range", action="store_true",
         help="values are in [0, 1] already: do not scale by minimum and maximum")
 

@@ -224,10 +224,9 @@ def _file(path: Path) -> str:
     size = _size(sum(file.stat().st_size for file in files))
     if path.is_dir():
         return f"{path}, {len(files)} files, {size}"
-    with open(path, "rb") as file:
-        driver = rasters.driver_of(file.read(16))
     container = containers.sniff(path)
-    title = rasters.TITLES.get(driver) or (container.title if container else f"{len(files)} files")
+    title = rasters.TITLES.get(rasters.driver_in(path)) or (
+        container.title if container else f"{len(files)} files")
     return f"{path}, {title}, {size}"
 
 

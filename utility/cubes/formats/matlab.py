@@ -35,7 +35,7 @@ LIMIT = 2**31 - 1
 CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
            8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64",
            15: "uint64", 16: "function", 17: "opaque"}
-NUMERIC = range(6, 16)
+NUMERIC = [CLASSES[number] for number in range(6, 16)]
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
          16: "u1", 17: "u2"}
 MATRIX, COMPRESSED = 14, 15
@@ -126,12 +126,8 @@ class _Element:
         if size > most:
             raise ValueError(f"a part of {size} bytes in an element of {self.left}")
         require_memory(size, self.file.name)
-        self.taken += size
         data, at = np.empty(size, np.uint8), 0
-        while at < size:
-            piece = self._piece(min(size - at, CHUNK))
-            if not piece:
-                raise ValueError("an element ends early")
+        for piece in self._pieces(size):
             data[at:at + len(piece)] = np.frombuffer(piece, np.uint8)
             at += len(piece)
         return data
@@ -139,11 +135,16 @@ class _Element:
     def _skip(self, size: int) -> None:
         if size < 0:
             raise ValueError("a field is longer than its struct says")
+        for _ in self._pieces(size):
+            pass
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
         self.taken += size
         while size:
             piece = self._piece(min(size, CHUNK))
             if not piece:
                 raise ValueError("an element ends early")
+            yield piece
             size -= len(piece)
 
     def _piece(self, most: int) -> bytes:
@@ -180,9 +181,12 @@ def holds_cube(path: Path) -> bool:
             _, found = _elements(file)
     except (OSError, ValueError, KeyError, zlib.error):
         return True
-    shapes = {name: shape
-              for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
-    return may_hold_cube(shapes)
+    return may_hold_cube(_numeric(found))
+
+
+def _numeric(found: dict[str, tuple[str, tuple[int, ...], int]]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the arrays of numbers."""
+    return {name: shape for name, (kind, shape, _) in found.items() if kind in NUMERIC}
 
 
 def open_mat5(path: Path, key: str | None) -> Stored:
@@ -198,8 +202,7 @@ def open_mat5(path: Path, key: str | None) -> Stored:
             element.finish()
             return array
 
-        shapes = {name: shape
-                  for name, (kind, shape, _) in found.items() if kind in map(CLASSES.get, NUMERIC)}
+        shapes = _numeric(found)
         small = [
             name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
         known: dict[str, Any] = {name: read(name) for name in small
@@ -237,8 +240,8 @@ def _beside(known: dict[str, Any], folder: str) -> dict[str, Any]:
 @contextmanager
 def create_mat5(target: Target) -> Iterator[CubeWriter]:
     with replacing(target.path, target.overwrite) as temporary:
-        # as MATLAB lays it
-        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype, order="F")
+        array = np.zeros(stored_shape(target.layout, target.shape), target.dtype,
+                         order="F")  # as MATLAB lays it
         yield CubeWriter.into(target.path, as_cube(array, target.layout, target.shape[1:]))
         with writing(target.path, scipy.io.matlab.MatWriteError):
             scipy.io.savemat(

@@ -63,16 +63,19 @@ def driver_of(head: bytes) -> str | None:
     return next((driver for start, driver in DRIVERS.items() if head.startswith(start)), None)
 
 
+def driver_in(path: Path) -> str | None:
+    """The driver for a file; None for what is no raster."""
+    with open(path, "rb") as file:
+        return driver_of(file.read(16))
+
+
 def is_raster(path: Path) -> bool:
     """Whether a file is one that a driver of DRIVERS opens, by its first bytes."""
-    with open(path, "rb") as file:
-        return driver_of(file.read(16)) is not None
+    return driver_in(path) is not None
 
 
 def _opened(path: Path) -> Any:
-    with open(path, "rb") as file:
-        driver = driver_of(file.read(16))
-    return rasterio.open(path.absolute(), driver=driver)
+    return rasterio.open(path.absolute(), driver=driver_in(path))
 
 
 def is_scene(path: Path) -> bool:
@@ -130,11 +133,14 @@ def open_raster(path: Path, key: str | None) -> Stored:
                     slowest=1 if by_pixel else 0,
                     grain=source.block_shapes[0][0] if by_pixel else 1)
     facts, about = _band_facts(path, source, indexes)
-    return Stored(cube, format="raster", layout="BHW",
-                  crs=source.crs.to_wkt() if source.crs else None,
-                  transform=None if source.transform.is_identity else tuple(source.transform)[:6],
-                  metadata=_kept(source, indexes), notes=notes + about, missing=missing,
+    return Stored(cube, format="raster", layout="BHW", metadata=_kept(source, indexes),
+                  notes=notes + about, missing=missing, **_place(source),
                   **facts | {"nodata": facts.get("nodata") if nodata is None else nodata})
+
+
+def _place(source: Any) -> dict[str, Any]:
+    return {"crs": source.crs.to_wkt() if source.crs else None,
+            "transform": None if source.transform.is_identity else tuple(source.transform)[:6]}
 
 
 def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
@@ -197,8 +203,7 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
     """
     with suppress(Exception):  # GDAL answers the first question with what is wrong in an .aux.xml
         source.colorinterp  # noqa: B018
-    alpha = next((i
-                  for i, use in zip(source.indexes, source.colorinterp, strict=True)
+    alpha = next((i for i, use in zip(source.indexes, source.colorinterp, strict=True)
                   if use == ColorInterp.alpha), None)
     if alpha:
         band = source.read(alpha)
@@ -207,11 +212,9 @@ def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
             return None, None
         return alpha, band == 0 if (band == 0).any() else None
     sidecar = path.with_name(f"{path.name}.msk")
-    if sidecar.exists():
-        with open(sidecar, "rb") as file:
-            # GDAL would open it, whatever it is and wherever it leads
-            if driver_of(file.read(16)) != "GTiff":
-                return None, None
+    # GDAL would open it, whatever it is and wherever it leads
+    if sidecar.exists() and driver_in(sidecar) != "GTiff":
+        return None, None
     no_mask = {MaskFlags.all_valid, MaskFlags.nodata}
     own = [i for i, flags in zip(source.indexes, source.mask_flag_enums, strict=True)
            if not no_mask & set(flags)]
@@ -277,9 +280,9 @@ def open_stack(path: Path, bands: Sequence[tuple[Path, str]], driver: str, note:
 
     first = band(0)
     dtype, (height, width) = first.dtypes[0], first.shape
-    facts = {"nodata": first.nodata, "crs": first.crs.to_wkt() if first.crs else None,
-             "transform": None if first.transform.is_identity else tuple(first.transform)[:6],
-             "metadata": {"compression": first.compression and first.compression.value}}
+    facts = _place(first) | {
+        "nodata": first.nodata,
+        "metadata": {"compression": first.compression and first.compression.value}}
     kinds = {(one.height, one.width, one.dtypes[0]) for one in map(band, range(len(bands)))}
     if len(kinds) > 1:
         found = ", ".join(f"{rows} x {columns} {dtype}" for rows, columns, dtype in sorted(kinds))
@@ -313,11 +316,10 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
     if like.transform is not None:
         profile["transform"] = rasterio.Affine(*like.transform)
     if like.crs:
-        profile["crs"] = rasterio.crs.CRS.from_wkt(like.crs)
+        profile["crs"] = CRS.from_wkt(like.crs)
     side = TILE if rows == TILE else 1  # tiles are stored whole, the last strip is not
-    whole = (bands
-             * math.prod(math.ceil(n / side) * side
-                         for n in (height, width)) * target.dtype.itemsize)
+    across, down = (math.ceil(n / side) * side for n in (width, height))
+    whole = bands * down * across * target.dtype.itemsize
     packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
     with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
         # Overviews are made of the whole image, and lie before it in a cloud-optimised GeoTIFF.
