@@ -221,9 +221,9 @@ class _Test:
         if self.outputs.figures or self.outputs.report:
             row["figures"] = self._figures(image, gt, cubes, counted, row, folder)
         by_band = {key: comparison.band_indexes() for key, comparison in found.items()}
-        self.found.append((image.number, row,
-                           tables.band_rows(name, by_band, problem.preset, image.scene.wavelengths,
-                                     found["interpolation"].pixels)))
+        rows = tables.band_rows(name, by_band, problem.preset, image.scene.wavelengths,
+                                found["interpolation"].pixels)
+        self.found.append((image.number, row, rows))
 
     def _others(self, image: TestImage, shape: tuple[int, int, int],
                 unseen: np.ndarray | None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
