@@ -91,7 +91,7 @@ def work(options: argparse.Namespace) -> int | None:
     if options.info:
         for line in describe_file(Path(options.info), reading, options.scale, options.degradation,
                                   options.arch, options.resumePath, device, options.amp,
-                                  pooling=options.pooling):
+                                  options.memory, pooling=options.pooling):
             print(line, flush=True)
         return None
     task = stated(options, reading, device)

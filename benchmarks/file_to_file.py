@@ -161,24 +161,46 @@ def compare_scenes(setup: Setup, theirs: Path, ours: Path, scenes: Sequence[str]
     return rows
 
 
+def compare_memory(setup: Setup, ours: Path) -> Rows:
+    """The network on 224 bands without and with --memory, in turns: `time` is the median, `process`
+    the highest peak."""
+    commands = {"default": FILE} | {more: f"{FILE} {more}" for more in ("--memory 2", "--memory 1")}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory(prefix="bi3dqrnn-") as folder:
+        places = _files(Path(folder), setup, FILE)
+        for turn in range(setup.repeats):
+            for name in list(found)[::-1 if turn % 2 else 1]:
+                words = [word.format_map(places) for word in commands[name].split()]
+                found[name].append(run_once(ours, words, setup.threads))
+    times = {name: [run["time"] for run in runs] for name, runs in found.items()}
+    return [{"command": name, "n": len(runs), "time": float(np.median(times[name])),
+             "process": max(run["process"] for run in runs),
+             "of default": float(np.median(np.divide(times[name], times["default"])))}
+            for name, runs in found.items()]
+
+
 def measure_satellite(setup: Setup, ours: Path) -> Rows:
     """A whole scene in little memory, and what `--info` says of it before."""
     side = setup.sizes["satellite"]
     with tempfile.TemporaryDirectory(prefix="bi3dqrnn-") as folder:
         places = {"wide": satellite_like(Path(folder, "wide.tif"), 224, side),
                   "out": Path(folder, "out.tif")}
-        told = told_seconds(ours, places["wide"], setup.threads, ROOM)
+        seconds, memory = told(ours, places["wide"], setup.threads, ROOM)
         run = run_once(ours, [word.format_map(places) for word in SATELLITE.split()],
                        setup.threads, ROOM)
-    return [{"work": f"224x{side}x{side}, x2", **run, "told": told, "of told": run["time"] / told}]
+    return [{"work": f"224x{side}x{side}, x2", **run, "told": seconds,
+             "of told": run["time"] / seconds, "told memory": memory,
+             "of told memory": run["process"] / memory}]
 
 
-def told_seconds(root: Path, file: Path, threads: int, room: int) -> float:
-    """The time that `--info` tells of a file."""
+def told(root: Path, file: Path, threads: int, room: int) -> tuple[float, float]:
+    """The seconds and the bytes that `--info` tells of a file."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(room), *INFO.split(), str(file)], cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)}, text=True, check=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     line = next(line for line in done.stdout.splitlines() if ": about " in line)
-    number, unit = line.partition(": about ")[2].partition(",")[0].split()
-    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+    about, _, most = line.partition(": about ")[2].partition(", up to ")
+    (number, unit), (size, of) = about.split(), most.split()[:2]
+    return (float(number) * {"s": 1, "min": 60, "h": 3600}[unit],
+            float(size) * {"MB": 1e6, "GB": 1e9}[of])

@@ -182,9 +182,9 @@ class LowGrid(Network):
                              / weight[0].numel() ** 0.5)
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        # Start image and output, and parts of them while they are made. On the low grid: two rows
-        # of each layer, and a block's gates, whose share is large in a small image alone.
-        return bands * (30 + (8 + 4 * self.width * value) / scale**2)
+        # Start image and output, and parts of them while they are made; on the low grid the input.
+        # Of the layers there are but a few rows, whatever the image (see `tiling.WORKSPACE`).
+        return bands * (14 + 16 / scale**2)
 
 
 class _Stream:

@@ -239,6 +239,23 @@ def test_commands_are_compared_from_file_to_file_by_the_median_time_and_the_leas
         real(ROOT, ["hsi_test.py", "--input", "x.tif"], 1)
 
 
+def test_what_less_memory_costs_is_compared_in_turns_and_must_be_reached(
+        other, tmp_path, monkeypatch):
+    ran, peaks = [], iter([3e9, 1.5e9, 9e8, 9e8, 1.9e9, 3e9])
+
+    def once(root, words, threads):
+        ran.append(words[-1] if "--memory" in words else "-")
+        return {"time": {"-": 10.0, "2": 10.6, "1": 12.0}[ran[-1]], "process": next(peaks)}
+
+    monkeypatch.setattr(file_to_file, "run_once", once)
+    found = against(other, "--repeats", "2", "--only", "memory", out=tmp_path)
+    assert ran == ["-", "2", "1", "1", "2", "-"]
+    assert [(row["process"], row["of default"]) for row in found["results"]["memory"]] == [
+        (3e9, 1.0), (1.9e9, 1.06), (9e8, 1.2)]
+    verdicts = [(row["found"], row["reached"]) for row in found["must"]]
+    assert verdicts == [("1.06", "NO"), ("1.9", "yes")]
+
+
 def test_a_command_gets_no_more_memory_than_it_shall_have(tmp_path):
     (tmp_path / "greedy.py").write_text("import numpy\nnumpy.ones(10**9)")
     with pytest.raises(RuntimeError, match="MemoryError"):

@@ -17,7 +17,7 @@ from rasterio.transform import from_origin
 from utility.cubes import containers
 from utility.cubes import cube as cubes
 from utility.cubes.bands import clean
-from utility.cubes.cube import LazyCube, Scene
+from utility.cubes.cube import LazyCube, Scene, Shelf
 from utility.cubes.formats import matlab, rasters
 from utility.scenes import create_scene, open_as, open_scene, read_scene, write_scene
 from utility.superres.place import scaled
@@ -463,14 +463,33 @@ def test_blocks_cover_a_cube_once_and_split_bands_that_are_too_large() -> None:
 
 def test_room_to_work_in_is_memory_or_a_file_that_leaves_nothing(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(cubes.scratch((2, 3), np.float32)) is np.ndarray
+    assert type(cubes.scratch((2, 3, 4), np.float32)) is np.ndarray
     monkeypatch.setattr(cubes, "SCRATCH", 1000)
-    array = cubes.scratch((4, 500), np.int16, tmp_path)
-    assert isinstance(array, np.memmap) and not array.any() and not list(tmp_path.iterdir())
+    array = cubes.scratch((4, 20, 25), np.int16, tmp_path)
+    assert isinstance(array, Shelf) and not list(tmp_path.iterdir())
+    assert not np.asarray(array).any()
     array[2] = 7
-    assert array.sum() == 7 * 500
+    assert np.asarray(array).sum() == 7 * 500
     with room_for(1000), pytest.raises(UserError, match=f"disk is full while writing {tmp_path}"):
-        cubes.scratch((4, 500), np.int16, tmp_path)
+        cubes.scratch((4, 20, 25), np.int16, tmp_path)
+
+
+def test_a_file_to_work_in_gives_the_blocks_that_were_written(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cubes, "SCRATCH", 0)
+    array = np.zeros((5, 9, 11), np.float32)
+    shelf = cubes.scratch(array.shape, array.dtype, tmp_path)
+    rng = np.random.default_rng(0)
+    for index in (np.s_[:, 2:5], np.s_[1:3, :, 4:7], np.s_[3], np.s_[:, 8:, 10:], np.s_[2:2],
+                  np.s_[:, 4:4], np.s_[..., 5:8]):
+        shelf[index] = array[index] = rng.random(array[index].shape)
+        shelf[index] += np.float32(1)
+        array[index] += np.float32(1)
+        np.testing.assert_array_equal(shelf, array)
+    for index in (np.s_[np.array([4, 0, 2]), 1:8, 3:], np.s_[:, ::2, ::3], np.s_[::2, 1:4],
+                  np.s_[-1], np.s_[1:1]):
+        np.testing.assert_array_equal(shelf[index], array[index])
+    assert len(list(shelf)) == 5
 
 
 @pytest.mark.parametrize(("kind", "name"), WRITTEN)

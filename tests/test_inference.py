@@ -411,6 +411,20 @@ def test_memory_grows_with_the_tile_and_not_with_the_scene(tmp_path, monkeypatch
     assert {p.name for p in tmp_path.iterdir()} == expected
 
 
+@pytest.mark.parametrize("how", [{"tile": 32}, {"backproject": 2}, {"bandwise": True},
+                                 {"method": "backprojection", "snr": 20.0}])
+def test_of_a_large_scene_nothing_is_mapped_and_its_result_is_that_of_a_small_one(
+        tmp_path, monkeypatch, how):
+    low, found = geotiff(tmp_path / "low.tif", cube(5, 40, 44)), []
+    net = None if "method" in how else network()
+    for name in ("small.tif", "large.tif"):
+        apply_to_file(net, low, tmp_path / name, Problem(2, "mtf 0.3", **how), Reading(), Writing())
+        found.append(read_scene(tmp_path / name).cube)
+        monkeypatch.setattr(cubes, "SCRATCH", 1)
+        monkeypatch.setattr(np, "memmap", None)
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_values_of_a_large_scene_are_not_kept_once_they_are_scaled(tmp_path, monkeypatch):
     monkeypatch.setattr(cubes, "SCRATCH", 1)
     geotiff(tmp_path / "low.tif", cube(3, 40, 40))

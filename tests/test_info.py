@@ -62,9 +62,12 @@ def test_what_decided_the_axes_is_said(capsys, shape, reason):
 
 def test_the_cost_is_that_of_the_weights_which_are_named(capsys, monkeypatch):
     np.save("cube.npy", np.random.default_rng(0).random((4, 40, 40)))
-    monkeypatch.setattr(info, "cost", lambda net, shape, scale, amp: info.Cost(100.0 * scale, 2e9))
+    monkeypatch.setattr(info, "cost", lambda net, shape, scale, amp, memory: info.Cost(
+        100.0 * scale, memory or 2e9))
     assert lines(capsys, "cube.npy", "-rp", "given.pth")[-1] == \
         "x4          result 160 x 160, 0.8 MB; given.pth: about 7 min, up to 2.0 GB of memory"
+    assert lines(capsys, "cube.npy", "-rp", "given.pth", "--memory", 3)[-1].endswith(
+        "up to 3.0 GB of memory")
 
 
 def test_a_cost_grows_with_the_pixels_and_is_measured():
@@ -72,6 +75,13 @@ def test_a_cost_grows_with_the_pixels_and_is_measured():
     small, large = info.cost(net, (3, 16, 16), 4), info.cost(net, (3, 160, 160), 4)
     # of the whole process
     assert 0 < small.seconds < large.seconds and large.memory > small.memory > 1e8
+
+
+def test_a_cost_within_less_memory_is_of_smaller_tiles(monkeypatch):
+    monkeypatch.setattr(info, "free_memory", lambda: 16 << 30)
+    net = create_model("biqrnn_2_1")
+    free, bounded = (info.cost(net, (31, 400, 400), 4, "off", memory) for memory in (None, 1 << 30))
+    assert bounded.memory < free.memory - 2e9
 
 
 def test_of_an_unclear_file_it_says_what_is_known_and_what_is_unclear(tmp_path, capsys):

@@ -1,13 +1,15 @@
 """The noise of a low-resolution cube, by band: as stated, and as estimated."""
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 from data.rendering import render_scene
 from utility.degradation import downsample
-from utility.superres.noise import QUIET, estimated_noise, noise_of_snr, snr_of
+from utility.superres.noise import AT_ONCE, QUIET, estimated_noise, noise_of_snr, snr_of
 
 
 @pytest.fixture(scope="module", params=[("natural", 31), ("overhead", 120)],
@@ -41,6 +43,25 @@ def test_the_estimate_is_within_two_decibels_of_the_noise_that_was_added(low, sn
 
 def test_a_cube_without_noise_counts_as_quiet(low):
     assert snr_of(low, estimated_noise(low)) > QUIET
+
+
+def test_the_estimate_is_the_residual_of_a_regression_and_holds_few_rows_at_a_time():
+    rng = np.random.default_rng(0)
+    cube = rng.random((40, 300, 300), np.float32) + 3 * rng.random((300, 300), np.float32)
+    missing = np.zeros((300, 300), bool)
+    missing[250:] = True
+    pixels = cube[:, ~missing].astype(np.float64)
+    expected = np.sqrt(75000 / 74960 / np.diag(np.linalg.inv(np.cov(pixels))))
+    cube[:, missing] = np.nan
+    tracemalloc.start()
+    try:
+        found = estimated_noise(cube, missing)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(estimated_noise(cube), expected, rtol=1e-9)
+    assert peak < 4 * AT_ONCE < 3 * pixels.nbytes
 
 
 def test_few_pixels_are_compared_with_a_run_of_bands(low):

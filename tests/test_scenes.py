@@ -12,7 +12,7 @@ import scipy.io
 from made import geotiff
 
 from utility.cubes.bands import clean, find_bad_bands, parse_bands, select_bands
-from utility.cubes.cube import LazyCube, Scene
+from utility.cubes.cube import LazyCube, Scene, Shelf
 from utility.cubes.values import band_statistics, from_unit_range, unit_range, value_range
 from utility.scenes import describe, list_scenes, open_scene, read_scene, write_scene
 from utility.superres.place import bounds_distance, scaled
@@ -491,7 +491,7 @@ def test_a_large_scene_on_disk_is_filled_on_disk(tmp_path: Path,
     scene = open_scene(tmp_path / "a.npy", layout="BHW")
     scene.nodata = -1
     filled = clean(scene, fill_nodata=True)
-    assert isinstance(filled.cube, np.memmap) and not isinstance(expected.cube, np.memmap)
+    assert isinstance(filled.cube, Shelf) and not isinstance(expected.cube, Shelf)
     np.testing.assert_array_equal(filled.cube, expected.cube)
     np.testing.assert_array_equal(filled.missing, expected.missing)
 

@@ -259,6 +259,13 @@ def test_rows_of_a_degraded_scene_are_compared_once_they_are_complete_and_kept_n
         consistency.done(top + 12)
         kept.append(consistency.low.shape[1])
     assert max(kept) < 100 and len(taken) > 8
+    monkeypatch.setattr(tiling, "ROWS", 64)
+    monkeypatch.setattr(tiling, "COMPARED", 4 * 3 * 6 * 10)  # as many bytes as 10 rows
+    other = Consistency((3, 480, 12), 2, kind, taken=lambda rows, part: None)
+    for top in range(0, 480, 12):
+        other.add(top, 0, cube[:, top:top + 12])
+        other.done(top + 12)
+        assert other.low.shape[1] < 100
     assert [rows.start for rows, _ in taken] == [0, *(rows.stop for rows, _ in taken[:-1])]
     expected = downsample(torch.from_numpy(cube).double(), 2, kind).numpy()
     assert np.abs(np.concatenate([part for _, part in taken], 1) - expected).max() < 1e-5

@@ -281,6 +281,7 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
             before = invalid
             nearest = _nearest(invalid)
         band[invalid] = band[nearest[0][invalid], nearest[1][invalid]]
+        cube[b] = band
         if b in bad:
             bad_pixels[b] = invalid
         else:

@@ -5,10 +5,12 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 import numpy as np
@@ -95,7 +97,8 @@ class Scene(Facts):
 
 
 class LazyCube:
-    """An array on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte order.
+    """An array on disk: ``cube[b0:b1, r0:r1, c0:c1]`` reads that block, in native byte order, and
+    ``cube[numbers, r0:r1, c0:c1]`` that of some bands.
 
     Args:
         shape: (B, H, W); any number of axes for an array whose layout is not known yet.
@@ -116,7 +119,10 @@ class LazyCube:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         ranges, inner = [], []
-        for item, n in zip(_full_index(index, self.ndim), self.shape, strict=True):
+        first, *rest = _full_index(index, self.ndim)
+        if isinstance(first, np.ndarray):
+            return np.stack([self[(int(number), *rest)] for number in first])
+        for item, n in zip((first, *rest), self.shape, strict=True):
             if isinstance(item, slice):
                 start, stop, step = item.indices(n)
                 if step < 1:
@@ -134,6 +140,53 @@ class LazyCube:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return load(self).astype(dtype or self.dtype, copy=False)
+
+
+class Shelf(LazyCube):
+    """A (B, H, W) array in a file of its own: blocks are read as from any `LazyCube`, and
+    ``shelf[b0:b1, r0:r1, c0:c1] = block`` writes one.
+
+    Nothing is mapped, so the array takes neither memory nor address space.
+
+    Args:
+        file: opened for reading and writing, as large as the array.
+    """
+
+    def __init__(self, shape: Shape, dtype: Any, file: IO[bytes]) -> None:
+        self._move = move = partial(_move, file, Lock(), shape)
+
+        def read(*place: slice) -> np.ndarray:
+            return move(place, np.empty([r.stop - r.start for r in place], native(dtype)), False)
+
+        super().__init__(shape, dtype, read)
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        place = [slice(item, item + 1) if isinstance(item, int) else slice(*item.indices(n)[:2])
+                 for item, n in zip(_full_index(index, 3), self.shape, strict=True)]
+        given = np.asarray(block, self.dtype)
+        self._move(place, np.broadcast_to(given, [r.stop - r.start for r in place]), True)
+
+
+def _move(file: IO[bytes], alone: Lock, shape: Shape, place: Sequence[slice], block: np.ndarray,
+          write: bool) -> np.ndarray:
+    """Read `block` from its place in the file of an array, or write it: some rows of one band at a
+    time. `alone` is held meanwhile, for another thread may read ahead."""
+    bands, rows, columns = place
+    part = np.empty((rows.stop - rows.start, shape[2]), block.dtype)
+    whole = part.shape == block.shape[1:]
+    for band, plane in zip(range(bands.start, bands.stop), block, strict=True):
+        start = (band * shape[1] + rows.start) * shape[2] * block.itemsize
+        with alone:
+            if not (write and whole):
+                file.seek(start)
+                file.readinto(plane if whole else part)
+            if write:
+                part[:, columns] = plane
+                file.seek(start)
+                file.write(part)
+        if not (write or whole):
+            plane[:] = part[:, columns]
+    return block
 
 
 class CubeWriter:
@@ -178,8 +231,8 @@ class CubeWriter:
 def _full_index(index: Any, ndim: int) -> list[Any]:
     """One item for each axis."""
     index = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
+    at = next((axis for axis, item in enumerate(index) if item is Ellipsis), None)
+    if at is not None:
         index[at:at + 1] = [slice(None)] * (ndim + 1 - len(index))
     return index + [slice(None)] * (ndim - len(index))
 
@@ -240,8 +293,8 @@ def load(cube: Any) -> np.ndarray:
     return whole
 
 
-def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
-    """Zeros to work in; a large array is a memory map of a nameless file that goes with it.
+def scratch(shape: Shape, dtype: Any, folder: Path | None = None) -> np.ndarray | Shelf:
+    """Zeros (B, H, W) to work in; a large array is a `Shelf` in a nameless file that goes with it.
 
     Args:
         folder: of that file, or the nearest folder above that exists; by default the system's
@@ -254,9 +307,11 @@ def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> n
         return np.zeros(shape, dtype)
     folder = Path(folder or tempfile.gettempdir()).resolve()
     folder = next(place for place in (folder, *folder.parents) if place.exists())
-    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+    with writing(folder):
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (the array closes it)
+        file.truncate(size)
         _claim(file, size)
-        return np.memmap(file, dtype, "w+", shape=shape)
+    return Shelf(shape, dtype, file)
 
 
 def at_hand(cube: Any, folder: Path | None = None) -> Any:

@@ -105,5 +105,8 @@ class Lookup:
         block = np.full((cube.shape[0], *rows.shape), nodata, cube.dtype)
         if valid.any():
             at = rows[valid], columns[valid]
-            block[:, valid] = cube[:, at[0], at[1]]
+            first, last = zip(*((n.min(), n.max() + 1) for n in at), strict=True)
+            for band in range(len(cube)):  # which may lie on disk
+                part = cube[band, first[0]:last[0], first[1]:last[1]]
+                block[band, valid] = part[at[0] - first[0], at[1] - first[1]]
         return block

@@ -67,7 +67,7 @@ def softness(low: np.ndarray, missing: np.ndarray | None = None) -> float | None
     few steps stand out of the noise.
     """
     view = middle(low.shape)
-    cube = np.asarray(low[::-(-len(low) // BANDS)][:, *view], np.float64)
+    cube = np.asarray(low[::-(-len(low) // BANDS), *view], np.float64)
     measured = np.ones(cube.shape[1:], bool) if missing is None else ~missing[view]
     near, far = [np.empty(0)], [np.empty(0)]
     for image in _components(cube, measured):
@@ -92,7 +92,7 @@ def _components(cube: np.ndarray, measured: np.ndarray) -> list[np.ndarray]:
         return []
     pixels = pixels - pixels.mean(1, keepdims=True)
     variances, vectors = np.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
-    noise = estimated_noise(np.where(measured, cube, np.nan))
+    noise = estimated_noise(cube, ~measured)
     noise = np.zeros(len(cube)) if noise is None else noise
     of_noise = np.square(vectors * noise[:, None]).sum(0)
     kept = np.flatnonzero(variances > CLEAR * of_noise)[::-1][:COMPONENTS]

@@ -178,7 +178,7 @@ def _opened(source: Path, reading: Reading, problem: Problem, folder: Path) -> _
         block -= ends[0]
         block /= ends[1] - ends[0]
         low[index] = block
-    if not bad and isinstance(scene.cube, np.memmap):
+    if not bad and type(scene.cube) is not np.ndarray:
         _let_go(whole, scene)
     return _Given(whole, scene, bad, ends, low, told_noise(low, problem.snr, scene.filled))
 

@@ -21,7 +21,7 @@ from utility.checkpoints import model_from_checkpoint
 from utility.cubes import containers
 from utility.cubes.bands import find_bad_bands, in_words, marked_bad, missing_pixels
 from utility.cubes.companions import times
-from utility.cubes.cube import Scene, Stored
+from utility.cubes.cube import SCRATCH, Scene, Stored
 from utility.cubes.fills import likely_fill
 from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
@@ -48,10 +48,12 @@ class Cost(NamedTuple):
     memory: float | None  # bytes of this process at its highest; None: the network does not say
 
 
-def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off") -> Cost:
-    """What a network would take here, in the precision `amp`, for a low-resolution cube of `shape`
-    (B, h, w), from a piece of it that is timed: the network on the bands that it computes, and all
-    that is done to the values of all bands."""
+def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off",
+         memory: int | None = None) -> Cost:
+    """What a network would take here, in the precision `amp` and within `memory` (see
+    `Problem.memory`), for a low-resolution cube of `shape` (B, h, w), from a piece of it that is
+    timed: the network on the bands that it computes, and all that is done to the values of all
+    bands."""
     bands, height, width = shape[0], shape[1] * scale, shape[2] * scale
     problem = Problem(scale, f"{ANY} {SAFE_MTF}", STARTS[1])
     computed = -(-(bands - 1) // band_step(net, problem, bands)) + 1 if bands > 1 else 1
@@ -65,9 +67,11 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off"
     rest = _around_the_network(bands, scale, problem) * height * width
     if net.radius is None:
         return Cost(per_pixel * height * width + rest, None)
-    # when the network begins, the input and its start image are there
+    # when the network begins, the input and its start image are there, large ones in files
+    kept = 4 * math.prod(shape) if 4 * math.prod(shape) <= SCRATCH else 0
     beside = beside_network(bands, height, width)
-    room = resident() + (free_memory() - 8 * math.prod(shape) + beside) // 2
+    room = (memory - 2 * kept if memory
+            else resident() + (free_memory() - 2 * kept + beside) // 2)
     rows, columns = tile_size(net, (computed, height, width), scale, "auto", amp, room,
                               beside=beside)
     rows, columns = min(rows, height), min(columns or rows, width)
@@ -77,7 +81,7 @@ def cost(net: Network, shape: tuple[int, int, int], scale: int, amp: str = "off"
     activations = net.bytes_per_pixel(computed, scale) * math.prod(had)
     # three cubes of the input's size
     return Cost(per_pixel * height * width * again + rest,
-                activations + resident() + 12 * math.prod(shape) + beside)
+                activations + resident() + 3 * kept + beside)
 
 
 def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
@@ -99,13 +103,13 @@ def _around_the_network(bands: int, scale: int, problem: Problem) -> float:
 def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: str | None = None,
                   arch: str | None = None, given: str | None = None,
                   device: torch.device | str = "cpu", amp: str = "off",
-                  **execution: Any) -> Iterator[str]:
+                  memory: int | None = None, **execution: Any) -> Iterator[str]:
     """Lines about a scene in a file, first `first_line`; of an unclear one also what is unclear.
 
     Args:
         scale, kind, arch: what weights shall be for; None is any.
         given: a checkpoint, which takes the place of the shipped weights.
-        device, amp: which shall compute, and in which precision.
+        device, amp, memory: which shall compute, in which precision, and within how many bytes.
         execution: fields of `models.Execution`.
 
     Raises UserError: the file cannot be read.
@@ -146,7 +150,7 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         net, info = model_from_checkpoint(given or found.path, arch, **execution)
         if given and factor not in (info.scales or SCALES):
             continue
-        spent = cost(net.to(device), scene.cube.shape, factor, amp)
+        spent = cost(net.to(device), scene.cube.shape, factor, amp, memory)
         memory = (
             "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
         yield (f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about "

@@ -21,7 +21,7 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor
 
 from models import Network
-from utility.cubes.cube import scratch
+from utility.cubes.cube import Shelf, scratch
 from utility.degradation import Degradation
 from utility.names import UNTRAINED
 from utility.superres.agreement import Agreement
@@ -223,7 +223,7 @@ class Networked(Method):
             for band in range(self.shape[0]):
                 one = slice(band, band + 1)
                 super_resolve(self.net, _bands(self.start, one), (1, *self.shape[1:]),
-                              into(whole[one]), low=window_of(self.low[one]),
+                              into(whole, one), low=window_of(self.low[one]),
                               told=None if told is None else told[..., one], **how)
             for top, bottom, left, right in strips(self.shape):
                 consistency.add(top, left, whole[:, top:bottom, left:right])
@@ -268,10 +268,10 @@ def strips(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int, int]]:
         yield top, min(top + rows, shape[1]), 0, shape[2]
 
 
-def into(cube: np.ndarray) -> Sink:
-    """A sink that keeps what it is given in a cube."""
+def into(cube: np.ndarray | Shelf, bands: slice = slice(None)) -> Sink:
+    """A sink that keeps what it is given in some bands of a cube."""
     def keep(top: int, left: int, block: np.ndarray) -> None:
-        cube[:, top:top + block.shape[1], left:left + block.shape[2]] = block
+        cube[bands, top:top + block.shape[1], left:left + block.shape[2]] = block
 
     return keep
 

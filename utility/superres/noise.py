@@ -15,6 +15,8 @@ ENOUGH = 4
 """Pixels for each band, below which a regression tells nothing."""
 PIXELS = 200_000
 """Pixels of a large cube that are taken, in even steps."""
+AT_ONCE = 16 << 20
+"""Bytes of these pixels, in float64, that are held at a time."""
 QUIET = 40.0
 """dB of the ratio above which an estimate counts as none: a regression leaves so much anyway."""
 
@@ -33,29 +35,49 @@ def noise_of_snr(cube: np.ndarray, snr: float, missing: np.ndarray | None = None
     return np.sqrt(power) * 10 ** (-snr / 20)
 
 
-def estimated_noise(cube: np.ndarray) -> np.ndarray | None:
+def estimated_noise(cube: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray | None:
     """The standard deviation of each band's noise, (B,), from (B, h, w); see the file's top.
 
     A band is compared with the bands of its run alone, where there are too few pixels for a
     regression on all. None where there are too few pixels for two bands. Pixels that are NaN in any
-    band do not count.
+    band, or True in `missing` (h, w), do not count.
     """
-    bands = len(cube)
-    step = max(1, round((cube[0].size / PIXELS) ** 0.5))
-    pixels = np.asarray(cube[:, ::step, ::step], dtype=np.float64).reshape(bands, -1)
-    finite = np.isfinite(pixels).all(axis=0)
-    pixels = pixels if finite.all() else pixels[:, finite]
-    longest = pixels.shape[1] // ENOUGH
+    bands, (count, covariance) = len(cube), _covariance(cube, missing)
+    longest = count // ENOUGH
     if bands < 2 or longest < 2:
         return None
     runs = np.array_split(np.arange(bands), -(-bands // longest))
-    return np.concatenate([_left_over(pixels[run]) for run in runs])
+    return np.concatenate([_left_over(covariance[np.ix_(run, run)], count) for run in runs])
 
 
-def _left_over(pixels: np.ndarray) -> np.ndarray:
-    """The deviation of what a regression on other bands leaves: (bands, pixels) -> (bands,)."""
-    bands, count = pixels.shape
-    covariance = np.atleast_2d(np.cov(pixels))
+def _covariance(cube: np.ndarray, missing: np.ndarray | None) -> tuple[int, np.ndarray]:
+    """How many pixels of a cube count, of those in even steps, and the covariance (B, B) of its
+    bands, from some rows at a time.
+
+    Values are taken from those of the first rows' mean, near which they lie, so that nothing is
+    lost where the squares of sums are subtracted.
+    """
+    bands, height, width = cube.shape
+    step = max(1, round((height * width / PIXELS) ** 0.5))
+    rows = step * max(1, AT_ONCE // (8 * bands * -(-width // step)))
+    count, near, sums, squares = 0, None, 0.0, 0.0
+    for top in range(0, height, rows):
+        pixels = np.asarray(cube[:, top:top + rows:step, ::step], np.float64).reshape(bands, -1)
+        counted = np.isfinite(pixels).all(axis=0)
+        if missing is not None:
+            counted &= ~missing[top:top + rows:step, ::step].ravel()
+        pixels = pixels if counted.all() else pixels[:, counted]
+        if pixels.size:
+            near = pixels.mean(1, keepdims=True) if near is None else near
+            pixels = pixels - near
+            count, sums = count + pixels.shape[1], sums + pixels.sum(1)
+            squares = squares + pixels @ pixels.T
+    return count, (squares - np.multiply.outer(sums, sums) / max(count, 1)) / max(count - 1, 1)
+
+
+def _left_over(covariance: np.ndarray, count: int) -> np.ndarray:
+    """The deviation of what a regression on other bands leaves: covariance (B, B) -> (B,)."""
+    bands = len(covariance)
     # A constant band has no inverse: a trace of the others' variance stands for its own.
     covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands,
                                               np.finfo(float).tiny)
@@ -87,10 +109,7 @@ def told_noise(cube: np.ndarray, snr: float | str | None,
         return None
     if snr != "auto":
         return noise_of_snr(cube, snr, missing)
-    if missing is not None and missing.any():
-        step = max(1, round((missing.size / (4 * PIXELS)) ** 0.5))  # no copy of all pixels
-        cube = np.where(missing[::step, ::step], np.float32(np.nan), cube[:, ::step, ::step])
-    found = estimated_noise(cube)
+    found = estimated_noise(cube, missing)
     return found if found is not None and snr_of(cube, found) <= QUIET else None
 
 

@@ -34,8 +34,11 @@ SMALLEST_TILE = 32
 BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f} Mvoxel [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 STRIP = 32 << 20
 """Bytes of a result in float32 that are handed on at a time."""
-ROWS = 64
-"""Rows of a degraded scene that are compared at a time."""
+WORKSPACE = 128 << 20
+"""Bytes that a network takes on a processor whatever the tile: some rows of its layers, and what
+the libraries keep. Measured of `lowgrid_32_8_sensor`: 100 MB, and 8 to 17 bytes a voxel."""
+ROWS, COMPARED = 64, 16 << 20
+"""Rows of a degraded scene, and their bytes, that are compared at a time, at most."""
 COLUMNS = 256
 """Columns that a matrix is multiplied with at a time: their taps lie near one another."""
 
@@ -298,7 +301,7 @@ def auto_tile(net: Network, shape: tuple[int, int, int], scale: int = 1, amp: st
     if net.radius is None:
         return 0
     device = next(net.parameters()).device
-    most = free_on_gpu(device) / 2 if device.type == "cuda" else budget(memory, beside)
+    most = free_on_gpu(device) / 2 if device.type == "cuda" else budget(memory, beside + WORKSPACE)
     side = int((most / net.bytes_per_pixel(shape[0], scale, value=2 if AMP[amp] else 4)) ** 0.5)
     if shape[1] * shape[2] <= side * side:
         return 0
@@ -337,15 +340,17 @@ def interpolated(cube: np.ndarray, scale: int, kind: str, low: float, high: floa
                bands: Bands = slice(None)) -> np.ndarray:
         row, rows = axis_rows(up, height, scale, top, bottom)
         rows = torch.from_numpy(rows.astype(np.float32))
-        given = np.arange(len(cube))[bands]
-        out = torch.empty((len(given), bottom - top, right - left))
-        for first in range(left, right, COLUMNS):
-            last = min(first + COLUMNS, right)
-            column, columns = axis_rows(up, width, scale, first, last)
-            block = read(row, row + rows.shape[1], column, column + columns.shape[1], bands)
+        ways = [(first, *axis_rows(up, width, scale, first, min(first + COLUMNS, right)))
+                for first in range(left, right, COLUMNS)]
+        nearest = min(column for _, column, _ in ways)
+        furthest = max(column + way.shape[1] for _, column, way in ways)
+        whole = read(row, row + rows.shape[1], nearest, furthest, bands)
+        out = torch.empty((len(whole), bottom - top, right - left))
+        for first, column, way in ways:
+            block = whole[..., column - nearest:column - nearest + way.shape[1]]
             block = torch.from_numpy(np.ascontiguousarray(block)) @ torch.from_numpy(
-                columns.T.astype(np.float32))
-            out[..., first - left:last - left] = rows @ block
+                way.T.astype(np.float32))
+            out[..., first - left:first - left + len(way)] = rows @ block
         return out.numpy()
 
     return source
@@ -368,12 +373,11 @@ class Consistency:
                  folder: Path | None = None,
                  taken: Callable[[slice, np.ndarray], None] | None = None) -> None:
         self.shape, self.scale, self.degradation = shape, scale, Degradation.of(scale, kind)
-        self.folder, self.taken, self._first = folder, taken, 0
-        self.low = self._zeros(0 if taken else shape[1] // scale)
-
-    def _zeros(self, rows: int) -> np.ndarray:
-        shape = (self.shape[0], rows, self.shape[2] // self.scale)
-        return scratch(shape, np.float32, self.folder)
+        self.taken, self._first = taken, 0
+        self._low_shape = bands, _, width = shape[0], shape[1] // scale, shape[2] // scale
+        self._few = min(ROWS, max(8, COMPARED // (4 * bands * width)))
+        self.low = (np.zeros((bands, 0, width), np.float32) if taken
+                    else scratch(self._low_shape, np.float32, folder))
 
     def add(self, top: int, left: int, block: np.ndarray, part: np.ndarray | None = None) -> None:
         """Take one block of the super-resolved scene, and what `degraded` gave for it, if it was
@@ -392,7 +396,9 @@ class Consistency:
         """Have room for so many rows, and some that follow."""
         kept = self.low.shape[1]
         if rows > kept:
-            wider = self._zeros(min(rows + ROWS, self.shape[1] // self.scale - self._first))
+            bands, height, width = self._low_shape
+            wider = np.zeros((bands, min(rows + self._few, height - self._first), width),
+                             np.float32)
             wider[:, :kept] = self.low
             self.low = wider
 
@@ -400,11 +406,11 @@ class Consistency:
         """All blocks above row `bottom` of the super-resolved scene were given."""
         if self.taken is None:
             return
-        whole = self.shape[1] // self.scale
+        whole = self._low_shape[1]
         # the first row that a block from `bottom` on may reach
         complete = (bottom - _reach(self.scale)) // self.scale if bottom < self.shape[1] else whole
         count = complete - self._first
-        if count < (ROWS if complete < whole else 1):
+        if count < (self._few if complete < whole else 1):
             return
         self._hold(count)
         self.taken(slice(self._first, complete), self._between_bands(self.low[:, :count]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utility.cubes.containers import files_of
-from utility.cubes.cube import Scene, scratch
+from utility.cubes.cube import Scene
 from utility.degradation import Degradation
 from utility.scenes import write_scene
 
@@ -105,7 +105,7 @@ class Spread:
 
     def begin(self, shape: tuple[int, int]) -> None:
         """`shape` is that of the result, (H, W)."""
-        self.values = scratch((1, *shape), np.float32, self.path.parent)
+        self.values = np.zeros((1, *shape), np.float32)
 
     def take(self, top: int, left: int, plane: np.ndarray) -> None:
         """A part (rows, columns), of values in [0, 1]."""
