@@ -172,11 +172,14 @@ def compare_memory(setup: Setup, ours: Path) -> Rows:
             for name in list(found)[::-1 if turn % 2 else 1]:
                 words = [word.format_map(places) for word in commands[name].split()]
                 found[name].append(run_once(ours, words, setup.threads))
-    times = {name: [run["time"] for run in runs] for name, runs in found.items()}
-    return [{"command": name, "n": len(runs), "time": float(np.median(times[name])),
-             "process": max(run["process"] for run in runs),
-             "of default": float(np.median(np.divide(times[name], times["default"])))}
-            for name, runs in found.items()]
+    rows: Rows = []
+    for name, runs in found.items():
+        times, usual = ([run["time"] for run in of] for of in (runs, found["default"]))
+        rows.append({"command": name, "n": len(runs), "time": float(np.median(times)),
+                     "process": max(run["process"] for run in runs),
+                     "of default": float(np.median(np.divide(times, usual)))})
+    return rows
+
 
 
 def measure_satellite(setup: Setup, ours: Path) -> Rows:

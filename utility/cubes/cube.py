@@ -161,10 +161,13 @@ class Shelf(LazyCube):
         super().__init__(shape, dtype, read)
 
     def __setitem__(self, index: Any, block: Any) -> None:
-        place = [slice(item, item + 1) if isinstance(item, int) else slice(*item.indices(n)[:2])
-                 for item, n in zip(_full_index(index, 3), self.shape, strict=True)]
+        place = []
+        for item, n in zip(_full_index(index, 3), self.shape, strict=True):
+            item = slice(item, item + 1) if isinstance(item, int) else item
+            place.append(slice(*item.indices(n)[:2]))
         given = np.asarray(block, self.dtype)
         self._move(place, np.broadcast_to(given, [r.stop - r.start for r in place]), True)
+
 
 
 def _move(file: IO[bytes], alone: Lock, shape: Shape, place: Sequence[slice], block: np.ndarray,
