@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from utility import weights
 from utility.names import DEFAULT_KIND
-from utility.options.testing import parse
+from utility.options.testing import parse, refuse_places
 from utility.system import distributed
 from utility.system.errors import UserError, run_script
 from utility.system.files import default_path, keep_out_of, locked, shown
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     options = parse(arguments, __doc__)
+    refuse_places(options)
     alone = options.input or options.adapt or options.info or options.export
     if options.cuda and len(options.gpu_ids or ()) > 1 and not (distributed.launched() or alone):
         from utility.system.devices import choose_device
@@ -95,6 +96,7 @@ def work(options: argparse.Namespace) -> int | None:
             print(line, flush=True)
         return None
     task = stated(options, reading, device)
+    name_result(options, task.problem.scale)
     return (adapt if options.adapt else super_resolve if options.output else test)(task)
 
 
@@ -180,6 +182,17 @@ def stated(options: argparse.Namespace, reading: Reading, device: torch.device) 
              "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None,
              "Computed on": device_name(device)}
     return Task(options, net, info, problem, reading, facts)
+
+
+def name_result(options: argparse.Namespace, scale: int) -> None:
+    """Name the result of one file in the folder that `--output` names."""
+    from utility.superres.folder import result_in
+
+    sources = [Path(source) for source in options.input or [options.adapt or ""]]
+    if len(sources) > 1 or not sources[0].is_file():
+        return
+    if Path(options.output).is_dir() or options.output.endswith("/"):
+        options.output = str(result_in(Path(options.output), sources[0], f"_x{scale}"))
 
 
 def written(options: argparse.Namespace) -> Writing:

@@ -1,9 +1,9 @@
 """The networks for torch.hub, by their names.
 
-    net = torch.hub.load("FOLDER_OR_REPOSITORY", "biqrnn_16_5", pretrained=True, scale=4,
-    source="local")
-    # x: (N, 1, B, H, W) in [0, 1], the cube on the high-resolution grid; see models/network.py
-    sr = net(x)
+    net = torch.hub.load("FOLDER_OR_REPOSITORY", "lowgrid_x4", source="local")     # shipped weights
+    net = torch.hub.load("FOLDER_OR_REPOSITORY", "biqrnn_16_5", source="local")    # untrained
+
+What a network takes is in models/network.py; docs/own-cubes.md shows how an array is enlarged.
 """
 from models import Network as _Network
 from models import create_model as _create_model
@@ -35,6 +35,17 @@ def _entry(name):
     return entry
 
 
+def _weights_entry(one):
+    def entry(**execution) -> _Network:
+        one.check()
+        return _model_from_checkpoint(one.path, **execution)[0]
+
+    entry.__name__ = one.path.stem
+    entry.__doc__ = f"""The shipped weights {one.describe()}, in eval mode."""
+    return entry
+
+
+globals().update({_one.path.stem: _weights_entry(_one) for _one in _weights.shipped()})
 globals().update({_name: _entry(_name)
                   for _name in {*_list_models(),
                                 *(one.card["arch"] for one in _weights.shipped())}})

@@ -13,7 +13,7 @@ import hsi_test
 from data.rendering import render_scene
 from utility.degradation import downsample
 from utility.superres.assumptions import MTFS, SIDE, middle, other_mtfs, under_other_mtfs
-from utility.superres.problem import Problem
+from utility.superres.problem import Problem, sensor_in_words
 
 SAFE = Problem(4, "mtf 0.7", "backprojection", mtf_known=False, method="backprojection")
 
@@ -73,3 +73,9 @@ def test_the_report_of_a_cube_shows_them(tmp_path, monkeypatch, low):
     assert "--mtf 0.15 changes the values by" in page
     assert "assumes a sensor&#x27;s MTF of 0.7" in page
     assert Path("high_report/assumptions.png").stat().st_size > 10_000
+
+
+def test_an_interpolation_is_said_to_take_no_account_of_a_sensor():
+    words = sensor_in_words(Problem(4, "mtf 0.7", mtf_known=False, method="interpolation"), 20.0)
+    assert words == "interpolates, whatever the sensor's MTF is; its agreement is that of 0.7"
+    assert "20 dB" in sensor_in_words(SAFE, 20.0)

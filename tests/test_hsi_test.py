@@ -21,7 +21,7 @@ from typed import ROOT, typed
 
 import hsi_sr
 import hsi_test
-from utility import weights
+from utility import lmdb_data, weights
 from utility.checkpoints import save_checkpoint
 from utility.scenes import read_scene
 from utility.system import devices
@@ -283,7 +283,7 @@ def test_checkpoints_that_cannot_be_used_are_refused():
     refused("-a", "qrnn_2_2", "--data", "scenes",
             words=r"best\.pth holds biqrnn_2_2, and -a asked for qrnn_2_2")
     with pytest.raises(UserError, match=r"No checkpoint was given.* -rp .*--method"):
-        hsi_test.main(["--input", "low.tif", "--output", "high.tif"])
+        hsi_test.main(["--input", "scenes/first.mat", "--output", "high.tif"])
     with pytest.raises(UserError,
                        match=r"no shipped weights fit x8: shipped holds no weights.* -rp"):
         hsi_test.main(["--method", "network", "--data", "scenes", "--scale", "8"])
@@ -300,6 +300,8 @@ def test_without_a_checkpoint_the_shipped_weights_that_fit_are_taken_and_named(c
     hsi_test.main(["--data", "scenes", "--out", "out", "--no-figures", "--no-cubes"])
     said = capsys.readouterr().err
     assert "the shipped weights tiny (biqrnn_2_2, x4, gaussian) are taken" in said
+    methods = json.loads(Path("out/metrics.json").read_text())["methods"]
+    assert methods["network"] == "tiny"  # and so a table calls it
     assert numbers("out") == numbers("ours")
     hsi_test.main(["--input", "scenes/first.mat", "--output", "high.mat"])
     assert ("tiny" in capsys.readouterr().err
@@ -418,6 +420,33 @@ def test_a_misspelt_option_shows_what_was_expected(arguments, capsys):
             and not re.search("_tile|_numbers|_pixel", said))
 
 
+@pytest.mark.parametrize(("main", "arguments", "words"), [
+    (hsi_test.main, ["low.tif", "high.tif"], "--input goes in front of a file"),
+    (hsi_sr.main, ["mine.lmdb"], "--data goes in front of a file"),
+    (lmdb_data.main, ["scenes"], "--source goes in front of a file"),
+    (hsi_test.main, ["--outptu", "high.tif"], "--output may be meant"),
+    (hsi_test.main, ["--no-such-option"], "--no-such-option; --help")])
+def test_a_file_without_an_option_and_a_misspelt_option_are_answered_with_the_right_one(
+        main, arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_files_that_are_missing_or_there_are_told_before_torch_is_loaded():
+    Path("high.mat").write_text("mine")
+    code = ("import sys, hsi_test; from utility.system.errors import UserError\n"
+            "try: hsi_test.main(sys.argv[1:])\n"
+            "except UserError as error: print(error, 'torch' in sys.modules)")
+    for arguments, words in (
+            (["--info", "none.mat"], "none.mat does not exist"),
+            (["--input", "none.mat", "--output", "x.mat"], "none.mat does not exist"),
+            (["--input", "scenes/first.mat", "--output", "high.mat"], "high.mat exists already")):
+        said = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True,
+                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout
+        assert words in said and said.endswith("False\n"), said
+
+
 def test_force_replaces_nothing_but_earlier_results():
     Path("out").mkdir()
     Path("out/mine.txt").write_text("kept")
@@ -470,6 +499,16 @@ def test_a_cube_of_one_s_own_is_super_resolved_and_judged(capsys):
     with rasterio.open("low.tif") as low, rasterio.open("sub/high.tif") as high:
         assert high.bounds == low.bounds and high.res == (7.5, 7.5) and high.crs == low.crs
     assert [p.name for p in Path("sub").iterdir()] == ["high.tif"]
+
+
+def test_a_folder_as_output_of_one_file_gets_a_file_named_after_it(capsys):
+    Path("there").mkdir()
+    for folder in ("new/deep/", "there"):
+        run("--input", "scenes/first.mat", "--output", folder, "--method", "interpolation")
+        assert [path.name for path in Path(folder).iterdir()] == ["first_x4.mat"]
+    assert "there/first_x4.mat: 4 x 132 x 152" in capsys.readouterr().out
+    refused("--input", "scenes/first.mat", "--output", "there", words="first_x4.mat exists already")
+    refused("--input", "scenes/first.mat", "--output", "word", words="word does not say by its")
 
 
 def test_clipped_values_are_counted_aloud_or_refused(capsys):

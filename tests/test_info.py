@@ -51,6 +51,14 @@ def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "low.tif"]
 
 
+def test_even_wavelengths_and_widths_are_one_number_each(capsys):
+    cube = np.random.default_rng(0).random((5, 20, 30))
+    write_scene("low.hdr", Scene(cube, "low", wavelengths=np.arange(400, 450, 10.0),
+                                 fwhm=np.full(5, 8.0)))
+    assert ("wavelengths 400 .. 440 nm, 10 nm apart, 8 nm wide; from wavelength"
+            in lines(capsys, "low.hdr", "--scale", 2))
+
+
 @pytest.mark.parametrize(("shape", "reason"),
                          [((30, 20, 4), "its shape: one axis is much shorter"),
                           ((20, 20, 31), "its shape: a square image"),

@@ -382,6 +382,15 @@ def test_without_arguments_the_sample_scenes_are_rendered_and_cut(tmp_path, monk
     assert read_scene("data/test/sample_remote/village_test.mat").cube.shape == (103, 64, 64)
 
 
+def test_a_database_on_which_a_training_would_be_refused_names_no_training(tmp_path, capsys):
+    out = tmp_path / "x.lmdb"
+    main(["--source", str(scene_file(tmp_path, "a", side=40)), "--patch", "8", "--val-last", "0",
+          "--out", str(out)])
+    said = capsys.readouterr().out
+    assert f"a training on it would be refused: {out} holds no validation patches" in said
+    assert "next:" not in said
+
+
 def test_options_change_what_a_card_says(tmp_path):
     scene_file(tmp_path, "a", side=40)
     scene_file(tmp_path, "b", side=40, seed=1)

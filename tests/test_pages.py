@@ -6,9 +6,11 @@ import re
 import runpy
 import shlex
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typed import ROOT
 
@@ -105,3 +107,12 @@ def test_the_front_page_is_short_and_reaches_every_other_page_in_one_hop():
     front = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(front.splitlines()) <= 200
     assert all(f"docs/{page.name}" in front for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_python_that_a_page_shows_enlarges_an_array():
+    page = (ROOT / "docs/own-cubes.md").read_text(encoding="utf-8")
+    code = re.search(r"## From Python\n\n((?:    .*\n|\n)+)", page)[1]
+    low = np.random.default_rng(0).random((5, 8, 6), dtype=np.float32)
+    names = {"low": low}
+    exec(textwrap.dedent(code), names)
+    assert names["sr"].shape == (5, 32, 24) and names["sr"].dtype == np.float32

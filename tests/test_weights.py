@@ -137,6 +137,18 @@ def test_the_smallest_order_that_fits_is_taken(shelf):
         ship("first")
 
 
+def test_the_command_lists_what_ships_a_line_each_and_what_it_is_for(shelf, capsys):
+    weights.main([])
+    ship("first", order=1)
+    ship("second", order=2)
+    card = shelf / "first.toml"
+    card.write_text(card.read_text().replace('about = "tests"', 'about = "own cubes, x2. By me"'))
+    weights.main([])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "first (biqrnn_1_1, x2, bicubic)", "    own cubes, x2", "second (biqrnn_1_1, x2, bicubic)",
+        "    tests"]
+
+
 def test_a_file_that_is_not_the_card_s_is_refused(shelf):
     one = ship()
     one.path.write_bytes(one.path.read_bytes()[:-1] + b"x")
@@ -157,6 +169,7 @@ def test_torch_hub_gives_networks_by_name(shelf):
     run = load_checkpoint("run/last.pth")["net"]
     assert (not net.training
             and all(torch.equal(value, run[key]) for key, value in net.state_dict().items()))
+    assert load("tiny", pooling="loop").state_dict().keys() == net.state_dict().keys()
     assert load("qrnn_16_5", long_skip=True).long_skip
     with pytest.raises(ValueError, match="no shipped weights of vdsr fit x4"):
         load("vdsr", pretrained=True)

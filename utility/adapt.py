@@ -47,7 +47,7 @@ from utility.training.configuration import configure
 from utility.training.loop import train
 from utility.training.plan import prepare
 from utility.training.steps import seconds_per_step
-from utility.weights import sha256
+from utility.weights import label_of, sha256
 
 MARKS = ("adapt.json",)
 LARGEST = 1 << 27
@@ -140,7 +140,7 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         chosen[0].to(next(net.parameters()).device)
         results = work.test(*chosen, "test", final=True,
                             compare={"unadapted": folder / "unadapted" / "cubes"})
-        results["methods"]["network"] = f"{info.arch}, adapted"
+        results["methods"]["network"] = f"{label_of(info.arch, info.path)}, adapted"
     else:
         note(f"{source}: {_too_few(scene)}")
         results["mean"]["unadapted"] = results["mean"]["network"]

@@ -37,7 +37,7 @@ STEPS, WINDOW = 1000, 16
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Arguments(__doc__)
+    parser = Arguments(__doc__, plain="--source")
     group = parser.add_argument_group("what to read")
     group.add_argument("--dataset", metavar="NAME",
                        help="dataset card: a name in data/, or a .toml (default: sample)")
@@ -203,7 +203,7 @@ def _what_is_next(out: Path, bands: int) -> list[str]:
     try:
         seconds = seconds_per_step(prepare(configure(given)), 1)
     except UserError as error:
-        return [f"next: {command}", f"note: {error}"]
+        return [f"note: a training on it would be refused: {error}"]
     return [f"next: {command}",
             f"      about {duration(STEPS * seconds)} here; the published recipe, without --recipe "
             "and the rest, needs thousands of steps"]

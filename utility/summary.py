@@ -31,6 +31,7 @@ from utility.indexes import METRICS  # noqa: E402
 from utility.report.tables import Bold, latex, markdown, write_csv  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import shown, write_text  # noqa: E402
+from utility.weights import label_of  # noqa: E402
 
 Images = Sequence[Mapping[str, Any]]
 # (data set, problem, method) -> the mean indexes of each run
@@ -135,9 +136,8 @@ _DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
 
 def _of_network(results: Mapping[str, Any], name: str) -> str:
     """The network by name, with what its numbers depend on beside its weights."""
-    # shipped weights are no seeds of one training
-    if Path(str(results.get("checkpoint"))).parent.name == "checkpoints":
-        name = name if name != results["arch"] else f"{name} ({Path(results['checkpoint']).stem})"
+    if name == results["arch"]:  # shipped weights are no seeds of one training
+        name = label_of(name, str(results.get("checkpoint")))
     words = [
         name,
         *([f"{steps} steps of back-projection"] if (steps := results.get("backproject")) else []),

@@ -1,9 +1,8 @@
 """The weights that this project ships: NAME.pth beside a card NAME.toml in `checkpoints/`.
 
     python -m utility.weights                                             what there is
-    python -m utility.weights export runs/NAME/best.pth biqrnn_x4 --order 1 --about "own cubes, x4"
-    \\
-        --metrics results/natural/metrics.json results/remote/metrics.json
+    python -m utility.weights export runs/NAME/best.pth NAME --order 1 --about "own cubes, x4"
+            ships the network of a run; --metrics results/*/metrics.json adds its tests
 
 A card says what the file is for, how it was trained and how well it did, all read from the run and
 from metrics.json; its hash tells whether the file is whole. Of several files that fit a problem,
@@ -80,6 +79,12 @@ def shipped() -> list[Shipped]:
         except (OSError, ValueError) as error:
             raise UserError(f"{card} cannot be read ({error}); fetch the card again.") from error
     return sorted(found, key=lambda one: (one.card["order"], one.path.name))
+
+
+def label_of(arch: str, path: str | Path) -> str:
+    """What a table calls a network: the name of shipped weights, else its architecture."""
+    path = Path(path)
+    return path.stem if path.parent.name == FOLDER.name else arch
 
 
 def choose(arch: str | None = None, scale: int | None = None,
@@ -298,7 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made = export(**options)
         print(f"{shown(made.path)}: {made.path.stat().st_size / 1e6:.1f} MB, {made.describe()}")
     else:
-        print(listing())
+        print("\n".join(f"{one.describe()}\n    {one.card['about'].split('. ')[0]}"
+                        for one in shipped()) or listing())
 
 
 if __name__ == "__main__":

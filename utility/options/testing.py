@@ -19,11 +19,12 @@ from utility.names import (
 )
 from utility.options.shared import Add, add_computing, add_reading, gpus
 from utility.system.errors import Arguments, UserError
+from utility.system.files import refuse_existing
 
 
 def parse(arguments: Sequence[str] | None = None, description: str = "") -> argparse.Namespace:
     """What was asked for. Raises UserError: options contradict each other, or one has no effect."""
-    parser = Arguments(description)
+    parser = Arguments(description, plain="--input")
     for title, add_options in GROUPS.items():
         add_options(parser.add_argument_group(title).add_argument)
     parser.set_defaults(amp=["auto"], pooling="auto")
@@ -86,7 +87,8 @@ def _test(add: Add) -> None:
     add("--border", type=int, default=0, metavar="PX",
         help="pixels left out of the indexes on each side (default: 0)")
     add("--error-band", type=int, metavar="BAND",
-        help="draw absolute error maps at this band, from 0")
+        help="draw absolute error maps at this band, from 0 (default: the middle one, with "
+        "--report)")
     add("--pixels", type=_pixel, nargs="+", metavar="ROW,COLUMN",
         help="pixels whose spectra are drawn, in a figure of their own too (default: two chosen "
         "from the ground truth)")
@@ -102,7 +104,8 @@ def _own_cube(add: Add) -> None:
         help="low-resolution cube: .mat, HDF5, netCDF, .npy, ENVI, GeoTIFF, a product; or a "
         "folder of them: results that are newer than their cube are left as they are")
     add("--output", metavar="FILE",
-        help="the result; its suffix chooses the format (with a folder, the folder of the results)")
+        help="the result; its suffix chooses the format. Or a folder, such as results/, in which "
+        "a result is called NAME_x4 and has the format of its cube")
     add("--adapt", metavar="FILE",
         help="instead of --input: fine-tune the weights on this cube, test them on a part held "
         "out, and take what did best there; DIR of --out (default: OUTPUT_adapted) gets the test, "
@@ -205,7 +208,8 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
              "--adapt fine-tunes a network on a cube without ground truth; leave --input, --data, "
              "--dataset and --method out."),
             (bool(own) != bool(options.output),
-             "--input (or --adapt) and --output go together; give both."),
+             "--input (or --adapt) and --output go together; give both, such as --output "
+             + ("results/." if several else "high_x4.tif.")),
             (options.input and tested,
              "--input super-resolves a cube without ground truth and --data tests against it; "
              "give one of them."),
@@ -214,6 +218,17 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
              "it out.")):
         if refused:
             raise UserError(sentence)
+
+
+def refuse_places(options: argparse.Namespace) -> None:
+    """Raise UserError, before any library is loaded, for a cube that is not there or a result that
+    is there."""
+    sources = [*(options.input or ()), *filter(None, (options.adapt, options.info))]
+    for source in map(Path, sources):
+        if not source.exists():
+            raise UserError(f"{source} does not exist; give the path of a scene or of a folder.")
+    if options.input and len(sources) == 1 and Path(options.output).is_file():
+        refuse_existing(Path(options.output), options.force)
 
 
 def _refuse_numbers(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> dict
 
     Beside them `dry_run`, `quiet`, and `insisted` where bf16 was asked for twice.
     """
-    parser = Arguments(description, argument_default=argparse.SUPPRESS)
+    parser = Arguments(description, plain="--data", argument_default=argparse.SUPPRESS)
     for title, add_options in GROUPS.items():
         add_options(parser.add_argument_group(title).add_argument)
     given = vars(parser.parse_args(arguments))

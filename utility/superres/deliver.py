@@ -15,6 +15,7 @@ from utility.superres.problem import Problem
 from utility.superres.spectrum import spectrum_of
 from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
+from utility.weights import label_of
 
 REPORT_MARKS = ("summary.json",)
 """What is in every report folder, by which an earlier one is known."""
@@ -69,8 +70,9 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path,
         no_truth_figure(figures[-1][1], middle(done.low), cubes, note=summary["sensor"], **how)
     lead = ". ".join(f"{text[0].upper()}{text[1:]}"
                      for text in (summary["agreement"], summary["uncertainty"]))
-    write_report(folder / "report.html",
-                 f"{target.name}: {facts['Network'] or labels[problem.method]}, x{problem.scale}",
+    made_by = (label_of(facts["Network"], facts["Checkpoint"]) if facts["Network"]
+               else labels[problem.method])
+    write_report(folder / "report.html", f"{target.name}: {made_by}, x{problem.scale}",
                  {**facts, "Input": summary["read_as"], "Sensor": summary["sensor"],
                   "Other assumptions": assumptions_in_words(assumed),
                   "Bad bands": summary["bad_bands"],

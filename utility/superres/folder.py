@@ -32,8 +32,7 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
         for scene in list_scenes(source):
             if scene not in scenes:
                 scenes.append(scene)
-                results.append(
-                    target / _folder(scene, source) / f"{scene.stem}{ending}{result_suffix(scene)}")
+                results.append(result_in(target / _folder(scene, source), scene, ending))
     for scene, result in zip(scenes, results, strict=True):
         if results.count(result) > 1:
             raise UserError(f"{scene} and another scene of {named} would both become "
@@ -55,6 +54,11 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
     for error in failed:
         warn(error, "failed")
     return len(failed)
+
+
+def result_in(folder: Path, scene: Path, ending: str) -> Path:
+    """The result of a scene in a folder: the scene's name with `ending`, in its format."""
+    return folder / f"{scene.stem}{ending}{result_suffix(scene)}"
 
 
 def _folder(scene: Path, source: Path) -> Path:

@@ -248,11 +248,17 @@ def _wavelengths(scene: Scene) -> str:
         return "not known"
     nm = np.sort(np.asarray(scene.wavelengths, float))
     steps = np.diff(nm)
-    words = (f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart (the median; "
-             f"{steps.min():.3g} to {steps.max():.3g})")
+    words = f"{nm[0]:g} .. {nm[-1]:g} nm, {np.median(steps):.3g} nm apart"
+    if " to " in (reach := _reach(steps)):
+        words += f" (the median; {reach})"
     if scene.fwhm is not None:
-        words += f", {scene.fwhm.min():.3g} to {scene.fwhm.max():.3g} nm wide"
+        words += f", {_reach(scene.fwhm)} nm wide"
     return words + (f"; from {scene.wavelengths_by}" if scene.wavelengths_by else "")
+
+
+def _reach(values: np.ndarray) -> str:
+    """The smallest and the largest number, or the one that both are."""
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (values.min(), values.max())))
 
 
 def _without_grid(scene: Scene) -> str:

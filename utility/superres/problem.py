@@ -122,6 +122,8 @@ def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
     if problem.aliased:
         text = ("takes the cube for aliased, so that no sensor's blur is assumed and nothing is "
                 "sharpened")
+    elif problem.method == "interpolation":
+        return f"interpolates, whatever the sensor's MTF is; its agreement is that of {mtf}"
     elif not found.block_grid:
         text = f"takes the cube for one that the degradation {problem.degradation} made"
     elif problem.sharp:

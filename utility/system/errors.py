@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
@@ -25,14 +26,31 @@ class Unclear(UserError):
 
 class Arguments(argparse.ArgumentParser):
     """The parser of a script: it shows the description as written, takes no abbreviations, and says
-    what is wrong in one sentence, without the usage in front."""
+    what is wrong in one sentence, without the usage in front.
 
-    def __init__(self, description: str = "", **how: Any) -> None:
+    Args:
+        plain: the option that is meant where a word stands without one.
+    """
+
+    def __init__(self, description: str = "", plain: str = "", **how: Any) -> None:
+        self.plain = plain
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter, **how)
 
     def error(self, message: str) -> NoReturn:
+        kind, _, words = message.partition(": ")
+        if kind == "unrecognized arguments":
+            message += self._meant(words)
         self.exit(2, f"error: {message}; --help lists the options.\n")
+
+    def _meant(self, words: str) -> str:
+        """What may be meant by a word without an option, or by an option that is not there."""
+        if not words.startswith("-"):
+            return f"; {self.plain} goes in front of a file" if self.plain else ""
+        shown = [flag for action in self._actions if action.help != argparse.SUPPRESS
+                 for flag in action.option_strings]
+        near = difflib.get_close_matches(words.split()[0], shown, 1)
+        return f"; {near[0]} may be meant" if near else ""
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

@@ -36,6 +36,7 @@ from utility.system.files import replacing, write_json, write_text
 from utility.system.progress import note, say
 from utility.testing.images import TestImage
 from utility.testing.units import other_values
+from utility.weights import label_of
 
 ROW = ("dark_bands", "seconds", "above_network", "cube", "figures", "other_values")
 """Fields of an image in metrics.json, besides its origin and its methods."""
@@ -80,7 +81,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
     is none.
     """
     compare = dict(compare or {})
-    methods = {**UNTRAINED, **({"network": info.arch} if net else {}),
+    methods = {**UNTRAINED, **({"network": label_of(info.arch, info.path)} if net else {}),
                **{name: name for name in compare}}
     own = outputs
     if together and distributed.rank():
@@ -122,7 +123,7 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         if outputs.report:
             pictures = [(f"{row['name']}: {kind}", folder / name)
                         for row in rows for kind, name in row["figures"].items()]
-            tested = info.arch if info else " and ".join(UNTRAINED.values())
+            tested = methods["network"] if info else " and ".join(UNTRAINED.values())
             warned = {f"Warning {k}": text for k, text in enumerate(results["warnings"], 1)}
             write_report(folder / "report.html",
                          f"{tested}, x{problem.scale}, {problem.degradation}",

@@ -194,8 +194,8 @@ def prepare(config: TrainingConfig) -> Plan:
                                 "on in bf16 on a processor; leave --amp out.")
     if not any(len(source.validation) for source in sources):
         raise UserError(f"{', '.join(config.data)} holds no validation patches, by which a "
-                        "training knows its best network; build it again without --val-last 0 and "
-                        "with scenes large enough to hold a part out.")
+                        "training knows its best network; build it again, with scenes large enough "
+                        "to hold a part out, and without --val-last 0.")
     origin = config.resume or config.init
     if config.crop and config.crop % (multiple := patch_multiple(config, net)):
         raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale "

@@ -93,7 +93,7 @@ def open_envi(path: Path, key: str | None) -> Stored:
     if missing:
         raise UserError(f"{header} lacks the field{'s' * (len(missing) > 1)} "
                         f"{', '.join(map(repr, missing))}, without which its data cannot be read; "
-                        "add them to the header.")
+                        f"add {'them' if len(missing) > 1 else 'it'} to the header.")
     notes = ([] if "byte order" in fields
              else ["'byte order' is not in the header, and is taken as 0 (little endian)"])
     array, interleave, order = _mapped(path, header, fields)

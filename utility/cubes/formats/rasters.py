@@ -51,8 +51,9 @@ to other files and to the network (VRT, WMS, ...)."""
 TITLES = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000"}
 """The format of each driver, in words."""
 
-TILE, STRIPED = 256, 64
-"""Rows and columns of a tile of a GeoTIFF that is written; rows of a strip of a narrower one."""
+TILE, STRIPED, PADDED = 256, 64, 1.25
+"""Rows and columns of a tile of a GeoTIFF that is written; rows of a strip, in a narrower one and
+where nothing is compressed and whole tiles would be more than `PADDED` times the image."""
 
 LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "PACKBITS")
 """Compressions of a GeoTIFF that a result takes over; the first stands in for all others."""
@@ -310,17 +311,18 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
     profile: dict[str, Any] = {"driver": "GTiff", "count": bands, "height": height, "width": width,
                                "dtype": target.dtype.name, "nodata": like.nodata,
                                "interleave": "band", "BIGTIFF": "IF_SAFER"}
-    rows = TILE if min(height, width) >= TILE else min(height, STRIPED)
+    packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
+    # tiles are stored whole, the last strip is not
+    in_tiles = math.prod(math.ceil(n / TILE) * TILE for n in (height, width))
+    striped = min(height, width) < TILE or (not packing and in_tiles > PADDED * height * width)
+    rows = min(height, STRIPED) if striped else TILE
     profile |= ({"blockysize": rows} if rows < TILE
                 else {"tiled": True, "blockxsize": TILE, "blockysize": TILE})
     if like.transform is not None:
         profile["transform"] = rasterio.Affine(*like.transform)
     if like.crs:
         profile["crs"] = CRS.from_wkt(like.crs)
-    side = TILE if rows == TILE else 1  # tiles are stored whole, the last strip is not
-    across, down = (math.ceil(n / side) * side for n in (width, height))
-    whole = bands * down * across * target.dtype.itemsize
-    packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
+    whole = bands * (height * width if striped else in_tiles) * target.dtype.itemsize
     with replacing(target.path, target.overwrite) as final, ExitStack() as stack:
         # Overviews are made of the whole image, and lie before it in a cloud-optimised GeoTIFF.
         written = final.with_name(f"{final.name}.raw") if overviews else final
