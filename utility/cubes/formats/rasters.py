@@ -314,7 +314,8 @@ def create_raster(target: Target) -> Iterator[CubeWriter]:
     packing, overviews = _packing(like, target.dtype), like.metadata.get("cog", False)
     # tiles are stored whole, the last strip is not
     in_tiles = math.prod(math.ceil(n / TILE) * TILE for n in (height, width))
-    striped = min(height, width) < TILE or (not packing and in_tiles > PADDED * height * width)
+    padded = not (packing or overviews) and in_tiles > PADDED * height * width
+    striped = min(height, width) < TILE or padded
     rows = min(height, STRIPED) if striped else TILE
     profile |= ({"blockysize": rows} if rows < TILE
                 else {"tiled": True, "blockxsize": TILE, "blockysize": TILE})
