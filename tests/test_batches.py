@@ -34,16 +34,20 @@ def test_every_scene_of_a_folder_is_made_in_its_format_and_failures_are_listed_a
     assert sorted(path.name for path in Path("out").iterdir()) == ["a_x2.npy", "b_x2.tif"]
     assert said.out.splitlines()[-1].startswith("3 scenes: 2 made, 0 already there")
     assert said.err.splitlines()[-1].startswith("failed: in/broken.npy ")
+    lines = said.out.splitlines()
+    assert lines[lines.index("in/b.tif:") + 1] == "read as: 31 bands, 12 x 12"
     with rasterio.open("out/b_x2.tif") as made:
         assert (made.count, made.height, made.width) == (31, 24, 24)
 
 
 def test_several_files_and_folders_are_one_input(capfd):
     Path("in/broken.npy").unlink()
+    assert run("--input", "in/b.tif", "in/b.tif") == 0  # one scene, which is named once
+    assert "1 scene: 1 made" in capfd.readouterr().out
     Path("more").mkdir()
     np.save("more/c.npy", np.load("in/a.npy"))
     assert run("--input", "in/a.npy", "in/b.tif", "more") == 0
-    assert "3 scenes: 3 made" in capfd.readouterr().out
+    assert "3 scenes: 2 made, 1 already there" in capfd.readouterr().out
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "a_x2.npy", "b_x2.tif", "c_x2.npy"]
 

@@ -421,6 +421,8 @@ def test_bands_that_the_file_declares_bad_are_left_out_with_a_note(gone: float) 
     assert left.metadata["source_bands"] == [0, 1, 3]
     (told,) = left.notes
     assert "3 of its bands" in told and "2 dead" in told and "4-5 marked as bad in the file" in told
+    one = Scene(cube[[0, 1, 3]], "one", good=np.array([1, 1, 0], bool))
+    assert clean(one).notes[0].startswith("1 of its bands (counted from 0) is left out")
     assert not scene.notes and clean(scene, keep_bad=True).metadata["bad_bands"] == [2, 4, 5]
     with pytest.raises(UserError, match=r"1 bad band .*4 constant \(-0.01\)"):
         clean(Scene(cube, "not told", nodata=gone))

@@ -197,7 +197,8 @@ def clean(scene: Scene, drop_bad_bands: bool = False, fill_nodata: bool = False,
         words = in_words(refused, scene.metadata.get("source_bands", range(count)))
         scene = select_bands(scene, kept)
         if refused and not found:
-            note = f"{len(refused)} of its bands (counted from 0) are left out: {words}"
+            note = (f"{len(refused)} of its bands (counted from 0) "
+                    f"{'is' if len(refused) == 1 else 'are'} left out: {words}")
             scene = dataclasses.replace(scene, notes=[*scene.notes, note])
     return _filled(scene, missing) if partial and (gone or fill_nodata or carry) else scene
 

@@ -43,13 +43,15 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
         if not force and result.exists() and _newest(result) >= _newest(scene):
             skipped += 1
             continue
+        say(f"{shown(scene)}:")
         try:
             apply(scene, result)
         except UserError as error:
             failed.append(str(error))
             warn(str(error), "failed")
-    say(f"{len(scenes)} scenes: {len(scenes) - skipped - len(failed)} made, {skipped} already "
-        f"there (newer than their scene; --force makes them again), {len(failed)} failed; results "
+    made = len(scenes) - skipped - len(failed)
+    say(f"{len(scenes)} scene{'s' * (len(scenes) != 1)}: {made} made, {skipped} already there "
+        f"(newer than their scene; --force makes them again), {len(failed)} failed; results "
         f"in {shown(target)}/")
     for error in failed:
         warn(error, "failed")
