@@ -293,7 +293,9 @@ def roofline(arch: str, shape: Shape, size: int, training: bool) -> dict[str, fl
         gates, inputs = unit.parameters_of_conv[0].shape[:2]
         read = voxels * inputs
         voxels = voxels * 4 if unit.upsamples else voxels // unit.stride ** 2
-        flop += 54 * inputs * gates * voxels * (3 - (k == 0) if training else 1)
+        # an upsampling unit mixes its channels on half the columns
+        mixed = voxels // 2 if unit.upsamples else voxels
+        flop += 54 * inputs * gates * mixed * (3 - (k == 0) if training else 1)
         values += read + voxels * (2 * gates + unit.channels)
         values += ((1 + (k > 0)) * read + voxels * (4 * gates + unit.channels)) * training
     return {"GFLOP": flop / 1e9, "moved": values * size}

@@ -9,7 +9,6 @@ block stays in the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +16,14 @@ from torch import Tensor
 
 from models.layers.pooling import pool_into
 from models.layers.units import Unit, laid_out
-from models.layers.upsampling import double_part
+from models.layers.upsampling import double_columns, double_rows
 from models.network import Execution, Window
 
 # not documented, so another torch may not have it
 _ONEDNN = getattr(torch, "mkldnn_convolution", None)
+
+COLUMNS = 32
+"""Columns that an upsampling unit doubles at once: its matrices grow with the square of them."""
 
 
 def margins_of(units: Sequence[Unit]) -> list[int]:
@@ -60,40 +62,42 @@ def run_unit(unit: Unit, x: Tensor, execution: Execution, *, source: Window, tar
     weight, bias = unit.convolution(torch.get_autocast_dtype(x.device.type) if half else x.dtype,
                                     execution.last(x))
     n, _, bands, height, _ = x.shape
-    out_height, out_width = target.bottom - target.top, target.right - target.left
-    if unit.upsamples:
-        height = out_height
+    out_height, out_width = target.size
     stride = unit.stride
     rows = rows_per_block(execution, x, weight, n * bands * out_width)
     for top in range(0, out_height, rows):
         bottom = min(top + rows, out_height)
-        # input rows, with one on each side
-        first, last = stride * top - 1, stride * (bottom - 1) + 2
-        above, below = max(-first, 0), max(last - height, 0)
-        first, last = max(first, 0), min(last, height)
+        whole = False
         if unit.upsamples:
-            piece = double_part(x, source,
-                                replace(target, top=target.top + first, bottom=target.top + last))
+            piece = double_rows(x, source, target, top - 1, bottom + 1)
         else:
-            piece = x[..., first:last, :]
-        whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
-        if (above or below) and not whole:
-            piece = F.pad(piece, (0, 0, above, below))
+            # input rows, with one on each side
+            first, last = stride * top - 1, stride * (bottom - 1) + 2
+            above, below = max(-first, 0), max(last - height, 0)
+            piece = x[..., max(first, 0):min(last, height), :]
+            whole = top == 0 and bottom == out_height  # the convolution pads then, without a copy
+            if (above or below) and not whole:
+                piece = F.pad(piece, (0, 0, above, below))
         gates = convolved(laid_out(piece, execution.last(x)), weight, bias, stride, int(whole))
         if out is None:
             dtype = gates.dtype if skip is None else torch.promote_types(gates.dtype, skip.dtype)
             out = torch.empty((n, unit.channels, bands, out_height, out_width), dtype=dtype,
                               device=x.device, memory_format=execution.layout(x))
-        pool_into(out[..., top:bottom, :], gates, unit.kind, unit.direction,
-                  None if skip is None else skip[..., top:bottom, :], execution.pooling)
+        columns = COLUMNS if unit.upsamples else out_width
+        for left in range(0, out_width, columns):
+            right = min(left + columns, out_width)
+            part = double_columns(gates, source, target, left, right) if unit.upsamples else gates
+            place = ..., slice(top, bottom), slice(left, right)
+            pool_into(out[place], part, unit.kind, unit.direction,
+                      None if skip is None else skip[place], execution.pooling)
     return out
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1,
               rows: int = 1) -> Tensor:
-    """A convolution with a kernel (1 or 3, 3, 3), padded by `rows` above and below, and along bands
-    and columns."""
-    padding = (weight.shape[2] // 2, rows, 1)
+    """A convolution with a kernel (1 or 3, 3, 1 or 3), padded by `rows` above and below, and to the
+    same size along bands and columns."""
+    padding = (weight.shape[2] // 2, rows, weight.shape[4] // 2)
     if takes_onednn(x):
         # For one image of few rows conv3d takes an unblocked kernel, measured 3 to 10 times slower
         # than oneDNN's.

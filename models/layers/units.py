@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.pooling import gate_count, pool
-from models.layers.upsampling import double
-from models.network import Execution
+from models.layers.upsampling import columns_apart, double_columns, double_rows
+from models.network import Execution, Window
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
@@ -29,21 +29,22 @@ is not blocked, measured 3 to 10 times slower than oneDNN's. A batch of two neve
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
-    """A convolution with a kernel (1 or 3, 3, 3), padded to the same size: (N, C, B, H, W) -> (N,
-    G, B, H / stride, W / stride).
+    """A convolution with a kernel (1 or 3, 3, 1 or 3), padded to the same size: (N, C, B, H, W) ->
+    (N, G, B, H / stride, W / stride).
 
     One small image on a processor goes as a batch of its upper and its lower half, each with a row
     of the other, so that torch takes oneDNN's kernel in both directions.
     """
-    bands, rows = weight.shape[2] // 2, -(-x.shape[-2] // stride)
+    bands, columns, rows = weight.shape[2] // 2, weight.shape[4] // 2, -(-x.shape[-2] // stride)
     if (rows < 2 or len(x) > 1 or x.shape[1:4].numel() > SLOW or x.device.type != "cpu"
             or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")):
-        return F.conv3d(x, weight, bias, (1, stride, stride), (bands, 1, 1))
+        return F.conv3d(x, weight, bias, (1, stride, stride), (bands, 1, columns))
     half = -(-rows // 2)
     length, first = stride * (half - 1) + 3, stride * half  # of a half, and where the lower begins
     x = F.pad(x, (0, 0, 1, first + length - 1 - x.shape[-2]))
     halves = torch.cat([x[..., :length, :], x[..., first:, :]])
-    upper, lower = F.conv3d(halves, weight, bias, (1, stride, stride), (bands, 0, 1)).split(1)
+    upper, lower = F.conv3d(
+        halves, weight, bias, (1, stride, stride), (bands, 0, columns)).split(1)
     return torch.cat([upper, lower], dim=-2)[..., :rows, :]
 
 
@@ -109,8 +110,8 @@ class Unit(nn.Module):
 
     @torch.no_grad()
     def convolution(self, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor | None]:
-        """`parameters_of_conv` without gradients, of a dtype and laid out; made again only when a
-        parameter has changed.
+        """`parameters_of_conv` without gradients, of a dtype and laid out, the kernel's columns
+        apart where the unit upsamples; made again only when a parameter has changed.
 
         A change in place through `.data`, which torch does not count, is not seen.
         """
@@ -118,6 +119,7 @@ class Unit(nn.Module):
                *((id(p), p.data_ptr(), p.device, p._version) for p in self.conv.parameters()))
         if self._kept is None or self._kept[0] != key:
             weight, bias = self.parameters_of_conv
+            weight = columns_apart(weight) if self.upsamples else weight
             self._kept = (key,
                           (laid_out(weight.to(dtype), channels_last),
                            None if bias is None else bias.to(dtype)))
@@ -138,12 +140,16 @@ class Unit(nn.Module):
         return pool(self._gates(x, execution), self.kind, self.direction, skip, execution.pooling)
 
     def _gates(self, x: Tensor, execution: Execution) -> Tensor:
-        if self.upsamples:
-            x = (double(x) if execution.own_upsampling
-                 else F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear",
-                                    align_corners=True))
-        if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
-            return self.conv.deconv(x)
         weight, bias = self.parameters_of_conv
         last = execution.last(x)
+        if self.upsamples and execution.own_upsampling:
+            source = Window.whole(*x.shape[-2:])
+            target = source.scaled(2, 1)
+            rows = double_rows(x, source, target, 0, target.height)
+            gates = conv3d(laid_out(rows, last), laid_out(columns_apart(weight), last))
+            return double_columns(gates, source, target, 0, target.width)
+        if self.upsamples:
+            x = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+        if isinstance(self.conv, Deconv) and not execution.deconv_as_conv:
+            return self.conv.deconv(x)
         return conv3d(laid_out(x, True) if last else x, laid_out(weight, last), bias, self.stride)
