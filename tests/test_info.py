@@ -1,5 +1,7 @@
 """hsi_test.py --info: what a file holds, how it is read, and what it would cost."""
 
+import time
+
 import numpy as np
 import pytest
 import rasterio
@@ -83,6 +85,13 @@ def test_a_cost_grows_with_the_pixels_and_is_measured():
     small, large = info.cost(net, (3, 16, 16), 4), info.cost(net, (3, 160, 160), 4)
     # of the whole process
     assert 0 < small.seconds < large.seconds and large.memory > small.memory > 1e8
+
+
+def test_a_cost_is_that_of_the_fastest_call(monkeypatch):
+    waits = iter([0.3, 0.3, 0.01, 0.01, 0.01])
+    monkeypatch.setattr(info, "super_resolve_cube", lambda *_, **how: time.sleep(next(waits)))
+    monkeypatch.setattr(info, "_around_the_network", lambda *_: 0.0)
+    assert info.cost(create_model("biqrnn_2_1"), (3, 16, 16), 4).seconds < 0.1
 
 
 def test_a_cost_within_less_memory_is_of_smaller_tiles(monkeypatch):

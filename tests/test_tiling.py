@@ -6,7 +6,7 @@ import pytest
 import torch
 from made import filled
 
-from models import Window, list_models
+from models import Window, create_model, list_models
 from utility.degradation import downsample, upsample
 from utility.superres import tiling
 from utility.superres.tiling import (
@@ -201,6 +201,16 @@ def test_auto_takes_the_whole_scene_where_it_fits_and_a_tile_where_it_does_not(m
     assert tile % 32 == 0 and 32 <= tile < 1024
     monkeypatch.setattr("utility.system.memory.free_memory", lambda: 1 << 20)
     assert auto_tile(net, (31, 4096, 4096)) == 32
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_of_224_bands_two_gigabytes_hold_a_result_of_1024_pixels_as_one_tile(monkeypatch, amp):
+    monkeypatch.setattr("utility.system.memory.resident", lambda: 550_000_000)
+    net, beside = create_model("lowgrid_32_8_sensor"), tiling.beside_network(224, 1024, 1024)
+    size = tiling.tile_size(net, (39, 1024, 1024), 4, "auto", amp, 2_000_000_000, beside=beside)
+    assert size == (1024, None)
+    size = tiling.tile_size(net, (39, 1024, 1024), 4, "auto", amp, 1_000_000_000, beside=beside)
+    assert size[0] < 512
 
 
 def test_little_memory_gives_tiles_that_are_not_too_flat_and_no_row_of_them_is_kept(monkeypatch):
