@@ -135,6 +135,20 @@ def test_info_says_whether_a_cube_is_aliased(aliased, truth, capsys):
         assert words in line
 
 
+def test_at_x2_a_softer_cube_counts_as_aliased_and_as_sharp():
+    at_2 = Problem(2, "mtf 0.7", mtf_known=False, aliased=None)
+    at_4 = replace(at_2, scale=4)
+    first, other = (render_scene("natural", seed=4242, number=number, bands=8, side=160)
+                    for number in (4, 0))
+    low = made_small("cv2 INTER_CUBIC", first, 2)
+    assert for_aliasing(at_2, low).aliased and for_aliasing(at_4, low).sharp
+    low = made_small("cv2 INTER_CUBIC", other, 2)
+    assert for_aliasing(at_2, low).sharp and for_aliasing(at_4, low) == replace(at_4, aliased=False)
+    for blur in ("area", "mtf 0.5", "mtf 0.3"):
+        low = Degradation.of(2, blur).down(torch.from_numpy(first)).numpy()
+        assert for_aliasing(at_2, low) == replace(at_2, aliased=False)
+
+
 def test_every_maker_has_a_place_in_the_order_of_softness(truth):
     found = {maker: softness(made_small(maker, truth, 4)) for maker in SMOOTH | ALIASED}
     assert max(found[maker] for maker in ALIASED) < min(found[maker] for maker in SMOOTH)

@@ -3,14 +3,21 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from makers import made_small
 
 from data.rendering import render_scene
-from studies import estimate_mtf, mismatch, run
+from studies import aliased, estimate_mtf, mismatch, run
 from utility import weights
+from utility.checkpoints import model_from_checkpoint
+from utility.superres.aliasing import softness
+from utility.superres.methods import methods
+from utility.superres.noise import told_noise
+from utility.superres.problem import Problem, for_noise
 from utility.system.errors import UserError
 
 STUDIES = sorted(path.stem for path in run.HERE.glob("*.toml"))
@@ -141,3 +148,43 @@ def test_the_study_of_estimators_counts_each_scene_and_blur(tmp_path, capsys):
     (tmp_path / "abu-urban-2.npy").unlink()
     with pytest.raises(UserError, match="hold no scene abu-urban-2"):
         estimate_mtf.main(["--scenes", str(tmp_path)])
+
+
+def test_the_study_of_aliased_cubes_counts_what_is_taken_for_aliased_and_what_it_costs(
+        tmp_path, monkeypatch, capsys):
+    scenes = [render_scene("overhead", seed=4242, number=number, bands=6, side=96)
+              for number in (0, 4)]
+    for number, scene in enumerate(scenes):
+        np.savez(tmp_path / f"{number}.npz", cube=scene)
+    monkeypatch.setattr(aliased, "makers", lambda: {
+        name: partial(made_small, name) for name in ("block mean", "every s-th pixel")})
+    aliased.main(["--scenes", str(tmp_path), "--scale", "4"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    found = {row[0]: row[1:] for row in rows if len(row) == 5}
+    net, info = model_from_checkpoint(weights.choose(None, 4, "mtf 0.7").path)
+    for maker, many in (("block mean", 0), ("every s-th pixel", 1)):
+        counts, gains = [0, 0], []
+        for scene in scenes:
+            low = made_small(maker, scene, 4)
+            steps = softness(low)
+            counts[0] += steps < 0.18
+            counts[1] += 0.18 <= steps < 0.26
+            noise = told_noise(low, "auto")
+            made = {}
+            for mtf in (0.7, 0.95):
+                problem = Problem(4, f"mtf {mtf}", info.start, tile=0, mtf_known=mtf == 0.95)
+                made[mtf] = methods(net, low, for_noise(problem, noise), noise=noise)
+            plain, own, sharp = (
+                float(np.mean(-10 * np.log10(np.square(method.cube() - scene).mean((1, 2)))))
+                for method in (made[0.7]["interpolation"], made[0.7]["network"],
+                               made[0.95]["network"]))
+            default = plain if steps < 0.18 else sharp if steps < 0.26 else own
+            gains.append((default - plain, own - plain))
+        assert counts[0] >= many and found[maker][:2] == list(map(str, counts))
+        for cell, gain in zip(found[maker][2:], np.transpose(gains), strict=True):
+            mean, worst, below = map(float, cell.split(", "))
+            assert (mean, worst) == pytest.approx((gain.mean(), gain.min()), abs=0.006)
+            assert below == (gain < -0.05).sum()
+    aliased.main(["--scenes", str(tmp_path), "--counts"])
+    row = " | ".join(("every s-th pixel", *found["every s-th pixel"][:2]))
+    assert f"| {row} |" in capsys.readouterr().out.splitlines()

@@ -24,6 +24,9 @@ from utility.superres.problem import Problem
 ALIASED, SHARP = 0.18, 0.26
 """The softness below which a cube counts as aliased, and as sharp: between the two it may be
 either. docs/own-cubes.md says what is found by them."""
+AT_2 = (0.2, 0.3)
+"""Likewise at x2: samples lie so close that the scene's own lens has blurred a step over two of
+them, where nothing else has."""
 SHARP_MTF = 0.95
 """Taken for a sharp cube: the network then is above the interpolation for an MTF of .8, and little
 below it, if at all, for a cube that is aliased all the same."""
@@ -52,12 +55,18 @@ def for_aliasing(problem: Problem, low: np.ndarray, missing: np.ndarray | None =
     if problem.method != "network" or problem.mtf_known:
         return problem
     found = softness(low, missing)
-    if found is None or found >= SHARP:
+    aliased, sharp = limits(problem.scale)
+    if found is None or found >= sharp:
         return problem
-    if found >= ALIASED:
+    if found >= aliased:
         return replace(problem, sharp=True, degradation=f"{ANY} {SHARP_MTF}", mtf_known=True)
     return replace(problem, aliased=True, method="interpolation", backproject=0,
                    self_ensemble=False, bandwise=False)
+
+
+def limits(scale: int) -> tuple[float, float]:
+    """The softness below which a cube counts as aliased, and as sharp, at a scale factor."""
+    return AT_2 if scale == 2 else (ALIASED, SHARP)
 
 
 def softness(low: np.ndarray, missing: np.ndarray | None = None) -> float | None:

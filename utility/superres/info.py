@@ -27,7 +27,7 @@ from utility.cubes.formats import rasters
 from utility.cubes.values import band_statistics, from_unit_range
 from utility.names import ANY, SAFE_MTF, SCALES, STARTS
 from utility.scenes import Reading, first_line, open_scene, refuse_without_effect, stored_as
-from utility.superres.aliasing import ALIASED, SHARP, middle, softness
+from utility.superres.aliasing import limits, middle, softness
 from utility.superres.methods import methods
 from utility.superres.problem import Problem
 from utility.superres.spectrum import band_step
@@ -139,7 +139,8 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
     yield first_line(scene)
     facts = {"file": _file(scene.path), "product": scene.product,
              "axes": f"{stored_as(scene)}, by {scene.layout_by}", **_values(scene),
-             "wavelengths": _wavelengths(scene), "place": _place(scene), "blur": _blur(scene)}
+             "wavelengths": _wavelengths(scene), "place": _place(scene),
+             "blur": _blur(scene, scale or 4)}
     for name, value in facts.items():
         if value:
             yield f"{name:12}{value}"
@@ -165,8 +166,9 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
                f"{duration(spent.seconds)}, {memory}")
 
 
-def _blur(scene: Scene) -> str | None:
-    """How soft the steepest steps in the middle of a scene are, and whether it is aliased."""
+def _blur(scene: Scene, scale: int) -> str | None:
+    """How soft the steepest steps in the middle of a scene are, and whether a cube that is
+    made finer by `scale` then counts as aliased."""
     rows, columns = middle(scene.cube.shape)
     cube = np.asarray(scene.cube[:, rows, columns], np.float64)
     gone = ~np.isfinite(cube) | (cube == (np.nan if scene.nodata is None else scene.nodata))
@@ -177,11 +179,12 @@ def _blur(scene: Scene) -> str | None:
     found = softness(cube[living], missing) if living.any() else None
     if found is None:
         return None
-    words = (f"below {ALIASED:g}: aliased, as where every n-th pixel was taken; interpolation is "
-             "used, unless --mtf or --method network insists" if found < ALIASED
-             else f"below {SHARP:g}: sharp, a sharp sensor is assumed" if found < SHARP
-             else f"above {SHARP:g}: not aliased")
-    return f"softness of the steepest steps {found:.2f}, {words}"
+    aliased, sharp = limits(scale)
+    words = (f"below {aliased:g}: aliased, as where every n-th pixel was taken; interpolation is "
+             "used, unless --mtf or --method network insists" if found < aliased
+             else f"below {sharp:g}: sharp, a sharp sensor is assumed" if found < sharp
+             else f"above {sharp:g}: not aliased")
+    return f"softness of the steepest steps {found:.2f}, for x{scale} {words}"
 
 
 def _size(count: float) -> str:
