@@ -327,6 +327,14 @@ def test_prisma_l2b_is_radiance(tmp_path: Path) -> None:
     assert read_scene(path).units.startswith("W/")
 
 
+@pytest.mark.parametrize(("offset", "told"), [(-0.0, "int16 x 0.01"), (0.5, "int16 x 0.01 + 0.5")])
+def test_an_offset_is_told_where_there_is_one(tmp_path: Path, offset: float, told: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = np.arange(5 * 20 * 30, dtype="i2").reshape(5, 20, 30)
+        file["cube"].attrs.update(scale_factor=0.01, add_offset=offset)
+    assert read_scene(tmp_path / "a.h5").metadata["packing"] == told
+
+
 def test_widths_are_in_their_own_unit(tmp_path: Path) -> None:
     path = made.aviris3(tmp_path / "a.nc")
     with netcdf(path, "r+") as file:

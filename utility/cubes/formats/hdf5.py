@@ -135,7 +135,8 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None,
     stored = Stored(array, format=kind, key=key, mirrored=matlab, planes=planes, **facts_in(beside))
     stored.nodata, stored.units = stored.nodata if nodata is None else nodata, packing.units
     if packing.packed:
-        stored.metadata["packing"] = f"{dataset.dtype} x {packing.scale:g} + {packing.offset:g}"
+        added = f" + {packing.offset:g}" if packing.offset else ""
+        stored.metadata["packing"] = f"{dataset.dtype} x {packing.scale:g}{added}"
     if len(array.shape) == 3 and not matlab:
         if not layout:
             layout, reason = _layout_of(contents, dataset, usual)
