@@ -79,6 +79,8 @@ def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
     results = json.loads(Path("out/here/metrics.json").read_text())
     assert [(row["name"], row["height"], row["width"]) for row in results["images"]] == [
         ("first", 32, 36), ("second", 24, 28)]
+    assert "first read as: 4 bands, 33 x 38, cut to 32 x 36\n" in printed
+    assert "second read as: 4 bands, 24 x 28\n" in printed
     for name in ("first", "second"):
         assert cv2.imread(f"out/here/{name}.png").std() > 10
     assert (f"{results['mean']['network']['psnr']:.3f}" in printed and "back-projection" in printed

@@ -175,8 +175,9 @@ class _Test:
     def add(self, image: TestImage, folder: Path) -> None:
         """Test on one image: its row of metrics.json, its cube and its figures."""
         problem, scale = self.problem, self.problem.scale
-        say(f"{image.name} {first_line(image)}")
         gt = crop_to_multiple(image.cube, scale)
+        cut = "" if gt.shape == image.cube.shape else ", cut to {} x {}".format(*gt.shape[1:])
+        say(f"{image.name} {first_line(image)}{cut}")
         if 0 in gt.shape:
             raise UserError(f"{image.scene} is {image.cube.shape[1]} x {image.cube.shape[2]} "
                             f"pixels, smaller than the scale factor {scale}; use a larger scene.")
