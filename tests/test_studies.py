@@ -174,10 +174,9 @@ def test_the_study_of_aliased_cubes_counts_what_is_taken_for_aliased_and_what_it
             for mtf in (0.7, 0.95):
                 problem = Problem(4, f"mtf {mtf}", info.start, tile=0, mtf_known=mtf == 0.95)
                 made[mtf] = methods(net, low, for_noise(problem, noise), noise=noise)
-            plain, own, sharp = (
-                float(np.mean(-10 * np.log10(np.square(method.cube() - scene).mean((1, 2)))))
-                for method in (made[0.7]["interpolation"], made[0.7]["network"],
-                               made[0.95]["network"]))
+            compared = made[0.7]["interpolation"], made[0.7]["network"], made[0.95]["network"]
+            errors = [np.square(method.cube() - scene).mean((1, 2)) for method in compared]
+            plain, own, sharp = (float(np.mean(-10 * np.log10(error))) for error in errors)
             default = plain if steps < 0.18 else sharp if steps < 0.26 else own
             gains.append((default - plain, own - plain))
         assert counts[0] >= many and found[maker][:2] == list(map(str, counts))
