@@ -227,7 +227,8 @@ def refuse_places(options: argparse.Namespace) -> None:
     for source in map(Path, sources):
         if not source.exists():
             raise UserError(f"{source} does not exist; give the path of a scene or of a folder.")
-    if options.input and len(sources) == 1 and Path(options.output).is_file():
+    if (options.input and len(sources) == 1 and Path(sources[0]).is_file()
+            and Path(options.output).is_file()):
         refuse_existing(Path(options.output), options.force)
 
 

@@ -160,10 +160,10 @@ def describe_file(path: Path, reading: Reading, scale: int | None = None, kind: 
         if given and factor not in (info.scales or SCALES):
             continue
         spent = cost(net.to(device), scene.cube.shape, factor, amp, memory)
-        memory = (
+        takes = (
             "memory unknown" if spent.memory is None else f"up to {_size(spent.memory)} of memory")
         yield (f"{f'x{factor}':12}{made}; {found.describe() if found else given}: about "
-               f"{duration(spent.seconds)}, {memory}")
+               f"{duration(spent.seconds)}, {takes}")
 
 
 def _blur(scene: Scene, scale: int) -> str | None:
