@@ -310,7 +310,10 @@ def repeat_weights(place: Place) -> None:
             if path in made:
                 last = made[path]
                 continue
-            if missing := [name for name in data if not Path(name).exists()]:
+            # in full: a first database that is there does not make up for one that nothing builds
+            built = " ".join(training.get("databases", [])).split()
+            if missing := [name for name in training["data"]
+                           if name not in built and not Path(name).exists()]:
                 print(f"{one.path.stem}: left out, for its card does not build "
                       f"{', '.join(missing)}")
                 last = None
