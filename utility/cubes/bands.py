@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -215,9 +215,10 @@ def _refusal(scene: Scene, bad: list[BadBand], left: int) -> UserError:
                      f"{named}; {advice}.")
 
 
-def marked_bad(scene: Scene) -> list[int]:
-    """The bands that the file itself marks as bad; indices from 0."""
-    return [] if scene.good is None else np.flatnonzero(~np.asarray(scene.good, bool)).tolist()
+def marked_bad(scene: Scene, known: Collection[int] = ()) -> list[int]:
+    """The bands that the file itself marks as bad, but for the known ones; indices from 0."""
+    bad = [] if scene.good is None else np.flatnonzero(~np.asarray(scene.good, bool))
+    return [int(band) for band in bad if band not in known]
 
 
 def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
