@@ -114,7 +114,8 @@ def choose_weights(options: argparse.Namespace) -> None:
 
 
 def prepare_device(options: argparse.Namespace) -> torch.device:
-    """The device that computes; `options.amp` becomes the precision that it has."""
+    """The device that computes, with the precision that was asked for; `options.amp` becomes the
+    one that it has."""
     import torch
 
     from utility.system.devices import ask_deterministic, choose_device, choose_precision
@@ -303,7 +304,8 @@ def say_result(done: Applied, target: Path, folder: Path | None) -> None:
         f"{summary['agreement']}")
     say(summary["uncertainty"])
     if differ := summary.get("bounds_differ_by"):
-        say(f"the result's bounds differ from the input's by {differ}")
+        say("the result covers the same ground as the input" if differ.startswith("0.000 ")
+            else f"the result's bounds differ from the input's by {differ}")
     if folder:
         say(f"report in {shown(folder)}/")
 
@@ -315,7 +317,8 @@ def note_once(text: str) -> None:
 
 
 def shipped_weights(options: argparse.Namespace) -> str | None:
-    """The shipped weights that fit, said by name; None where a test goes on without a network."""
+    """The shipped weights that fit, said by name; None, said too, where none do and a test can go
+    on without a network."""
     kind = options.degradation or (None if options.output else DEFAULT_KIND)
     found = weights.choose(options.arch, options.scale, kind)
     if found:

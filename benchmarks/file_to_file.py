@@ -181,7 +181,6 @@ def compare_memory(setup: Setup, ours: Path) -> Rows:
     return rows
 
 
-
 def measure_satellite(setup: Setup, ours: Path) -> Rows:
     """A whole scene in little memory, and what `--info` says of it before."""
     side = setup.sizes["satellite"]

@@ -1,4 +1,5 @@
-"""Render the sample scenes: natural ones in ICVL's format, and a village from above.
+"""Render the sample scenes: natural scenes in ICVL's file format, a village from above, and the
+village in low resolution.
 
     python data/make_samples.py    data/sample/natural/{train,test}/*.mat, data/sample/remote/*.mat,
                                                       data/sample/own/village_16m.tif (low
@@ -94,7 +95,8 @@ def random_shape(rng: np.random.Generator, size: tuple[int, int], extent: float)
 
 
 class Canvas:
-    """Shares of `materials` in each pixel of a picture, drawn `OVERSAMPLING` times as large."""
+    """Shares of `materials` in each pixel of a picture drawn at `OVERSAMPLING` times its final
+    resolution."""
 
     def __init__(self, materials: int, height: int, width: int) -> None:
         self.size = (height * OVERSAMPLING, width * OVERSAMPLING)
@@ -120,7 +122,8 @@ class Canvas:
 
 def sense(rng: np.random.Generator, radiance: np.ndarray, exposure: float,
           noise: float) -> np.ndarray:
-    """Counts of a 12-bit sensor, `exposure` of its scale at the 99.9th percentile, with noise."""
+    """Counts of a 12-bit sensor: `exposure` of the full scale at the 99.9th percentile, shot and
+    read noise."""
     signal = radiance * (exposure / np.percentile(radiance, 99.9))
     deviation = noise * np.sqrt(0.2 + np.maximum(signal, 0))
     signal = signal + deviation * rng.standard_normal(signal.shape, dtype=np.float32)
@@ -170,7 +173,8 @@ def natural_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarr
 
 
 def remote_scene(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A village among fields from above: (103, height, width) uint16, counts from 0 to 4095."""
+    """A village among fields, seen from above: (103, height, width) uint16, whole counts from 0 to
+    4095."""
     materials = ground_materials(rng, REMOTE_BANDS)
     names = list(materials)
     spectra = np.stack(list(materials.values()))

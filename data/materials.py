@@ -43,7 +43,8 @@ def blackbody(nm: np.ndarray, kelvin: float) -> np.ndarray:
 
 
 def transmittance(nm: np.ndarray) -> np.ndarray:
-    """Transmittance of a clear atmosphere, roughly: bands of water vapour and carbon dioxide."""
+    """Transmittance of a clear atmosphere, roughly: water vapour at 940, 1140, 1380 and 1870 nm,
+    carbon dioxide at 2010 nm."""
     depth = 0.1 * (nm / 400.0) ** -4 + 0.02
     for centre, width, strength in [(940, 22, 0.6), (1140, 28, 0.7), (1380, 38, 2.3),
                                     (1870, 42, 2.3), (2010, 22, 0.5)]:
@@ -77,7 +78,8 @@ def ground_materials(rng: np.random.Generator, nm: np.ndarray) -> dict[str, np.n
 
 
 def noise_texture(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
-    """Smooth noise of features about `cell` pixels wide, of unit deviation, (h, w) float32."""
+    """Smooth noise whose features are about `cell` pixels wide, zero mean, unit deviation, (h, w)
+    float32."""
     coarse = [max(2, round(n / cell) + 1) for n in size]
     texture = cv2.resize(rng.standard_normal(coarse).astype(np.float32), size[::-1],
                          interpolation=cv2.INTER_CUBIC)

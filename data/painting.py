@@ -28,7 +28,8 @@ GROWN, BUILT = GROUND[:5], GROUND[5:9]
 
 
 class Picture:
-    """Four planes of side x OVERSAMPLING: `first` and `second` material, `mix`, `light`.
+    """Four planes of side x OVERSAMPLING pixels: materials `first` and `second`, `mix` of the
+    first, `light`.
 
     Args:
         rng: decides everything.
@@ -65,7 +66,8 @@ class Picture:
             shape(plane, value)
 
     def shares(self, blur: float) -> np.ndarray:
-        """The lit share of each material in each pixel, blurred: (materials, side, side)."""
+        """The lit share of each material in each pixel, blurred by `blur` final pixels,
+        (materials, side, side) float32."""
         lit, rest = self.mix * self.light, (1 - self.mix) * self.light
         planes = []
         for k in range(self.materials):
@@ -87,7 +89,8 @@ class Picture:
         return total / (total.std() + 1e-6)
 
     def waves(self, period: float, crossed: bool | None = None) -> np.ndarray:
-        """Stripes, or a weave where `crossed` (None: at random), `period` pixels apart, -1 to 1."""
+        """Stripes, or a weave where `crossed`, `period` pixels apart, a little uneven, between -1
+        and 1. None: at random."""
         rng, angle, period = self.rng, self.rng.uniform(0, np.pi), period * OVERSAMPLING
         wobble = rng.uniform(0, 0.25) * period * self.noise(rng.uniform(5, 40))
         along = self.columns * np.cos(angle) + self.rows * np.sin(angle) + wobble
@@ -202,7 +205,8 @@ def _chart(p: Picture) -> None:
 # --- the ground from above ------------------------------------------------------------------------
 
 def paint_ground(p: Picture) -> None:
-    """Fields, woods, rock, water, shores, roads, towns, tanks, airports, trees, at random."""
+    """Fields, woods, rock, water and shores, with roads, towns, tanks, airports and trees in random
+    measure."""
     rng = p.rng
     # pixels of a thing: the height of the sensor
     zoom = float(np.exp(rng.uniform(np.log(0.35), np.log(2.2))))

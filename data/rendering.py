@@ -1,4 +1,5 @@
-"""Render scenes to train on, natural or from above, of any bands; seed and number fix one.
+"""Render scenes to train on: natural scenes, and scenes from above with any number of bands. Seed
+and number fix a scene.
 
     render_scene("overhead", seed=2021, number=7, bands=128, side=128)
             -> (128, 128, 128) float32 in [0, 1]
@@ -74,7 +75,8 @@ def render_scene(kind: str, *, seed: int, number: int, bands: int = 31,
 
 
 def wavelengths(rng: np.random.Generator, bands: int) -> np.ndarray:
-    """Band centres in nm of a random sensor, (bands,), without bands where air is opaque."""
+    """Band centres in nm of a random sensor, unevenly spaced, (bands,); most sensors leave out
+    bands where air is opaque."""
     low = rng.uniform(380, 480)
     if bands > 40:
         high = float(rng.choice([rng.uniform(700, 1050), rng.uniform(1600, 2500)], p=[0.3, 0.7]))
@@ -106,7 +108,8 @@ def _ground_spectra(rng: np.random.Generator, nm: np.ndarray, extra: int) -> np.
 
 def _through_air(rng: np.random.Generator, radiance: np.ndarray, nm: np.ndarray, light: np.ndarray,
                  picture: Picture) -> np.ndarray:
-    """Add haze and thin cloud: radiance, perhaps with a gain for each band, or reflectance."""
+    """Add haze and thin cloud. The result is radiance, radiance with a gain for each band, or
+    reflectance."""
     side = picture.side
     haze = rng.uniform(0, 0.03) * (nm / 550) ** -rng.uniform(1, 4) * light.mean()
     thick = 1 + rng.choice([0.0, 0.3]) * np.abs(noise_texture(rng, (side, side), side / 3))
@@ -153,7 +156,8 @@ def _sense(rng: np.random.Generator, radiance: np.ndarray, natural: bool) -> np.
 
 def render_scenes(folder: str | Path, kind: str, *, bands: int, count: int, seed: int = 2021,
                   side: int = 128, workers: int | None = None) -> list[Path]:
-    """Write scenes 0 .. `count` - 1 of `seed`, uint16 (bands, side, side), where missing.
+    """Write scenes 0 .. `count` - 1 of `seed`, uint16 (bands, side, side), and return their files;
+    existing files are kept.
 
     Args:
         workers: processes; None is one for each core.

@@ -113,7 +113,8 @@ class LowGrid(Network):
         return _above(x + _shuffled(h, unit, scale), floor, scale)
 
     def _limits(self, low: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The unit of what is added, (N, 1, B, h, w), and the result's lowest value or None."""
+        """The unit of what is added, (N, 1, B, h, w), and the lowest value of the result, likewise,
+        or None: any."""
         deviation = moments[1][:, None]
         if not self.takes_told:
             return deviation.expand_as(low), None
@@ -204,7 +205,8 @@ class _Stream:
                           key=lambda weight: weight.shape[:2].numel())
 
     def __call__(self, h: Tensor, below: bool) -> Tensor | None:
-        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W); None: the first give nothing."""
+        """The next block (N, C, B, rows, W) -> (N, s s, B, n, W), or None: the first rows give
+        nothing yet."""
         h = laid_out(h, self.execution.last(h))
         for unit in self.units:
             gates, h = unit(h, below)
@@ -227,7 +229,8 @@ def _moments(statistics: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _standardised(x: Tensor, low: Tensor, moments: tuple[Tensor, Tensor], scale: int,
                   told: Tensor | None = None) -> Tensor:
-    """The input (N, K, B, h, w): the start image in deviations, zero, what the sensor is told."""
+    """The network's input (N, K, B, h, w): the start image in deviations, where zero is, and what
+    is told of the sensor."""
     mean, deviation = moments
     start = F.pixel_unshuffle((x[:, 0] - mean) / deviation, scale)
     start = start.unflatten(1, (x.shape[2], -1)).transpose(1, 2)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network is computed, which changes no result; one ignores what does not concern it.
+    """How a network is computed; none of this changes what it computes, and a network ignores what
+    does not concern it.
 
     Attributes:
         pooling: `auto`, `loop`, `cpu` or `triton`; see `models.layers.pooling`.
@@ -38,7 +39,8 @@ class Execution:
     checkpoint: bool = False
 
     def last(self, x: Tensor) -> bool:
-        """Whether convolutions of x see channels-last tensors; by default as the fast kernels do.
+        """Whether convolutions of x see channels-last tensors; by default as oneDNN and cuDNN have
+        their fast kernels.
 
         A processor's are for channels-last. So are a GPU's in half precision and with TF32; in
         float32 without TF32 channels-last is a known slow path there.
@@ -61,7 +63,8 @@ class Execution:
 
 @dataclass(frozen=True)
 class Window:
-    """Where an image lies in a larger one: rows top .. bottom, columns left .. right of all."""
+    """Where an image lies in a larger one: rows top .. bottom and columns left .. right of height x
+    width pixels."""
 
     top: int
     bottom: int
@@ -90,7 +93,8 @@ class Window:
         return Window(*(v * numerator // denominator for v in astuple(self)))
 
     def cut(self, x: Tensor, inside: Window) -> Tensor:
-        """The part of x (..., rows, columns), the image in the window `inside`, that this is."""
+        """The part of x (..., rows, columns) that this window is, where x is the image in the
+        window `inside`."""
         return x[..., self.top - inside.top:self.bottom - inside.top,
                  self.left - inside.left:self.right - inside.left]
 
@@ -168,7 +172,8 @@ class Network(nn.Module):
                     parameter.zero_()
 
     def bytes_per_pixel(self, bands: int, scale: int = 1, value: int = 4) -> float:
-        """Peak memory without gradients for a high-resolution pixel, input and output included.
+        """Peak memory without gradients for each pixel of the high-resolution grid, input and
+        output, float32, included.
 
         `scale` matters to a network that computes on the low-resolution grid; `value` is the bytes
         of an activation, 2 in half precision.
@@ -184,7 +189,8 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def check_problem(self, scale: int, kind: str) -> None:
-        """Raises ValueError: a scale factor or a kind of degradation that it cannot do."""
+        """Raises ValueError: a scale factor, or a kind of degradation, that the network cannot
+        do."""
         kind = kind.split()[0]  # without the MTF of the sensor
         for what, value, known in (("scale factor", scale, self.scales),
                                    ("degradation", kind, self.degradations)):
@@ -193,11 +199,13 @@ class Network(nn.Module):
                                  f"{', '.join(map(str, known))}")
 
     def step(self, scale: int) -> int:
-        """Rows and columns of the high-resolution grid are multiples of this, at a scale factor."""
+        """Rows and columns of the high-resolution grid must be multiples of this, at a scale
+        factor."""
         return self.multiple * scale if self.takes_low else self.multiple
 
     def halo(self, scale: int) -> int | None:
-        """Pixels around a window that its output depends on, in steps of `step`; None: unknown."""
+        """High-resolution pixels around a window that its output depends on, a multiple of
+        `step(scale)`; None: unknown."""
         return None if self.radius is None else -(-self.radius // self.multiple) * self.step(scale)
 
     def patch_multiple(self, scale: int) -> int:
@@ -206,7 +214,8 @@ class Network(nn.Module):
 
     def inputs(self, x: Tensor, low: Tensor | None = None, statistics: Tensor | None = None,
                told: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The arguments of `forward`; `statistics` are those of `low` where none are given.
+        """The arguments that `forward` takes; `statistics` are those of `low` where they are not
+        given.
 
         `told` is what is known of the sensor, for each band, (N, 3, B): the variance of the noise
         of `low`; the MTF at the Nyquist frequency of the low-resolution grid, for which x was made;

@@ -42,13 +42,15 @@ class Scaled(Network):
     statistics = staticmethod(band_moments)
 
     def _standardised(self, x: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """The bands as the network takes them, (N, 1, B, H, W), and its unit, (N, 1, B, 1, 1)."""
+        """The bands as the network takes them, and what one of its units is worth: (N, 1, B, H, W)
+        and (N, 1, B, 1, 1)."""
         mean, square = statistics[:, :, None, :, None, None].unbind(1)
         unit = 4 * (square - mean.square()).clamp_min(0).add(1e-10).sqrt().to(x.dtype)
         return 0.5 + (x - mean.to(x.dtype)) / unit, unit
 
     def forward(self, x: Tensor, low: Tensor, statistics: Tensor) -> Tensor:
-        """The start image (N, 1, B, H, W) in [0, 1], `statistics` (N, 2, B) -> the shape of x."""
+        """The start image (N, 1, B, H, W) in [0, 1], `low` unused, `statistics` (N, 2, B) -> the
+        shape of x."""
         z, unit = self._standardised(x, statistics)
         return x + unit * (self.network(z) - z)
 

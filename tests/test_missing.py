@@ -15,6 +15,7 @@ from made import geotiff as raster
 import hsi_test
 from models import create_model
 from utility.checkpoints import save_checkpoint
+from utility.cubes.bands import marked_bad
 from utility.datasets.building import build_database
 from utility.datasets.cards import generic_card, load_card
 from utility.datasets.patches import extract_patches
@@ -23,7 +24,7 @@ from utility.indexes import Comparison, evaluate, sam_map
 from utility.lmdb_dataset import LMDBDataset
 from utility.names import DEGRADATIONS
 from utility.report.figures import choose_crop, choose_pixels, composite
-from utility.scenes import Reading, open_as, read_scene
+from utility.scenes import Reading, Scene, open_as, read_scene
 from utility.superres.methods import methods
 from utility.superres.noise import told_noise
 from utility.superres.problem import Problem
@@ -330,3 +331,9 @@ def test_nothing_is_adapted_to_pixels_that_nobody_measured(tmp_path, capfd):
     row, = json.loads(Path("high_adapted/test/metrics.json").read_text())["images"]
     assert row["missing_pixels"] == 4 * 80 and row["network"]["counted_pixels"] < 80 * 76
     assert (read_scene("high.tif").cube[:, 80:84] == -1).all()
+
+
+def test_the_bands_that_a_file_marks_as_bad_are_told_but_for_the_known_ones():
+    scene = Scene(np.zeros((4, 2, 2)), "marked", good=np.array([1, 0, 1, 0]))
+    assert marked_bad(scene) == [1, 3] and marked_bad(scene, {3}) == [1]
+    assert marked_bad(Scene(np.zeros((4, 2, 2)), "silent")) == []

@@ -1,4 +1,5 @@
-"""One scene without ground truth, by the best of three: adapted weights, given ones, none.
+"""One scene without ground truth, super-resolved by the best of three: weights adapted to it,
+weights as given, no network.
 
 Wald's protocol (Wald, Ranchin and Mangolini, PE&RS 1997): the scene is truth, its copy the input.
 
@@ -258,7 +259,8 @@ class _Adaptation:
 
 
 def _part(whole: Scene, keep_range: bool) -> Scene:
-    """What is cut: good bands in [0, 1], in the largest rectangle without missing pixels.
+    """What is cut: the good bands in [0, 1] of the scene's range, in the largest rectangle without
+    missing pixels.
 
     Where no patch fits into that rectangle, it is the whole scene, and its missing pixels are NaN,
     a declared value.
@@ -283,7 +285,8 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
-    """What an interrupted call left in its folder: what was asked, its steps if training ended."""
+    """What an interrupted call left in its folder: what it was asked for, and its steps where the
+    training ended."""
     try:
         begun = json.loads((folder / MARKS[0]).read_text(encoding="utf-8"))
         return {} if "delivered" in begun else begun

@@ -52,7 +52,8 @@ PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The facts of a checkpoint about its network; None for one that is missing, as released."""
+    """The facts of a checkpoint about its network; None for a missing fact
+    (the released format)."""
 
     path: Path
     arch: str
@@ -72,7 +73,8 @@ class CheckpointInfo:
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any], keep: bool = False) -> None:
-    """Write a checkpoint whole or not at all, in place of one of that name. Raises UserError.
+    """Write a checkpoint whole or not at all; a file of that name is replaced. Raises UserError if
+    it cannot be written.
 
     Args:
         keep: keep the file that is replaced, under the name `previous`.
@@ -113,7 +115,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Whether each value is stored; a sparse, expanded or empty tensor may claim any size."""
+    """Whether each value of a tensor is stored; a small file may claim a sparse, expanded or empty
+    one of any size."""
     return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized) \
         and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
@@ -141,7 +144,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "history": (lambda value: isinstance(value, list)
                 and all(isinstance(row, Mapping) for row in value), "a list of tables"),
     "tally": (lambda value: isinstance(value, Tensor) and value.shape == (2,), "two numbers")}
-"""Of a checkpoint's fields: whether a value can be used, and what is expected; all may be None."""
+"""Of a checkpoint's fields: whether a value can be used, and what is expected; None may stand for
+any of them."""
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -204,7 +208,8 @@ def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
 
 
 def _under_net(checkpoint: Any) -> Any:
-    """A checkpoint whose weights stand elsewhere (see `PLACES`), or are all of it, under `net`."""
+    """A checkpoint whose weights stand where other programs keep them (see `PLACES`), or are all of
+    it, with these under `net`."""
     def weights(value: Any) -> bool:
         return (isinstance(value, Mapping) and bool(value)
                 and all(isinstance(v, Tensor) for v in value.values()))
@@ -312,7 +317,8 @@ def _check_shapes(net: nn.Module, checkpoint: Mapping[str, Any], path: str | Pat
 
 def describe_checkpoint(checkpoint: Mapping[str, Any], path: str | Path, arch: str | None = None,
                         options: Mapping[str, Any] | None = None) -> CheckpointInfo:
-    """Describe a loaded checkpoint: of the named network, else of the one that its weights fit.
+    """Describe a loaded checkpoint. Its network is the named one, else the one that fits the shapes
+    of the weights.
 
     Args:
         arch: the network asked for, which must then be the one it holds.
@@ -392,7 +398,8 @@ def build_network(arch: str, **options: Any) -> Network:
 
 
 def check_problem(net: Network, scale: int, kind: str) -> None:
-    """`Network.check_problem`. Raises UserError: a scale or degradation it cannot do."""
+    """`Network.check_problem`; a scale factor or degradation that the network cannot do raises
+    UserError."""
     try:
         net.check_problem(scale, kind)
     except ValueError as error:

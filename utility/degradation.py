@@ -129,7 +129,8 @@ class Degradation:
     @classmethod
     @lru_cache(maxsize=256)
     def of(cls, scale: int, name: str) -> Degradation:
-        """From a name as `name` gives it: a kind, or `mtf M[,M]`. Raises ValueError."""
+        """From a name as `name` gives it: a kind, or `mtf M`, or `mtf M,M` (rows, columns). Raises
+        ValueError."""
         kind, _, numbers = name.partition(" ")
         if not numbers:
             return cls(scale, kind)
@@ -167,7 +168,8 @@ class Degradation:
 
     @property
     def nearest_mtf(self) -> tuple[float, float]:
-        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest."""
+        """M of the kind `mtf` whose response up to the low grid's Nyquist frequency is nearest: of
+        rows, of columns."""
         if self.mtf:
             return self.mtf
         rows, columns = (_nearest_mtf(operations, self.scale)
@@ -198,7 +200,8 @@ class Degradation:
 
     def prefilter(self, low: Tensor, steps: int = STEPS, noise: Tensor | None = None,
                   counted: Tensor | None = None) -> Tensor:
-        """The low-resolution cube z_N whose `up` is the back-projection of `low`.
+        """The low-resolution cube z_N whose `up` is the back-projection of `low` from its
+        interpolation.
 
         Every x_k of `backproject` is U z_k, with z_0 = y and z_{k+1} = z_k + (y - D U z_k). So the
         iteration stays on the low grid, and any window of x_N is the same window of U z_N. From
@@ -262,7 +265,8 @@ class Degradation:
         return self.up(low) if start == "interpolation" else self.backproject(low, noise=noise)
 
     def grid(self, n: int) -> tuple[float, float]:
-        """Where `up` puts its samples along an axis of n pixels, in low-resolution pixels.
+        """Where `up` puts its samples along an axis of n low-resolution pixels, in low-resolution
+        pixels.
 
         Returns: (size, origin): a high-resolution pixel's size, and the outer edge of the first
         one, measured from the
@@ -280,14 +284,16 @@ class Degradation:
                        n - 1).astype(int)
 
     def touched(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels that `down` makes of one at least of the given: (H, W) bool -> (H/s, W/s)."""
+        """The low-resolution pixels that `down` makes of one at least of the given ones: (H, W)
+        bool -> (H/s, W/s)."""
         for operations in self.down_operations:  # rows, then columns
             pixels = _reached(operations, self.scale, pixels).T
         return pixels
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How many low-resolution rows and columns from a block `down` takes it in."""
+        """How many low-resolution pixels from a block of high-resolution ones `down` takes it in:
+        rows, columns."""
         far = []
         for operations in self.down_operations:
             block = np.arange(41 * self.scale)[:, None] // self.scale == 20
@@ -296,7 +302,8 @@ class Degradation:
         return far[0], far[1]
 
     def unseen(self, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is not known of a degraded cube whose pixels `missing` (H, W) nobody measured.
+        """What is not known of a degraded cube of which the pixels `missing` (H, W) bool were not
+        measured.
 
         Returns: (h, w), its pixels that no measured pixels alone made; (H, W), the pixels that no
         result can be compared at:
@@ -306,12 +313,14 @@ class Degradation:
         return lost, missing | lost[np.ix_(*(self.nearest(n) for n in lost.shape))]
 
     def is_dark(self, n: int) -> bool:
-        """Whether the last of n samples, or of their n / s low-resolution ones, is black."""
+        """Whether the last of n high-resolution samples, or of their n / s low-resolution ones, is
+        left black."""
         low = n // self.scale
         return self.kind == "reference" and (_goes_dark(n, low) or _goes_dark(low, n))
 
     def dark_note(self, height: int, width: int) -> str | None:
-        """A sentence on a black last row or column at this size, with the nearest sizes without."""
+        """A sentence on the black last row or column of an image of this size, with the nearest
+        sizes free of it."""
         dark = {name: n for name, n in (("row", height), ("column", width)) if self.is_dark(n)}
         if not dark:
             return None
@@ -531,7 +540,8 @@ def _length(operation: str, n: int, scale: int) -> int:
 
 def zoom_rows(n_in: int, n_out: int, first: int, last: int,
               dark: bool = False) -> tuple[int, np.ndarray]:
-    """Rows of `zoom_matrix`: cubic B-spline weights times the filter's response."""
+    """Rows of `zoom_matrix`: cubic B-spline weights times the spline filter's response, which dies
+    as .268 ** distance."""
     if n_in == 1:
         return 0, np.ones((last - first, 1))
     position = np.arange(first, last) * ((n_in - 1) / max(n_out - 1, 1))

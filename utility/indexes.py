@@ -56,7 +56,8 @@ PRESETS = {"standard": Preset(_GAUSSIAN, sample_covariance=False, data_range=1.0
 
 
 class Comparison:
-    """A super-resolved cube and its ground truth, checked; shared parts are computed once.
+    """A super-resolved cube and its ground truth, checked; what several indexes need is computed
+    once, in float64.
 
     No cube is copied as a whole: every index reads one band at a time.
 
@@ -138,7 +139,8 @@ class Comparison:
 
     @cached_property
     def dark(self) -> np.ndarray:
-        """Whether the truth's mean is below 1 % of the cube's, (B,): a quotient says nothing."""
+        """Whether the ground truth's mean is below 1 % of the cube's, (B,): dividing by it says
+        nothing of the result."""
         return self.means <= DARK * self.means.mean()
 
     @cached_property
@@ -184,7 +186,8 @@ def _ergas(c: Comparison) -> float | None:
 
 
 def _angle_part(c: Comparison, b: int) -> float:
-    """A band's part in the spectral angle, in its unit: rms over pixels of x_b / |x| - y_b / |y|.
+    """The part of a band in the spectral angle, in the angle's unit: rms over pixels of x_b / |x| -
+    y_b / |y|.
 
     The squares of all bands add up to the mean over pixels of |x / |x| - y / |y||^2 = (2
     sin(angle / 2))^2, in radians. NaN where no pixel has two spectra that are not zero.
@@ -385,7 +388,8 @@ def band_psnr(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray
 
 
 def sam_map(sr: Any, gt: Any, counted: np.ndarray | None = None) -> np.ndarray:
-    """Spectral angle of each pixel in degrees, (H, W), cosine clipped (Kruse et al., 1993).
+    """Spectral angle of each pixel in degrees, (H, W): arccos(x.y / (|x| |y|)), cosine clipped
+    (Kruse et al., 1993).
 
     NaN where one of the two spectra is zero: such a pixel has no angle. NaN, too, for a pixel that
     does not count.
@@ -404,7 +408,8 @@ def _preset(name: str) -> Preset:
 
 def _cubes(sr: Any, gt: Any, border: int,
            counted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The cubes as arrays (not copied) and the pixels that count, checked, without the border."""
+    """The two cubes as arrays (not copied, not converted) and the pixels that count, checked, with
+    the border cut."""
     sr, gt = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (sr, gt))
     if sr.ndim != 3 or sr.shape != gt.shape or 0 in gt.shape:
         raise UserError(f"The super-resolved cube has shape {sr.shape} and the ground truth "

@@ -192,7 +192,8 @@ def default_validation(count: int) -> int:
 @contextmanager
 def writing_database(path: str | Path, *, dtype: str = "float32", force: bool = False,
                      map_size_mb: int = 1024) -> Iterator[DatabaseWriter]:
-    """A writer for the database `path`, which appears when the block ends, or never.
+    """A writer for the database `path`, which appears when the block ends; after a failure nothing
+    is left.
 
     Args:
         dtype: of the stored values, one of `STORED`.

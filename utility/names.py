@@ -1,4 +1,5 @@
-"""The names that options take, without what they stand for: options are read before torch is."""
+"""The names that options take. What they stand for is imported when it is needed: a command line is
+read before torch is."""
 from __future__ import annotations
 
 from utility.system.errors import UserError
@@ -10,7 +11,8 @@ DEFAULT_KIND = "gaussian"
 ANY = "mtf"
 """The degradation of a training that draws MTFs, and of a network that serves every blur."""
 SAFE_MTF = 0.7
-"""Of an unknown sensor: too sharp a guess costs detail, too blurred a one makes false edges."""
+"""Assumed where a sensor's MTF is not known: too sharp costs detail, too blurred makes false
+edges."""
 STARTS = ("interpolation", "backprojection")
 """What a network is given and adds its residual to; see `utility.degradation.Degradation.start`."""
 
@@ -44,7 +46,8 @@ def parse_mtf(text: str) -> tuple[float, float]:
 
 
 def with_mtf(kind: str | None, text: str) -> str:
-    """The degradation of `--degradation KIND --mtf M[,M]`, or of `--mtf`. Raises UserError."""
+    """The name of the degradation of `--degradation KIND --mtf M[,M]`, or of `--mtf M[,M]` alone.
+    Raises UserError."""
     if kind not in (None, ANY):
         raise UserError(f"--mtf {text} was given with --degradation {kind}, which has a blur of "
                         "its own; leave one out.")

@@ -86,7 +86,8 @@ def open_scene(path: str | os.PathLike[str], key: str | None = None, layout: str
 
 
 def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The facts beside a cube of `shape` (B, H, W); those of other bands are left out."""
+    """The facts beside a cube of `shape` (B, H, W); what is there for another number of bands or
+    pixels is left out."""
     facts = {fact.name: getattr(stored, fact.name) for fact in dataclasses.fields(Facts)}
     for name in PER_BAND:
         if facts[name] is not None and len(facts[name]) != shape[0]:
@@ -153,7 +154,8 @@ def describe(scene: Scene) -> str:
 def create_scene(path: str | os.PathLike[str], like: Scene,
                  shape: tuple[int, int, int] | None = None, dtype: Any = None,
                  overwrite: bool = False) -> Iterator[CubeWriter]:
-    """A writer of a cube (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; whole or not at all.
+    """A writer for a cube of `shape` (B, H, W): ``writer[:, r0:r1, c0:c1] = block``; the file
+    appears when the context ends.
 
     The suffix chooses the container: .mat (v7.3 when `like` is, or above 2 GB; else v5), .nc,
     .h5/.hdf5, .npy, .npz, .hdr or the name of an ENVI data file, .tif. Key, layout, interleave,
@@ -209,7 +211,8 @@ def _is_product(folder: Path) -> bool:
 
 
 def _one_scene(path: Path) -> Path:
-    """The scene that a path names, or the only one in a folder. Raises UserError."""
+    """The scene that a path names: a folder that is none names the only one in it. Raises
+    UserError: it has several."""
     if not path.is_dir() or _is_product(path):
         return path
     scenes = _scenes_in(path)

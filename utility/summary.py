@@ -107,7 +107,8 @@ def _identity(images: Images) -> tuple[Any, ...]:
 
 
 def _labels(tests: Sequence[Images]) -> dict[tuple[Any, ...], str]:
-    """A name for each set of ground truths; if one is shared, with what differs between them."""
+    """A name for each set of ground truths; those of one name get what differs between them,
+    too."""
     known = {_identity(images): images for images in tests}
     labels = {identity: _data_set(images) for identity, images in known.items()}
     for label in set(labels.values()):
@@ -135,7 +136,8 @@ _DIFFERENCES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
 
 
 def _of_network(results: Mapping[str, Any], name: str) -> str:
-    """The network by name, with what its numbers depend on beside its weights."""
+    """The network by name, with what its numbers depend on beside its weights: none of it is
+    another run of the same."""
     if name == results["arch"]:  # shipped weights are no seeds of one training
         name = label_of(name, str(results.get("checkpoint")))
     words = [

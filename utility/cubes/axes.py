@@ -21,7 +21,8 @@ NumPy's has them ("pixels-rows"). Asked for without either, the values decide; t
 is then "pixels" for columns."""
 
 CLEAR = 0.57
-"""Share of pixels whose neighbour is nearer in one order, from which that order is clear."""
+"""Share of pixels whose neighbour in one order is nearer in value than in the other order, from
+which the order is clear."""
 
 
 SENSORS = {31, 48, 102, 103, 144, 156, 162, 176, 188, 189, 191, 198, 200, 204, 205, 210, 220, 224,
@@ -50,7 +51,8 @@ def reversed_layout(layout: str) -> str:
 
 def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[int, int] | None,
             where: str) -> tuple[str, str]:
-    """The layout of a stored array, and what decided it; never a guess between equals.
+    """The layout of a stored array, and what decided it; from what is certain first, never a guess
+    between equals.
 
     In this order: the layout or the number of bands asked for, wavelengths, a 2-D array of the
     image's size beside the cube, the shape and the numbers of bands of usual sensors.
@@ -86,7 +88,8 @@ def resolve(stored: Stored, layout: str | None, bands: int | None, size: tuple[i
 
 
 def _band_axis(stored: Stored, bands: int | None, where: str) -> tuple[int | None, str]:
-    """Which axis of a 3-D array, as its author wrote it, holds the bands or None; what decided it.
+    """Which axis of a 3-D array, as its author wrote it, holds the bands, None where that is not
+    clear; and what decided it.
 
     By its shape alone: the odd axis of a square image, the first or last axis if at most half as
     long as the others, or the one axis as long as a usual sensor has bands; None where two of these
@@ -155,7 +158,8 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None,
 
 
 def _pixel_order(stored: Stored, name: str, size: tuple[int, int], where: str) -> tuple[str, str]:
-    """Whether the pixels run down "columns" or along "rows", by the values; what decided it.
+    """Whether the pixels run down the "columns" or along the "rows" of the image, by its values;
+    and what decided it.
 
     In the right order the pixel below, or to the right, is h or w places on, and alike. Raises
     Unclear: neither is more so.
@@ -196,7 +200,8 @@ def _pixel_order(stored: Stored, name: str, size: tuple[int, int], where: str) -
 # --------------------------------------------------------------------------------- reading, writing
 
 def squeezed(array: Any) -> Any:
-    """An array in memory, or mapped, of more than 3 axes without those of length 1."""
+    """An array in memory or a memory map of more than 3 axes without those of length 1; others as
+    they are."""
     if isinstance(array, np.ndarray) and array.ndim > 3:
         return array.reshape(shape) if len(shape := long_axes(array.shape)) == 3 else array
     return array
@@ -230,7 +235,8 @@ def as_cube(array: np.ndarray, layout: str, size: tuple[int, int] | None = None)
 
 
 def readable(array: Any, layout: str, size: tuple[int, int] | None = None) -> Any:
-    """`as_cube` in native byte order; a LazyCube where the array is on disk or is swapped."""
+    """`as_cube` in native byte order; for an array that stays on disk or has to be swapped, a
+    LazyCube."""
     if isinstance(array, np.ndarray):
         view = as_cube(array, layout, size)
         if view.dtype.isnative:

@@ -234,7 +234,8 @@ def missing_pixels(scene: Scene, bad: Sequence[BadBand]) -> np.ndarray:
 
 
 def missing_anywhere(scene: Scene) -> np.ndarray | None:
-    """(H, W), True where the file declares a pixel of any band missing; None for none."""
+    """(H, W), True where the file declares a pixel of one band at least missing; None where it
+    declares none."""
     marker = marker_of(scene.cube.dtype, scene.nodata)
     nan = scene.nodata is not None and np.isnan(scene.nodata)
     gone = np.zeros(scene.cube.shape[1:], bool) if scene.missing is None else scene.missing.copy()
@@ -261,7 +262,8 @@ def in_words(bad: list[BadBand], numbers: Sequence[int], most: int = 8) -> str:
 
 
 def _filled(scene: Scene, missing: np.ndarray) -> Scene:
-    """Invalid pixels get the value of the nearest valid one of their band, if it has one.
+    """Invalid pixels get the value of the nearest valid pixel of their band; bands without a valid
+    pixel stay.
 
     Args:
         missing: (H, W), True for pixels that count as invalid in every band.
@@ -297,7 +299,8 @@ def _filled(scene: Scene, missing: np.ndarray) -> Scene:
 
 
 def fill(cube: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """(B, H, W) with the values of their nearest others at the pixels of `missing` (H, W)."""
+    """A copy of (B, H, W) in which the pixels of `missing` (H, W), not all of them, have the values
+    of their nearest others."""
     nearest = _nearest(missing)
     filled = np.array(cube)
     filled[:, missing] = cube[:, nearest[0][missing], nearest[1][missing]]

@@ -17,7 +17,8 @@ ROWS, COLUMNS = (("nrow", "nrows", "rows", "lines", "height"),
                  ("ncol", "ncols", "cols", "columns", "samples", "width"))
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
 VECTORS = ("fwhm", "band_good", "band_gain", "band_offset", "geotransform")
-"""Numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six of a map grid."""
+"""Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of
+a map grid."""
 TEXTS = ("crs_wkt", "band_names", "units")
 """Facts that are text; band names stand one a line."""
 NAMES = {*ROWS, *COLUMNS, *WAVELENGTHS, *VECTORS, *TEXTS, "layout", "nodata", "normalised",
@@ -154,7 +155,8 @@ def matlab_name(like: Scene) -> str:
 
 
 def companions(target: Target) -> dict[str, Any]:
-    """The small variables beside the cube in a .mat, .npz or .h5: numbers and texts."""
+    """The small variables beside the cube in a .mat, .npz or .h5: numbers, and texts on its place,
+    bands and provenance."""
     like, beside = target.like, dict(target.like.metadata.get("provenance", {}))
     if target.layout.startswith("pixels"):
         beside.update(nRow=float(target.shape[1]), nCol=float(target.shape[2]))
@@ -213,7 +215,8 @@ def _text(value: Any) -> str:
 
 
 def _origin(value: Any) -> dict[str, Any]:
-    """The scene that a part was cut from, its `content_hash` and `region` in it, if it is said."""
+    """The scene that a part was cut from: `sha256`, its `content_hash`, and `region` in it; nothing
+    where no file says so."""
     if np.size(value) != 36 or np.asarray(value).dtype.kind not in "iuf":
         return {}
     numbers = np.asarray(value, np.float64).ravel()

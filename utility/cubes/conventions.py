@@ -1,4 +1,5 @@
-"""What an HDF5 or netCDF file says about an array, by the conventions of CF, HDF-EOS and ENVI."""
+"""What an HDF5 or netCDF file says about an array in it, by the conventions of CF, HDF-EOS and
+ENVI, whatever its names."""
 from __future__ import annotations
 
 import re
@@ -168,7 +169,8 @@ class _Named:
 
 
 def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Dataset]) -> Bands:
-    """Wavelengths, widths and marks of the bands along an axis, from what stands beside it."""
+    """Wavelengths, widths and marks of the bands along an axis, from attributes, the dimension, and
+    vectors in any group."""
     near = list(_beside(dataset, axis, vectors))
     bands = Bands()
     for one in near:

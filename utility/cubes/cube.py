@@ -169,7 +169,6 @@ class Shelf(LazyCube):
         self._move(place, np.broadcast_to(given, [r.stop - r.start for r in place]), True)
 
 
-
 def _move(file: IO[bytes], alone: Lock, shape: Shape, place: Sequence[slice], block: np.ndarray,
           write: bool) -> np.ndarray:
     """Read `block` from its place in the file of an array, or write it: some rows of one band at a
@@ -193,7 +192,8 @@ def _move(file: IO[bytes], alone: Lock, shape: Shape, place: Sequence[slice], bl
 
 
 class CubeWriter:
-    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, of step 1.
+    """A (B, H, W) cube being written: ``writer[b0:b1, r0:r1, c0:c1] = block``, with slices of step
+    1.
 
     Args:
         path: the final name, for messages.
@@ -287,7 +287,8 @@ def blocks(cube: Any, axis: int | None = None,
 
 
 def load(cube: Any) -> np.ndarray:
-    """The cube in memory, C-contiguous, in native byte order; as it is where it is so already."""
+    """The cube in memory, C-contiguous, in native byte order; such an array is returned as it
+    is."""
     if isinstance(cube, np.ndarray) and cube.flags.c_contiguous and cube.dtype.isnative:
         return cube if type(cube) is np.ndarray else np.array(cube)  # a memory map in one move
     whole = np.empty(cube.shape, native(cube.dtype))
@@ -328,7 +329,8 @@ def at_hand(cube: Any, folder: Path | None = None) -> Any:
 
 
 def reserve(path: Path, size: int | None = None) -> None:
-    """Claim the disk blocks of a file: a full disk is an error now, not a crash later.
+    """Claim the disk blocks of a file, so that a full disk is an error now and not a crash in a
+    library later.
 
     Args:
         path: made if it does not exist.
@@ -345,7 +347,8 @@ def _claim(file: IO[bytes], size: int) -> None:
 
 @contextmanager
 def writing(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Turn the errors, and `more` types, of libraries that write to `path` into a UserError."""
+    """Turn the errors that libraries raise when a write to `path` fails into a UserError; `more`
+    names further types."""
     try:
         yield
     except (OSError, RuntimeError, SystemError, *more) as error:

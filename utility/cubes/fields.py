@@ -16,7 +16,8 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 NAMED = re.compile(r"(\d+(?:\.\d+)?)\s*"
                    r"(nm|nanomet(?:er|re)s?|um|µm|μm|micromet(?:er|re)s?|microns?)\b", re.I)
 ALONE = re.compile(r"(?:[a-z]+[\s_]*\d*\s*)?\(?(\d{3,5}(?:\.\d+)?)\)?", re.I)
-"""A band name of a number that may be nm: `Band_450` or `Band 1 (450.0)`, three digits at least."""
+"""A band name of one number that may be a wavelength, `Band_450` or `Band 1 (450.0)`; three digits
+at least, so in nm."""
 
 
 def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], list[str]]:
@@ -153,7 +154,8 @@ def band_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """For each fact the first source that has it; what belongs together comes from one source."""
+    """For each fact the first source that has it; gain and offset, and wavelengths and their place,
+    stay together."""
     together = {"offset": "gain", "wavelengths_by": "wavelengths"}
     found: dict[str, Any] = {}
     for source in sources:

@@ -37,7 +37,8 @@ LAT, LON = re.compile(r"^lat(itude)?s?($|_)"), re.compile(r"^lon(gitude)?s?($|_)
 
 @dataclass(frozen=True)
 class Points:
-    """Ground control points: (row, column, x, y, z), from the corner of the first pixel."""
+    """Ground control points: (row, column, x, y, z) of each, rows and columns from the corner of
+    the first pixel."""
     rows: tuple[tuple[float, ...], ...]
     crs: str | None                           # WKT
 
@@ -45,7 +46,8 @@ class Points:
 # ------------------------------------------------------------------------------------------ reading
 
 def place_of(dataset: h5py.Dataset, layout: str) -> tuple[str | None, Affine | None]:
-    """CRS (WKT) and transform of an array with a map grid, by CF or HDF-EOS; else two None."""
+    """CRS (WKT) and transform of an array with a map grid, by CF or HDF-EOS; (None, None) for one
+    without."""
     for found in (_cf_place, _eos_place):
         with suppress(CRSError, KeyError, ValueError, IndexError, TypeError):
             crs, transform = found(dataset, layout)
@@ -134,7 +136,8 @@ def _nearby(dataset: h5py.Dataset, name: str) -> Any:
 
 
 def _coordinate(dataset: h5py.Dataset, axis: int) -> tuple[float, float, bool] | None:
-    """First value and step of an axis with even coordinates; whether they are degrees."""
+    """First value and step of an axis with even coordinates, and whether they are degrees; None
+    where it has none."""
     scale = conventions.scales(dataset)[axis]
     if scale is None:
         return None
@@ -206,13 +209,15 @@ def gdal_transform(values: Sequence[float]) -> Affine:
 
 
 def map_info_transform(fields: Sequence[str]) -> Affine:
-    """The transform of ENVI's map info: reference pixel (from 1), its place, pixel size."""
+    """The transform of ENVI's map info: projection, reference pixel (from 1, at its corner), its
+    place, pixel size."""
     x, y, east, north, width, height = (float(part) for part in fields[1:7])
     return width, 0.0, east - (x - 1) * width, 0.0, -height, north + (y - 1) * height
 
 
 def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Longitude and latitude of the pixels (H, W) in any group, NaN where missing."""
+    """Longitude and latitude of the pixels (H, W), NaN where missing: arrays of the image's size,
+    in any group."""
     found: dict[str, np.ndarray] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -235,7 +240,8 @@ def lonlat_of(file: h5py.File, shape: tuple[int, int]) -> tuple[np.ndarray, np.n
 
 def finer_transform(transform: Affine, across: tuple[float, float],
                     down: tuple[float, float]) -> Affine:
-    """The transform of other pixels: (size, first edge) on each axis, in those of `transform`."""
+    """The transform of pixels of another size: (size, first edge) on each axis, in the pixels of
+    `transform`."""
     a, b, c, d, e, f = transform
     (width, left), (height, top) = across, down
     corner = c + a * left + b * top, f + d * left + e * top
@@ -250,7 +256,8 @@ def finer_points(points: Points, across: tuple[float, float], down: tuple[float,
 
 
 def finer_rpcs(rpcs: Any, across: tuple[float, float], down: tuple[float, float]) -> Any:
-    """The RPCs of finer pixels, whose lines and samples count from the centre of the first."""
+    """The rational polynomial coefficients of finer pixels, whose lines and samples count from the
+    centre of the first."""
     (width, left), (height, top) = across, down
     finer = copy.copy(rpcs)
     finer.line_off = (rpcs.line_off + 0.5 - top) / height - 0.5
@@ -262,7 +269,8 @@ def finer_rpcs(rpcs: Any, across: tuple[float, float], down: tuple[float, float]
 def finer_lonlat(lonlat: tuple[np.ndarray, np.ndarray], shape: tuple[int, int],
                  across: tuple[float, float],
                  down: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude at the centres of finer pixels: linear, also beyond the outer ones.
+    """Longitude and latitude at the centres of finer pixels: linear between the given centres, and
+    beyond the outer ones.
 
     Args:
         shape: (H, W) of the finer pixels.

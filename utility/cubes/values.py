@@ -135,7 +135,8 @@ def from_unit_range(cube: np.ndarray, low: float, high: float, dtype: Any,
 
 @dataclass
 class BandStatistics:
-    """Per band, over valid pixels: lowest and highest value (NaN for none); counts of others."""
+    """Per band, over its valid pixels: lowest and highest value (NaN where none is valid), and
+    counts of the others."""
     low: np.ndarray         # (B,) float64
     high: np.ndarray        # (B,) float64
     not_finite: np.ndarray  # (B,) pixels that are NaN or infinite

@@ -20,7 +20,8 @@ MISSING = -9999.0
 
 
 def unpacked(array: Any, packing: Packing) -> tuple[Any, float | None]:
-    """The physical values of a stored array, itself if they are, and their no-data value.
+    """The physical values of a stored array, and their no-data value; an array that needs no change
+    is returned as it is.
 
     Values that a file declares as missing, or that lie outside its valid range, become one value:
     the first of those that are declared; MISSING where values are packed; where none is declared,
@@ -103,7 +104,8 @@ def joined(cubes: Sequence[Any], order: Sequence[int] | np.ndarray) -> LazyCube:
 
 
 def joined_arms(arms: Mapping[str, Stored]) -> Stored:
-    """The cube of a sensor whose arms are arrays of their own: all bands, by known wavelengths.
+    """The cube of a sensor whose arms are arrays of their own: all bands, sorted by wavelength
+    where that is known.
 
     Args:
         arms: name -> its array, of three axes with a layout; a band whose wavelength is NaN is dead

@@ -39,7 +39,8 @@ def augment(patch: np.ndarray, mode: str, seed: int, epoch: int, index: int) -> 
 
 def band_window(patch: np.ndarray, bands: int | None, seed: int, epoch: int, index: int,
                 spacing: int = 1) -> np.ndarray:
-    """A random run of so many bands of `patch` (B, h, w), as a view; all for None, or too many.
+    """A random run of so many bands of `patch` (B, h, w), as a view; all of them for None, or where
+    B is not larger.
 
     The bands are neighbours, or with `spacing` above 1 each k-th, where k is drawn from 1 to the
     spacing, or to the widest that the patch has.
@@ -55,5 +56,6 @@ def band_window(patch: np.ndarray, bands: int | None, seed: int, epoch: int, ind
 
 
 def dihedral(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
-    """(..., h, w), flipped top to bottom if asked, then turned counter-clockwise, as a view."""
+    """A view of (..., h, w), flipped top to bottom if asked, then turned counter-clockwise by
+    `turns` quarter turns."""
     return np.rot90(patch[..., ::-1, :] if flip else patch, turns, axes=(-2, -1))

@@ -29,7 +29,8 @@ def build_database(out: str | Path, sources: Sequence[str | Path], card: Card, *
                    force: bool = False, nodata: float | None = None, map_size_mb: int = 1024,
                    test_out: str | Path | None = None,
                    failed: list[str] | None = None) -> dict[str, Any]:
-    """Cut `sources` as `card` says into the LMDB folder `out`, whole or not at all; its meta.
+    """Cut `sources` as `card` says into the LMDB folder `out`, which appears when it is whole;
+    returns its meta.
 
     Args:
         out: the folder to make.
@@ -187,7 +188,8 @@ class _Building:
         return self.share > 0 and file == self.files[-1]
 
     def _read(self, file: Path) -> tuple[Scene, dict[str, list[Part]], dict[str, Any]]:
-        """A scene, its parts by use, and the database's record of it. Raises UserError."""
+        """A scene, its parts by what they are for, and the database's record of it. Raises
+        UserError: it cannot be used."""
         scene = open_as(file, self.reading)
         found, source = divide(self.card, scene, self.share if self._shares(file) else 0.0)
         if self.written and source["bands"] != self.written[0]["bands"]:
@@ -239,7 +241,8 @@ def _check_test_names(files: Sequence[Path], folder: Path, force: bool) -> None:
 def _how_validated(written: Sequence[Mapping[str, Any]],
                    places: Sequence[tuple[np.ndarray, np.ndarray]], last: int | None,
                    automatic: bool, file: Path, skipped: Sequence[str]) -> list[str]:
-    """What validates where nobody chose it, what it costs, how many patches share their pixels."""
+    """What validates where nobody chose it, what is lost by it, and how many of the last patches
+    share their pixels."""
     if last:
         owners, boxes = (np.concatenate(found) for found in zip(*places, strict=True))
         shared = 0
@@ -276,7 +279,8 @@ def _overlapping(some: np.ndarray, others: np.ndarray) -> int:
 
 
 def _apart(some: np.ndarray | None, others: np.ndarray | None) -> float:
-    """The largest distance between wavelengths of as many bands, in nm; 0 for unknown ones."""
+    """How far the wavelengths of as many bands are apart at most, in nm; 0 where they are not
+    known."""
     known = some is not None and others is not None
     return float(np.abs(np.asarray(some) - others).max()) if known else 0.0
 
@@ -301,7 +305,8 @@ def _write_test(temporary: Path, test: Scene, final: Path) -> None:
 
 
 def _ordered(files: list[Path], val_scenes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files with validation scenes last, because the last patches of a database validate."""
+    """The files with validation scenes last, because the last patches of a database validate, and
+    these alone."""
     stems = [file.stem for file in files]
     unknown = [name for name in val_scenes if name not in stems]
     if unknown:

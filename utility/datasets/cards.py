@@ -109,7 +109,8 @@ class Card:
     validation_scenes: Annotated[tuple[str, ...], TEXTS] = ()
 
     def completed(self, reading: Reading) -> Reading:
-        """How its scenes are read: as `reading` says, and where that is silent as the card."""
+        """How its scenes are read: as `reading` says, and where that says nothing as this card
+        does."""
         size = self.size if (self.layout or "").startswith("pixels") else None
         return replace(reading, key=reading.key or self.key, layout=reading.layout or self.layout,
                        bands=reading.bands or self.take, size=reading.size or size,
@@ -157,7 +158,8 @@ def _text(path: Path) -> str:
 
 
 def generic_card(patch: int = 64) -> Card:
-    """The card for scenes without one: min-max over each scene, all of it trains in squares."""
+    """The card for scenes without a card: min-max over each scene, the whole scene trains, square
+    patches side by side."""
     return Card(name="scenes", folder=CARD_FOLDER, title="Scenes without a card", patch=patch,
                 strides=(patch,))
 
@@ -185,7 +187,8 @@ def locate(card: Card, use: Literal["training", "test"]) -> Path:
 
 def split(card: Card, files: Sequence[Path],
           use: Literal["training", "test"]) -> tuple[list[Path], list[str]]:
-    """Select the scene files of one use by the card's lists, in their order; notes on the rest.
+    """Select the scene files of one use by the card's lists; returns them in the order of the list,
+    and notes on the rest.
 
     Returns: all files, in their order, and no note, where the card lists no scenes.
 

@@ -39,7 +39,8 @@ def corners(whole: Rectangle, height: int, width: int) -> list[Rectangle]:
 
 
 def largest_rectangle(free: np.ndarray) -> Rectangle:
-    """The largest rectangle of True in (H, W): top, left, height, width; to 1/512 of sides."""
+    """The largest rectangle of True in (H, W): top, left, height, width. Of a large image to within
+    1/512 of its sides."""
     step = max(1, max(free.shape) // 512)
     h, w = (n // step for n in free.shape)
     free = free[:h * step, :w * step].reshape(h, step, w, step).all((1, 3))

@@ -35,7 +35,8 @@ class Part:
 
 def divide(card: Card, scene: Scene,
            share: float = 0.0) -> tuple[dict[str, list[Part]], dict[str, Any]]:
-    """The parts of a scene by use ("test" if the card has one), and its record (`sources_of`).
+    """The parts of a scene by use ("test" where the card has a region for it), and the record of
+    the scene (`sources_of`).
 
     Args:
         share: of the training pixels, that validates instead: a corner, and a `GAP` beside it that
@@ -92,7 +93,8 @@ def parts(card: Card, scene: Scene, use: str,
 
 
 def _hold_out(found: dict[str, list[Part]], patch: int, stride: int, share: float) -> None:
-    """Move that corner of the largest part to validation which costs the fewest patches."""
+    """Move a corner of the largest training part to validation: the one beside which the most
+    measured patches are left."""
     whole = max(found["training"], key=lambda part: part.region[2] * part.region[3])
     _, _, h, w = whole.region
     splits = {}
@@ -112,7 +114,8 @@ def _hold_out(found: dict[str, list[Part]], patch: int, stride: int, share: floa
 
 
 def _sides(h: int, w: int, patch: int, share: float) -> list[tuple[int, int]]:
-    """Heights and widths of a corner of this share of h x w, a patch at least, or of a strip."""
+    """Heights and widths of a corner of this share of h x w pixels, a patch at least: as the image,
+    or a strip of it."""
     side = math.sqrt(share)
     shapes = [(side * h, side * w), (share * h, w), (h, share * w)]
     return [tuple(min(n, max(patch, round(length)))

@@ -13,7 +13,8 @@ from utility.training.recipes import RECIPES
 
 
 def parse(arguments: Sequence[str] | None = None, description: str = "") -> dict[str, Any]:
-    """The fields of `training.TrainingConfig` that were given; the others keep their value.
+    """The fields of `training.TrainingConfig` that were given; others keep their default, or their
+    resumed value.
 
     Beside them `dry_run`, `quiet`, and `insisted` where bf16 was asked for twice.
     """

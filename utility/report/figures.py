@@ -101,7 +101,8 @@ def composite(cube: np.ndarray, wavelengths: Sequence[float] | None = None,
 
 
 def choose_crop(cube: np.ndarray) -> tuple[int, int, int, int]:
-    """The quarter (top, left, height, width) with the most gradient energy."""
+    """The window (top, left, height, width), a quarter of each side, that holds the most gradient
+    energy."""
     bands, height, width = cube.shape
     # at least 12 pixels, in the shape of the image
     fraction = min(1.0, max(0.25, 12 / min(height, width)))
@@ -166,7 +167,8 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
                       metrics: Mapping[str, Mapping[str, Any]] | None = None, name: str = "",
                       scale: float | None = None, preset: str = "standard", border: int = 0,
                       pixels: Sequence[tuple[int, int]] | None = None, note: str = "") -> Figure:
-    """One image at a glance: composites, crops, error maps on one scale, numbers, two spectra.
+    """One image at a glance: composites, zoomed crops, error maps on one colour scale, numbers,
+    spectra of two pixels.
 
     Args:
         gt: (B, H, W) in [0, 1].
@@ -247,7 +249,8 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
 @rc_context(STYLE)
 def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray],
                  band: int, wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """|error| x 255 of each method at one band, from 0 to 20 with one colour bar, beside it."""
+    """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside
+    that band itself."""
     _check_same(gt, methods)
     if not -len(gt) <= band < len(gt):
         raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with "
@@ -304,7 +307,8 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
 def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
                    pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None = None,
                    name: str = "") -> Figure:
-    """Spectra of chosen pixels, a panel each, a line per cube, of which the first is the truth."""
+    """Spectra of chosen pixels, one panel per pixel, one line per cube (the first is the ground
+    truth)."""
     pixels = _check_pixels(next(iter(cubes.values())), pixels)
     columns = min(len(pixels), 2)
     rows = math.ceil(len(pixels) / columns)
@@ -386,7 +390,8 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
 # Page layout, in inches from the top left corner --------------------------------------------------
 
 class _Page:
-    """Picture panels of the images' shape, five side by side at most; a colour bar, plots below.
+    """Equal picture panels of the images' shape, at most five side by side; room for a colour bar,
+    and for plots below.
 
     Each of the `count` things shown has `rows` panels, one under the other.
     """
@@ -463,7 +468,8 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
               colours: Sequence[str], crop: tuple[int, int, int, int],
               pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None,
               rgb: Sequence[int] | None) -> None:
-    """Two rows of composites: whole images with crop and pixels marked, and the crops.
+    """Two rows of composites: whole images with the crop's box and the pixels marked, and the
+    crops.
 
     The crop and the pixels are in the grid of the last cube; a cube of a coarser grid is drawn at
     the same place.

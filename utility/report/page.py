@@ -1,4 +1,5 @@
-"""One self-contained HTML page of a result, which opens from disk with no network."""
+"""One self-contained HTML page of a result: what was run, the table, the figures. It opens from
+disk with no network."""
 from __future__ import annotations
 
 import base64
@@ -75,7 +76,8 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
                  images: Sequence[Mapping[str, Any]] = (), methods: Mapping[str, str] | None = None,
                  figures: Sequence[tuple[str, str | Path]] = (), preset: str = "standard",
                  scale: float = 1, border: int = 0, lead: str = "") -> None:
-    """Write the page, whole or not at all, with its styles and pictures; it runs no script.
+    """Write the page, whole or not at all. The page holds its styles and pictures, and runs no
+    script.
 
     Args:
         facts: shown in this order, then those of `machine_facts` that are not among them. "Command"

@@ -67,7 +67,8 @@ def result_table(images: Images, methods: Methods, preset: str,
 
 def describe(preset: str, scale: float, border: int, images: Images = (),
              methods: Methods | None = None) -> str:
-    """A line under a table: preset, scale, border, and what the indexes left out."""
+    """A line under a table: preset, scale, border, and the pixels and bands that the indexes left
+    out."""
     words = [f"preset {preset}, scale x{scale:g}, border {border} px, data in [0, 1]"]
     means = ({
         label: mean_of([image[key] for image in images]) for key, label in (methods or {}).items()}
@@ -143,7 +144,8 @@ def markdown(header: Sequence[str], groups: Groups) -> str:
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows, whole or not at all; six digits of a number, None and NaN are empty cells."""
+    """Write rows, the first of them the header, whole or not at all; six digits of a number, None
+    and NaN are empty cells."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
 
@@ -155,7 +157,8 @@ def _cell(value: Any) -> Any:
 
 
 def result_rows(results: Mapping[str, Any], methods: Methods) -> list[list[Any]]:
-    """The rows of metrics.csv: one for each image and method, then the means."""
+    """The rows of metrics.csv: one for each image and method with the numbers of metrics.json, then
+    the means."""
     facts = [results[key] for key in ("preset", "scale", "degradation", "noise", "border")]
     rows: list[list[Any]] = [["image", "method", "preset", "scale", "degradation", "noise",
                               "border_px", *_titles(results["preset"]), *COUNTS]]

@@ -23,7 +23,8 @@ REPORT_MARKS = ("summary.json",)
 
 def deliver(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading,
             writing: Writing, *, folder: Path | None, facts: Mapping[str, Any]) -> Applied:
-    """`apply_to_file`, what came of it in words, and a report in `folder` if it is named."""
+    """`apply_to_file`, what came of it in words, and where a `folder` is named a report in it.
+    Raises UserError likewise."""
     if folder:
         refuse_existing(folder, writing.overwrite)
         refuse_foreign(folder, REPORT_MARKS)

@@ -1,4 +1,5 @@
-"""The noise of a low-resolution cube: stated as a signal-to-noise ratio, or estimated.
+"""The noise of a low-resolution cube: stated as a signal-to-noise ratio, or estimated from the
+cube.
 
 The estimate is the residual of each band's linear regression on all other bands (Roger and Arnold,
 Int. J. Remote Sens. 17(10), 1996; Bioucas-Dias and Nascimento, IEEE TGRS 46(8), 2008). Neighbouring
@@ -18,11 +19,13 @@ PIXELS = 200_000
 AT_ONCE = 16 << 20
 """Bytes of these pixels, in float64, that are held at a time."""
 QUIET = 40.0
-"""dB of the ratio above which an estimate counts as none: a regression leaves so much anyway."""
+"""dB of the signal-to-noise ratio above which an estimate counts as none: so much a regression
+leaves of any scene."""
 
 
 def noise_of_snr(cube: np.ndarray, snr: float, missing: np.ndarray | None = None) -> np.ndarray:
-    """The standard deviation of each band's noise, (B,): its rms divided by 10^(snr / 20).
+    """The standard deviation of each band's noise, (B,): its root mean square divided by
+    10^(snr / 20).
 
     Args:
         cube: (B, h, w) in [0, 1]; NaN does not count.
@@ -36,7 +39,8 @@ def noise_of_snr(cube: np.ndarray, snr: float, missing: np.ndarray | None = None
 
 
 def estimated_noise(cube: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray | None:
-    """The standard deviation of each band's noise, (B,), from (B, h, w); see the file's top.
+    """The standard deviation of each band's noise, (B,), from a cube (B, h, w); see the top of this
+    file.
 
     A band is compared with the bands of its run alone, where there are too few pixels for a
     regression on all. None where there are too few pixels for two bands. Pixels that are NaN in any
@@ -76,7 +80,8 @@ def _covariance(cube: np.ndarray, missing: np.ndarray | None) -> tuple[int, np.n
 
 
 def _left_over(covariance: np.ndarray, count: int) -> np.ndarray:
-    """The deviation of what a regression on other bands leaves: covariance (B, B) -> (B,)."""
+    """The standard deviation of what a regression on the other bands leaves of each, (B,), from the
+    covariance (B, B) of `count` pixels."""
     bands = len(covariance)
     # A constant band has no inverse: a trace of the others' variance stands for its own.
     covariance[np.diag_indices(bands)] += max(1e-12 * np.trace(covariance) / bands,
@@ -87,7 +92,8 @@ def _left_over(covariance: np.ndarray, count: int) -> np.ndarray:
 
 def with_noise(cube: np.ndarray, snr: float, seed: int,
                *key: int | str) -> tuple[np.ndarray, np.ndarray]:
-    """(B, h, w) with white noise of a ratio in dB, and its standard deviation by band, (B,).
+    """A cube (B, h, w) with white noise of a signal-to-noise ratio in dB, and its standard
+    deviation by band, (B,).
 
     The noise depends on the seed, the key and the shape alone.
     """
@@ -98,7 +104,8 @@ def with_noise(cube: np.ndarray, snr: float, seed: int,
 
 def told_noise(cube: np.ndarray, snr: float | str | None,
                missing: np.ndarray | None = None) -> np.ndarray | None:
-    """The standard deviation of each band's noise, (B,), that methods are told of an unknown cube.
+    """The standard deviation of each band's noise that methods are told, (B,), of a cube whose
+    noise is not known.
 
     Args:
         cube: (B, h, w) in [0, 1].
@@ -114,7 +121,8 @@ def told_noise(cube: np.ndarray, snr: float | str | None,
 
 
 def snr_of(cube: np.ndarray, noise: np.ndarray, missing: np.ndarray | None = None) -> float:
-    """The median over bands of the ratio in dB, without pixels `missing`; infinite: no noise."""
+    """The median over bands of the signal-to-noise ratio, in dB; infinite without noise. Pixels of
+    `missing` (h, w) do not count."""
     with np.errstate(divide="ignore"):
         ratios = 20 * np.log10(noise_of_snr(cube, 0.0, missing) / noise)
     return float(np.median(ratios))

@@ -1,4 +1,5 @@
-"""A GPU computes while the host reads the next tile and writes the last one."""
+"""What lets a GPU compute while the host reads the next tile and writes the last one. On a
+processor the three take turns."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def on_its_way(x: Tensor) -> Callable[[], np.ndarray]:
 
 
 class Ahead(Generic[Place, Read]):
-    """Calls `read` for one place after another; with `thread` for the next one during its use."""
+    """Calls `read` for one place after another; with `thread`, for the place that follows while the
+    caller uses this one."""
 
     def __init__(self, read: Callable[[Place], Read], thread: bool) -> None:
         self.read, self.pool = read, ThreadPoolExecutor(1) if thread else None

@@ -22,7 +22,8 @@ from utility.system.errors import UserError
 
 
 def scaled(scene: Scene, cube: Any, scale: int, kind: str = DEFAULT_KIND) -> Scene:
-    """The Scene of `cube`: `scene` on the finer grid of `degradation.upsample`.
+    """The Scene of `cube`, which is `scene` on the finer grid of `degradation.upsample` at this
+    scale factor and kind.
 
     CRS, wavelengths, names and other metadata are kept. Transform and map info get the place and
     size of the new pixels (`degradation.grid`): on a block grid the corner stays and the pixels are
@@ -90,9 +91,8 @@ class OnMap:
 
 
 def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
-    """How a result on the sensor's grid, `like`, goes on the map grid of its lookup table. Raises
-    UserError: the scene has no lookup table, the degradation has a grid of its own, or the type no
-    value for cells without a pixel."""
+    """How a result on the sensor's grid, whose scene is `like`, goes on the map grid of its lookup
+    table."""
     lookup = like.metadata.get("lookup")
     if lookup is None:
         raise UserError("--ortho puts a result on the map grid of the lookup table (GLT) that "
@@ -112,7 +112,8 @@ def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
 
 
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
-    """The largest distance on the ground between two scenes' corners, and its unit; or None.
+    """The largest distance on the ground between the corners of two scenes, and its unit; None for
+    a scene without a place.
 
     The unit is the metre where the CRS says how long its own unit is (of degrees, on a sphere of
     6371 km radius).

@@ -26,7 +26,8 @@ bands, and a better SAM; of 31 bands every second one gives a worse SAM."""
 GAP = 2.5
 """A step between wavelengths this many times the usual one is a gap, as of water vapour."""
 DARK = 0.05
-"""A band of less than this share of the median deviation supports none: it is noise."""
+"""A band whose deviation is below this share of the median one supports no other band: its residual
+is noise."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Spectrum:
 
 
 def deviations(low: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """The standard deviation of each band of (B, h, w) without `missing` (h, w): (B,) float64."""
+    """The standard deviation of each band of a cube (B, h, w), without the pixels of `missing`
+    (h, w): (B,) float64."""
     measured = True if missing is None else ~missing
     return np.array([np.asarray(band).std(dtype=np.float64, where=measured) for band in low])
 
@@ -109,7 +111,8 @@ def choose_supports(step: int, deviations: np.ndarray, spectrum: Spectrum) -> Su
 
 
 def _evenly(at: np.ndarray, step: int, places: Sequence[int] | None) -> set[int]:
-    """Bands at the positions `at` (B,), evenly spaced in each piece, ends included."""
+    """Bands at the positions `at` (B,), in each piece of the spectrum evenly spaced, ends
+    included."""
     steps = np.diff(at)
     usual = float(np.median(np.abs(steps))) or 1.0
     breaks = (steps > GAP * usual) | (steps <= 0)

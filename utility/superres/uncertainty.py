@@ -84,7 +84,8 @@ def _counted(found: np.ndarray, counts: np.ndarray | None) -> int:
 
 
 class Spread:
-    """The standard deviation over a self-ensemble, mean over bands: a one-band raster beside it.
+    """The standard deviation over the results of a self-ensemble, mean over bands: a raster of one
+    band beside the result.
 
     As a context: a failure inside takes the raster, if it was written, with it.
 

@@ -57,7 +57,8 @@ def values_of_bad_bands(whole: Scene, bad: list[int], problem: Problem, values: 
 
 
 class Values:
-    """A result as its file holds it: scaled back, rounded, clipped, with the input's no-data."""
+    """The values of a result as its file holds them: scaled back, rounded, clipped, with the
+    no-data pixels of the input."""
 
     def __init__(self, scene: Scene, target: Path, writing: Writing, ends: tuple[float, float],
                  scale: int, view: tuple[int, int, int, int]) -> None:
@@ -131,7 +132,8 @@ def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:
 
 
 def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
-    """The scene's no-data value in the result; None where it has none, or none that it can hold."""
+    """The scene's no-data value as the result holds it; None where there is none, or the scene
+    itself cannot hold it."""
     if scene.nodata is None or not _holds(scene.cube.dtype, scene.nodata):
         return None
     if not _holds(dtype, scene.nodata):

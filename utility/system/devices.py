@@ -26,7 +26,8 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself: a GPU, or a processor that can."""
+    """Whether the device multiplies bfloat16 itself: a GPU, or a processor with instructions for
+    it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     known = [
@@ -91,7 +92,8 @@ def choose_device(cuda: bool = True, gpu_ids: Sequence[int] | None = None, amp: 
 
 
 def ask_deterministic() -> None:
-    """Ask torch for kernels of the same bits in every run; a note names those that a GPU lacks.
+    """Ask torch for kernels that give the same bits in every run; a note names each kernel of a GPU
+    that has no such version.
 
     To be called before a GPU is used: cuBLAS reads the size of its workspace then. On a processor
     runs agree to the last bit anyway, with the same number of threads.

@@ -1,4 +1,5 @@
-"""Several processes that train or test as one, under torchrun; without it nothing happens.
+"""Several processes that train or test as one. torchrun starts them; without torchrun nothing here
+does anything.
 
     torchrun --nproc-per-node=2 hsi_sr.py ...                 two processes on this machine
 
@@ -60,7 +61,8 @@ def processes_here() -> int:
 
 
 def share(count: int, part: int, parts: int) -> slice:
-    """Which of `count` things part `part` of `parts` gets: neighbours, one fewer at most."""
+    """Which of `count` things part number `part` of `parts` gets: neighbours, as many as others or
+    one fewer."""
     return slice(count * part // parts, count * (part + 1) // parts)
 
 
@@ -82,7 +84,8 @@ def own_gpus(asked: Sequence[int] | None) -> Sequence[int] | None:
 
 @contextmanager
 def joined(hours: float = 0.5) -> Iterator[None]:
-    """torchrun's processes work as one in this block; one's failure ends all, and is said once.
+    """The processes that torchrun started work as one in this block. A failure in one of them ends
+    all, and is said once.
 
     Args:
         hours: how long a process waits for another one.
@@ -182,7 +185,8 @@ def of_first(value: T) -> T:
 
 
 def turns(count: int, name: str) -> Iterator[int]:
-    """Numbers below `count`, each for the process that asks next; all must ask to the end."""
+    """Numbers below `count`, each for the process that asks next; every process must ask until none
+    is left."""
     if size() == 1:
         yield from range(count)
         return
@@ -191,7 +195,8 @@ def turns(count: int, name: str) -> Iterator[int]:
 
 
 def add_up(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Add the gradients of all processes, and the losses, which are returned, in one message.
+    """Add the gradients of all processes, and the losses, which are returned: one message, of all
+    values in a row.
 
     The parameters that have a gradient must be the same in all processes. All processes get the
     same bits.

@@ -29,13 +29,15 @@ _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno
 
 
 def default_path(relative: str | Path) -> Path:
-    """A default place: in the repository or, where that variable is set, in BI3DQRNN_HOME."""
+    """A default place: in the repository, wherever one is; in the folder BI3DQRNN_HOME where that
+    variable is set."""
     home = Path(os.environ.get("BI3DQRNN_HOME") or Path(__file__).resolve().parents[2])
     return Path(relative) if home.resolve() == Path.cwd() else home / relative
 
 
 def require_file(path: Path) -> None:
-    """Raise UserError where `path` is a pipe, a device or a socket: a read may never end."""
+    """Raise UserError where `path` is a pipe, a device or a socket: to open a pipe waits, and a
+    device may never end."""
     if not path.is_file():
         raise UserError(f"{path} is no ordinary file but a pipe, a device or a socket; give a "
                         "file.")
@@ -82,7 +84,8 @@ def keep_out_of(folder: Path, *paths: str | Path | None) -> None:
 @contextmanager
 def replacing(path: str | os.PathLike[str], overwrite: bool = True,
               marks: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which gets that name; on any failure it is removed.
+    """Yield a temporary path beside `path`. On success it gets the name `path`; on any failure it
+    is removed.
 
     The temporary name keeps the suffix of `path`, because many writers choose the format by the
     suffix. The block writes a file or a folder there. A file reaches the disk before it gets its

@@ -20,7 +20,8 @@ HEAD = 16  # bytes, of a page
 
 
 def check_pages(data: Path, name: str | Path) -> None:
-    """Raise UserError where the file `data` of database `name` is truncated, or its tree broken.
+    """Raise UserError where `data`, the file of the database `name`, is truncated, or its tree
+    leaves the file.
 
     A file that LMDB itself refuses passes.
     """

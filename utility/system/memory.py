@@ -15,7 +15,8 @@ def require_memory(size: int, what: str | Path) -> None:
 
 
 def free_memory(root: str | Path = "/") -> int:
-    """Bytes of main memory to be had without swapping, as the system says; else 4 GB.
+    """Bytes of main memory that can be had without swapping, as far as this system says; 4 GB where
+    it does not.
 
     The least of what the machine has, what the control groups of this process (a container, a batch
     job) leave it, and what is left of its address space (`ulimit -v`). `root` is where /proc and
@@ -66,7 +67,8 @@ def resident() -> int:
 
 
 def _pages(root: Path, field: int) -> int:
-    """Bytes of this process: field 0 its address space, 1 its resident part; 0: unknown."""
+    """Bytes of this process: field 0 its address space, 1 what is resident; 0 where nothing says
+    so."""
     pages = next(iter(_lines(root / "proc/self/statm")), "0 0").split()[field]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

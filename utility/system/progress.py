@@ -20,7 +20,8 @@ _quiet = False
 
 @contextmanager
 def quiet(asked: bool = True) -> Iterator[None]:
-    """`say` and `note` print nothing in this block, if `asked`, no bar is drawn; `warn` prints."""
+    """In this block `say` and `note` print nothing and no bar is drawn; `warn` prints always. Not
+    `asked`: as outside of it."""
     global _quiet
     before, _quiet = _quiet, _quiet or asked
     try:
@@ -48,7 +49,8 @@ def warn(text: str, kind: str = "warning") -> None:
 
 
 def track(items: Iterable[Any] | None = None, desc: str = "", **how: Any) -> Bar:
-    """A bar over `items`, or that `update` moves; `how` goes to tqdm (total, unit, ...)."""
+    """A bar over `items`, or one that `update` moves; `how` goes to tqdm (total, initial, unit,
+    ...)."""
     unseen = _quiet or distributed.rank() > 0
     if unseen or sys.stderr.isatty():
         return tqdm(items, desc, disable=unseen, **how)

@@ -59,7 +59,8 @@ def run(net: Network | None, info: CheckpointInfo | None, images: Iterator[TestI
         problem: Problem, out: Path, *, outputs: Outputs, facts: Mapping[str, Any] | None = None,
         compare: Mapping[str, Path] | None = None, overwrite: bool = False, together: bool = True,
         failed: list[str] | None = None) -> dict[str, Any]:
-    """Test on images, and write a results folder: metrics.json, CSV, cubes/ and figures.
+    """Test on images, and write a results folder: metrics.json, metrics.csv, metrics_bands.csv,
+    cubes/ and figures.
 
     Tested are interpolation, back-projection, the network if there is one, others' cubes.
 
@@ -375,7 +376,8 @@ def _read_cube(folder: Path, image: TestImage, shape: tuple[int, int, int], prob
 
 
 def _warnings(results: dict[str, Any]) -> list[str]:
-    """Sentences on training pixels, cubes in other values, a network below others, dark rows."""
+    """Sentences on a test with training pixels, cubes in other values, a network below another
+    method, and dark rows."""
     rows, mean, warnings = results["images"], results["mean"], []
     for row in rows:
         if seen := ", ".join(row["trained_on"] or ()):

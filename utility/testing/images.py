@@ -106,7 +106,8 @@ def _images_in(path: Path, number: int, reading: Reading, card: Card | None) -> 
 
 
 def _own_files(paths: Sequence[Path], together: bool) -> Iterator[tuple[int, Path]]:
-    """(number, file) of each file that this process reads: all of one name, or all."""
+    """(number, file) of each file that this process reads; one process reads all files of one name
+    and numbers their images."""
     names = list(dict.fromkeys(path.stem for path in paths))
     shared = not together and distributed.size() > 1
     for name in (names[turn] for turn in distributed.turns(len(names), "scenes")) if shared else [

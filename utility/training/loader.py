@@ -28,7 +28,8 @@ Key = tuple[int, int, int]
 
 
 class _Batches(Dataset):
-    """Turns keys into a batch (N, B, h, w), float32 in [0, 1], or a UserError that explains it.
+    """Turns a list of keys into a batch (N, B, h, w), float32 in [0, 1], or into the UserError that
+    explains the failure.
 
     An error that is raised in a worker would arrive with the worker's traceback in its message.
     """
@@ -65,7 +66,8 @@ class _Augmented(_Batches):
 
 
 class Turns(Sampler[list[Key]]):
-    """Batches of (database, pass, index) keys, each of a database; `set_position` selects some.
+    """Batches of (database, pass, index) keys, each of one database; `set_position` selects a range
+    of the training's batches.
 
     The keys tell workers everything: they live through the whole training. A pass over a database
     takes every patch once, and its last batch may be smaller.
@@ -112,7 +114,8 @@ class Turns(Sampler[list[Key]]):
         return (places.stop - places.start for *_, places in self._places())
 
     def _places(self) -> Iterator[tuple[int, int, slice]]:
-        """For each batch: its database, the pass, and its slice of the pass's order."""
+        """For each batch: its database, the number of the pass, and its slice of the order of the
+        pass."""
         shares = [weight / sum(self.weights) for weight in self.weights]
         begin, taken = (
             self._reached if self._reached[0] <= self.first else (0, (0,) * len(self.counts)))
@@ -136,7 +139,8 @@ def training_loader(databases: Sequence[Sequence[np.ndarray]], batch: int, *, se
                     mode: str = "spatial", weights: Sequence[float] | None = None,
                     window: int | None = None, spacing: int = 1, part: tuple[int, int] = (0, 1),
                     threads: int = 0, pin: bool = False, context: str | None = None) -> DataLoader:
-    """Batches (N, B, h, w) of augmented patches; `batch_sampler` is a `Turns` of one pass.
+    """Batches (N, B, h, w) of augmented patches; its `batch_sampler` is a `Turns`, at first of one
+    pass.
 
     Args:
         databases: map-style datasets of (B, h, w) float32 arrays, one shape in each.

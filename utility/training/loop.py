@@ -196,7 +196,8 @@ class _Loop:
 
     def validate_and_save(self, validation: Mapping[str, DataLoader],
                           speed: dict[str, float] | None = None) -> None:
-        """Validate, then write events, checkpoints, history; `speed` of the last epoch or None."""
+        """Validate, then write events, checkpoints and history; `speed` is of the last epoch, None
+        before the first step."""
         state, config, run = self.state, self.config, self.run
         if self.ending() < 2:
             row, picture = validate(state, validation, self.plan.sources[0].meta.get("wavelengths"),
@@ -240,7 +241,8 @@ class _Loop:
         self.saved = time.monotonic()
 
     def run_steps(self, loader: DataLoader) -> dict[str, float]:
-        """Patches/s, the share of time waiting for data, seconds, those on all processors."""
+        """Returns patches/s, the share of time spent waiting for data, seconds, and those of this
+        process on all processors."""
         state, plan = self.state, self.plan
         alone = self.part[1] == 1
         gain = f", gain {state.history[-1]['gain']:+.2f} dB" if state.history else ""

@@ -39,7 +39,8 @@ def far_below(state: State) -> list[str]:
 
 
 def without_gain(state: State) -> list[str]:
-    """A warning where the best validation is not above untrained methods or given weights."""
+    """A warning where the best validation is not above both untrained methods, or not above the
+    weights that were given."""
     if not state.history:
         return []
     best = max(state.history, key=state.score)

@@ -119,14 +119,16 @@ class RunFolder:
             self.board.add_image(name, picture, step)
 
     def flush(self) -> None:
-        """Send TensorBoard's events to the system; a later kill loses none of them."""
+        """Send TensorBoard's events to the system; a process that is killed later loses none of
+        them."""
         if self.board:
             self.board.flush()
 
     def write_history(self, history: Sequence[Mapping[str, Any]],
                       speed: Mapping[str, float] | None = None, loss: str = "mse", *,
                       best: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()) -> None:
-        """history.csv and training.png, a row an epoch; training.json: best, last, warnings.
+        """history.csv and training.png: one row an epoch; and training.json: the best row, the
+        last, and warnings.
 
         Args:
             history: the rows of the run.
@@ -156,7 +158,8 @@ class RunFolder:
 
 
 class Losses:
-    """The training loss of every step: fewer than `MOST` rows, each the mean of many steps."""
+    """The training loss of every step, in a file: fewer than `MOST` rows, each the mean of as many
+    steps as that takes."""
 
     MOST = 2000
 
@@ -192,7 +195,8 @@ class Losses:
 
 
 class NoFolder:
-    """Stands in for a `RunFolder` in a process that writes nothing: no method does anything."""
+    """Stands in for a `RunFolder` in a process that writes nothing: every method does nothing, also
+    of its parts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -205,7 +209,8 @@ class NoFolder:
 
 
 class Board:
-    """TensorBoard's events of a run, written at once: errors arrive where they are made.
+    """TensorBoard's events of a run, written at once: an error arrives where it is made, and
+    `flush` leaves nothing behind.
 
     Args:
         purge_step: of a resumed run; TensorBoard forgets what other files say of this step and of
@@ -265,7 +270,8 @@ def newest_checkpoint(folder: str | Path | None = None) -> Path:
 
 
 def after_restart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a command was given, or for torchrun's restart of it the run that it began."""
+    """What a command was given, for torchrun's restart of it: the run that the command began goes
+    on, if it began one."""
     folders = [Path(given["run_dir"])] if "run_dir" in given else Path("runs").glob("*")
     begun = [path for path in folders if launcher() and _launcher_of(path) == launcher()]
     if not begun:

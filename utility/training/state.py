@@ -92,7 +92,8 @@ class State:
             0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False)
 
     def score(self, row: Mapping[str, float]) -> float:
-        """Score of a validation `row`: by the loss in the released recipe, else by PSNR."""
+        """Score of a validation `row`, higher is better: by the loss in the released recipe, by the
+        PSNR in others."""
         return -row["val_loss"] if self.config.recipe == "released" else row["psnr"]
 
     def add(self, row: dict[str, Any]) -> bool:

@@ -22,7 +22,8 @@ from utility.training.state import State
 
 
 def seconds_per_step(plan: Plan, count: int = 2) -> float:
-    """Seconds of a step here: the mean of `count`, after a first one, on noise and a copy."""
+    """Seconds of a step on this machine: the mean of `count`, after a first one, on noise and a
+    copy of the network."""
     state = replace(plan, net=copy.deepcopy(plan.net),
                     config=replace(plan.config, resume=None)).state()
     patches = []
@@ -93,7 +94,8 @@ def train_step(state: State, net: nn.Module, gt: Tensor, whole: int | None = Non
 
 def _inputs(state: State, scale: int, gt: Tensor,
             before: int = 0) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The truth of a step, cropped, and what the network takes; gt begins at `before`."""
+    """The truth of a step, cropped, and what the network takes; `before` says where gt begins in
+    the step."""
     config = state.config
     gt = shaded(config, gt, state.iteration, before=before)
     made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
@@ -119,7 +121,8 @@ def _scale(config: TrainingConfig, iteration: int) -> int:
 
 def _cropped(state: State, scale: int, gt: Tensor,
              inputs: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Cut one random square from every patch; statistics by band stay the whole patches'."""
+    """Cut the same random square from every patch. The third input, statistics by band, stays that
+    of the whole patches."""
     side, unit = state.config.crop, state.net.patch_multiple(scale)
     draw = np.random.default_rng((state.config.seed, state.iteration, 2))
     inside = Window.whole(*gt.shape[-2:])

@@ -25,7 +25,8 @@ from utility.training.state import State
 def validate(state: State, loaders: Mapping[str, DataLoader],
              wavelengths: Sequence[float] | None = None,
              stop: Interruption | None = None) -> tuple[dict[str, float], np.ndarray | None]:
-    """Loss and PSNR of the network and both baselines: means over patches, scales, databases.
+    """Loss and PSNR of the network, the interpolation and the back-projection: means over patches,
+    then scales and databases.
 
     Args:
         loaders: of each database, by its name, as `validation_loader` makes them: this process's
@@ -82,6 +83,7 @@ def validate(state: State, loaders: Mapping[str, DataLoader],
 
 
 def psnr(x: Tensor, gt: Tensor) -> Tensor:
-    """PSNR of each image in dB, (N, B, h, w) -> (N,): as `indexes.evaluate`, over capped bands."""
+    """PSNR of each image in dB, (N, B, h, w) -> (N,): as `indexes.evaluate` has it, mean over
+    bands, each capped."""
     mse = (x.double() - gt.double()).square().mean(dim=(-2, -1))
     return (-10 * mse.log10()).clamp(max=PSNR_CAP).mean(dim=-1)

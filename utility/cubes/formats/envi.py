@@ -32,12 +32,14 @@ def files_of(path: Path) -> set[Path]:
 
 
 def stands_alone(path: Path) -> bool:
-    """Whether a file is the header of a scene, not its data, nor the header of a TIFF."""
+    """Whether a file is a header that describes data of its own, and neither these data nor the
+    header of a TIFF."""
     return is_header(path) and tiff_of(path) is None
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file in a folder is the header of a cube, not of a library, a mask or a TIFF."""
+    """Whether a file in a folder is a scene: the header of a cube; not its data, a library, a mask,
+    a TIFF's header."""
     if header_of(path):
         return False
     try:
@@ -299,7 +301,8 @@ def _projection(crs: str | None) -> tuple[str, list[str]]:
 
 def finer(header: dict[str, Any], across: tuple[float, float],
           down: tuple[float, float]) -> dict[str, Any]:
-    """The header for smaller pixels: their size and first edge, in the pixels of `header`.
+    """The header for smaller pixels: their size and the first one's outer edge, in the pixels of
+    `header`.
 
     The reference pixel of the map info counts from 1.0 at the first pixel's outer corner.
     """

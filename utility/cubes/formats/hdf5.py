@@ -177,7 +177,8 @@ def _layout_of(contents: Contents, dataset: h5py.Dataset,
 
 
 def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout: str) -> None:
-    """Wavelengths, marks of bands, place; a cube can do without them, so odd ones are left out."""
+    """Wavelengths, marks of bands, place: facts without which a cube can be read, so that an odd
+    one is left out."""
     whole = ["."] * dataset.ndim
     for axis, name in zip(_axes(dataset), layout, strict=True):
         whole[axis] = name
@@ -303,7 +304,8 @@ def created(target: Target, key: str,
 
 def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
           fill: float | None = None) -> None:
-    """Make a data set that takes its room at once, and whose values are left to be written."""
+    """Make a data set whose room in the file is taken at once, and whose values are left to be
+    written."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)

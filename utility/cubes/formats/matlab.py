@@ -30,7 +30,8 @@ from utility.system.files import replacing
 from utility.system.memory import require_memory
 
 LIMIT = 2**31 - 1
-"""Bytes above which a .mat is v7.3: to many readers the size of a v5 variable is signed 32-bit."""
+"""Bytes above which a .mat is written as v7.3: a v5 variable's size is a signed 32-bit number in
+many readers."""
 
 CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
            8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32", 13: "uint32", 14: "int64",

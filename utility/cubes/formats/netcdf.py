@@ -84,7 +84,8 @@ def _variable(file: h5py.File, name: str, values: np.ndarray, said: dict[str, st
 
 
 def _about(like: Scene, dtype: np.dtype) -> dict[str, Any]:
-    """The attributes of the cube: fill, scale and offset if bands share them, units, names."""
+    """The attributes of the cube: fill, scale and offset where all bands share them, units, names,
+    range."""
     said: dict[str, Any] = {}
     if like.nodata is not None:
         said["_FillValue"] = np.array([like.nodata], dtype)

@@ -145,7 +145,8 @@ def _place(source: Any) -> dict[str, Any]:
 
 
 def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
-    """What another GeoTIFF takes over: tags, compression, control points, a camera's numbers."""
+    """What another GeoTIFF takes over as it is: tags, compression, control points and the
+    coefficients of a camera."""
     keep = {"tags": source.tags(), "band_tags": [source.tags(i) for i in indexes],
             "imagery": [source.tags(i, ns="IMAGERY") for i in indexes],
             "compression": source.compression and source.compression.value}
@@ -159,7 +160,8 @@ def _kept(source: Any, indexes: list[int]) -> dict[str, Any]:
 
 
 def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands: of the ENVI domain, which has all digits, a header beside it, bands."""
+    """Facts on the bands: of the file (the ENVI domain, which holds all digits), of a header beside
+    it, of each band."""
     bands = len(indexes)
     names = [source.descriptions[i - 1] or "" for i in indexes]
     own, notes = band_facts(
@@ -180,7 +182,8 @@ def _band_facts(path: Path, source: Any, indexes: list[int]) -> tuple[dict[str, 
 
 
 def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
-    """Facts on the bands in an ENVI header beside a raster, if it has one for as many bands."""
+    """Facts on the bands of a raster in an ENVI header beside it; nothing where there is none for
+    as many bands."""
     header = header_of(path)
     if header is None:
         return {}, []
@@ -197,7 +200,8 @@ def facts_beside(path: Path, bands: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def _masked(source: Any, path: Path) -> tuple[int | None, np.ndarray | None]:
-    """The number of the alpha band; (H, W), True where it or the file's masks say missing.
+    """The number of the alpha band, and (H, W), True where the file's masks or that band say that
+    nobody measured.
 
     GDAL calls the fourth of four bands of bytes alpha, whatever it holds: there a band is one whose
     values are but 0 and one other.
