@@ -51,6 +51,7 @@ from utility.training.steps import train_step  # noqa: E402
 HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own
 QUICK = ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
+QUICK_DATABASE = ["--scenes", "2", "--patch", "48", "--stride", "48", "--val-last", "1"]
 SCRIPTS = {"hsi_sr.py": hsi_sr.main, "lmdb_data.py": lmdb_data.main}
 INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
 CURVE = ("iteration", "psnr", "interpolation_psnr", "backprojection_psnr")
@@ -296,28 +297,24 @@ def repeat_weights(place: Place) -> None:
     made: dict[tuple[str, ...], Path] = {}
     for one in weights.shipped():
         final = one.card["training"]
+        trainings = [*final.get("before", []), final]
+        if missing := [name for training in trainings for name in _unbuilt(training)]:
+            print(f"{one.path.stem}: left out, for its card does not build "
+                  f"{', '.join(dict.fromkeys(missing))}")
+            continue
         last, path = None, ()
         # each starts from the weights of the one before
-        for number, training in enumerate([*final.get("before", []), final]):
+        for number, training in enumerate(trainings):
             data = training["data"][:1] if place.quick else training["data"]
             for command in training.get("databases", []):
                 script, *words = shlex.split(command)
                 if (out := words[words.index("--out") + 1]) in data and not Path(out).exists():
-                    words += ["--quiet",
-                              *(["--scenes", "2", "--val-last", "1"] if place.quick else [])]
+                    words += ["--quiet", *(QUICK_DATABASE if place.quick else [])]
                     SCRIPTS[Path(script).name](words)
             path = (*path, training["command"])
             if path in made:
                 last = made[path]
                 continue
-            # in full: a first database that is there does not make up for one that nothing builds
-            built = " ".join(training.get("databases", [])).split()
-            if missing := [name for name in training["data"]
-                           if name not in built and not Path(name).exists()]:
-                print(f"{one.path.stem}: left out, for its card does not build "
-                      f"{', '.join(missing)}")
-                last = None
-                break
             script, *words = shlex.split(training["command"])
             if "--init" in words:  # where no card says how the first weights came, the seed does
                 at = words.index("--init")
@@ -332,14 +329,18 @@ def repeat_weights(place: Place) -> None:
                         ["-r", "-rp", str(last), "--quiet"] if last.exists() else words):
                     raise UserError(f"The training of {one.path.stem} was interrupted; the same "
                                     "command goes on with it.")
-        if last is None:
-            continue
         net, info = model_from_checkpoint(last)
         probe = weights.probe(net, one.scales[0], info.degradation,
                               one.card.get("start", "interpolation"))
         print(f"{one.path.stem}: {load_checkpoint(last)['iteration']} of {final['steps']} steps; "
               f"probe {probe:.6f}, of the shipped file {one.card['probe']:.6f}; test it with "
               f"python hsi_test.py -rp {last}")
+
+
+def _unbuilt(training: Mapping[str, Any]) -> list[str]:
+    """The databases of a training that are not there and that its commands do not build."""
+    built = " ".join(training.get("databases", [])).split()
+    return [name for name in training["data"] if name not in built and not Path(name).exists()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
