@@ -70,8 +70,24 @@ def test_a_gpu_s_approximate_activations_err_less_than_the_dtype_rounds(
         assert approximate < (2e-6 if dtype == torch.float32 else 2**0.5 * exact)
 
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LONG = 9 if INTERPRETED else 37
+"""Bands of several chunks, the last of them not full, in every kernel."""
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """The interpreter takes a second for a chunk of 32 bands: there, chunks have 4."""
+    if INTERPRETED:
+        from models.layers.pooling import gpu
+        for chunks in (gpu._FORWARD_CHUNK, gpu._BACKWARD_CHUNK):
+            for kind in KINDS:
+                monkeypatch.setitem(chunks, kind, 4)
+        monkeypatch.setattr(gpu, "_ONE_WAY_CHUNK", 4)
+
+
 TRITON_CASES = itertools.cycle([
-    ((1, 2, 37, 1, 3), torch.float32, "sliced"),  # more than one chunk of bands in every kernel
+    ((1, 2, LONG, 1, 3), torch.float32, "sliced"),
     ((2, 3, 2, 2, 5), torch.float16, "permuted"),
     ((2, 2, 1, 2, 3), torch.float32, "contiguous"),
     ((1, 1, 7, 3, 5), torch.bfloat16, "channels_last"),
@@ -83,7 +99,7 @@ TRITON_CASES = itertools.cycle([
 @pytest.mark.parametrize(("kind", "direction", "case"),
                          [(*pair, next(TRITON_CASES))
                           for pair in itertools.product(KINDS, DIRECTIONS)]
-                         + [("fo", "both", ((1, 1, 37, 1, 2), torch.float32, "channels_last"))])
+                         + [("fo", "both", ((1, 1, LONG, 1, 2), torch.float32, "channels_last"))])
 def test_triton_agrees_with_the_loop(kind, direction, case):
     shape, dtype, layout = case
     agree("triton", kind, direction, shape, dtype, layout, with_skip=shape[2] % 2 == 1,
@@ -179,7 +195,7 @@ def test_triton_writes_windows_of_any_width_and_nothing_else(monkeypatch, width)
     assert (big[..., width:] == 7).all() and taken == [width == 2]
 
 
-@pytest.mark.skipif(NO_TRITON or os.environ.get("TRITON_INTERPRET") == "1",
+@pytest.mark.skipif(NO_TRITON or INTERPRETED,
                     reason="no triton, or its interpreter")
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_two_lanes_of_a_thread_are_read_and_written_as_one_word(way):
@@ -192,7 +208,7 @@ def test_two_lanes_of_a_thread_are_read_and_written_as_one_word(way):
 
 @needs_triton
 def test_triton_takes_long_spectra_and_more_lanes_than_one_block():
-    agree("triton", "f", "both", (1, 1, 70, 1, 3), torch.float32, "channels_last",
+    agree("triton", "f", "both", (1, 1, 2 * LONG, 1, 3), torch.float32, "channels_last",
           device=TRITON_DEVICE)
     agree("triton", "f", "both", (1, 8, 2, 20, 30), torch.float32, "channels_last",
           device=TRITON_DEVICE)
