@@ -1,7 +1,7 @@
 """The weights that this project ships: NAME.pth beside a card NAME.toml in `checkpoints/`.
 
-    python -m utility.weights                                             what there is
-    python -m utility.weights export runs/NAME/best.pth NAME --order 1 --about "own cubes, x4"
+    python utility/weights.py                                             what there is
+    python utility/weights.py export runs/NAME/best.pth NAME --order 1 --about "own cubes, x4"
             ships the network of a run; --metrics results/*/metrics.json adds its tests
 
 A card says what the file is for, how it was trained and how well it did, all read from the run and
@@ -14,20 +14,25 @@ import csv
 import hashlib
 import json
 import shlex
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utility.names import ANY, SAFE_MTF
-from utility.system.errors import Arguments, UserError, run_script
-from utility.system.files import refuse_existing, shown, write_text
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from utility.names import ANY, SAFE_MTF  # noqa: E402
+from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
+from utility.system.files import refuse_existing, shown, write_text  # noqa: E402
 
 if TYPE_CHECKING:
     from models import Network
 
-FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+FOLDER = ROOT / "checkpoints"
 LICENCE = "Apache-2.0"
 SERVED = ("mtf", "area", "gaussian", "bicubic")
 """Kinds of degradation that weights for any MTF serve: those on the grid of a sensor."""
