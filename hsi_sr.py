@@ -52,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             time = expected_time(plan)
             if not distributed.rank():
-                print(*plan.describe(), f"time      {time}", json.dumps(asdict(config), indent=2),
-                      sep="\n")
+                changed = [f"warning   {plan.other_data}"] if plan.other_data else []
+                print(*plan.describe(), *changed, f"time      {time}",
+                      json.dumps(asdict(config), indent=2), sep="\n")
             return 0
         return 130 if train(config, plan).interrupted else 0
 

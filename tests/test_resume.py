@@ -4,6 +4,8 @@ On a processor: some kernels of a GPU add in an order of their own.
 """
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -231,6 +233,79 @@ def test_a_resumed_run_keeps_its_recipe_and_inside_an_epoch_its_batch_size(data,
     for change, words in (({"batch": 2}, "inside an epoch"), ({"recipe": "fast"}, "--init")):
         with pytest.raises(UserError, match=words):
             train(configure({"resume": "r/last.pth"} | change))
+
+
+# --- other data -----------------------------------------------------------------------------------
+
+def rebuilt(path: str, **changes) -> str:
+    shutil.rmtree(path, ignore_errors=True)
+    return make_database(path, **changes)
+
+
+@pytest.mark.parametrize(("changes", "words"),
+                         [({"seed": 1}, "as many patches, with other values"),
+                          ({"count": 16}, "it holds 16 patches of 5x16x16, 4 of them for "
+                           "validation, and that one held 13 patches of 5x16x16"),
+                          ({"path": "other.lmdb", "seed": 1}, "other.lmdb is not the one")],
+                         ids=["values", "count", "path"])
+def test_a_run_that_goes_on_with_other_patches_says_so_and_counts_its_best_anew(
+        monkeypatch, capsys, changes, words):
+    monkeypatch.setattr(training, "validate", lambda state, *_: (
+        {"val_loss": 1 + state.iteration / 100, "psnr": 40 - state.iteration, "gain": 1.0,
+         "backprojection_gain": 1.0}, np.zeros((2, 2, 3))))
+    data = rebuilt("d.lmdb")
+    train(config(data, run_dir="r", epochs=2, cuda=False))
+    assert contents("r/best.pth")["epoch"] == 1
+    capsys.readouterr()
+    other = rebuilt(**{"path": data} | changes)
+    plan = prepare(configure({"resume": "r/last.pth", "epochs": 3, "data": other}))
+    assert words in plan.other_data
+    train(plan.config, plan)
+    said = capsys.readouterr().err
+    assert words in said and "counts anew" in said and "is not the one this run was trained" in said
+    report = json.loads(Path("r/training.json").read_text())
+    assert contents("r/best.pth")["epoch"] == report["best"]["epoch"] == 3
+    assert contents("r/best.prev.pth")["epoch"] == 1 and words in report["warnings"][0]
+    assert words in Path("r/log.txt").read_text()
+    # once is enough: the best is of these patches now
+    train(configure({"resume": "r/last.pth", "epochs": 4}))
+    assert "counts anew" not in capsys.readouterr().err
+    report = json.loads(Path("r/training.json").read_text())
+    assert report["best"]["epoch"] == 3 and words in report["warnings"][0]
+
+
+def test_a_database_that_is_built_the_same_again_or_moved_is_the_same(capsys):
+    train(config(rebuilt("d.lmdb"), run_dir="whole", epochs=2, cuda=False))
+    train(config(rebuilt("d.lmdb"), run_dir="r", epochs=1, cuda=False))
+    shutil.copytree("d.lmdb", "moved.lmdb")
+    rebuilt("d.lmdb")
+    capsys.readouterr()
+    for folder in ("d.lmdb", "moved.lmdb"):
+        assert prepare(configure({"resume": "r/last.pth", "data": folder})).other_data is None
+    train(configure({"resume": "r/last.pth", "epochs": 2}))
+    assert "database" not in capsys.readouterr().err
+    assert same(contents("whole/last.pth"), contents("r/last.pth"))
+
+
+@pytest.mark.parametrize("databases", [None, "three", [3]], ids=str)
+def test_a_checkpoint_that_does_not_say_its_databases_goes_on_with_any(data, capsys, databases):
+    train(config(data, run_dir="r", epochs=1))
+    saved = contents("r/last.pth")
+    del saved["databases"]
+    if databases:
+        saved["databases"] = databases
+    torch.save(saved, "r/last.pth")
+    capsys.readouterr()
+    other = make_database("other.lmdb", seed=1)
+    train(configure({"resume": "r/last.pth", "epochs": 2, "data": other}))
+    assert "counts anew" not in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_fewer_of_its_databases_says_so(data):
+    more = make_database("more.lmdb", seed=1)
+    train(config((data, more), run_dir="r", epochs=1))
+    plan = prepare(configure({"resume": "r/last.pth", "epochs": 2, "data": more}))
+    assert "trained on 2 databases, of which 1 is given" in plan.other_data
 
 
 # --- how long a resumed run is --------------------------------------------------------------------

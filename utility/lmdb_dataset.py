@@ -13,6 +13,7 @@ validation. The reader also takes the databases published with this family of ne
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -35,6 +36,8 @@ from utility.system.lmdb_pages import check_pages
 
 META_KEY = b"__meta__"
 VERSION = 1
+SAMPLED = 16
+"""Records of a database that its fingerprint reads."""
 
 # LMDB lets a process open a database once, and an environment must not cross a fork:
 # path -> (process, identity of the data file, environment).
@@ -56,6 +59,7 @@ class LMDBDataset(Dataset):
     Attributes:
         meta: the database's ``__meta__``.
         shape: (B, h, w).
+        validation: how many of the last patches are for validation.
 
     Raises UserError: `path` is missing, is not a database of either kind, is of a version that is
     not known here, or is truncated; on reading, a record is missing or corrupt (named by its key).
@@ -76,6 +80,7 @@ class LMDBDataset(Dataset):
             count, validation = self._open(path, data)
         except lmdb.Error as error:
             raise _damaged(path, error) from error
+        self.validation = validation
         self._first = count - validation if split == "validation" else 0
         self._count = {None: count, "train": count - validation, "validation": validation}[split]
 
@@ -110,12 +115,32 @@ class LMDBDataset(Dataset):
         except lmdb.Error as error:
             raise _damaged(self.path, error) from error
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this database from others, wherever it lies and whenever it was built.
+
+        Returns: `patches`, `validation`, `shape`, `dtype`, and `sha256`: of these, of the scenes'
+        own hashes and regions, and of `SAMPLED` records spread over the whole database.
+
+        Raises UserError: a sampled record is missing or damaged.
+        """
+        count = self.meta["count"]
+        facts = {"patches": count, "validation": self.validation, "shape": list(self.shape),
+                 "dtype": self.meta["dtype"]}
+        scenes = [{name: value for name, value in source.items() if name != "file"}
+                  for source in self.meta["sources"]]
+        digest = hashlib.sha256(json.dumps([facts, scenes], sort_keys=True).encode())
+        try:
+            with self._environment().begin(buffers=True) as transaction:
+                for number in np.unique(np.linspace(0, count - 1, SAMPLED).round().astype(int)):
+                    digest.update(self._record(transaction, f"{number:08d}"))
+        except lmdb.Error as error:
+            raise _damaged(self.path, error) from error
+        return {**facts, "sha256": digest.hexdigest()}
+
     def _read(self, number: int) -> np.ndarray:
         key = f"{number:08d}"
         with self._environment().begin(buffers=True) as transaction:
-            record = transaction.get(key.encode())
-            if record is None:
-                raise UserError(f"{self.path} has no record {key}; build or copy it again.")
+            record = self._record(transaction, key)
             if self.datum:
                 return self._decoded(key, record)
             expected = math.prod(self.shape) * self._dtype.itemsize
@@ -124,6 +149,12 @@ class LMDBDataset(Dataset):
                                 f"patch of {self.shape} {self._dtype.name} has {expected}; build "
                                 "or copy the database again.")
             return np.frombuffer(record, self._dtype).astype(np.float32).reshape(self.shape)
+
+    def _record(self, transaction: lmdb.Transaction, key: str) -> memoryview:
+        record = transaction.get(key.encode())
+        if record is None:
+            raise UserError(f"{self.path} has no record {key}; build or copy it again.")
+        return record
 
     def _decoded(self, key: str, record: memoryview) -> np.ndarray:
         try:

@@ -90,11 +90,8 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
 
     run = NoFolder(path) if distributed.rank() else RunFolder(path, own)
     run.write_origin(asdict(config) | {"run_dir": str(run.path)}, plan.device)
-    folder = shown(run.path)
-    watch = f"; watch with: tensorboard --logdir {folder} (pip install tensorboard)"
     run.losses.load(state.iteration)
-    for line in [*plan.describe(), f"run       {folder}{watch if config.tensorboard else ''}"]:
-        run.say(line)
+    _introduce(run, plan, state)
     if state.history:  # a kill between last.pth and these files leaves them an epoch behind
         _write_history(run, state)
     if config.tensorboard:
@@ -131,6 +128,17 @@ def train(config: TrainingConfig, plan: Plan | None = None, *, next_line: bool =
                 run.say(text, warning)
         run.close()
     return Result(run.path, best, last, state.iteration, state.psnr, stop.requested)
+
+
+def _introduce(run: RunFolder, plan: Plan, state: State) -> None:
+    """Say what will run and where, and what changed since the checkpoint that it goes on from."""
+    folder = shown(run.path)
+    watch = f"; watch with: tensorboard --logdir {folder} (pip install tensorboard)"
+    for line in [*plan.describe(),
+                 f"run       {folder}{watch if plan.config.tensorboard else ''}"]:
+        run.say(line)
+    if plan.other_data:
+        run.say(state.changes[-1], warning=True)
 
 
 def _refuse_finished(config: TrainingConfig, state: State, path: Path | None) -> None:
@@ -308,4 +316,5 @@ class _Loop:
 
 def _write_history(run: RunFolder, state: State, speed: Mapping[str, float] | None = None) -> None:
     run.write_history(state.history, speed, state.config.loss,
-                      best=max(state.history, key=state.score), warnings=without_gain(state))
+                      best=max(state.counted, key=state.score, default=None),
+                      warnings=[*state.changes, *without_gain(state)])

@@ -27,6 +27,7 @@ from utility.system.errors import UserError
 from utility.system.progress import duration
 from utility.training import draws
 from utility.training.configuration import TrainingConfig
+from utility.training.same_data import other_data
 from utility.training.state import State, patch_multiple
 
 ENOUGH = 1000
@@ -42,6 +43,7 @@ class Source:
     validation: Dataset
     shape: tuple[int, int, int]        # (B, h, w) of a patch as it is used
     meta: dict[str, Any]
+    fingerprint: dict[str, Any]        # see `LMDBDataset.fingerprint`
 
     @property
     def name(self) -> str:
@@ -59,7 +61,7 @@ class Plan:
     # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
     trained_on: list[dict[str, Any]] | None
     notes: list[str]
-    # numbers of the checkpoint to go on from
+    # numbers and databases of the checkpoint to go on from
     resumed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,6 +102,13 @@ class Plan:
         return iteration - round(passes * self.once)
 
     @property
+    def other_data(self) -> str | None:
+        """A sentence where the databases are not those of the run that goes on; None where they
+        are, or where its checkpoint does not say."""
+        return other_data({source.path: source.fingerprint for source in self.sources},
+                          self.resumed.get("databases"))
+
+    @property
     def position(self) -> dict[str, int]:
         """What a place inside an epoch depends on."""
         return {"seed": self.config.seed, "batch": self.config.batch,
@@ -111,10 +120,13 @@ class Plan:
         facts = {"trained_on": self.trained_on,
                  "bands": self.sources[0].shape[0] if len(self.sources) == 1
                  else [source.shape[0] for source in self.sources], "cards": self.cards,
-                 "once": self.once, "offset": self.offset, "position": self.position}
+                 "once": self.once, "offset": self.offset, "position": self.position,
+                 "databases": [source.fingerprint for source in self.sources]}
         state = State(config, self.net, self.device, self.total, facts)
         if config.resume:
             state.resume(config.resume)
+            if change := self.other_data:
+                state.count_anew(change)
         return state
 
     def describe(self) -> list[str]:
@@ -218,10 +230,11 @@ def prepare(config: TrainingConfig) -> Plan:
 
 
 def _numbers(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a checkpoint stands; numbers of another kind than expected are left out."""
+    """Where a checkpoint stands, and on which data; numbers of another kind than expected are left
+    out."""
     whole = {name: saved.get(name) for name in ("iteration", "epoch", "step", "once", "offset")}
-    return {name: number for name, number in whole.items() if isinstance(number, int)} | (
-        {"position": saved["position"]} if "position" in saved else {})
+    return {name: number for name, number in whole.items() if isinstance(number, int)} | {
+        name: saved[name] for name in ("position", "databases") if name in saved}
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:
@@ -250,7 +263,8 @@ def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) 
     if config.degradation != ANY:
         notes += filter(
             None, (dark_note(*shape[1:], scale, config.degradation) for scale in config.scales))
-    return Source(path=path, training=training, validation=validation, shape=shape, meta=whole.meta)
+    return Source(path=path, training=training, validation=validation, shape=shape, meta=whole.meta,
+                  fingerprint=whole.fingerprint())
 
 
 def _network(config: TrainingConfig, notes: list[str]) -> Network:

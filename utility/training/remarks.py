@@ -41,9 +41,9 @@ def far_below(state: State) -> list[str]:
 def without_gain(state: State) -> list[str]:
     """A warning where the best validation is not above both untrained methods, or not above the
     weights that were given."""
-    if not state.history:
+    if not state.counted:
         return []
-    best = max(state.history, key=state.score)
+    best = max(state.counted, key=state.score)
     gains = {"the interpolation": best["gain"], "back-projection": best["backprojection_gain"]}
     words = " and ".join(f"{abs(gain):.2f} dB {'above' if gain > 0 else 'below'} {name}"
                          for name, gain in gains.items())
@@ -52,7 +52,7 @@ def without_gain(state: State) -> list[str]:
         cure = "train longer" + ", or with --recipe fast" * (state.config.recipe == "released")
         found.append(f"the best network (iteration {best['iteration']}) is {words} on the "
                      f"validation patches; neither needs training, so {cure}")
-    if len(state.history) > 1 and best["iteration"] == 0:
+    if len(state.counted) > 1 and best["iteration"] == 0:
         found.append("no validation was above that of the given weights, which best.pth holds; a "
                      "lower --lr may help")
     return found

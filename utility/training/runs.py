@@ -134,7 +134,7 @@ class RunFolder:
             history: the rows of the run.
             speed: `SPEEDS` of the last epoch. Those of other epochs are kept from the file.
             loss: name of the loss, for the figure.
-            best: the row of best.pth.
+            best: the row of best.pth; None before there is one.
             warnings: sentences for training.json; the figure shows them up to a semicolon.
         """
         path = self.path / "history.csv"

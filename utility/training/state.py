@@ -40,6 +40,8 @@ class State:
         multiple: see `patch_multiple`.
         tally: on the device, of this epoch: sum of the finite losses, and how many were not finite.
         history: one dict an epoch.
+        counted_from: row of the history from which on the best is looked for (see `count_anew`).
+        changes: sentences on what changed when the run went on.
     """
 
     def __init__(self, config: TrainingConfig, net: Network, device: torch.device, total: int = 1,
@@ -64,6 +66,8 @@ class State:
         self.psnr = self.loss = self.best_psnr = self.best_loss = None
         self.tally = torch.zeros(2, dtype=torch.float64, device=device)
         self.history: list[dict[str, Any]] = []
+        self.counted_from = 0
+        self.changes: list[str] = []
 
     @property
     def lr(self) -> float:
@@ -87,9 +91,23 @@ class State:
     @property
     def gave_up(self) -> bool:
         """Whether the validation became no better for `patience` epochs."""
-        scores = [self.score(row) for row in self.history]
+        scores = [self.score(row) for row in self.counted]
         return (
             0 < self.config.patience < len(scores) - scores.index(max(scores)) if scores else False)
+
+    @property
+    def counted(self) -> list[dict[str, Any]]:
+        """The rows of the history that were measured on the validation patches of today."""
+        return self.history[self.counted_from:]
+
+    def count_anew(self, change: str) -> None:
+        """Forget the best, which was measured on other patches; `change` is a sentence on them."""
+        if self.counted:
+            change += "; the best so far was measured on the other patches and counts anew"
+            self.counted_from = len(self.history)
+        self.best_psnr = self.best_loss = None
+        self.plateau.best, self.plateau.num_bad_epochs = math.inf, 0
+        self.changes.append(change)
 
     def score(self, row: Mapping[str, float]) -> float:
         """Score of a validation `row`, higher is better: by the loss in the released recipe, by the
@@ -117,18 +135,22 @@ class State:
         scales = list(config["scales"])
         # the place and the origin of a run do not change what it computes
         here = {"resume": None, "run_dir": None}
+        # the best on other patches is kept beside
+        first_of_others = (path.name == "best.pth" and self.counted_from > 0
+                           and len(self.counted) == 1)
         save_checkpoint(path,
                         {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
                          "scheduler": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
                          "epoch": self.epoch, "step": self.step, "iteration": self.iteration,
                          "psnr": self.psnr, "loss": self.loss, "best_psnr": self.best_psnr,
                          "best_loss": self.best_loss, "tally": self.tally, "history": self.history,
+                         "counted_from": self.counted_from, "changes": self.changes,
                          **{name: config[name]
                             for name in ("arch", "degradation", "noise", "start", "recipe",
                                          "seed")}, **self.net.options,
                          "scale": scales[0] if len(scales) == 1 else scales,
                          "normalisation": "minmax", **self.facts, "config": config | here},
-                        keep=path.name == "last.pth")
+                        keep=path.name == "last.pth" or first_of_others)
 
     def resume(self, path: str | Path) -> None:
         """Load all but the weights, which the network has; of a released checkpoint what it holds.
@@ -170,6 +192,8 @@ class State:
             None if saved.get(name) is None else float(saved[name]) for name in ("psnr", "loss"))
         self.best_psnr = saved.get("best_psnr", self.psnr)
         self.history = list(saved.get("history", []))
+        self.counted_from = int(saved.get("counted_from", 0))
+        self.changes = [str(text) for text in saved.get("changes", [])]
         self.best_loss = saved.get("best_loss",
                                    min((row["val_loss"] for row in self.history),
                                        default=self.loss))

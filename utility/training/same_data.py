@@ -1,0 +1,43 @@
+"""Whether a run that goes on has the databases that it was trained on."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def other_data(given: Mapping[str, Mapping[str, Any]], trained: Any) -> str | None:
+    """A sentence on databases that are not those of a checkpoint; None where they are.
+
+    Args:
+        given: path -> fingerprint (see `LMDBDataset.fingerprint`), in the order of the run.
+        trained: the fingerprints that the checkpoint records; None, or anything else than tables,
+            where it records none.
+    """
+    if not isinstance(trained, list) or not all(isinstance(old, Mapping) for old in trained):
+        return None
+    before, now = ([found.get("sha256") for found in both] for both in (trained, given.values()))
+    found = []
+    for number, (path, new) in enumerate(given.items()):
+        if new["sha256"] in before:
+            continue
+        old = trained[number] if number < len(trained) and before[number] not in now else {}
+        found.append(f"the database {path} is not the one this run was trained on: "
+                     f"{_difference(old, new)}")
+    if not found and set(before) != set(now):
+        found.append(f"this run was trained on {len(before)} databases, of which {len(now)} "
+                     f"{'is' if len(now) == 1 else 'are'} given")
+    return "; ".join(found) or None
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if not old:
+        return "it is another one"
+    if _size(old) == _size(new):
+        return "as many patches, with other values"
+    return f"it holds {_size(new)}, and that one held {_size(old)}"
+
+
+def _size(found: Mapping[str, Any]) -> str:
+    shape = found.get("shape") or ["?"]
+    return (f"{found.get('patches')} patches of {'x'.join(map(str, shape))}, "
+            f"{found.get('validation')} of them for validation")
