@@ -25,7 +25,6 @@ under results/.
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -293,7 +292,8 @@ def say_result(done: Applied, target: Path, folder: Path | None) -> None:
     for text in summary["warnings"]:
         warn(text)
     if summary["clipped_values"]:
-        share = summary["clipped_values"] / math.prod(summary["shape"])
+        pixels = summary["input_pixels"] * summary["scale"] ** 2
+        share = summary["clipped_values"] / (summary["shape"][0] * pixels)
         where, cure = (("lay outside [0, 1]", "without --unit-range they are kept")
                        if summary["unit_range"]
                        else (f"did not fit {summary['dtype']}", "--dtype float32 keeps them"))

@@ -143,6 +143,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(arguments, words):
     assert sorted(Path().iterdir()) == before
 
 
+def test_a_type_too_coarse_for_the_values_is_refused_before_the_training():
+    np.save("unit.npy", np.random.default_rng(0).random((6, 80, 80), np.float32))
+    with pytest.raises(UserError, match=r"unit\.npy holds float32.*int16 has steps of 1"):
+        run("--adapt", "unit.npy", "--dtype", "int16")
+    assert not list(Path().glob("high*/*"))
+
+
 @pytest.mark.parametrize("size", [(72, 72), (100, 145), (500, 90), (900, 1200)])
 def test_the_parts_of_a_scene_share_no_pixel_and_hold_patches(size):
     division = divide(*size, 4)

@@ -52,6 +52,17 @@ def test_several_files_and_folders_are_one_input(capfd):
         "a_x2.npy", "b_x2.tif", "c_x2.npy"]
 
 
+@pytest.mark.parametrize("sources", [["in"], ["in/a.npy", "in/b.tif"]])
+def test_the_name_of_a_file_is_refused_for_the_results_of_several_cubes(sources):
+    with pytest.raises(UserError, match=r"^all/x\.tif is the name of a file.* need a folder; give "
+                                        r"one, such as all/x/\.$"):
+        run("--input", *sources, "--output", "all/x.tif")
+    assert not Path("all").exists()
+    Path("there.tif").mkdir()  # whoever made such a folder means it
+    run("--input", *sources, "--output", "there.tif")
+    assert len(list(Path("there.tif").iterdir())) == 2
+
+
 @pytest.mark.parametrize(("name", "content"),
                          [("cut.tif", lambda tif: tif[:300]),
                           ("wiped.tif", lambda tif: bytes(len(tif))),

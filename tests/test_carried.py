@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product as pairs
 from pathlib import Path
 
@@ -280,6 +281,27 @@ def test_ortho_puts_each_pixel_into_its_cell_and_makes_none_up(tmp_path: Path) -
     expected = sensor.transpose(0, 2, 1).copy()  # the sensor's rows are the map's columns
     expected[:, :2, :2] = -9999
     np.testing.assert_array_equal(on_map, expected)
+
+
+def test_the_size_that_is_told_of_a_result_on_a_map_grid_is_the_file_s(tmp_path, capsys) -> None:
+    enlarge(made.emit(tmp_path / "EMIT.nc"), "map.tif", "--ortho", "--report")
+    with rasterio.open("map.tif") as result:
+        size = [result.count, *result.shape]
+    assert size[1:] == [2 * COLUMNS, 2 * ROWS]
+    assert json.loads(Path("map_report/summary.json").read_text())["shape"] == size
+    hsi_test.main(["--input", "EMIT.nc", "--output", "map.tif", "--method", "interpolation",
+                   "--scale", "2", "--force", "--ortho"])
+    assert f"map.tif: {' x '.join(map(str, size))} float32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".npy"])
+def test_a_result_that_has_its_input_s_place_is_said_to_cover_the_same_ground(
+        suffix: str, capsys) -> None:
+    write_scene("a.tif", scene_of(wavelengths=None))
+    hsi_test.main(["--input", "a.tif", "--output", f"b{suffix}", "--method", "interpolation",
+                   "--scale", "2"])
+    said = "the result covers the same ground as the input" in capsys.readouterr().out
+    assert said == (suffix != ".npy")
 
 
 @pytest.mark.parametrize("flip", [1, -1])

@@ -204,6 +204,27 @@ def test_matlab_hdf5_and_npy_come_out_as_they_went_in(tmp_path, kind, layout):
 
 # ------------------------------------------------------------------------------------------- values
 
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+def test_an_integer_type_too_coarse_for_the_values_is_refused_before_any_work(
+        tmp_path, monkeypatch, dtype):
+    reflectance = cube(dtype=np.float32, low=0, high=0.65)
+    reflectance[2] *= 1e5  # one odd band hides nothing
+    np.save(tmp_path / "low.npy", reflectance)
+    monkeypatch.setattr(cube_file, "methods", lambda *given: pytest.fail("work"))
+    words = rf"low\.npy holds float32.*span 0\.65.*{dtype} has steps of 1.*give --dtype float32, or"
+    with pytest.raises(UserError, match=words):
+        apply(tmp_path / "low.npy", tmp_path / "high.npy", layout="BHW",
+              writing=Writing(dtype=dtype))
+    assert [path.name for path in tmp_path.iterdir()] == ["low.npy"]
+    monkeypatch.undo()
+    for name, values in (("fine", cube(dtype=np.float32, high=120)),
+                         ("counts", cube(dtype=np.uint16, low=0, high=9))):  # of the input's steps
+        np.save(tmp_path / f"{name}.npy", values)
+        apply(tmp_path / f"{name}.npy", tmp_path / f"{name}_x4.npy", layout="BHW",
+              writing=Writing(dtype=dtype))
+        assert np.load(tmp_path / f"{name}_x4.npy").dtype == dtype
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 def test_type_and_range_of_values_are_the_input_s(tmp_path, dtype):
     np.save(tmp_path / "low.npy", cube(dtype=dtype, low=3, high=250))

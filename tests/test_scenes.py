@@ -198,6 +198,16 @@ def test_bands_by_pixels_take_their_size_from_the_file(tmp_path: Path, kind: str
         read_scene(path, bands=8)
 
 
+def test_a_single_band_is_called_one_before_and_after_its_size_is_given(tmp_path):
+    np.save(tmp_path / "band.npy", np.zeros((36, 32), np.float32))
+    with pytest.raises(UserError, match=r"36 x 32\. If that is an image, it has one band, and a "
+                                        r"cube needs at least 2.* bands x pixels.*--size ROWS"):
+        open_scene(tmp_path / "band.npy")
+    for size in ((36, 32), (32, 36)):
+        with pytest.raises(UserError, match="36 x 32, an image of that size with one band"):
+            open_scene(tmp_path / "band.npy", size=size)
+
+
 def test_a_2d_array_without_a_size_is_refused_and_takes_one(tmp_path: Path) -> None:
     cube = ramp(7, 12, 9)
     np.save(tmp_path / "flat.npy", cube.transpose(0, 2, 1).reshape(7, -1))

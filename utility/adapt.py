@@ -39,7 +39,7 @@ from utility.superres.cube_file import Applied, check_target
 from utility.superres.deliver import deliver
 from utility.superres.info import cost
 from utility.superres.problem import Problem
-from utility.superres.written_values import Writing
+from utility.superres.written_values import Writing, refuse_coarse
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, write_json
 from utility.system.progress import duration, note, quiet, say, warn
 from utility.testing import evaluation
@@ -117,13 +117,13 @@ def adapt(net: Network, info: CheckpointInfo, source: Path, target: Path, proble
         writing, overwrite=writing.overwrite or earlier.get("asked", {}).get("output") == output))
     keep_out_of(folder, info.path, source, target)
     whole = open_as(source, reading, in_memory=False, keep_bad=True)
+    refuse_coarse(whole, writing)
     scene = _part(whole, reading.keep_range)
     asked = {"scene": str(source.resolve()), "sha256": content_hash(scene.cube),
              "weights": sha256(info.path), "scale": problem.scale,
              "degradation": problem.degradation, "output": output}
     steps = _claimed(folder, asked, earlier, writing.overwrite)
-    height, width = scene.cube.shape[1:]
-    division = None if scene.nodata is not None else divide(height, width, problem.scale)
+    division = divide(*scene.cube.shape[1:], problem.scale) if scene.nodata is None else None
     work = _Adaptation(folder, folder / f"{source.stem}.mat", _card(source, scene, division),
                        problem, facts)
     write_scene(work.part, scene, overwrite=True)

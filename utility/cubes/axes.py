@@ -130,9 +130,13 @@ def _resolve_pixels(stored: Stored, layout: str | None, bands: int | None,
         raise UserError(f"{where} is {times(shape)}, where layout {layout} expects 3 axes; use "
                         "pixels and the size.")
     if size is None:
-        raise Unclear(f"{where} is a 2-D array of {times(shape)}, and no image size (nRow, nCol) "
-                      "stands beside it; give it with --size ROWS COLUMNS, or in Python "
-                      "read_scene(.., layout='pixels', size=(H, W)).")
+        raise Unclear(f"{where} is a 2-D array of {times(shape)}. If that is an image, it has one "
+                      "band, and a cube needs at least 2; give a cube. If it is a table of bands x "
+                      "pixels, no image size (nRow, nCol) stands beside it; give it with --size "
+                      "ROWS COLUMNS, or in Python read_scene(.., layout='pixels', size=(H, W)).")
+    if sorted(size) == sorted(shape):
+        raise UserError(f"{where} is {times(shape)}, an image of that size with one band, and a "
+                        "hyperspectral cube needs at least 2 bands; give a cube.")
     names = ["pixels.T", "pixels"] if mirrored else ["pixels", "pixels.T"]
     order = "columns" if layout and layout == stored.layout else None  # as this project writes it
     if layout and "-" in layout:

@@ -137,8 +137,7 @@ def is_scene(path: Path) -> bool:
     if container:
         found = product_of(path) if container.fixed_axes else None
         return bool(found and found[1] == path) or container.is_scene(path)
-    return (path.suffix.lower() in {
-        ".jp2", *(suffix for container in TABLE for suffix in container.suffixes)}
+    return (path.suffix.lower() in {".jp2", *suffixes()}
             and not any(
                 other.stem == path.stem and _readable(other) for other in path.parent.iterdir()))
 
@@ -209,13 +208,17 @@ def _unknown(path: Path) -> UserError:
                      f"{known()}{lone}.")
 
 
+def suffixes() -> list[str]:
+    """The suffixes of all containers that can be written."""
+    return list(dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes))
+
+
 def writers_of(path: Path) -> list[Container]:
     """The containers that the suffix of `path` names. Raises UserError: there is none."""
     fitting = [container for container in TABLE if path.suffix.lower() in container.suffixes]
     if not fitting:
-        suffixes = dict.fromkeys(suffix for container in TABLE for suffix in container.suffixes)
         raise UserError(f"{path} does not say by its suffix how to write the scene; use one of "
-                        f"{', '.join(suffixes)}.")
+                        f"{', '.join(suffixes())}.")
     return fitting
 
 

@@ -113,7 +113,9 @@ def _own_cube(add: Add) -> None:
     add("--minutes", type=float, default=10.0, metavar="M",
         help="of --adapt, for training, test and result as estimated before the training (default: "
         "%(default)g)")
-    add("--dtype", metavar="TYPE", help="of the result, e.g. float32 (default: the input's)")
+    add("--dtype", metavar="TYPE",
+        help="of the result, e.g. float32 (default: the input's); an integer type is refused where "
+        "its steps of 1 are coarse for the values, as for reflectance in [0, 1]")
     add("--on-overflow", choices=("clip", "refuse"), default="clip",
         help="what happens to values that an integer type cannot hold (default: %(default)s, and "
         "say how many)")

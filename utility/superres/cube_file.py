@@ -20,7 +20,14 @@ from utility.scenes import Reading, create_scene, describe, first_line, open_as,
 from utility.superres.aliasing import for_aliasing
 from utility.superres.methods import AT_ONCE, Method, methods
 from utility.superres.noise import snr_of, told_noise
-from utility.superres.place import bounds_distance, lonlat_path, on_map_grid, scaled, write_lonlat
+from utility.superres.place import (
+    bounds_distance,
+    lonlat_path,
+    on_map_grid,
+    scaled,
+    write_lonlat,
+    written_size,
+)
 from utility.superres.problem import Problem, for_noise, sensor_in_words
 from utility.superres.provenance import provenance, weights_hash
 from utility.superres.remarks import (
@@ -33,7 +40,13 @@ from utility.superres.remarks import (
 from utility.superres.spectrum import spectrum_of
 from utility.superres.tiling import Sink
 from utility.superres.uncertainty import Halo, Spread
-from utility.superres.written_values import Values, Writing, dtype_of, values_of_bad_bands
+from utility.superres.written_values import (
+    Values,
+    Writing,
+    dtype_of,
+    refuse_coarse,
+    values_of_bad_bands,
+)
 from utility.system.errors import UserError
 from utility.system.files import refuse_existing
 from utility.system.progress import note, say
@@ -93,9 +106,9 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     measured, not how good their detail is. Without `figure` no part of the result is kept for one.
 
     Raises:
-        UserError: the input cannot be read or used, the output exists or cannot be written, or
-            values overflow its type where that is refused. Nothing is left under the name `target`
-            then.
+        UserError: the input cannot be read or used, the output exists or cannot be written, its
+            type is too coarse for the values, or values overflow it where that is refused. Nothing
+            is left under the name `target` then.
     """
     check_target(source, target, writing)
     spread = Spread(target) if problem.self_ensemble else None
@@ -104,7 +117,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     if writing.ortho and spread:
         raise UserError("--ortho puts the result on a map grid, and --self-ensemble makes a map on "
                         "the sensor's; leave one of them out.")
-    given = _opened(source, reading, problem, target.parent)
+    given = _opened(source, reading, problem, writing, target.parent)
     scene = given.scene
     problem = for_aliasing(for_noise(problem, given.noise), given.low, scene.filled)
     if problem.aliased:
@@ -131,13 +144,14 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             **({"spread": spread and spread.take} if net else {}))
         for key in made.keys() - {problem.method}:
             made[key].write(halos[key].add)
-        summary = {"input": str(source), "output": str(target), "shape": list(shape),
+        size = written_size(like, problem.scale) if writing.ortho else shape[1:]
+        summary = {"input": str(source), "output": str(target), "shape": [shape[0], *size],
                    "weights_sha256": weights_hash(net),
                    **_summary(given, problem, writing, values, made, halos)}
         if spread:
             summary["spread"] = spread.write(like, ends[1] - ends[0], scene.missing,
                                              writing.overwrite)
-    summary |= {} if writing.ortho else _moved(scene, target)
+    summary |= {} if writing.ortho else _moved(scene, target, like, shape)
     summary |= {"sensor": sensor_in_words(problem, summary["snr"]),
                 "agreement": agreement_in_words(summary),
                 "uncertainty": uncertainty_in_words(summary),
@@ -161,9 +175,11 @@ class _Given:
     noise: np.ndarray | None    # (B,), its standard deviation in these units; None: not told
 
 
-def _opened(source: Path, reading: Reading, problem: Problem, folder: Path) -> _Given:
+def _opened(source: Path, reading: Reading, problem: Problem, writing: Writing,
+            folder: Path) -> _Given:
     """The cube in a file; `folder` is for the temporary file of a large one."""
     whole = open_as(source, reading, in_memory=False, keep_bad=True, folder=folder)
+    refuse_coarse(whole, writing)
     say(first_line(whole))
     bad = whole.metadata.get("bad_bands", [])
     if bad:
@@ -230,6 +246,7 @@ def _summary(given: _Given, problem: Problem, writing: Writing, values: Values,
         "bad_bands": bad_in_words(given.whole, given.bad),
         "halo": {key: halo.share for key, halo in halos.items()},
         "far_out": {key: halo.far_share for key, halo in halos.items()}, "spread": None,
+        "input_pixels": given.low[0].size,
         "compared_pixels": (given.low[0].size if result.counted is None
                             else int(result.counted.sum())),
         "missing": 0.0 if values.missing is None else float(values.missing.mean()),
@@ -274,7 +291,7 @@ def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.d
         on_map = on_map_grid(like, problem.scale, problem.degradation, dtype)
         whole = scratch(shape, dtype, target.parent)
         yield whole
-        size = (shape[0], *(n * problem.scale for n in on_map.lookup.rows.shape))
+        size = shape[0], *written_size(like, problem.scale)
         with create_scene(target, on_map.like, size, dtype, writing.overwrite) as writer:
             on_map.write(whole, writer)
         return
@@ -284,13 +301,17 @@ def _created(target: Path, like: Scene, shape: tuple[int, int, int], dtype: np.d
             write_lonlat(beside, like, writing.overwrite)
 
 
-def _moved(scene: Scene, target: Path) -> dict[str, str | None]:
-    """How far the bounds of the written raster are from those of the input; nothing of other
-    files."""
-    rasters = (*named("raster").suffixes, *named("envi").suffixes)
-    if not scene.transform or target.suffix.lower() not in rasters:
+def _moved(scene: Scene, target: Path, like: Scene,
+           shape: tuple[int, int, int]) -> dict[str, str | None]:
+    """How far the bounds of the written file are from those of the input; nothing where it has no
+    place. Files that can only be read whole have the place of `like`, at this shape."""
+    containers = writers_of(target)
+    if not scene.transform or "CRS and transform" in containers[0].lacks:
         return {}
-    distance = bounds_distance(scene, open_scene(target))
+    whole = {named(name) for name in ("mat5", "npz")} & {*containers}
+    result = (replace(like, cube=np.broadcast_to(np.float32(0), shape)) if whole
+              else open_scene(target))
+    distance = bounds_distance(scene, result)
     return {"bounds_differ_by": distance and f"{distance[0]:.3f} {distance[1]}"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utility.cubes.containers import files_of, result_suffix
+from utility.cubes.containers import files_of, result_suffix, suffixes
 from utility.scenes import list_scenes
 from utility.system.errors import UserError
 from utility.system.files import shown
@@ -19,7 +19,8 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
     format of its scene where that can be written. A result that is newer than its scene is left as
     it is. A scene that fails does not stop the others; failures are listed at the end.
 
-    Raises UserError: there is no scene, or `target` is a file or one of the folders.
+    Raises UserError: there is no scene, or `target` is a file, named like one, or one of the
+    folders.
     """
     named = str(sources[0]) if len(sources) == 1 else f"{len(sources)} files and folders"
     there = [source for source in sources if source.exists()]
@@ -27,6 +28,9 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
         found = "the folder of the scenes" if target.is_dir() else "a file"
         raise UserError(f"{target} is {found}, and the results of {named} need a folder of their "
                         "own; choose another --output.")
+    if target.suffix.lower() in suffixes() and not target.exists():
+        raise UserError(f"{target} is the name of a file, and the results of {named} need a "
+                        f"folder; give one, such as {target.with_suffix('')}/.")
     scenes, results = [], []
     for source in sources:
         for scene in list_scenes(source):

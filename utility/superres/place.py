@@ -111,6 +111,12 @@ def on_map_grid(like: Scene, scale: int, kind: str, dtype: np.dtype) -> OnMap:
                                      nodata=np.nan if like.nodata is None else like.nodata))
 
 
+def written_size(like: Scene, scale: int) -> tuple[int, int]:
+    """Rows and columns of a result on the map grid of its lookup table; see `on_map_grid`."""
+    rows, columns = like.metadata["lookup"].rows.shape
+    return rows * scale, columns * scale
+
+
 def bounds_distance(first: Scene, second: Scene) -> tuple[float, str] | None:
     """The largest distance on the ground between the corners of two scenes, and its unit; None for
     a scene without a place.

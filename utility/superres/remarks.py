@@ -63,8 +63,7 @@ def agreement_in_words(summary: Mapping[str, Any]) -> str:
     words = [f"{name}: {_agreement(rows[key])}" for key, name in names.items() if key != method]
     if "network_before" in rows:
         words.insert(0, f"before its back-projection: {_agreement(rows['network_before'])}")
-    _, height, width = summary["shape"]
-    pixels, all_pixels = summary["compared_pixels"], height * width // summary["scale"] ** 2
+    pixels, all_pixels = summary["compared_pixels"], summary["input_pixels"]
     left_out = (f", at the {pixels} of {all_pixels} pixels that no missing one has a part in"
                 if pixels < all_pixels else "")
     return (f"degraded again it agrees with the input to {_agreement(rows[method])} "

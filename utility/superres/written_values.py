@@ -14,6 +14,10 @@ from utility.superres.problem import Problem
 from utility.superres.tiling import Source, interpolated
 from utility.system.errors import UserError
 
+COARSE = 50
+"""Steps of 1 in the range of a band, below which an integer type is refused for values that are no
+integers: each band would be a few flat levels."""
+
 
 @dataclass(frozen=True)
 class Writing:
@@ -129,6 +133,21 @@ def dtype_of(writing: Writing, own: np.dtype) -> np.dtype:
         raise UserError(f"The data type {writing.dtype!r} is not one that a cube can have; give "
                         "uint8, int16, uint16, int32, float32 or float64.")
     return dtype
+
+
+def refuse_coarse(scene: Scene, writing: Writing) -> None:
+    """Raise UserError where the values of a scene are no integers, and those of the result, as
+    integers, would be fewer than COARSE in the range of most bands."""
+    dtype = dtype_of(writing, scene.cube.dtype)
+    if dtype.kind == "f" or scene.cube.dtype.kind != "f":
+        return
+    ends = band_statistics(scene.cube, scene.nodata, scene.filled)
+    ranges = ends.high - ends.low
+    if np.isfinite(ranges).any() and (span := float(np.nanmedian(ranges))) < COARSE:
+        raise UserError(f"{scene} holds {scene.cube.dtype}, and the values of its bands span "
+                        f"{span:.3g} (the median); {dtype} has steps of 1, so that each band would "
+                        "be a few flat levels; give --dtype float32, or multiply the values first, "
+                        "reflectance for example by 10000.")
 
 
 def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
