@@ -212,9 +212,14 @@ def adapt(task: Task) -> None:
     computing = {name: getattr(options, name)
                  for name in ("cuda", "gpu_ids", "pooling", "amp", "tf32")}
     with locked(folder):
-        done = adapt(task.net, task.info, Path(options.adapt), target, task.problem, task.reading,
-                     written(options), folder=folder, minutes=options.minutes, facts=task.facts,
-                     computing=computing)
+        try:
+            done = adapt(task.net, task.info, Path(options.adapt), target, task.problem,
+                         task.reading, written(options), folder=folder, minutes=options.minutes,
+                         facts=task.facts, computing=computing)
+        except KeyboardInterrupt:
+            say("the same command goes on" if (folder / "training" / "last.pth").exists()
+                else "nothing was trained yet; the same command begins again")
+            raise
     say_result(done, target, folder)
 
 

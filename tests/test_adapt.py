@@ -69,6 +69,7 @@ def test_the_best_on_the_part_held_out_makes_the_whole_scene_also_after_an_inter
     monkeypatch.setattr(training, "train_step", train_step)
     with pytest.raises(KeyboardInterrupt):
         run()
+    assert capsys.readouterr().out.count("the same command goes on") == 1
     assert not Path("high.tif").exists()
     monkeypatch.setattr(training, "train_step", real)
     with locked(Path("high_adapted")), pytest.raises(UserError, match="written by another process"):
@@ -105,6 +106,16 @@ def test_the_estimate_of_adapt_is_printed_before_its_training(monkeypatch, capsy
         run()
     said = capsys.readouterr().out
     assert re.search(r"time +\S.* in all: .* until here, training about .*, test and whole", said)
+
+
+def test_an_interruption_before_the_training_says_that_the_same_command_begins_again(
+        monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(adapt.evaluation, "run",
+                      lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        run()
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == "nothing was trained yet; the same command begins again"
 
 
 def test_back_projection_is_delivered_where_it_is_the_best_and_missing_pixels_are_in_no_part(

@@ -83,10 +83,15 @@ def test_the_same_command_makes_only_what_is_missing_or_older_than_its_scene(cap
     before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
     assert run() == 0 and "0 made, 2 already there" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
+    assert run("--dtype", "uint16", "--on-overflow", "clip") == 0
+    assert ("2 already there and left as they are (newer than their scene, but perhaps made with "
+            "other options; --force makes them again)") in capfd.readouterr().out
     Path("out/a_x2.npy").unlink()
     os.utime("in/b.tif", ns=(2 * 10**18, 2 * 10**18))
     assert run() == 0 and "2 made, 0 already there" in capfd.readouterr().out
-    assert run("--force") == 0 and "2 made" in capfd.readouterr().out
+    assert run("--force") == 0
+    said = capfd.readouterr().out
+    assert "2 made" in said and "perhaps" not in said
 
 
 def test_what_cannot_be_is_refused_in_one_sentence():

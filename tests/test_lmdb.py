@@ -31,6 +31,8 @@ from utility.system.datum import _message as message_class
 from utility.system.datum import decode_datum
 from utility.system.errors import UserError
 from utility.training import steps
+from utility.training.configuration import configure
+from utility.training.plan import prepare
 
 ROOT = Path(__file__).parent.parent
 CARD = generic_card(8)
@@ -451,6 +453,18 @@ def test_a_missing_database_and_what_is_none_are_refused_by_name(tmp_path):
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(UserError, match="file is not an LMDB database"):
             LMDBDataset(tmp_path / "file")
+
+
+def test_a_scene_that_is_given_as_a_database_is_told_how_it_becomes_one(tmp_path):
+    scene = scene_file(tmp_path, "truth")
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for path, name in ((scene, "truth"), (folder, "scenes")):
+        with pytest.raises(UserError) as told:
+            prepare(configure({"data": str(path)}))
+        assert str(told.value).endswith(
+            f": python utility/lmdb_data.py --source {path} --out data/lmdb/{name}.lmdb.")
+        assert "truncated" not in str(told.value)
 
 
 @pytest.mark.parametrize("kept", [100, 8192, 0.5, -1])

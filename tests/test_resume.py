@@ -348,8 +348,9 @@ def test_a_resumed_run_is_as_long_as_is_printed_and_its_rate_ends_there(
             train(again)
         return
     result = train(again)
-    assert f"length    {steps} iterations" in capsys.readouterr().out
     saved = contents(result.last)
+    printed = f"length    {steps} iterations, {epochs} epoch{'s' * (epochs > 1)}"
+    assert printed in capsys.readouterr().out
     assert (result.iteration, saved["epoch"]) == (steps, epochs)
     # The last step has the rate of the cosine one step before its end.
     lr, low = again.lr, again.min_lr

@@ -119,15 +119,36 @@ def test_csv_markdown_and_latex_are_written(tmp_path, capsys):
 
 def test_what_cannot_stand_in_one_table_is_refused(tmp_path):
     good = results(tmp_path / "good", 31.0)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "metrics.json").write_text("{}")
-    for other, words in ((tmp_path / "empty", "has no metrics.json"),
+    for other, words in ((tmp_path / "gone", "There is no .*gone"),
                          (tmp_path / "broken", "cannot be used as results"),
                          (results(tmp_path / "other", 31.0, preset="reference"),
                           "different presets or borders")):
         with pytest.raises(UserError, match=words):
             summary.main([good, str(other)])
+
+
+def test_what_is_no_test_among_others_is_left_out_in_one_note(tmp_path, capsys):
+    good, report, cube = results(tmp_path / "good", 31.0), tmp_path / "x_report", tmp_path / "x.tif"
+    report.mkdir()
+    (report / "summary.json").write_text("{}")
+    cube.write_bytes(b"II*")
+    many = [tmp_path / f"cube{n}.npy" for n in range(5)]
+    for path in many:
+        path.touch()
+    summary.main([good, str(report), str(cube)])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[2].startswith("| feathers | x4 gaussian |")
+    assert said.err == f"note: 2 left out, which hold no test: {report}, {cube}\n"
+    summary.main([good, *map(str, [report, cube, *many])])
+    assert f"note: 7 left out, which hold no test: {report}, {cube}, {many[0]}, ... and 4 more" \
+        in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no metrics\.json in .*x_report, .*x\.tif,"):
+        summary.main([str(report), str(cube)])
+    # a name was given to it on purpose
+    with pytest.raises(UserError, match=r"x_report has no metrics\.json"):
+        summary.main([good, f"ours={report}"])
 
 
 def telling(folder: Path, psnr: float, **image: object) -> str:

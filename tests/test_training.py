@@ -235,6 +235,39 @@ def test_a_crop_shows_the_network_squares_and_the_statistics_of_the_whole_patche
         train(config(data, arch="lowgrid_2_1", crop=6))
 
 
+def test_patches_smaller_than_the_crop_are_seen_whole_and_that_is_said(data, tmp_path, monkeypatch):
+    large = make_database(tmp_path / "large.lmdb", shape=(5, 16, 32), seed=1)
+    plan = prepare(config((data, large), arch="lowgrid_2_1", crop=16))
+    assert not any("--crop" in text for text in plan.notes)
+    assert any(line.endswith(", squares of 16 pixels") for line in plan.describe())
+    tall = make_database(tmp_path / "tall.lmdb", shape=(5, 24, 32), seed=1)
+    seen, forward = set(), LowGrid.forward
+    monkeypatch.setattr(LowGrid, "forward", lambda self, x, *rest: (
+        seen.add((torch.is_grad_enabled(), *x.shape[-2:])), forward(self, x, *rest))[1])
+    mixed = config((data, tall, large), arch="lowgrid_2_1", crop=20, iterations=9, cuda=False)
+    plan = prepare(mixed)
+    whole = "smaller than --crop 20, and are seen whole"
+    assert [text for text in plan.notes if "--crop" in text] == [
+        f"patches of {data} are 16x16, {whole}", f"patches of {large} are 16x32, {whole}"]
+    assert any(line.endswith(", squares of 20 pixels of the larger patches")
+               for line in plan.describe())
+    train(mixed, plan)
+    assert {(h, w) for grad, h, w in seen if grad} == {(16, 16), (20, 20), (16, 32)}
+    for given, size in (((data,), "16x16"), ((data, large), "16x16 and 16x32")):
+        with pytest.raises(UserError, match=f"The patches are {size} pixels, all smaller than "
+                                            "--crop 20; give --crop 16 or less"):
+            prepare(config(given, arch="lowgrid_2_1", crop=20))
+
+
+def test_a_crop_as_high_as_the_patches_is_cut_from_their_width(tmp_path, monkeypatch):
+    seen, forward = [], LowGrid.forward
+    monkeypatch.setattr(LowGrid, "forward", lambda self, x, *rest: (
+        torch.is_grad_enabled() and seen.append(tuple(x.shape[-2:])), forward(self, x, *rest))[1])
+    wide = make_database(tmp_path / "wide.lmdb", shape=(5, 16, 32))
+    train(config(wide, arch="lowgrid_2_1", crop=16, epochs=1, cuda=False))
+    assert set(seen) == {(16, 16)}
+
+
 def test_patches_that_reference_darkens_are_said_once(tmp_path):
     data = tuple(make_database(tmp_path / f"{k}.lmdb", shape=(3, 32, 32), count=4, validation=2)
                  for k in range(2))

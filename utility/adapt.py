@@ -234,7 +234,6 @@ class _Adaptation:
                  "training gets the least it can")
         result = train(config, plan, next_line=False)  # the database is gone at the end
         if result.interrupted:
-            say("the same command goes on")
             raise KeyboardInterrupt
         return result.iteration
 

@@ -32,7 +32,7 @@ from utility.system.datum import decode_datum
 from utility.system.environment import project_version
 from utility.system.errors import UserError
 from utility.system.files import locked, refuse_existing, replacing, sweep
-from utility.system.lmdb_pages import check_pages
+from utility.system.lmdb_pages import check_pages, is_lmdb
 
 META_KEY = b"__meta__"
 VERSION = 1
@@ -327,9 +327,13 @@ def _data_file(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"There is no database {path}; build it with python utility/lmdb_data.py, "
                         "or check the path.")
+    build = f"python utility/lmdb_data.py --source {path} --out data/lmdb/{path.stem}.lmdb"
     if not data.is_file():
-        raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); build one with "
-                        "utility/lmdb_data.py.")
+        raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); make one of "
+                        f"scenes in it: {build}.")
+    if data == path and not is_lmdb(path):
+        raise UserError(f"{path} is not an LMDB database, but a scene or another file; make one of "
+                        f"a scene: {build}.")
     return data
 
 

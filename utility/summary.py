@@ -6,7 +6,8 @@
     python utility/summary.py ours=results/seed1 ours=results/seed2 vdsr=results/v
             names the network of each
 
-Results are folders that hsi_test.py wrote, or folders of such folders. Folders with the same
+Results are folders that hsi_test.py wrote, or folders of such folders. What holds no test is left
+out, in one line that names it. Folders with the same
 method, ground truths, degradation and scale are runs of one experiment, such as trainings with
 several seeds: the table gives the mean over them, the sample standard deviation where they differ,
 and their number. Ground truths are the same whose compared values are (their hash), so other scenes
@@ -31,6 +32,7 @@ from utility.indexes import METRICS  # noqa: E402
 from utility.report.tables import Bold, latex, markdown, write_csv  # noqa: E402
 from utility.system.errors import Arguments, UserError, run_script  # noqa: E402
 from utility.system.files import shown, write_text  # noqa: E402
+from utility.system.progress import note  # noqa: E402
 from utility.weights import label_of  # noqa: E402
 
 Images = Sequence[Mapping[str, Any]]
@@ -154,15 +156,28 @@ def _of_network(results: Mapping[str, Any], name: str) -> str:
 
 def _files(arguments: Sequence[str]) -> Iterable[tuple[str | None, Path]]:
     seen: dict[Path, str | None] = {}
+    others = []
     for argument in arguments:
         name, _, folder = (
             ("", "", argument) if Path(argument).exists() else argument.rpartition("="))
         found = [Path(folder, "metrics.json")] if Path(folder, "metrics.json").exists() else sorted(
             Path(folder).glob("*/metrics.json"))
-        if not found:
+        if not Path(folder).exists():
+            raise UserError(f"There is no {folder}; give folders that hsi_test.py wrote.")
+        if not found and name:
             raise UserError(f"{folder} has no metrics.json, nor has a folder in it; give folders "
                             "that hsi_test.py wrote.")
+        if not found:
+            others.append(folder)
         seen |= {path.resolve(): name or None for path in found}
+    most = 3
+    names = ", ".join(others[:most]) + (
+        f", ... and {len(others) - most} more" if len(others) > most else "")
+    if not seen:
+        raise UserError(f"There is no metrics.json in {names}, nor in a folder in it; give folders "
+                        "that hsi_test.py wrote.")
+    if others:
+        note(f"{len(others)} left out, which hold no test: {names}")
     return [(name, path) for path, name in seen.items()]
 
 

@@ -97,7 +97,8 @@ def _data(add: Add) -> None:
         "reference: the released ones (default: spatial)")
     add("--crop", type=int, metavar="PX",
         help="the network sees a random square of each batch's patches; start image and statistics "
-        "by band are those of the whole patches (default: the whole patches)")
+        "by band are those of the whole patches; smaller patches are seen whole "
+        "(default: the whole patches)")
     add("--band-window", type=int, metavar="N",
         help="each patch is a random run of N neighbouring bands (default: all bands)")
     add("--band-spacing", type=int, metavar="K",

@@ -17,7 +17,8 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
 
     A result has the name of its scene with `ending`, in folders like those of the scenes, and the
     format of its scene where that can be written. A result that is newer than its scene is left as
-    it is. A scene that fails does not stop the others; failures are listed at the end.
+    it is, whatever options made it. A scene that fails does not stop the others; failures are
+    listed at the end.
 
     Raises UserError: there is no scene, or `target` is a file, named like one, or one of the
     folders.
@@ -54,9 +55,10 @@ def apply_to_folder(apply: Callable[[Path, Path], None], sources: Sequence[Path]
             failed.append(str(error))
             warn(str(error), "failed")
     made = len(scenes) - skipped - len(failed)
-    say(f"{len(scenes)} scene{'s' * (len(scenes) != 1)}: {made} made, {skipped} already there "
-        f"(newer than their scene; --force makes them again), {len(failed)} failed; results "
-        f"in {shown(target)}/")
+    left = (" and left as they are (newer than their scene, but perhaps made with other options; "
+            "--force makes them again)" * bool(skipped))
+    say(f"{len(scenes)} scene{'s' * (len(scenes) != 1)}: {made} made, {skipped} already there"
+        f"{left}, {len(failed)} failed; results in {shown(target)}/")
     for error in failed:
         warn(error, "failed")
     return len(failed)

@@ -19,6 +19,12 @@ BRANCH, LEAF = 1, 2
 HEAD = 16  # bytes, of a page
 
 
+def is_lmdb(data: Path) -> bool:
+    """Whether a file begins as an LMDB file does."""
+    with open(data, "rb") as file:
+        return file.read(HEAD + 4)[HEAD:] == struct.pack("<I", MAGIC)
+
+
 def check_pages(data: Path, name: str | Path) -> None:
     """Raise UserError where `data`, the file of the database `name`, is truncated, or its tree
     leaves the file.

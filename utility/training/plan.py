@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ class Source:
     @property
     def name(self) -> str:
         return Path(self.path).stem
+
+    @property
+    def side(self) -> int:
+        """Pixels of the largest square in a patch."""
+        return min(self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,6 @@ class Plan:
         rate = (f"lr {c.lr:g}, divided by 10 on a plateau of the validation loss, down to "
                 f"{c.min_lr:g}" if c.recipe == "released"
                 else f"{c.warmup} steps of warm-up to lr {c.lr:g}, a cosine to {c.min_lr:g}")
-        epochs = math.ceil(self.total / self.steps)
         how = [f"pooling {c.pooling}", *([f"amp {c.amp}"] if c.amp != "off" else []),
                *(["TF32"] if c.tf32 else []), *(["compiled"] if c.compile else []),
                *(["activations recomputed"] if c.checkpoint_activations else []),
@@ -163,16 +167,29 @@ class Plan:
                 + (f", runs of {c.band_window} bands" if c.band_window else "")
                 + (f", up to {c.band_spacing} apart" if c.band_spacing > 1 else "")
                 + (f", {c.shade:.0%} of the patches in part in shade" if c.shade else "")
-                + (f", squares of {c.crop} pixels" if c.crop else ""),
+                + (f", squares of {c.crop} pixels" if c.crop else "")
+                + (" of the larger patches" if c.crop and any(
+                    source.side < c.crop for source in self.sources) else ""),
                 f"recipe    {c.recipe}: {c.loss} loss, Adam, batch {c.batch}, {rate}"
                 + (f", {c.last_lr:g} of it for the last layer" if c.last_lr != 1 else "")
                 + (f", weight decay {c.wd:g}" if c.wd else "")
                 + (f", gradient norm at most {c.clip:g}" if c.clip else ""),
-                f"length    {self.total:,} iterations, {epochs:,} "
-                f"epoch{'s' if epochs > 1 else ''} of {self.steps:,} steps"
+                f"length    {self.total:,} iterations, {self._epochs_in_words()}"
                 + (f"; {c.patience} epochs without a better validation end the run" if c.patience
                    else "") + (f"; {duration(60 * c.minutes)} at most" if c.minutes else ""),
                 *(f"note      {note}" for note in self.notes)]
+
+
+    def _epochs_in_words(self) -> str:
+        """How many epochs the run has at its end, those included that had steps of another
+        number."""
+        epoch, iteration, step = (
+            int(self.resumed.get(name) or 0) for name in ("epoch", "iteration", "step"))
+        left = max(0, self.total - (iteration - step))
+        epochs = epoch + math.ceil(left / self.steps)
+        alike = not epoch or iteration - step == epoch * self.steps
+        return (f"{epochs:,} epoch{'s' if epochs > 1 else ''}{'' if alike else ', the next ones'} "
+                f"of {self.steps:,} steps")
 
 
 def _degradation(c: TrainingConfig) -> str:
@@ -209,9 +226,8 @@ def prepare(config: TrainingConfig) -> Plan:
                         "training knows its best network; build it again, with scenes large enough "
                         "to hold a part out, and without --val-last 0.")
     origin = config.resume or config.init
-    if config.crop and config.crop % (multiple := patch_multiple(config, net)):
-        raise UserError(f"The crop is {config.crop} pixels, and {config.arch} at scale "
-                        f"{', '.join(map(str, config.scales))} takes a multiple of {multiple}.")
+    if config.crop:
+        notes += _crop_notes(config, patch_multiple(config, net), sources)
     saved = load_checkpoint(origin) if origin else {}
     scenes = saved.get("trained_on") if origin else []
     if scenes is None:
@@ -227,6 +243,24 @@ def prepare(config: TrainingConfig) -> Plan:
                           "PyTorch's weights a network needs thousands to pass the interpolation; "
                           "--recipe fast needs hundreds")
     return plan
+
+
+def _crop_notes(config: TrainingConfig, multiple: int, sources: Sequence[Source]) -> list[str]:
+    """Sentences on databases whose patches are too small for the crop. Raises UserError: all are,
+    or the crop is not of a size that the network takes."""
+    crop = config.crop
+    if crop % multiple:
+        raise UserError(f"The crop is {crop} pixels, and {config.arch} at scale "
+                        f"{', '.join(map(str, config.scales))} takes a multiple of {multiple}.")
+    small = [source for source in sources if source.side < crop]
+    sizes = ["x".join(map(str, source.shape[1:])) for source in small]
+    if len(small) == len(sources):
+        raise UserError(f"The patches are {' and '.join(dict.fromkeys(sizes))} pixels, all smaller "
+                        f"than --crop {crop}; give --crop {max(source.side for source in small)} "
+                        "or less, or leave it out to train on whole patches.")
+    whole = f"smaller than --crop {crop}, and are seen whole"
+    return [f"patches of {source.path} are {size}, {whole}"
+            for source, size in zip(small, sizes, strict=True)]
 
 
 def _numbers(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _inputs(state: State, scale: int, gt: Tensor,
     gt = shaded(config, gt, state.iteration, before=before)
     made = given(config, gt, scale, state.iteration, starts=(config.start,), before=before)
     inputs = state.net.inputs(made.starts[config.start][:, None], made.low[:, None], told=made.told)
-    if config.crop and config.crop < min(gt.shape[-2:]):
+    if config.crop and config.crop <= min(gt.shape[-2:]) and config.crop < max(gt.shape[-2:]):
         return _cropped(state, scale, gt, inputs)
     return gt, inputs
 
