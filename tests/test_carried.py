@@ -358,6 +358,29 @@ def test_a_header_with_an_odd_optional_field_is_read_and_the_field_is_told(
         assert scene.band_names[0] == "a, x"
 
 
+def test_a_unit_of_wavelengths_goes_with_a_list_that_does_not_fit(tmp_path: Path) -> None:
+    write_scene("a.hdr", scene_of(fwhm=None))
+    text = Path("a.hdr").read_text()
+    Path("a.hdr").write_text(text.replace("450.5 ,", ""))
+    assert read_scene("a.hdr").notes[0] == ("'wavelength' lists 3 values for 4 bands, and is left "
+                                            "out; give one number for each band")
+    enlarge("a.hdr", "b.hdr")
+    assert "wavelength units" in text and "wavelength" not in Path("b.hdr").read_text()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".hdr"])
+def test_a_wavelength_in_float32_is_written_in_the_fewest_digits_that_give_it_again(
+        suffix: str) -> None:
+    nm = np.array([406.9, 550.25, 700.1, 900.0], np.float32)
+    write_scene(f"a{suffix}", scene_of(wavelengths=nm.astype(float), fwhm=nm.astype(float) / 32))
+    again = read_scene(f"a{suffix}")
+    assert again.wavelengths.tolist() == [406.9, 550.25, 700.1, 900.0]
+    np.testing.assert_array_equal(again.wavelengths.astype(np.float32), nm)
+    np.testing.assert_array_equal(again.fwhm.astype(np.float32), nm / 32)
+    write_scene(f"b{suffix}", scene_of(wavelengths=NM + 1 / 3))  # more digits are kept
+    np.testing.assert_allclose(read_scene(f"b{suffix}").wavelengths, NM + 1 / 3, rtol=1e-11)
+
+
 def test_band_names_with_commas_are_read_from_what_rasterio_itself_writes() -> None:
     """The header then lists 8 values for 4 bands."""
     names = [f"B{number}, {nm} nm" for number, nm in enumerate(NM)]

@@ -1,6 +1,7 @@
 """hsi_test.py --info: what a file holds, how it is read, and what it would cost."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,24 @@ def test_a_raster_is_described_by_bands_values_gaps_and_place(tmp_path, capsys):
     assert said["x4"] == ("result 80 x 120, 0.1 MB; no shipped weights fit, --method "
                           "backprojection needs none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "low.tif"]
+
+
+@pytest.mark.parametrize(("epsg", "rotation", "place"), [
+    (4326, 0, "EPSG:4326, in degrees; pixels 30 x 30, corner at 10, 48"),
+    (32633, 0, "EPSG:32633, in metre; pixels 30 x 30, corner at 10, 48"),
+    (32633, 20, "EPSG:32633, in metre; pixels 30 x 30, corner at 10, 48; turned by 20 degrees"),
+    (2263, 0, "EPSG:2263, in US survey foot; pixels 30 x 30, corner at 10, 48")])
+@pytest.mark.parametrize("suffix", [".tif", ".hdr"])
+def test_the_place_has_its_unit_in_one_word_and_its_rotation(capsys, suffix, epsg, rotation, place):
+    transform = rasterio.Affine(30, 0, 10, 0, -30, 48) @ rasterio.Affine.rotation(-rotation)
+    write_scene(f"low{suffix}", Scene(np.random.default_rng(0).random((5, 20, 30)), "low",
+                                      crs=rasterio.crs.CRS.from_epsg(epsg).to_wkt(),
+                                      transform=tuple(transform)[:6]))
+    if rotation and suffix == ".hdr":
+        assert f"rotation={rotation}." in Path("low.hdr").read_text()
+    said = next(line for line in lines(capsys, f"low{suffix}", "--scale", 4)
+                if line.startswith("place"))
+    assert said[12:] == place
 
 
 def test_even_wavelengths_and_widths_are_one_number_each(capsys):

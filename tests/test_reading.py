@@ -106,9 +106,18 @@ def test_the_size_of_a_card_is_for_pixels_and_an_option_goes_first(tmp_path: Pat
     np.testing.assert_array_equal(columns.cube, cube)
 
 
+def test_the_note_on_missing_pixels_says_what_becomes_of_them(tmp_path: Path, capsys) -> None:
+    cube = np.random.default_rng(0).random((5, 16, 20), np.float32)
+    cube[:, :2] = -9999
+    write_scene(tmp_path / "a.tif", Scene(cube, "a", nodata=-9999))
+    open_as(tmp_path / "a.tif")
+    assert ("40 of 320 pixels are missing in all bands; they are left out of all figures, and stay "
+            "no-data in a result") in capsys.readouterr().err
+
+
 def test_a_picture_a_scene_of_a_few_pixels_and_one_of_three_bands_are_told_apart(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(UserError, match=r"a\.png is a PNG picture, and not a scene"):
+    with pytest.raises(UserError, match=r"a\.png is a PNG picture.*or a folder of PNG"):
         open_as(tmp_path / "a.png")
     np.save(tmp_path / "few.npy", np.random.default_rng(0).random((20, 3, 5)))
     with pytest.raises(UserError, match=r"few\.npy is 3 x 5 pixels, and at least 4 x 4 are needed"):

@@ -321,8 +321,8 @@ def open_as(path: Path, reading: Reading | None = None, *, in_memory: bool = Tru
     count, gone, made_up = scene.cube.shape[1] * scene.cube.shape[2], *(
         0 if mask is None else int(mask.sum()) for mask in (scene.missing, scene.filled))
     if gone:
-        note(f"{path}: {gone} of {count} pixels are missing in all bands; they count in no number, "
-             "and are missing in a result again")
+        note(f"{path}: {gone} of {count} pixels are missing in all bands; they are left out of "
+             "all figures, and stay no-data in a result")
     if made_up > gone:
         note(f"{path}: {made_up - gone} of {count} pixels have values of their neighbours in a "
              "band at least; no number of a test counts them")

@@ -201,10 +201,12 @@ def _unknown(path: Path) -> UserError:
             if path.suffix.lower() in named("envi").suffixes else "")
     with open(path, "rb") as file:
         head = file.read(8)
-    known_as = {start: f"a {name} picture" for start, name in PICTURES.items()} | OTHERS
-    picture = next(
-        (f"{name}, and " for start, name in known_as.items() if head.startswith(start)), "")
-    return UserError(f"{path} is {picture}not a scene that can be read: its content is not "
+    if picture := next((name for start, name in PICTURES.items() if head.startswith(start)), ""):
+        return UserError(f"{path} is a {picture} picture, whose colours are no spectrum; give a "
+                         f"cube ({known()}), or a folder of PNG pictures that are its bands, "
+                         "numbered without a gap as NAME_01.png.")
+    other = next((f"{name}, and " for start, name in OTHERS.items() if head.startswith(start)), "")
+    return UserError(f"{path} is {other}not a scene that can be read: its content is not "
                      f"{known()}{lone}.")
 
 

@@ -38,7 +38,7 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
             found = "something other than numbers"
             if len(parts) != bands:
                 found = f"{len(parts)} values for {bands} bands"
-            notes.append(f"'{name}' lists {found}, and is left out")
+            notes.append(f"'{name}' lists {found}, and is left out; give one number for each band")
             return None
         return np.array([float(value.group()) for value in values])
 
@@ -71,6 +71,14 @@ def band_facts(fields: Mapping[str, Any], bands: int) -> tuple[dict[str, Any], l
         except ValueError:
             notes.append(f"'data ignore value' is {fields['data ignore value']!r}, and is left out")
     return facts, notes
+
+
+def decimal(value: float) -> str:
+    """A wavelength or width in the fewest digits that give it again: of a number that float32
+    holds, such as 406.899993896, the shortest that float32 takes for it, 406.9."""
+    narrow = np.float32(value)
+    exact = float(narrow) == float(value)
+    return str(narrow).removesuffix(".0") if exact else f"{value:.12g}"
 
 
 def parts_of(value: Any) -> list[str]:

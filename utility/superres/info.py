@@ -292,12 +292,15 @@ def _place(scene: Scene) -> str:
     if scene.transform is None:
         return _without_grid(scene)
     a, b, c, d, e, f = scene.transform
+    turned = f"; turned by {math.degrees(math.atan2(d, a)):.4g} degrees" if b or d else ""
     try:
         name = "no CRS"
         if scene.crs:
             crs = CRS.from_wkt(scene.crs)
             title = scene.crs.partition("[")[2].split(",")[0]
-            name = f"{crs.to_string() if crs.to_epsg() else title}, in {crs.linear_units}"
+            unit = "degrees" if crs.is_geographic else crs.linear_units.replace("Meter", "metre")
+            name = f"{crs.to_string() if crs.to_epsg() else title}, in {unit}"
     except CRSError:
         name = "a CRS that GDAL does not know"
-    return f"{name}; pixels {np.hypot(a, d):g} x {np.hypot(b, e):g}, corner at {c:.10g}, {f:.10g}"
+    return (f"{name}; pixels {np.hypot(a, d):g} x {np.hypot(b, e):g}, corner at {c:.10g}, {f:.10g}"
+            + turned)

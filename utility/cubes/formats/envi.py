@@ -14,7 +14,7 @@ from spectral.io import envi
 from utility.cubes.axes import as_cube, stored_shape
 from utility.cubes.companions import unit_in_nm
 from utility.cubes.cube import CubeWriter, Scene, Stored, Target, reserve, writing
-from utility.cubes.fields import NUMBER, band_facts, parts_of
+from utility.cubes.fields import NUMBER, band_facts, decimal, parts_of
 from utility.cubes.formats import rasters
 from utility.cubes.formats.header import header_of, is_header, quiet, read_fields
 from utility.system.errors import UserError
@@ -113,6 +113,8 @@ def open_envi(path: Path, key: str | None) -> Stored:
         # what was not understood misleads the next reader too
         if name in fields and len(parts_of(fields[name])) != bands:
             fields.pop(name)
+    if facts["wavelengths"] is None and not {"wavelength", "fwhm"} & fields.keys():
+        fields.pop("wavelength units", None)
     return Stored(array, format="envi", layout=INTERLEAVES[interleave], crs=crs,
                   transform=transform, metadata=metadata, notes=notes + about, **facts)
 
@@ -232,10 +234,12 @@ def _header(like: Scene, path: Path) -> dict[str, Any]:
             fields["wavelength"] = [repr(float(v)) for v in like.metadata["wavelength"]]
         else:
             unit = unit_in_nm(fields.get("wavelength units")) or 1.0
-            fields["wavelength"] = _numbers(np.asarray(like.wavelengths, np.float64) / unit)
+            fields["wavelength"] = [
+                decimal(nm) for nm in np.asarray(like.wavelengths, np.float64) / unit]
             fields.setdefault("wavelength units", "Nanometers")
     if like.fwhm is not None and "fwhm" not in fields:
-        fields["fwhm"] = _numbers(like.fwhm / (unit_in_nm(fields.get("wavelength units")) or 1.0))
+        unit = unit_in_nm(fields.get("wavelength units")) or 1.0
+        fields["fwhm"] = [decimal(width) for width in like.fwhm / unit]
     if like.good is not None and "bbl" not in fields:
         fields["bbl"] = [str(int(fine)) for fine in like.good]
     if (like.gain is not None

@@ -36,7 +36,7 @@ from utility.cubes.cube import (
     reserve,
     writing,
 )
-from utility.cubes.fields import band_facts, band_tags, merged, wavelengths_in
+from utility.cubes.fields import band_facts, band_tags, decimal, merged, wavelengths_in
 from utility.cubes.formats.header import header_of, quiet, read_fields
 from utility.cubes.ground import Points
 from utility.system.errors import UserError
@@ -469,7 +469,7 @@ def _describe(raster: Any, like: Scene) -> None:
         for name, values in columns.items():
             if (values is not None and name not in had
                     and not (name == "fwhm" and "wavelength" in had)):
-                own[name] = f"{values[band]:.12g}"
+                own[name] = decimal(values[band])
                 own |= {f"{name}_units": "Nanometers"} if name != "bbl" else {}
         raster.update_tags(band + 1, **own)
         if imagery[band]:
