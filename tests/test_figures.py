@@ -1,6 +1,8 @@
 """Figures: any cube can be drawn, panels share their scales, no method chooses anything."""
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -256,14 +258,52 @@ def test_without_ground_truth_the_input_is_shown_and_its_spectrum_is_that_of_the
         np.testing.assert_allclose(network, 0.9 * source, rtol=1e-5)
 
 
-def test_long_words_beside_the_title_stay_on_the_page():
+LONG = "EMIT_L2A_RFL_001_20220815T042838_2222703_003_and_more_of_it_x4.tif"
+
+
+@pytest.mark.parametrize("name", ["mine", LONG, 3 * LONG])
+@pytest.mark.parametrize("count", [1, 3])
+def test_title_and_words_stay_on_the_page_at_a_readable_size(name, count, monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 200)
     low = scene(31, 24, 24)
-    fig = no_truth_figure(None, low, {"Network": np.repeat(np.repeat(low, 4, 1), 4, 2)},
-                          name="mine", note=9 * "long words ")
-    note = next(text for text in fig.texts if "long words" in text.get_text())
-    fig.set_dpi(200)  # as saved: on few pixels a small letter is wider than its share
-    assert (
-        note.get_window_extent(fig.canvas.get_renderer()).x1 <= fig.get_size_inches()[0] * fig.dpi)
+    up = np.repeat(np.repeat(low, 4, 1), 4, 2)
+    note = 6 * "agreement with the input (not accuracy) 65.7 dB; "
+    fig = no_truth_figure(None, low, {f"Network {k}": up for k in range(count)}, name=name,
+                          note=note + "8 % of it is missing")
+    fig.set_dpi(200)  # as saved
+    renderer = fig.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in fig.texts]
+    width, height = fig.get_size_inches() * fig.dpi
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+    assert all(text.get_size() >= 6.5 for text in fig.texts)
+    head, *lines = (text.get_text() for text in fig.texts)
+    assert head.endswith("×4") and head.startswith(name[:10]) and name[-8:] in head
+    assert "8 % of it is missing" in " ".join(lines) and (note.split(";")[0] in " ".join(lines))
+    highest = max(ax.title.get_window_extent(renderer).y1 for ax in fig.axes)
+    for above, below in pairwise(boxes):
+        assert below.y1 <= above.y0
+    assert boxes[-1].y0 > highest
+
+
+def test_a_short_title_has_its_words_beside_it():
+    head, words = error_figure(None, gt := scene(), {"Net": gt}, 7, VISIBLE, "mine").texts
+    assert head.get_position()[1] == words.get_position()[1] and words.get_size() == 7.5
+
+
+@pytest.mark.parametrize("draw", [
+    lambda name: band_psnr_figure(None, {"Net": np.ones(5)}, name=name),
+    lambda name: spectra_figure(None, {"Ground truth": scene()}, [(1, 2)], name=name),
+    lambda name: error_figure(None, scene(9, 90, 9), {"Net": scene(9, 90, 9)}, 2, name=name),
+    lambda name: training_curve_figure(None, [], name, note=40 * "words ")])
+def test_no_figure_loses_the_end_of_its_title(draw, monkeypatch):
+    monkeypatch.setattr(figures, "DPI", 200)
+    fig = draw(LONG)
+    fig.set_dpi(200)
+    fig.canvas.draw()
+    boxes = [text.get_window_extent() for text in fig.texts]
+    assert all(0 <= box.x0 and box.x1 <= fig.bbox.width for box in boxes)
+    assert "x4.tif" in fig.texts[0].get_text()
+    assert len(fig.texts[0].get_text()) > 30
 
 
 def test_the_training_curve_leaves_out_what_was_not_measured():

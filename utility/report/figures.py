@@ -9,7 +9,7 @@ scale. Scales, crops and pixels come from the ground truth or the input, never f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from string import ascii_uppercase
@@ -33,6 +33,7 @@ from utility.system.files import replacing
 
 WIDTH = 7.16  # inches: both columns of an IEEE page
 DPI = 200
+SMALLEST = 6.5  # points: letters that are easily read on a printed page
 ERROR_MAX = 20.0  # of 255: the colour scale of the field's error maps
 # Okabe and Ito's colours are told apart with any colour vision.
 TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK = "black", "#D55E00", "#009E73", "#0072B2"
@@ -186,7 +187,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
     page = _Page(gt.shape[1:], len(cubes), rows=3, below=numbers + 2.3)
     fig = page.figure
     words = display_bands(len(gt), wavelengths, rgb)[1]
-    _title(fig, name, scale, f"{words}; {note}" if note else words)
+    page.title(name, scale, f"{words}; {note}" if note else words)
     _pictures(page, cubes, gt, (TRUTH, *colours), crop, pixels, wavelengths, rgb)
 
     mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
@@ -237,7 +238,7 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
               for r, c in choose_pixels(low, (top, left, h, w))]
     page = _Page((height, width), 1 + len(results), rows=2, below=2.3)
     words = display_bands(len(low), wavelengths)[1]
-    _title(page.figure, name, scale or factor, f"{words}; {note}" if note else words)
+    page.title(name, scale or factor, f"{words}; {note}" if note else words)
     colours = (TRUTH, *method_colours(len(results)))
     _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels,
               wavelengths, None)
@@ -258,7 +259,7 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
     band %= len(gt)
     where = f"band {band}" + ("" if wavelengths is None else f", {wavelengths[band]:.0f} nm")
     page = _Page(gt.shape[1:], 1 + len(methods), bar=True)
-    _title(page.figure, name, None, f"absolute error at {where}")
+    page.title(name, None, f"absolute error at {where}")
     truth = np.asarray(gt[band], dtype=np.float32)
     ax = page.axes(0)
     low, high = np.nanpercentile(truth, (1, 99))
@@ -289,7 +290,7 @@ def map_figure(path: str | Path | None, maps: Mapping[str, np.ndarray], title: s
     finite = np.concatenate([m[np.isfinite(m)].ravel() for m in maps.values()])
     mappable = ScalarMappable(
         Normalize(0, _round_up(np.percentile(finite, 99.5) if finite.size else 1.0)), "viridis")
-    _title(page.figure, name, None, title)
+    page.title(name, None, title)
     titles = []
     for method, values in maps.items():
         mean = f": mean {np.nanmean(values):.4g}{unit}" if np.isfinite(values).any() else ""
@@ -313,12 +314,12 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
     columns = min(len(pixels), 2)
     rows = math.ceil(len(pixels) / columns)
     fig = Figure(figsize=(WIDTH if columns == 2 else WIDTH / 2 + 0.3, 0.1 + 2.4 * rows))
-    _title(fig, name, None, "")
+    top = 0.5 + _title(fig, name, None, "")
     width = (fig.get_figwidth() - 0.65 * columns) / columns
     colours = (TRUTH, *method_colours(len(cubes) - 1))
     for k, (pixel, letter) in enumerate(zip(pixels, cycle(ascii_uppercase), strict=False)):
         row, column = divmod(k, columns)
-        ax = _axes(fig, 0.55 + column * (width + 0.62), 0.5 + row * 2.4, width, 1.6)
+        ax = _axes(fig, 0.55 + column * (width + 0.62), top + row * 2.4, width, 1.6)
         _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
     return saved(fig, path)
 
@@ -328,8 +329,8 @@ def band_psnr_figure(path: str | Path | None, curves: Mapping[str, np.ndarray],
                      wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
     """PSNR of each band, a line per method: {label: (B,) dB}, interpolation first."""
     fig = Figure(figsize=(WIDTH * 0.62, 2.7))
-    ax = _axes(fig, 0.6, 0.4, WIDTH * 0.62 - 0.75, 1.8)
-    _title(fig, name, None, "PSNR of each band")
+    top = 0.4 + _title(fig, name, None, "PSNR of each band")
+    ax = _axes(fig, 0.6, top, WIDTH * 0.62 - 0.75, 1.8)
     for (label, psnr), colour in zip(curves.items(), method_colours(len(curves)), strict=True):
         _curve(ax, wavelengths, np.asarray(psnr), color=colour,
                label=f"{label} (mean {np.mean(psnr):.2f} dB)",
@@ -355,8 +356,8 @@ def training_curve_figure(path: str | Path | None, rows: Sequence[Mapping[str, A
         note: a warning, for the title.
     """
     fig = Figure(figsize=(WIDTH, 2.6))
-    _title(fig, name, None, f"WARNING: {note}" if note else "training")
-    loss_ax, psnr_ax = (_axes(fig, left, 0.42, 2.65, 1.65) for left in (0.82, 4.32))
+    top = 0.42 + _title(fig, name, None, f"WARNING: {note}" if note else "training")
+    loss_ax, psnr_ax = (_axes(fig, left, top, 2.65, 1.65) for left in (0.82, 4.32))
     if steps:
         loss_ax.plot([row[0] for row in steps], [row[2] for row in steps], color=NETWORK,
                      alpha=0.35, linewidth=0.6, label="Steps")
@@ -414,6 +415,11 @@ class _Page:
         self.figure = Figure(
             figsize=(self.page_width, self.below + (below or self.side - self.gap_y)))
 
+    def title(self, name: str, scale: float | None, words: str) -> None:
+        """Before any panel is placed."""
+        extra = _title(self.figure, name, scale, words)
+        self.top, self.below = self.top + extra, self.below + extra
+
     def corner(self, k: int, row: int = 0) -> tuple[float, float]:
         """Left and top edge of panel `row` of the k-th thing."""
         block, column = divmod(k, self.columns)
@@ -434,18 +440,60 @@ def _axes(fig: Figure, left: float, top: float, width: float, height: float) -> 
     return fig.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
 
-def _title(fig: Figure, name: str, scale: float | None, words: str) -> None:
-    width, height = fig.get_size_inches()
-    head = " ".join([name, f"×{scale:g}" if scale else ""]).strip()
-    y = 1 - 0.16 / height
-    renderer = FigureCanvasAgg(fig).get_renderer()
-    shown = fig.text(0.06 / width, y, head, weight="bold", size=9, va="center")
-    start = shown.get_window_extent(renderer).x1 / fig.dpi + 0.1 if head else 0.06
-    text = fig.text(start / width, y, words, color="0.35", size=7.5, va="center")
-    # Long words stay on the page; letters are some 5 % wider at the resolution of the saved file.
-    while (words and text.get_size() > 3
-            and start + 1.05 * text.get_window_extent(renderer).width / fig.dpi > width - 0.06):
-        text.set_size(0.93 * text.get_size())
+def _title(fig: Figure, name: str, scale: float | None, words: str) -> float:
+    """A bold name with the scale factor, and grey `words`: beside it, or where they do not fit there
+    at a readable size, in lines of their own under it. A name wider than the page loses its middle.
+
+    Call it before axes are placed: it makes the figure higher by those lines. Returns: their inches.
+    """
+    page, step = fig.get_figwidth() - 0.12, 0.15
+    saved_as = Figure((1, 1), dpi=DPI)  # letters have another width at another resolution
+    renderer = FigureCanvasAgg(saved_as).get_renderer()
+
+    def inches(text: str, **font: Any) -> float:
+        drawn = saved_as.text(0, 0, text, parse_math=False, **font)
+        return drawn.get_window_extent(renderer).width / DPI
+
+    bold, grey = {"weight": "bold", "size": 9}, {"color": "0.35", "size": 7.5}
+    factor = f" ×{scale:g}" if scale else ""
+    head = _shortened(name, lambda text: inches(text + factor, **bold) <= page) + factor
+    start = inches(head.strip(), **bold) + 0.1 if head else 0.0
+    beside = min(1.0, (page - start) / max(inches(words, **grey), 1e-6))
+    lines, extra = [words], 0.0
+    if beside * grey["size"] >= SMALLEST:
+        grey["size"] *= beside
+    else:
+        lines = _wrapped(words, lambda text: inches(text, **grey) <= page)
+        start, extra = 0.0, step * len(lines)
+    height = fig.get_figheight() + extra
+    fig.set_figheight(height)
+    first = 0.16 + (step if extra else 0)
+    texts = [(head.strip(), 0.0, 0.16, bold),
+             *((line, start, first + k * step, grey) for k, line in enumerate(lines))]
+    for text, left, top, font in texts:
+        fig.text((0.06 + left) / fig.get_figwidth(), 1 - top / height, text, va="center",
+                 parse_math=False, **font)
+    return extra
+
+
+def _shortened(text: str, fits: Callable[[str], bool]) -> str:
+    """`text`, without as much of its middle as it takes to fit."""
+    for kept in range(len(text), 1, -1):
+        short = text if kept == len(text) else f"{text[:-(-kept // 2)]}…{text[-(kept // 2):]}"
+        if fits(short):
+            return short
+    return text
+
+
+def _wrapped(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """The words of `text` in lines that fit."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(_shortened(word, fits))
+    return lines
 
 
 def _fitting(titles: Iterable[str], width: float) -> float:
