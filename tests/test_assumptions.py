@@ -2,16 +2,22 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import hsi_test
 from data.rendering import render_scene
+from utility.cubes.cube import Scene
 from utility.degradation import downsample
+from utility.report import figures
+from utility.scenes import read_scene, write_scene
+from utility.superres import assumptions, cube_file
 from utility.superres.assumptions import MTFS, SIDE, middle, other_mtfs, under_other_mtfs
 from utility.superres.problem import Problem, sensor_in_words
 
@@ -73,6 +79,63 @@ def test_the_report_of_a_cube_shows_them(tmp_path, monkeypatch, low):
     assert "--mtf 0.15 changes the values by" in page
     assert "assumes a sensor&#x27;s MTF of 0.7" in page
     assert Path("high_report/assumptions.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def drawn(request, tmp_path, monkeypatch, low) -> list[Figure]:
+    """figure.png and assumptions.png of a report on the middle of a cube whose file states a
+    gain and an offset, and as netCDF units too; the result is high, of the same container."""
+    suffix = getattr(request, "param", ".tif")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cube_file, "PREVIEW", 80)
+    monkeypatch.setattr(assumptions, "SIDE", 16)
+    monkeypatch.setattr(figures, "DPI", 40)
+    found, draw = [], figures.no_truth_figure
+    monkeypatch.setattr(figures, "no_truth_figure",
+                        lambda *args, **how: found.append(draw(*args, **how)))
+    bands = np.ones(len(low))
+    scene = Scene(np.round(1e4 * low).astype(np.int16), "low", gain=0.02 * bands,
+                  offset=-3.0 * bands, units="W/m2/sr/um")
+    write_scene(f"low{suffix}", scene)
+    assert not hsi_test.main(["--input", f"low{suffix}", "--output", f"high{suffix}", "--report",
+                              "--quiet", "--method", "backprojection", "--scale", "4"])
+    return found
+
+
+@pytest.mark.parametrize("drawn, stated", [(".tif", "gain × value + offset"), (".nc", "W/m2/sr/um")],
+                         indirect=["drawn"])
+def test_the_spectra_of_a_report_are_the_physical_values_at_the_pixels_they_name(
+        drawn, stated, low):
+    made = read_scene(next(Path().glob("high.*")))
+    gain, offset = (1, 0) if made.gain is None else (made.gain, made.offset)
+    for fig in drawn:
+        panels = [ax for ax in fig.axes if ax.lines and ax.get_ylabel()]
+        assert len(panels) == 2
+        for ax in panels:
+            assert ax.get_ylabel() == f"Physical value\n({stated})"
+            row, column = map(int, re.fullmatch(
+                r"[AB]: row (\d+), column (\d+) of the result", ax.get_title()).groups())
+            spectrum = 200 * low[:, row // 4, column // 4] - 3
+            np.testing.assert_allclose(ax.lines[0].get_ydata(), spectrum, atol=0.0101)
+            if fig is drawn[0]:  # the values in the file are rounded
+                line = next(line for line in ax.lines if line.get_label() == "Back-projection")
+                spectrum = gain * made.cube[:, row, column] + offset
+                np.testing.assert_allclose(line.get_ydata(), spectrum, atol=0.0101)
+
+
+def test_a_method_has_one_colour_in_both_figures_of_a_report(drawn):
+    first, second = ({line.get_label(): (line.get_color(), line.get_linestyle())
+                      for ax in fig.axes for line in ax.lines if not ax.images} for fig in drawn)
+    assert second["Taken: MTF 0.7"] == first["Back-projection"] == (figures.BACKPROJECTION, "-")
+    colours = [colour for colour, _ in second.values()]
+    assert len(set(colours)) == len(colours) == 5
+    assert not {figures.INTERPOLATION, figures.NETWORK} & set(colours)
+    assert {style for _, style in second.values()} == {"-"}
+
+
+def test_a_crop_says_whose_pixels_it_shows(drawn):
+    titles = [ax.get_title() for ax in drawn[0].axes]
+    assert "Crop: 12 × 12 input pixels" in titles and "48 × 48 pixels at ×4" in titles
 
 
 def test_an_interpolation_is_said_to_take_no_account_of_a_sensor():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -37,7 +37,7 @@ SMALLEST = 6.5  # points: letters that are easily read on a printed page
 ERROR_MAX = 20.0  # of 255: the colour scale of the field's error maps
 # Okabe and Ito's colours are told apart with any colour vision.
 TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK = "black", "#D55E00", "#009E73", "#0072B2"
-OTHERS = ("#CC79A7", "#56B4E9", "#E69F00")
+OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#999999")
 # nm shown as red, green, blue
 TRUE_COLOUR, FALSE_COLOUR = (640.0, 550.0, 460.0), (860.0, 650.0, 550.0)
 GAMMA = 1.6
@@ -47,6 +47,16 @@ STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labels
          "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
          "grid.linewidth": 0.4, "grid.color": "0.88", "lines.linewidth": 1.2,
          "legend.frameon": False, "pdf.fonttype": 42, "savefig.facecolor": "white"}
+
+class Units(NamedTuple):
+    """What values in [0, 1] stand for in a spectrum: `factor` times them, and `offset` added."""
+
+    factor: Any = 1.0  # a number, or one for each band
+    offset: Any = 0.0
+    label: str = "Values in [0, 1] of\nthe scene's range"
+
+
+UNIT_RANGE = Units()
 
 # What is shown of a cube --------------------------------------------------------------------------
 
@@ -214,7 +224,9 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
 @rc_context(STYLE)
 def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[str, np.ndarray], *,
                     wavelengths: Sequence[float] | None = None, name: str = "",
-                    scale: float | None = None, note: str = "") -> Figure:
+                    scale: float | None = None, note: str = "", units: Units = UNIT_RANGE,
+                    colours: Sequence[str] | None = None, corner: tuple[int, int] = (0, 0),
+                    grid: str = "of the result") -> Figure:
     """A cube without ground truth: the input and the results, with crops and spectra.
 
     Args:
@@ -222,6 +234,10 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
         results: {label: (B, H, W)}, H and W the same multiple of h and w, in the order in which
             they are drawn.
         note: a line under the title, such as how well the result agrees with the input.
+        units: of the spectra.
+        colours: of the results; by default those of `method_colours`.
+        corner: row and column of these results in the whole one, whose `grid` the pixels of the
+            spectra are named on.
     """
     first = next(iter(results.values()))
     _check_same(first, results)
@@ -239,11 +255,11 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
     page = _Page((height, width), 1 + len(results), rows=2, below=2.3)
     words = display_bands(len(low), wavelengths)[1]
     page.title(name, scale or factor, f"{words}; {note}" if note else words)
-    colours = (TRUTH, *method_colours(len(results)))
+    colours = (TRUTH, *(colours or method_colours(len(results))))
     _pictures(page, {"Input (enlarged pixels)": low, **results}, low, colours, crop, pixels,
               wavelengths, None)
     _spectra_row(page, page.below, {"Input": _Enlarged(low, factor), **results}, colours, pixels,
-                 wavelengths)
+                 wavelengths, units, corner, f" {grid}")
     return saved(page.figure, path)
 
 
@@ -320,7 +336,8 @@ def spectra_figure(path: str | Path | None, cubes: Mapping[str, np.ndarray],
     for k, (pixel, letter) in enumerate(zip(pixels, cycle(ascii_uppercase), strict=False)):
         row, column = divmod(k, columns)
         ax = _axes(fig, 0.55 + column * (width + 0.62), top + row * 2.4, width, 1.6)
-        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
+        _spectrum(ax, cubes, colours, pixel, wavelengths, legend=k == 0)
+        ax.set_title(f"{letter}: row {pixel[0]}, column {pixel[1]}")
     return saved(fig, path)
 
 
@@ -446,7 +463,7 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> float:
 
     Call it before axes are placed: it makes the figure higher by those lines. Returns: their inches.
     """
-    page, step = fig.get_figwidth() - 0.12, 0.15
+    page, step = fig.get_figwidth() - 0.12, 0.15  # inches
     saved_as = Figure((1, 1), dpi=DPI)  # letters have another width at another resolution
     renderer = FigureCanvasAgg(saved_as).get_renderer()
 
@@ -464,10 +481,10 @@ def _title(fig: Figure, name: str, scale: float | None, words: str) -> float:
         grey["size"] *= beside
     else:
         lines = _wrapped(words, lambda text: inches(text, **grey) <= page)
-        start, extra = 0.0, step * len(lines)
+        start, extra = 0.0, step * len(lines) + 0.02
     height = fig.get_figheight() + extra
     fig.set_figheight(height)
-    first = 0.16 + (step if extra else 0)
+    first = 0.16 + (step + 0.02 if extra else 0)
     texts = [(head.strip(), 0.0, 0.16, bold),
              *((line, start, first + k * step, grey) for k, line in enumerate(lines))]
     for text, left, top, font in texts:
@@ -524,6 +541,9 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
     """
     top, left, h, w = crop
     height, width = list(cubes.values())[-1].shape[1:]
+    finer = height // next(iter(cubes.values())).shape[1]
+    crops = [f"Crop: {h // finer} × {w // finer} {'input ' * (finer > 1)}pixels"]
+    crops += [f"{h} × {w} pixels at ×{finer}"] * (finer > 1)
     for column, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
         factor = height // cube.shape[1]
         # a page holds no more; the composite of a huge scene stays small
@@ -546,8 +566,8 @@ def _pictures(page: _Page, cubes: Mapping[str, np.ndarray], reference: np.ndarra
         ax = page.axes(column, 1)
         inside = np.s_[:, top // factor:(top + h) // factor, left // factor:(left + w) // factor]
         _show(ax, composite(cube[inside], wavelengths, rgb, reference))
-        if column == 0:
-            ax.set_title(f"Crop: {h} × {w} pixels", color="0.35")
+        if column < len(crops):
+            ax.set_title(crops[column], size=_fitting(crops, page.width), color="0.35")
 
 
 def _metric_table(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colours: Sequence[str],
@@ -582,23 +602,28 @@ def _colour_bar(ax: Axes, mappable: ScalarMappable, label: str, horizontal: bool
 
 
 def _spectra_row(page: _Page, top: float, cubes: Mapping[str, Any], colours: Sequence[str],
-                 pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None) -> None:
+                 pixels: Sequence[tuple[int, int]], wavelengths: Sequence[float] | None,
+                 units: Units = UNIT_RANGE, corner: tuple[int, int] = (0, 0), grid: str = ""
+                 ) -> None:
     width = (page.page_width - 0.65 * 2) / 2
     for k, (pixel, letter) in enumerate(zip(pixels, "AB", strict=False)):
         ax = _axes(page.figure, 0.57 + k * (width + 0.65), top + 0.08, width, 1.75)
-        _spectrum(ax, cubes, colours, pixel, letter, wavelengths, legend=k == 0)
+        _spectrum(ax, cubes, colours, pixel, wavelengths, legend=k == 0, units=units)
+        row, column = (first + n for first, n in zip(corner, pixel, strict=True))
+        ax.set_title(f"{letter}: row {row}, column {column}{grid}")
 
 
 def _spectrum(ax: Axes, cubes: Mapping[str, Any], colours: Sequence[str], pixel: tuple[int, int],
-              letter: str, wavelengths: Sequence[float] | None, legend: bool) -> None:
+              wavelengths: Sequence[float] | None, legend: bool, units: Units = UNIT_RANGE) -> None:
     r, c = pixel
     for k, ((label, cube), colour) in enumerate(zip(cubes.items(), colours, strict=True)):
-        spectrum = np.asarray(cube[:, r, c], dtype=np.float64)
+        spectrum = units.factor * np.asarray(cube[:, r, c], dtype=np.float64) + units.offset
         _curve(ax, wavelengths, spectrum, color=colour, label=label,
-               linewidth=1.6 if k == 0 else 1.1, linestyle="--" if k == 1 else "-", zorder=2 + k)
+               linewidth=1.6 if k == 0 else 1.1, zorder=2 + k,
+               linestyle="--" if colour == INTERPOLATION else "-")
     _band_axis(ax, wavelengths, len(spectrum))
-    ax.set_ylabel("Values in [0, 1] of\nthe scene's range", size=7, linespacing=1.0, labelpad=2)
-    ax.set_title(f"{letter}: row {r}, column {c}")
+    ax.set_ylabel(units.label, size=7, linespacing=1.0, labelpad=2, parse_math=False)
+    ax.ticklabel_format(axis="y", scilimits=(-3, 4))
     if legend:
         ax.legend(loc="best", handlelength=2.2)
 
@@ -663,7 +688,8 @@ def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
 
 def method_colours(count: int) -> list[str]:
     """Interpolation, back-projection, network, then others: the order of methods."""
-    return [(INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)[k % 6] for k in range(count)]
+    colours = (INTERPOLATION, BACKPROJECTION, NETWORK, *OTHERS)
+    return [colours[k % len(colours)] for k in range(count)]
 
 
 def _round_up(value: float) -> float:

@@ -84,5 +84,11 @@ def assumptions_in_words(rows: Sequence[Mapping[str, float]]) -> str | None:
 
 def middle(cube: np.ndarray) -> np.ndarray:
     """The piece of a cube (B, h, w) that is computed again."""
-    top, left = (max(0, (n - SIDE) // 2) for n in cube.shape[1:])
+    top, left = corner_of_middle(cube)
     return cube[:, top:top + SIDE, left:left + SIDE]
+
+
+def corner_of_middle(cube: np.ndarray) -> tuple[int, int]:
+    """Row and column at which `middle` begins."""
+    top, left = (max(0, (n - SIDE) // 2) for n in cube.shape[1:])
+    return top, left

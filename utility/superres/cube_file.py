@@ -66,6 +66,7 @@ class Applied:
     low: np.ndarray                 # (B, h, w) of the preview, in [0, 1]
     cubes: dict[str, np.ndarray]    # {method: (B, H, W) of the preview}, likewise
     spread: np.ndarray | None       # (H, W) of the preview, in the values of the result
+    corner: tuple[int, int]         # row and column of the preview in the result
 
     @property
     def title(self) -> str:
@@ -160,7 +161,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     low = _shown(given, cubes | {problem.method: values.preview}, view, problem.scale)
     top, bottom, left, right = view
     return Applied(summary, problem, scene, low, cubes | {problem.method: values.preview},
-                   np.array(spread.values[0, top:bottom, left:right]) if spread else None)
+                   np.array(spread.values[0, top:bottom, left:right]) if spread else None,
+                   (top, left))
 
 
 @dataclass(frozen=True)

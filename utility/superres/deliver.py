@@ -4,18 +4,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from models import Network
-from utility.names import UNTRAINED
+from utility.names import METHODS, UNTRAINED
 from utility.scenes import Reading
-from utility.superres.assumptions import assumptions_in_words, middle, under_other_mtfs
+from utility.superres.assumptions import (
+    assumptions_in_words,
+    corner_of_middle,
+    middle,
+    under_other_mtfs,
+)
 from utility.superres.cube_file import Applied, apply_to_file
 from utility.superres.problem import Problem
 from utility.superres.spectrum import spectrum_of
 from utility.superres.written_values import Writing
 from utility.system.files import keep_out_of, refuse_existing, refuse_foreign, replacing, write_json
 from utility.weights import label_of
+
+if TYPE_CHECKING:
+    from utility.report.figures import Units
 
 REPORT_MARKS = ("summary.json",)
 """What is in every report folder, by which an earlier one is known."""
@@ -37,14 +47,14 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
             if done.problem.aliased:  # no network has a part in it
                 facts |= dict.fromkeys(("Network", "Checkpoint", "Degradation", "Start",
                                         "Back-projection", "Self-ensemble"))
-            _report(partial, done, net, target, facts)
+            _report(partial, done, net, target, facts, writing)
     return done
 
 
 def _report(folder: Path, done: Applied, net: Network | None, target: Path,
-            facts: Mapping[str, Any]) -> None:
+            facts: Mapping[str, Any], writing: Writing) -> None:
     """The page, its figures and summary.json."""
-    from utility.report.figures import map_figure, no_truth_figure
+    from utility.report.figures import OTHERS, map_figure, method_colours, no_truth_figure
     from utility.report.page import write_report
 
     summary, problem = done.summary, done.problem
@@ -54,11 +64,13 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path,
                {**summary, "other_mtfs": assumed, "command": facts["Command"],
                 "arch": facts["Network"], "checkpoint": facts["Checkpoint"]})
     labels = {**UNTRAINED, "network": "network"}
-    how = {"wavelengths": done.scene.wavelengths, "name": target.name, "scale": problem.scale}
+    how = {"wavelengths": done.scene.wavelengths, "name": target.name, "scale": problem.scale,
+           "units": _units(done, writing),
+           "grid": "before --ortho" if writing.ortho else "of the result"}
     figures = [("input and results (the middle of the scene)", folder / "figure.png")]
     no_truth_figure(figures[-1][1], done.low,
                     {labels[key].capitalize(): cube for key, cube in done.cubes.items()},
-                    note=done.title, **how)
+                    note=done.title, corner=done.corner, **how)
     if done.spread is not None:
         figures.append(("standard deviation over the 8 results of the self-ensemble, mean "
                         f"over bands: {summary['spread']['mean']:.3g} over the whole "
@@ -68,7 +80,12 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path,
     if cubes:
         figures.append(("what another MTF of the sensor would make of its middle",
                         folder / "assumptions.png"))
-        no_truth_figure(figures[-1][1], middle(done.low), cubes, note=summary["sensor"], **how)
+        # the colour that the method has in the other figure; the others have no method's
+        own = method_colours(len(METHODS))[METHODS.index(problem.method)]
+        top, left = (first + problem.scale * n
+                     for first, n in zip(done.corner, corner_of_middle(done.low), strict=True))
+        no_truth_figure(figures[-1][1], middle(done.low), cubes, note=summary["sensor"],
+                        colours=(own, *OTHERS)[:len(cubes)], corner=(top, left), **how)
     lead = ". ".join(f"{text[0].upper()}{text[1:]}"
                      for text in (summary["agreement"], summary["uncertainty"]))
     made_by = (label_of(facts["Network"], facts["Checkpoint"]) if facts["Network"]
@@ -79,3 +96,18 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path,
                   "Bad bands": summary["bad_bands"],
                   "Warning": " ".join(summary["warnings"]) or None},
                  figures=figures, scale=problem.scale, lead=f"{lead}.")
+
+
+def _units(done: Applied, writing: Writing) -> Units:
+    """Of the spectra: the physical values that the file of the result states, else its values."""
+    from utility.report.figures import UNIT_RANGE, Units
+
+    if writing.unit_range:
+        return UNIT_RANGE
+    scene, (low, high) = done.scene, (done.summary["low"], done.summary["high"])
+    gain, offset = (1.0 if scene.gain is None else scene.gain,
+                    0.0 if scene.offset is None else scene.offset)
+    stated = scene.units or ("" if scene.gain is None
+                             else "gain × value" + " + offset" * bool(np.any(offset)))
+    label = f"Physical value\n({stated})" if stated else "Values as stored\nin the file"
+    return Units((high - low) * gain, low * gain + offset, label)
