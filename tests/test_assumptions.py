@@ -102,8 +102,8 @@ def drawn(request, tmp_path, monkeypatch, low) -> list[Figure]:
     return found
 
 
-@pytest.mark.parametrize("drawn, stated", [(".tif", "gain × value + offset"), (".nc", "W/m2/sr/um")],
-                         indirect=["drawn"])
+@pytest.mark.parametrize(
+    "drawn, stated", [(".tif", "gain × value + offset"), (".nc", "W/m2/sr/um")], indirect=["drawn"])
 def test_the_spectra_of_a_report_are_the_physical_values_at_the_pixels_they_name(
         drawn, stated, low):
     made = read_scene(next(Path().glob("high.*")))
@@ -124,8 +124,11 @@ def test_the_spectra_of_a_report_are_the_physical_values_at_the_pixels_they_name
 
 
 def test_a_method_has_one_colour_in_both_figures_of_a_report(drawn):
-    first, second = ({line.get_label(): (line.get_color(), line.get_linestyle())
-                      for ax in fig.axes for line in ax.lines if not ax.images} for fig in drawn)
+    def styles(fig: Figure) -> dict[str, tuple[str, str]]:
+        lines = [line for ax in fig.axes for line in ax.lines if not ax.images]
+        return {line.get_label(): (line.get_color(), line.get_linestyle()) for line in lines}
+
+    first, second = map(styles, drawn)
     assert second["Taken: MTF 0.7"] == first["Back-projection"] == (figures.BACKPROJECTION, "-")
     colours = [colour for colour, _ in second.values()]
     assert len(set(colours)) == len(colours) == 5

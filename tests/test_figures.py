@@ -301,7 +301,7 @@ def test_no_figure_loses_the_end_of_its_title(draw, monkeypatch):
     fig.set_dpi(200)
     fig.canvas.draw()
     boxes = [text.get_window_extent() for text in fig.texts]
-    assert all(0 <= box.x0 and box.x1 <= fig.bbox.width for box in boxes)
+    assert all(box.x0 >= 0 and box.x1 <= fig.bbox.width for box in boxes)
     assert "x4.tif" in fig.texts[0].get_text()
     assert len(fig.texts[0].get_text()) > 30
 

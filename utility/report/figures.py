@@ -458,10 +458,12 @@ def _axes(fig: Figure, left: float, top: float, width: float, height: float) -> 
 
 
 def _title(fig: Figure, name: str, scale: float | None, words: str) -> float:
-    """A bold name with the scale factor, and grey `words`: beside it, or where they do not fit there
-    at a readable size, in lines of their own under it. A name wider than the page loses its middle.
+    """A bold name with the scale factor, and grey `words` beside it. Words that do not fit there at
+    a readable size get lines of their own. A name wider than the page loses its middle.
 
-    Call it before axes are placed: it makes the figure higher by those lines. Returns: their inches.
+    Call it before axes are placed: it makes the figure higher by those lines.
+
+    Returns: the inches that the figure became higher.
     """
     page, step = fig.get_figwidth() - 0.12, 0.15  # inches
     saved_as = Figure((1, 1), dpi=DPI)  # letters have another width at another resolution
