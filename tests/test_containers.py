@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,20 @@ def test_a_scene_comes_back_from_every_container_whole_and_by_blocks(
                   np.s_[1, 2, 3], np.s_[:, 4:4]):
         np.testing.assert_array_equal(lazy.cube[index], cube[index])
     np.testing.assert_array_equal(np.asarray(lazy.cube), cube)
+
+
+def test_the_same_cube_makes_the_same_file_at_another_time(tmp_path: Path) -> None:
+    made = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        time.sleep(1.1 if made else 0)  # files tell seconds
+        folder.mkdir()
+        for kind, name in (*dict(WRITTEN).items(), ("netcdf", "a.nc")):
+            like = scene_for(kind, name, cube_of(), wavelengths=np.arange(400.0, 900, 100),
+                             metadata={"provenance": {"software": "s", "description": "d"}})
+            write_scene(folder / f"{kind}_{name}", like)
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert [name for name in made[0] if made[0][name] != made[1][name]] == []
+    assert len(made[0]) == len(made[1]) == 9  # of 8 kinds, one of which has its header beside it
 
 
 @pytest.mark.parametrize(("stored", "mapped"),

@@ -205,7 +205,7 @@ def test_shipped_weights_are_known_by_their_names(scene, tmp_path, monkeypatch):
 def test_a_recipe_is_advised_to_those_who_did_not_take_it(recipe, advised):
     row = {"psnr": 20.0, "val_loss": 1.0, "iteration": 5, "gain": -1.0, "backprojection_gain": -2.0}
 
-    state = SimpleNamespace(history=[row], score=lambda row: row["psnr"],
+    state = SimpleNamespace(counted=[row], score=lambda row: row["psnr"],
                             config=SimpleNamespace(recipe=recipe))
     text, = without_gain(state)
     assert ("--recipe fast" in text) == advised and "train longer" in text

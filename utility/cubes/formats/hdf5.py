@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -309,6 +308,7 @@ def early(file: h5py.File, key: str, shape: tuple[int, ...], dtype: np.dtype,
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)  # the same cube makes the same file
     if fill is not None:
         plan.set_fill_value(np.array(fill, dtype))
     folder, _, name = key.rpartition("/")
@@ -338,7 +338,6 @@ def _prepare(path: Path, target: Target, key: str, matlab: bool) -> None:
             item.attrs.setdefault("MATLAB_class", np.bytes_(
                 {"f4": "single", "f8": "double"}.get(item.dtype.str[1:], item.dtype.name)))
     if matlab:
-        text = (f"MATLAB 7.3 MAT-file, Platform: {sys.platform}, Created on: {time.ctime()} "
-                "HDF5 schema 1.00 .")
+        text = f"MATLAB 7.3 MAT-file, Platform: {sys.platform} HDF5 schema 1.00 ."
         with open(path, "r+b") as raw:
             raw.write(text[:116].ljust(116).encode() + b"\0" * 8 + b"\x00\x02IM")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -249,3 +250,6 @@ def create_mat5(target: Target) -> Iterator[CubeWriter]:
                 temporary,
                 {matlab_name(target.like): array, "layout": target.layout, **companions(target)},
                 appendmat=False)
+            with open(temporary, "r+b") as file:
+                # instead of SciPy's text with its time: the same cube makes the same file
+                file.write(f"MATLAB 5.0 MAT-file, Platform: {sys.platform}".ljust(116).encode())
