@@ -118,6 +118,41 @@ def test_icvls_layout_is_read_with_rows_and_columns_in_place(tmp_path: Path) -> 
                                   cube)
 
 
+NM = np.array([400.5, 450, 600, 700, 900])
+
+
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz"])
+@pytest.mark.parametrize(("name", "values", "unit"), [
+    ("lambda_um", NM / 1000, "micrometres"), ("wavelength_um", NM / 1000, "micrometres"),
+    ("wvl", NM, "nm"), ("Wavelength_nm", NM[::-1], "nm"), ("centers", NM, "nm"),
+    ("band_centres", NM / 1000, "micrometres"), ("wl", NM, "nm")])
+def test_a_vector_is_wavelengths_by_its_name_and_its_unit_is_told(
+        tmp_path: Path, kind: str, name: str, values: np.ndarray, unit: str) -> None:
+    path = saved(tmp_path, kind, cube=cube_of(5, 12, 9), **{name: values[None]})
+    scene = read_scene(path, bands=5)
+    np.testing.assert_allclose(scene.wavelengths, NM[::-1] if name == "Wavelength_nm" else NM)
+    assert scene.wavelengths_by == f"{name}, in {unit}" and not scene.notes
+
+
+@pytest.mark.parametrize("kind", ["mat5", "mat7.3", "npz"])
+def test_a_vector_of_another_name_is_told_where_it_looks_like_wavelengths(
+        tmp_path: Path, kind: str) -> None:
+    others = {"centers": NM[::-1], "weights": np.array([0.1, 0.5, 0.2, 0.1, 0.1]),
+              "rows": np.arange(400.0, 412), "lambda_min": NM - 5, "numbers": np.arange(400.0, 405)}
+    path = saved(tmp_path, kind, cube=cube_of(5, 12, 9),
+                 **{name: values[None] for name, values in ({"axis": NM} | others).items()})
+    scene = read_scene(path, bands=5)
+    assert scene.wavelengths is None and [note.split(" ")[0] for note in scene.notes] == [
+        "'axis'", "'lambda_min'"]
+    assert scene.notes[0] == ("'axis' looks like wavelengths (400.5 .. 900 nm), and its name does "
+                              "not say so; call it wavelengths to have it taken")
+
+
+def test_wavelengths_in_a_struct_are_found_by_their_name(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"S": {"cube": cube_of(5, 12, 9), "lambda_nm": NM}})
+    np.testing.assert_allclose(read_scene(tmp_path / "a.mat", layout="BHW").wavelengths, NM)
+
+
 def test_plain_hdf5_is_taken_as_it_stands_and_nested_keys_are_found(tmp_path: Path) -> None:
     cube = cube_of(5, 12, 14)
     with h5py.File(tmp_path / "a.h5", "w") as file:

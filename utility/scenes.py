@@ -93,7 +93,13 @@ def _facts(stored: Stored, shape: tuple[int, int, int]) -> dict[str, Any]:
         if facts[name] is not None and len(facts[name]) != shape[0]:
             facts[name] = None
     if facts["wavelengths"] is None:
-        facts["wavelengths"] = next((nm for nm in stored.vectors if len(nm) == shape[0]), None)
+        facts["wavelengths_by"], facts["wavelengths"] = next(
+            (item for item in stored.vectors.items() if len(item[1]) == shape[0]), ("", None))
+    for name, nm in stored.likely.items() if facts["wavelengths"] is None else ():
+        if len(nm) == shape[0]:
+            facts["notes"].append(f"'{name}' looks like wavelengths ({nm.min():g} .. {nm.max():g} "
+                                  "nm), and its name does not say so; call it wavelengths to have "
+                                  "it taken")
     if facts["lonlat"] is not None and facts["lonlat"][0].shape != shape[1:]:
         facts["lonlat"] = None
     return facts

@@ -103,7 +103,7 @@ def _band_axis(stored: Stored, bands: int | None, where: str) -> tuple[int | Non
                             f"{bands} bands expected.")
         outer = fitting if len(fitting) == 1 else [i for i in fitting if i != 1]
         return outer[0] if len(outer) == 1 else None, "the number of bands expected"
-    wavelengths, size = next(iter(stored.vectors), ()), stored.size
+    wavelengths, size = next(iter(stored.vectors.values()), ()), stored.size
     planes = ({tuple(plane[::-1]) if stored.mirrored else tuple(plane) for plane in stored.planes}
               | ({size} if size else set()))
     for fitting, reason in (([i for i in range(3) if shape[i] == len(wavelengths)],

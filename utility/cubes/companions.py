@@ -16,6 +16,15 @@ from utility.system.errors import Unclear, UserError
 ROWS, COLUMNS = (("nrow", "nrows", "rows", "lines", "height"),
                  ("ncol", "ncols", "cols", "columns", "samples", "width"))
 WAVELENGTHS = ("wavelength", "wavelengths", "wl", "wavs", "lambda", "bands")
+WAVELENGTH = re.compile(r"wave_?len|wvl|^wl|^wavs$|lambda|cent(er|re)|(^|_)cw(_|$)|^bands$")
+WIDTH = re.compile(r"fwhm|band_?width|band_?pass|full_?width")
+GOOD = re.compile(r"good|^bbl$|valid_band")
+OTHER = re.compile(r"unc|err|unit|flag|bad|ind(ex|ices)|num|count|min|max|std|offset")
+"""In the name of a vector, in lower case: what it holds. OTHER: it is none of the three."""
+PLAIN = re.compile(r"wave_?len|wvl|^wl|lambda")
+"""In the name of a vector of wavelengths: its values need not look like these."""
+UNIT = re.compile(r"_(nm|nanomet(?:er|re)s?|um|microns?|micromet(?:er|re)s?)$")
+"""At the end of such a name."""
 VECTORS = ("fwhm", "band_good", "band_gain", "band_offset", "geotransform")
 """Facts that are numbers: nm, 1 or 0, physical value = gain x value + offset, GDAL's six numbers of
 a map grid."""
@@ -185,10 +194,10 @@ def companions(target: Target) -> dict[str, Any]:
 
 def facts_in(beside: dict[str, Any]) -> dict[str, Any]:
     """The facts about a cube in the small arrays and texts beside it, as fields of a `Stored`."""
-    vectors = wavelength_vectors(beside)
+    vectors, likely = wavelength_vectors(beside)
     facts = {"nodata": scalar(beside.get("nodata")),
              "normalised": scalar(beside.get("normalised")) == 1.0, "size": find_size(beside),
-             "vectors": vectors, "metadata": _origin(beside.get("origin"))}
+             "vectors": vectors, "likely": likely, "metadata": _origin(beside.get("origin"))}
     arrays = {name: np.asarray(beside[name]) for name in VECTORS if name in beside}
     given = {name: array.astype(np.float64).ravel()
              for name, array in arrays.items() if array.dtype.kind in "biuf"}
@@ -250,15 +259,35 @@ def find_size(beside: dict[str, Any]) -> tuple[int, int] | None:
     return (rows, columns) if rows and columns else None
 
 
-def wavelength_vectors(beside: dict[str, Any]) -> list[np.ndarray]:
-    """Vectors that may be wavelengths, in nm; micrometres are converted, band numbers left out."""
-    found = []
-    for name, value in beside.items():
-        value = np.asarray(value)
-        if (name.lower() in WAVELENGTHS and value.dtype.kind in "iuf"
-                and 2 <= value.size == max(value.shape)):
-            found.append(in_nm(value.astype(np.float64).ravel()))
-    return [nm for nm in found if nm is not None]
+def called(pattern: re.Pattern[str], name: str, *others: re.Pattern[str]) -> bool:
+    """Whether the last part of a name says `pattern`, and neither OTHER nor one of the others."""
+    last = name.rpartition("/")[2].lower()
+    return bool(pattern.search(last)) and not any(other.search(last) for other in (OTHER, *others))
+
+
+def wavelength_vectors(beside: dict[str, Any],
+                       ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Vectors that are wavelengths by their names, and others that look like wavelengths; in nm.
+
+    The first, whose keys also say the unit that was taken, begin with the names of WAVELENGTHS.
+    Without a unit in its name a vector is in nm, below 100 in micrometres; band numbers are none.
+    """
+    named, likely = {}, {}
+    for name in sorted(beside, key=lambda name: name.lower() not in WAVELENGTHS):
+        value, lower = np.asarray(beside[name]), name.lower()
+        if value.dtype.kind not in "iuf" or not 2 <= value.size == max(value.shape):
+            continue
+        values, says = value.astype(np.float64).ravel(), called(WAVELENGTH, name, WIDTH, GOOD)
+        unit = UNIT.search(lower) if says else None
+        if (nm := in_nm(values, unit.group(1) if unit else "")) is None:
+            continue
+        steps = np.diff(nm)
+        looks = steps.min() > 0 and not np.all(steps == 1) and nm[0] >= 300 and nm[-1] <= 15000
+        if says and (looks or lower in WAVELENGTHS or PLAIN.search(lower)):
+            named[f"{name}, in {'nm' if nm[0] == values[0] else 'micrometres'}"] = nm
+        elif looks and lower not in NAMES:
+            likely[name] = nm
+    return named, likely
 
 
 def in_nm(values: np.ndarray, units: str = "") -> np.ndarray | None:

@@ -10,7 +10,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from utility.cubes.companions import COMPANION, in_nm, nanometres
+from utility.cubes.companions import (
+    COMPANION,
+    GOOD,
+    WAVELENGTH,
+    WIDTH,
+    called,
+    in_nm,
+    nanometres,
+)
 
 NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 """Begins the attribute NAME of a data set that stands for a dimension, and has no values."""
@@ -19,12 +27,6 @@ AXES = (("B", r"band|wave|wvl|lambda|spectr|chan"),
         ("W", r"cross|across|col|sample|pixel|(^|_)x|lon|east|width"),
         ("H", r"line|row|scan|down|along|(^|_)y|lat|north|height|track"))
 """Axis -> what its dimension is called; the first that fits counts (`pixels_per_line`)."""
-
-WAVELENGTH = re.compile(r"wave_?len|wvl|^wl|^wavs$|lambda|cent(er|re)|(^|_)cw(_|$)|^bands$")
-WIDTH = re.compile(r"fwhm|band_?width|band_?pass|full_?width")
-GOOD = re.compile(r"good|^bbl$|valid_band")
-OTHER = re.compile(r"unc|err|unit|flag|bad|ind(ex|ices)|num|count|min|max|std|offset")
-"""In the name of a vector: it is neither wavelengths nor widths nor marks of good bands."""
 
 FILLS = ("fillvalue", "missingvalue", "dataignorevalue", "nodata", "nodatavalue", "ignorevalue")
 """Attributes, in letters alone, that hold the value of missing pixels; the first goes first."""
@@ -174,24 +176,20 @@ def bands_of(dataset: h5py.Dataset, axis: int, vectors: Mapping[str, h5py.Datase
     near = list(_beside(dataset, axis, vectors))
     bands = Bands()
     for one in near:
-        if not _is(WAVELENGTH, one.name, WIDTH, GOOD):
+        if not called(WAVELENGTH, one.name, WIDTH, GOOD):
             continue
         if (nm := in_nm(one.values, one.units)) is not None:
             bands.wavelengths, bands.by = nm, one.name
             break
     for one in near:
-        if bands.fwhm is None and _is(WIDTH, one.name) and np.all(one.values > 0):
+        if bands.fwhm is None and called(WIDTH, one.name) and np.all(one.values > 0):
             # Without a unit they are in the wavelengths' own: micrometres are less than 1.
             units = one.units.strip() or ("um" if one.values.max() < 1 else "nm")
             bands.fwhm = nanometres(one.values, units)
-        if bands.good is None and _is(GOOD, one.name) and set(np.unique(one.values)) <= {0.0, 1.0}:
+        marks = called(GOOD, one.name) and set(np.unique(one.values)) <= {0.0, 1.0}
+        if bands.good is None and marks:
             bands.good = one.values == 1
     return bands
-
-
-def _is(pattern: re.Pattern[str], name: str, *others: re.Pattern[str]) -> bool:
-    last = name.rpartition("/")[2].lower()
-    return bool(pattern.search(last)) and not any(other.search(last) for other in (OTHER, *others))
 
 
 def _beside(dataset: h5py.Dataset, axis: int,

@@ -77,8 +77,10 @@ class Stored(Facts):
     mirrored: bool = False  # MATLAB v7.3 wrote the file: the axes appear in reverse order
     # (rows, columns) of the image, as scalars of the same file say
     size: tuple[int, int] | None = None
-    # vectors of the same file that may be wavelengths, in nm
-    vectors: list[np.ndarray] = field(default_factory=list)
+    # vectors of the same file that may be wavelengths, in nm, by where they stand
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    # others that look like wavelengths, whose names do not say so
+    likely: dict[str, np.ndarray] = field(default_factory=dict)
     # shapes of the 2-D arrays of the same file
     planes: list[tuple[int, ...]] = field(default_factory=list)
 

@@ -247,7 +247,8 @@ def _file(path: Path) -> str:
 
 def _beside(stored: Stored) -> str:
     """What stands beside an array whose axes are not clear."""
-    found = [f"{len(nm)} wavelengths, {nm.min():g} .. {nm.max():g} nm" for nm in stored.vectors]
+    found = [f"{len(nm)} wavelengths, {nm.min():g} .. {nm.max():g} nm"
+             for nm in stored.vectors.values()]
     found += [f"{times(shape)} values" for shape in stored.planes]
     return "; ".join([
         *found,

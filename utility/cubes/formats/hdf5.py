@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -120,11 +120,11 @@ def stored_array(contents: Contents, key: str, packing: Packing | None = None,
     """
     dataset, path = contents.arrays[key], contents.path
     _check_chunks(dataset, path)
-    beside = _named(contents, key.rpartition("/")[0])
-    beside |= {name: dataset.attrs[name] for name in (*TEXTS, *VECTORS, "nodata")
-               if name in dataset.attrs}
     with open(path, "rb") as raw:
         matlab = raw.read(10) == b"MATLAB 7.3" or _matlab_class(dataset) is not None
+    beside = _named(contents, key.rpartition("/")[0], dataset.shape if matlab else ())
+    beside |= {name: dataset.attrs[name] for name in (*TEXTS, *VECTORS, "nodata")
+               if name in dataset.attrs}
     packing = packing or packing_of(dataset)
     array, nodata = unpacked(_squeezed(_on_disk(dataset, path), _axes(dataset)), packing)
     usual = layout
@@ -199,14 +199,16 @@ def _describe(contents: Contents, dataset: h5py.Dataset, stored: Stored, layout:
         stored.notes.append(f"what stands beside the cube was not understood ({reason})")
 
 
-def _named(contents: Contents, folder: str) -> dict[str, np.ndarray]:
-    """The small arrays of known names beside a cube in a folder of the file, and at its top."""
+def _named(contents: Contents, folder: str,
+           lengths: Collection[int] = ()) -> dict[str, np.ndarray]:
+    """The small arrays of known names, and vectors of these lengths, beside a cube in a folder of
+    the file, and at its top."""
     found: dict[str, np.ndarray] = {}
     for name, item in contents.small.items():
         place, _, last = name.rpartition("/")
         # Widths with a unit are `conventions`' to read.
         plain = last.lower() in NAMES and not (last.lower() == "fwhm" and "units" in item.attrs)
-        if plain and place in ("", folder) and not is_dimension(item):
+        if (plain or 1 < item.size in lengths) and place in ("", folder) and not is_dimension(item):
             found[last] = item[()]
     return found | _texts(contents, folder)
 

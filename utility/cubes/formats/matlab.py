@@ -18,6 +18,8 @@ from utility.cubes.companions import (
     NAMES,
     SMALL,
     TEXTS,
+    WAVELENGTH,
+    called,
     choose_key,
     companions,
     facts_in,
@@ -207,8 +209,16 @@ def open_mat5(path: Path, key: str | None) -> Stored:
         shapes = _numeric(found)
         small = [
             name for name, shape in shapes.items() if 0 < math.prod(shape) == max(shape) <= SMALL]
-        known: dict[str, Any] = {name: read(name) for name in small
-                                 if name.rpartition("/")[2].lower() in NAMES}
+        lengths = {n for shape in shapes.values() if math.prod(shape) > max(shape) for n in shape}
+
+        def tells(name: str) -> bool:
+            """Whether a small array may say something of a cube. A read of a field begins with its
+            struct, so that fields are chosen by their names."""
+            of_bands = 1 < max(shapes[name]) in lengths
+            return name.rpartition("/")[2].lower() in NAMES or (
+                of_bands and ("/" not in name or called(WAVELENGTH, name)))
+
+        known: dict[str, Any] = {name: read(name) for name in small if tells(name)}
         for name in ("layout", *TEXTS):
             if found.get(name, ("",))[0] == "char" and math.prod(found[name][1]) <= SMALL:
                 with suppress(ValueError):  # text that says nothing known

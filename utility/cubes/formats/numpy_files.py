@@ -88,10 +88,13 @@ def open_npz(path: Path, key: str | None) -> Stored:
                         and math.prod(shape) != max(shape)):
                     shapes[member[:-4]] = shape
                     sizes[member[:-4]] = math.prod(shape) * dtype.itemsize
-                elif (dtype.kind in "iufU" and math.prod(shape) * dtype.itemsize <= 8 * SMALL
-                        and member[:-4].lower() in NAMES):
+                    continue
+                known = member[:-4].lower() in NAMES
+                read = (dtype.kind in ("iufU" if known else "iuf")
+                        and math.prod(shape) * dtype.itemsize <= 8 * SMALL)
+                if read:
                     small.append(member[:-4])
-                else:
+                if not (read and known):
                     kind = "Python objects, which are not opened" if dtype.hasobject else str(dtype)
                     others.append(f"{member[:-4]} ({kind}, {times(shape)})")
     with np.load(path, allow_pickle=False) as archive:
