@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utility import weights
-from utility.names import DEFAULT_KIND
+from utility.names import DEFAULT_KIND, UNTRAINED
 from utility.options.testing import parse, refuse_places
 from utility.system import distributed
 from utility.system.errors import UserError, run_script
@@ -172,15 +172,20 @@ def stated(options: argparse.Namespace, reading: Reading, device: torch.device) 
         bandwise=options.bandwise, preset=options.preset, border=options.border)
     if net:
         check_problem(net, problem.scale, problem.degradation)
+    precision = ("float32" if problem.amp == "off" else
+                 f"the network computed in {problem.amp}; --amp off makes it float32")
     facts = {"Command": shlex.join(["python", *sys.argv]), "Network": info and info.arch,
              "Checkpoint": info and str(info.path), "Scale factor": f"x{problem.scale}",
-             "Degradation": problem.degradation, "Start": problem.start if net else None,
+             "Degradation": problem.degradation,
+             "Network starts from": f"the {UNTRAINED[problem.start]} of the low-resolution cube"
+             if net else None,
              "Noise": f"sigma {problem.noise:g}, seed {problem.seed}" if problem.noise else None,
              "SNR": problem.snr if isinstance(problem.snr, float) else None,
              "Back-projection": f"{problem.backproject} steps on the network's output"
              if problem.backproject else None,
              "Self-ensemble": "8 rotations and flips" if problem.self_ensemble else None,
-             "Computed on": device_name(device)}
+             "Computed on": device_name(device),
+             "Precision": precision if net else None}
     return Task(options, net, info, problem, reading, facts)
 
 
@@ -280,6 +285,8 @@ def test(task: Task) -> int | None:
     if not distributed.rank():
         say(format_table(results["images"], results["methods"], problem.preset, problem.scale,
                          problem.border))
+        if task.net and problem.amp != "off":
+            say(f"({facts['Precision']})")
         if problem.noise:
             say(f"(noise of standard deviation {problem.noise:g} in the low-resolution cubes, seed "
                 f"{problem.seed})")

@@ -88,6 +88,20 @@ def test_a_test_leaves_metrics_cubes_and_figures_and_prints_the_table(capsys):
     assert "preset standard, scale x4, border 0 px" in printed and "results in out/here/" in printed
 
 
+def test_the_table_and_the_report_say_in_which_precision_the_network_computed(capsys, monkeypatch):
+    monkeypatch.setattr(devices, "computes_bf16", lambda device: True)
+    words = ["--data", "scenes/second.mat", "--report", "--no-cuda", "--no-cubes"]
+    run(*words, "--out", "half")
+    said = "the network computed in bf16; --amp off makes it float32"
+    assert f")\n({said})\nresults in" in capsys.readouterr().out
+    assert f"<dt>Precision</dt><dd>{said}</dd>" in Path("half/report.html").read_text()
+    run(*words, "--out", "full", "--amp", "off")
+    page = Path("full/report.html").read_text()
+    assert "float32" not in capsys.readouterr().out
+    assert "<dt>Precision</dt><dd>float32</dd>" in page
+    assert "<dt>Network starts from</dt><dd>the interpolation of the low-resolution cube" in page
+
+
 def test_quiet_says_nothing_but_warnings(capfd):
     run("--data", "scenes", "--out", "out", "--quiet", "--no-figures", "--no-cubes", "--scale", "2")
     said = capfd.readouterr()

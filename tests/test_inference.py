@@ -505,7 +505,9 @@ def test_bad_bands_are_interpolated_so_that_bands_out_are_bands_in_or_left_out(t
     values[1], values[2, 3, 4], values[4] = 7, np.nan, np.nan
     source = envi_cube(tmp_path / "low.hdr", values, bbl=[1, 1, 1, 1, 1, 0],
                        **{"wavelength": list(range(400, 406))})
-    assert apply(source, tmp_path / "high.npy").summary["shape"] == [6, 80, 96]
+    summary = apply(source, tmp_path / "high.npy").summary
+    assert summary["shape"] == [6, 80, 96]
+    assert "6 bands, 4 of them bad, 20 x 24, float32" in summary["read_as"]
     assert ("4 bad bands (1, 2, 4, 5, counted from 0), enlarged by interpolation in space, without "
             "the network" in capsys.readouterr().err)
     apply(source, tmp_path / "good.npy", drop_bad_bands=True)

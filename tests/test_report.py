@@ -122,6 +122,13 @@ def test_what_was_run_is_listed_with_machine_and_versions(tmp_path):
     assert (tmp_path / "report.html").read_text().count("<dt>Date</dt>") == 1
 
 
+def test_a_fact_of_several_numbers_is_a_small_table(tmp_path):
+    page = write(tmp_path / "report.html", "A test", {"Others": [["if", "change"], ["a<b", "1%"]]})
+    assert page.cells == ["if", "change", "a<b", "1%"]
+    assert [attrs["scope"] for attrs in page.named("th")] == ["col", "col", "row"]
+    assert page.named("dt") and len(page.named("table")) == 1
+
+
 def test_strings_from_outside_are_escaped(tmp_path, images, picture):
     evil = '<script>alert("x")</script> & \' "'
     images[0]["name"] = evil

@@ -47,6 +47,13 @@ def test_a_cube_of_an_unknown_sensor_is_never_below_the_interpolation(tmp_path, 
     assert psnr(result, truth) >= psnr(sensor.up(low).numpy(), truth) - 0.05
 
 
+@pytest.mark.parametrize("one", weights.shipped(), ids=lambda one: one.path.stem)
+def test_a_card_offers_its_weights_for_own_cubes_where_they_serve_any_sensor(one):
+    about = one.card["about"]
+    assert ("own cubes of any number of bands" in about) == (one.card["degradation"] == ANY)
+    assert ("it knows this blur alone" in about) == ("first_for" in one.card)
+
+
 def test_every_scale_has_weights_for_any_sensor_and_they_come_first():
     for scale in (2, 4, 8):
         for kind in (None, "mtf 0.3", "area", "bicubic"):

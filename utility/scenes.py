@@ -144,10 +144,12 @@ def stored_as(scene: Scene) -> str:
     return f"key '{scene.key}', " * bool(scene.key) + f"stored {stored}"
 
 
-def describe(scene: Scene) -> str:
-    """One line about a scene; the range of a cube on disk would need a whole read."""
+def describe(scene: Scene, bad: int = 0) -> str:
+    """One line about a scene; the range of a cube on disk would need a whole read. `bad` counts the
+    bands that its file has beside those of the scene."""
     b, h, w = scene.cube.shape
-    parts = [stored_as(scene), f"{b} bands", f"{h} x {w}", str(scene.cube.dtype)]
+    count = f"{b + bad} bands" + f", {bad} of them bad" * bool(bad)
+    parts = [stored_as(scene), count, f"{h} x {w}", str(scene.cube.dtype)]
     if type(scene.cube) is np.ndarray:
         low, high = scene.cube.min(), scene.cube.max()
         parts.append(f"{low:g} .. {high:g}" if scene.cube.dtype.kind == "f" else f"{low} .. {high}")

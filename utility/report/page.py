@@ -34,6 +34,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.25rem; 
   font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .88em/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+dd table { width: auto; max-width: 36rem; } dd tbody:last-child { border-bottom: 0; }
 dd code { display: block; background: var(--wash); border: 1px solid var(--line);
   border-radius: 4px; padding: .35rem .6rem; }
 .scroll { overflow-x: auto; }
@@ -81,7 +82,8 @@ def write_report(path: str | Path, title: str, facts: Mapping[str, Any],
 
     Args:
         facts: shown in this order, then those of `machine_facts` that are not among them. "Command"
-            gets a fixed-width font. A value of None is left out.
+            gets a fixed-width font. A list of rows, the header first, is a table. A value of None
+            is left out.
         images: as in `metrics.json`, with the numbers of every method; empty without ground truth.
         methods: {name in `images`: what the page calls it}, in the order of the rows.
         figures: (caption, PNG or JPEG file).
@@ -146,11 +148,22 @@ def _facts(facts: Mapping[str, Any]) -> str:
     parts = ["<dl>"]
     for key, value in facts.items():
         if value is not None:
-            text = escape(str(value))
+            text = _rows(value) if isinstance(value, list) else escape(str(value))
             if key == "Command":
                 text = f"<code>{text}</code>"
             parts.append(f"<dt>{escape(str(key))}</dt><dd>{text}</dd>")
     return "\n".join([*parts, "</dl>"])
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    """A small table, its first row the header and its first column what a row is about."""
+    header, *body = ([escape(cell) for cell in row] for row in rows)
+    parts = ["<thead><tr>", *(f'<th scope="col">{cell}</th>' for cell in header), "</tr></thead>",
+             "<tbody>"]
+    for first, *cells in body:
+        parts += [f'<tr><th scope="row">{first}</th>', *(f"<td>{cell}</td>" for cell in cells),
+                  "</tr>"]
+    return "".join(['<div class="scroll"><table>', *parts, "</tbody></table></div>"])
 
 
 def _figure(caption: str, file: Path) -> str:

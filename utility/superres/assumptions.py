@@ -70,16 +70,15 @@ def under_other_mtfs(net: Network | None, low: np.ndarray, problem: Problem,
     return rows, cubes
 
 
-def assumptions_in_words(rows: Sequence[Mapping[str, float]]) -> str | None:
-    """What `under_other_mtfs` found, for a report; None where it found nothing."""
+def assumptions_table(rows: Sequence[Mapping[str, float]]) -> list[list[str]] | None:
+    """What `under_other_mtfs` found, for a report, header first; None where it found nothing."""
     if not rows:
         return None
-    words = []
-    for row in rows:
-        words.append(f"--mtf {row['mtf']:g} changes the values by {row['differs']:.2%} of their "
-                     f"range (root mean square) and puts {row['halo']:.1%} of them outside their "
-                     "neighbourhood's range")
-    return f"in the middle of the scene, {'; '.join(words)}"
+    header = ["In the middle of the scene",
+              "changes the values by (root mean square, share of their range)",
+              "values outside the range of the 3 x 3 input pixels around them"]
+    return [header, *([f"--mtf {row['mtf']:g}", f"{row['differs']:.2%}", f"{row['halo']:.1%}"]
+                      for row in rows)]
 
 
 def middle(cube: np.ndarray) -> np.ndarray:

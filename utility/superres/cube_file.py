@@ -238,7 +238,7 @@ def _summary(given: _Given, problem: Problem, writing: Writing, values: Values,
     for method in made.values():
         consistency |= method.agreement()
     return {
-        "read_as": describe(scene), "scale": problem.scale,
+        "read_as": describe(scene, len(given.bad)), "scale": problem.scale,
         "degradation": problem.degradation, "mtf_known": problem.mtf_known,
         "aliased": problem.aliased, "sharp": problem.sharp,
         "snr": None if noise is None else round(snr_of(given.low, noise, scene.filled), 1),

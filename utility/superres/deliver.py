@@ -12,7 +12,7 @@ from models import Network
 from utility.names import METHODS, UNTRAINED
 from utility.scenes import Reading
 from utility.superres.assumptions import (
-    assumptions_in_words,
+    assumptions_table,
     corner_of_middle,
     middle,
     under_other_mtfs,
@@ -45,7 +45,8 @@ def deliver(net: Network | None, source: Path, target: Path, problem: Problem, r
             partial.mkdir()
             facts = {**facts, "Degradation": done.problem.degradation}
             if done.problem.aliased:  # no network has a part in it
-                facts |= dict.fromkeys(("Network", "Checkpoint", "Degradation", "Start",
+                facts |= dict.fromkeys(("Network", "Checkpoint", "Degradation",
+                                        "Network starts from", "Precision",
                                         "Back-projection", "Self-ensemble"))
             _report(partial, done, net, target, facts, writing)
     return done
@@ -92,7 +93,7 @@ def _report(folder: Path, done: Applied, net: Network | None, target: Path,
                else labels[problem.method])
     write_report(folder / "report.html", f"{target.name}: {made_by}, x{problem.scale}",
                  {**facts, "Input": summary["read_as"], "Sensor": summary["sensor"],
-                  "Other assumptions": assumptions_in_words(assumed),
+                  "Other assumptions": assumptions_table(assumed),
                   "Bad bands": summary["bad_bands"],
                   "Warning": " ".join(summary["warnings"]) or None},
                  figures=figures, scale=problem.scale, lead=f"{lead}.")
