@@ -208,6 +208,17 @@ def test_the_error_map_is_of_the_band_asked_for_times_255():
     assert "band 7, 470 nm" in words(fig)
 
 
+@pytest.mark.parametrize("draw", [lambda gt, made: error_figure(None, gt, made, 7, VISIBLE),
+                                  lambda gt, made: comparison_figure(None, gt, made)])
+@pytest.mark.parametrize("off, end", [(1.2, 1.5), (4.9, 5), (5.1, 20), (60, 20)])
+def test_small_errors_get_a_shorter_scale_that_all_methods_share_and_the_bar_states(draw, off, end):
+    gt = 0.5 * scene()
+    fig = draw(gt, {"Bicubic": gt + off / 255, "Net": gt + 0.5 * off / 255})
+    *_, first, second = maps(fig)
+    assert (first.norm.vmin, first.norm.vmax) == (second.norm.vmin, second.norm.vmax) == (0, end)
+    assert (f"(×255)\nsmall errors: to {end:g}, not 20" in words(fig)) == (end < 20)
+
+
 def test_sam_maps_share_one_scale_in_degrees_and_leave_pixels_without_an_angle_empty():
     a, b = np.full((10, 12), 3.0), np.full((10, 12), 7.0)
     a[2, 3] = np.nan

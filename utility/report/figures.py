@@ -34,7 +34,7 @@ from utility.system.files import replacing
 WIDTH = 7.16  # inches: both columns of an IEEE page
 DPI = 200
 SMALLEST = 6.5  # points: letters that are easily read on a printed page
-ERROR_MAX = 20.0  # of 255: the colour scale of the field's error maps
+ERROR_MAX = 20.0  # of 255: the end of the colour scale of the field's error maps
 # Okabe and Ito's colours are told apart with any colour vision.
 TRUTH, INTERPOLATION, BACKPROJECTION, NETWORK = "black", "#D55E00", "#009E73", "#0072B2"
 OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#999999")
@@ -200,10 +200,10 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
     page.title(name, scale, f"{words}; {note}" if note else words)
     _pictures(page, cubes, gt, (TRUTH, *colours), crop, pixels, wavelengths, rgb)
 
-    mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
-    for k, (cube, colour) in enumerate(zip(methods.values(), colours, strict=True), start=1):
+    errors = [_mean_error(cube, gt) for cube in methods.values()]
+    mappable, remark = _error_scale(errors)
+    for k, (error, colour) in enumerate(zip(errors, colours, strict=True), start=1):
         ax = page.axes(k, 2)
-        error = _mean_error(cube, gt)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
         ax.set_title(title := f"mean error {np.nanmean(error):.2f} / 255",
                      size=_fitting([title], page.width), color=colour)
@@ -211,7 +211,7 @@ def comparison_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[
     x, y = page.corner(0, 2)
     bar = _axes(fig, x + 0.08 * page.width, y + 0.45 * page.height, 0.84 * page.width, 0.09)
     _colour_bar(bar, mappable,
-                f"Mean |error|{' ' if page.width > 1.5 else chr(10)}over bands (×255)",
+                f"Mean |error|{' ' if page.width > 1.5 else chr(10)}over bands (×255){remark}",
                 horizontal=True)
 
     if metrics:
@@ -266,8 +266,8 @@ def no_truth_figure(path: str | Path | None, low: np.ndarray, results: Mapping[s
 @rc_context(STYLE)
 def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, np.ndarray],
                  band: int, wavelengths: Sequence[float] | None = None, name: str = "") -> Figure:
-    """|error| x 255 of each method at one band, all maps from 0 to 20 with one colour bar, beside
-    that band itself."""
+    """|error| x 255 of each method at one band, beside that band itself: all maps have one colour
+    bar, from 0 to 20, or to less where that would show next to nothing."""
     _check_same(gt, methods)
     if not -len(gt) <= band < len(gt):
         raise UserError(f"Band {band} was asked for an error map of {name or 'a cube'} with "
@@ -280,16 +280,16 @@ def error_figure(path: str | Path | None, gt: np.ndarray, methods: Mapping[str, 
     ax = page.axes(0)
     low, high = np.nanpercentile(truth, (1, 99))
     _show(ax, truth, cmap="gray", norm=Normalize(low, max(high, low + 1e-12)))
-    mappable = ScalarMappable(Normalize(0, ERROR_MAX), "inferno")
     errors = {label: np.abs(np.asarray(cube[band], dtype=np.float32) - truth) * 255
               for label, cube in methods.items()}
+    mappable, remark = _error_scale(errors.values())
     titles = [f"{label}: mean {np.nanmean(error):.2f} / 255" for label, error in errors.items()]
     ax.set_title(f"Ground truth, {where}", size=_fitting(titles, page.width))
     for k, (error, title) in enumerate(zip(errors.values(), titles, strict=True), start=1):
         ax = page.axes(k)
         _show(ax, error, cmap=mappable.cmap, norm=mappable.norm)
         ax.set_title(title, size=_fitting(titles, page.width))
-    _colour_bar(page.bar_axes(), mappable, "|error| (×255)")
+    _colour_bar(page.bar_axes(), mappable, f"|error| (×255){remark}")
     return saved(page.figure, path)
 
 
@@ -679,6 +679,16 @@ class _Enlarged:
     def __getitem__(self, index: tuple[Any, int, int]) -> np.ndarray:
         bands, r, c = index
         return self.cube[bands, r // self.factor, c // self.factor]
+
+
+def _error_scale(errors: Iterable[np.ndarray]) -> tuple[ScalarMappable, str]:
+    """The one colour scale of maps of |error| x 255, and what its bar says of it: the field's 0 to
+    `ERROR_MAX`, which dark bands leave almost black; it ends lower where so do the errors."""
+    largest = max(float(np.nanpercentile(error, 99.5)) for error in errors)
+    small = 0 < largest < ERROR_MAX / 4
+    end = _round_up(largest) if small else ERROR_MAX
+    remark = f"\nsmall errors: to {end:g}, not {ERROR_MAX:g}" * small
+    return ScalarMappable(Normalize(0, end), "inferno"), remark
 
 
 def _mean_error(cube: np.ndarray, gt: np.ndarray) -> np.ndarray:
