@@ -463,7 +463,7 @@ def test_a_scene_that_is_given_as_a_database_is_told_how_it_becomes_one(tmp_path
         with pytest.raises(UserError) as told:
             prepare(configure({"data": str(path)}))
         assert str(told.value).endswith(
-            f": python utility/lmdb_data.py --source {path} --out data/lmdb/{name}.lmdb.")
+            f": python utility/lmdb_data.py --source {path} --out data/lmdb/{name}.lmdb")
         assert "truncated" not in str(told.value)
 
 

@@ -330,10 +330,10 @@ def _data_file(path: Path) -> Path:
     build = f"python utility/lmdb_data.py --source {path} --out data/lmdb/{path.stem}.lmdb"
     if not data.is_file():
         raise UserError(f"{path} is not an LMDB database (it holds no data.mdb); make one of "
-                        f"scenes in it: {build}.")
+                        f"scenes in it: {build}")
     if data == path and not is_lmdb(path):
         raise UserError(f"{path} is not an LMDB database, but a scene or another file; make one of "
-                        f"a scene: {build}.")
+                        f"a scene: {build}")
     return data
 
 
