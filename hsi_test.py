@@ -30,6 +30,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,13 @@ def work(options: argparse.Namespace) -> int | None:
 
 def choose_weights(options: argparse.Namespace) -> None:
     """Complete the checkpoint and the method, which may depend on each other."""
-    if options.method in (None, "network") and not options.resumePath and not options.info:
-        options.resumePath = shipped_weights(options)
+    options.taken = None  # what is said of weights that nobody named
+    unsaid = options.method in (None, "network") and not (options.resumePath or options.info)
+    if unsaid and (found := shipped_weights(options)):
+        options.resumePath = str(found.path)
+        options.taken = f"the shipped weights {found.describe()} are taken; -rp names others"
+    if options.taken and not options.input:  # else when a network begins, see `super_resolve`
+        note_once(options.taken)
     # Neither a method nor an MTF is insisted on: a cube that is aliased may get the interpolation.
     options.aliased = None if options.input and not options.method else False
     options.method = options.method or ("network" if options.resumePath else None)
@@ -236,11 +242,17 @@ def super_resolve(task: Task) -> int | None:
 
     options, target, writing = task.options, Path(task.options.output), written(task.options)
 
+    @cache
+    def begins() -> None:
+        """Say once, whatever the number of cubes, which weights a network has."""
+        if options.taken:
+            note_once(options.taken)
+
     def apply(source: Path, target: Path, writing: Writing = writing) -> None:
         folder = (Path(options.out or f"{target.with_suffix('')}_report")
                   if options.out or options.report else None)
         done = deliver(task.net, source, target, task.problem, task.reading, writing,
-                       folder=folder, facts=task.facts)
+                       folder=folder, facts=task.facts, begins=begins)
         say_result(done, target, folder)
 
     sources = [Path(source) for source in options.input]
@@ -328,14 +340,13 @@ def note_once(text: str) -> None:
         note(text)
 
 
-def shipped_weights(options: argparse.Namespace) -> str | None:
-    """The shipped weights that fit, said by name; None, said too, where none do and a test can go
-    on without a network."""
+def shipped_weights(options: argparse.Namespace) -> weights.Shipped | None:
+    """The shipped weights that fit; None, which is said, where none do and a test can go on without
+    a network."""
     kind = options.degradation or (None if options.output else DEFAULT_KIND)
     found = weights.choose(options.arch, options.scale, kind)
     if found:
-        note_once(f"the shipped weights {found.describe()} are taken; -rp names others")
-        return str(found.path)
+        return found
     asked = ", ".join(
         filter(None, (options.arch, options.scale and f"x{options.scale}", options.degradation)))
     sentence = (f"No checkpoint was given, and no shipped weights fit{' ' * bool(asked)}{asked}: "

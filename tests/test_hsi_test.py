@@ -320,8 +320,15 @@ def test_without_a_checkpoint_the_shipped_weights_that_fit_are_taken_and_named(c
     assert methods["network"] == "tiny"  # and so a table calls it
     assert numbers("out") == numbers("ours")
     hsi_test.main(["--input", "scenes/first.mat", "--output", "high.mat"])
-    assert ("tiny" in capsys.readouterr().err
+    assert (capsys.readouterr().err.count("the shipped weights tiny") == 1
             and scipy.io.loadmat("high.mat")["rad"].shape == (132, 152, 4))
+    hsi_test.main(["--input", "scenes", "--output", "all"])  # two cubes
+    assert capsys.readouterr().err.count("the shipped weights tiny") == 1
+    np.save("band.npy", np.zeros((1, 24, 28)))
+    for source, target in (("scenes/first.mat", "a.xyz"), ("band.npy", "a.mat")):
+        with pytest.raises(UserError):
+            hsi_test.main(["--input", source, "--output", target, "--force"])
+    assert "are taken" not in capsys.readouterr().err
     for more, there in (((), True), (("--scale", "2"), False),
                         (("--method", "backprojection", "--scale", "4"), False)):
         hsi_test.main(

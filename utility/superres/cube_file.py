@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +97,8 @@ def check_target(source: Path, target: Path, writing: Writing) -> None:
 
 
 def apply_to_file(net: Network | None, source: Path, target: Path, problem: Problem,
-                  reading: Reading, writing: Writing, figure: bool = True) -> Applied:
+                  reading: Reading, writing: Writing, figure: bool = True,
+                  begins: Callable[[], None] | None = None) -> Applied:
     """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from
     disk to disk.
 
@@ -105,6 +106,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     the result scaled back. The consistency in the summary compares the result, and those of the
     untrained methods, degraded again, with the input. It says how far they explain what was
     measured, not how good their detail is. Without `figure` no part of the result is kept for one.
+    `begins` is called where a network begins, after all that may be refused.
 
     Raises:
         UserError: the input cannot be read or used, the output exists or cannot be written, its
@@ -134,6 +136,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     shape = len(given.whole.cube), *(n * problem.scale for n in scene.cube.shape[1:])
     file = _created(target, like, shape, values.dtype, writing, problem)
     with spread or nullcontext(), file as writer:
+        if net and begins:
+            begins()
         made = methods(net, given.low, problem, target.parent, given.noise, spectrum_of(scene),
                        scene.filled)
         halos = {key: Halo(given.low, problem.scale, problem.degradation, scene.filled)

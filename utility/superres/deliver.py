@@ -1,7 +1,7 @@
 """A cube made finer, and a report about it."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,16 @@ REPORT_MARKS = ("summary.json",)
 
 
 def deliver(net: Network | None, source: Path, target: Path, problem: Problem, reading: Reading,
-            writing: Writing, *, folder: Path | None, facts: Mapping[str, Any]) -> Applied:
+            writing: Writing, *, folder: Path | None, facts: Mapping[str, Any],
+            begins: Callable[[], None] | None = None) -> Applied:
     """`apply_to_file`, what came of it in words, and where a `folder` is named a report in it.
     Raises UserError likewise."""
     if folder:
         refuse_existing(folder, writing.overwrite)
         refuse_foreign(folder, REPORT_MARKS)
         keep_out_of(folder, *(facts.get("Checkpoint"), source, target))
-    done = apply_to_file(net, source, target, problem, reading, writing, figure=bool(folder))
+    done = apply_to_file(net, source, target, problem, reading, writing, figure=bool(folder),
+                         begins=begins)
     if folder:
         with replacing(folder, writing.overwrite, marks=REPORT_MARKS) as partial:
             partial.mkdir()
