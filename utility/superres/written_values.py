@@ -144,10 +144,10 @@ def refuse_coarse(scene: Scene, writing: Writing) -> None:
     ends = band_statistics(scene.cube, scene.nodata, scene.filled)
     ranges = ends.high - ends.low
     if np.isfinite(ranges).any() and (span := float(np.nanmedian(ranges))) < COARSE:
-        raise UserError(f"{scene} holds {scene.cube.dtype}, and the values of its bands span "
-                        f"{span:.3g} (the median); {dtype} has steps of 1, so that each band would "
-                        "be a few flat levels; give --dtype float32, or multiply the values first, "
-                        "reflectance for example by 10000.")
+        raise UserError(f"{scene} holds {scene.cube.dtype} values that span {span:.3g} in a band "
+                        f"(the median), and {dtype} has steps of 1: each band would be a few flat "
+                        "levels; give --dtype float32, or multiply the values first, reflectance "
+                        "for example by 10000.")
 
 
 def _nodata(scene: Scene, dtype: np.dtype) -> np.generic | None:
