@@ -148,3 +148,20 @@ def test_an_interpolation_is_said_to_take_no_account_of_a_sensor():
     words = sensor_in_words(Problem(4, "mtf 0.7", mtf_known=False, method="interpolation"), 20.0)
     assert words == "interpolates, whatever the sensor's MTF is; its agreement is that of 0.7"
     assert "20 dB" in sensor_in_words(SAFE, 20.0)
+
+
+def test_a_cube_of_two_bands_is_not_taken_for_noisy_and_its_result_says_why(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scene = render_scene("natural", seed=7, number=0, bands=31, side=96)[[5, 25]]
+    np.save("low.npy", downsample(torch.from_numpy(scene), 4, "mtf 0.3").numpy())
+    written = []
+    for number, snr in enumerate(([], ["--snr", "none"], ["--snr", "30"])):
+        assert not hsi_test.main(["--input", "low.npy", "--layout", "BHW", "--output",
+                                  f"{number}.npy", "--mtf", "0.3", *snr])
+        said = capsys.readouterr().out
+        assert ("2 bands are too few to tell its noise, which --snr DB says" in said) == (not snr)
+        assert ("ratio of 30 dB" in said) == (snr[1:] == ["30"])
+        written.append(np.load(f"{number}.npy"))
+    np.testing.assert_array_equal(written[0], written[1])
+    assert not np.array_equal(written[1], written[2])

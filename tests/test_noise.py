@@ -9,7 +9,16 @@ import torch
 
 from data.rendering import render_scene
 from utility.degradation import downsample
-from utility.superres.noise import AT_ONCE, QUIET, estimated_noise, noise_of_snr, snr_of
+from utility.superres.noise import (
+    AT_ONCE,
+    FEWEST,
+    OF_FEW,
+    estimated_noise,
+    noise_of_snr,
+    quiet,
+    snr_of,
+    told_noise,
+)
 
 
 @pytest.fixture(scope="module", params=[("natural", 31), ("overhead", 120)],
@@ -42,7 +51,7 @@ def test_the_estimate_is_within_two_decibels_of_the_noise_that_was_added(low, sn
 
 
 def test_a_cube_without_noise_counts_as_quiet(low):
-    assert snr_of(low, estimated_noise(low)) > QUIET
+    assert snr_of(low, estimated_noise(low)) > quiet(len(low)) == 40
 
 
 def test_the_estimate_is_the_residual_of_a_regression_and_holds_few_rows_at_a_time():
@@ -64,10 +73,47 @@ def test_the_estimate_is_the_residual_of_a_regression_and_holds_few_rows_at_a_ti
     assert peak < 4 * AT_ONCE < 3 * pixels.nbytes
 
 
+def few_of(cube, bands):
+    """Some of its bands in even steps."""
+    return cube[np.linspace(0, len(cube) - 1, bands).round().astype(int)]
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4, 5, 8, 12, 20])
+def test_few_bands_without_noise_count_as_quiet(low, bands):
+    assert told_noise(few_of(low, bands), "auto") is None
+
+
+@pytest.mark.parametrize(("bands", "snr"), [(4, 18), (5, 20), (8, 25), (12, 25), (20, 30)])
+def test_few_bands_tell_their_noise_where_it_is_clear(low, bands, snr):
+    cube, level = noisy(few_of(low, bands), snr)
+    found = told_noise(cube, "auto")
+    assert snr_of(cube, found) == pytest.approx(snr, abs=2)
+    assert np.median(np.abs(20 * np.log10(found / level))) < 2
+
+
+def test_two_or_three_bands_tell_nothing(low):
+    for bands in (2, 3):
+        assert bands < FEWEST and estimated_noise(noisy(few_of(low, bands), 15)[0]) is None
+
+
+def test_of_few_bands_the_noise_is_that_of_a_large_cube_or_a_holed_one():
+    rng = np.random.default_rng(0)
+    cube = rng.standard_normal((5, 700, 400)) + np.linspace(0, 40, 400)
+    assert cube[0].size > 4 * OF_FEW
+    assert np.allclose(estimated_noise(cube), 1, rtol=0.03)
+    small = cube[:, :64, :64].copy()
+    missing = np.zeros((64, 64), bool)
+    missing[:20] = True
+    small[:, missing] = 1e4
+    small[2, 40, 40] = np.nan
+    assert np.allclose(estimated_noise(small, missing), 1, rtol=0.1)
+
+
 def test_few_pixels_are_compared_with_a_run_of_bands(low):
     cube, _ = noisy(low, 25)
     assert snr_of(cube, estimated_noise(cube[:, :16, :16])) == pytest.approx(25, abs=3)
     assert estimated_noise(cube[:, :2, :2]) is None and estimated_noise(cube[:1]) is None
+    assert estimated_noise(cube[:8, :2, :2]) is None and estimated_noise(cube[:8, :7, :7]) is None
 
 
 def test_constant_bands_and_missing_pixels_do_not_disturb_it(low):

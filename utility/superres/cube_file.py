@@ -19,7 +19,7 @@ from utility.names import UNTRAINED
 from utility.scenes import Reading, create_scene, describe, first_line, open_as, open_scene
 from utility.superres.aliasing import for_aliasing
 from utility.superres.methods import AT_ONCE, Method, methods
-from utility.superres.noise import snr_of, told_noise
+from utility.superres.noise import FEWEST, snr_of, told_noise
 from utility.superres.place import (
     bounds_distance,
     lonlat_path,
@@ -157,7 +157,8 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
             summary["spread"] = spread.write(like, ends[1] - ends[0], scene.missing,
                                              writing.overwrite)
     summary |= {} if writing.ortho else _moved(scene, target, like, shape)
-    summary |= {"sensor": sensor_in_words(problem, summary["snr"]),
+    few = len(given.low) if len(given.low) < FEWEST else None
+    summary |= {"sensor": sensor_in_words(problem, summary["snr"], few),
                 "agreement": agreement_in_words(summary),
                 "uncertainty": uncertainty_in_words(summary),
                 "warnings": warnings_of(summary, scene)}

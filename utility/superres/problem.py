@@ -115,8 +115,9 @@ def for_noise(problem: Problem, noise: np.ndarray | None) -> Problem:
     return replace(problem, bands_step=1)
 
 
-def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
-    """What is assumed of a cube's sensor, and what that means; `snr` of its noise in dB."""
+def sensor_in_words(problem: Problem, snr: float | None = None, bands: int | None = None) -> str:
+    """What is assumed of a cube's sensor, and what that means; `snr` of its noise in dB, `bands`
+    where these are too few to tell it."""
     found = Degradation.of(problem.scale, problem.degradation)
     mtf = ", ".join(f"{m:.2g}" for m in dict.fromkeys(found.nearest_mtf))
     if problem.aliased:
@@ -135,6 +136,9 @@ def sensor_in_words(problem: Problem, snr: float | None = None) -> str:
     else:
         text = (f"assumes a sensor's MTF of {mtf} at the Nyquist frequency of the cube, which is "
                 "safe for any sensor; where the MTF is known, --mtf M gains detail")
-    return (text if snr is None
-            else f"{text}; its noise has a signal-to-noise ratio of {snr:.0f} dB, and is not "
-            "sharpened")
+    if snr is not None:
+        return (f"{text}; its noise has a signal-to-noise ratio of {snr:.0f} dB, and is not "
+                "sharpened")
+    if bands is None or problem.aliased or problem.snr != "auto":
+        return text
+    return f"{text}; {bands} bands are too few to tell its noise, which --snr DB says"
