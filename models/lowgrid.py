@@ -19,8 +19,8 @@ as large as bright ones.
 (`Network.inputs`). One file of its weights serves every blur. What it adds to a pixel is counted in
 units of the contrast of the 3 x 3 input pixels around (.7 of their range, or of .15 of the
 brightest), where that is less than the band's deviation; and no value falls below half of the
-darkest of them. A spectral angle counts dark pixels as much as bright ones, and there an error of a
-hundredth of the deviation is large.
+darkest of them, or below that one where it is negative. A spectral angle counts dark pixels as much
+as bright ones, and there an error of a hundredth of the deviation is large.
 """
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class LowGrid(Network):
         brightest, darkest = (
             sign * F.max_pool3d(sign * low, (1, 3, 3), 1, (0, 1, 1)) for sign in (1, -1))
         contrast = torch.maximum(brightest - darkest, 0.15 * brightest)
-        return torch.minimum(deviation, 0.7 * contrast.clamp_min(0)), darkest / 2
+        return torch.minimum(deviation, 0.7 * contrast.clamp_min(0)), darkest.clamp_max(darkest / 2)
 
     @torch.no_grad()
     def in_window(self, wanted: Window, have: Window, *inputs: Tensor) -> Tensor:

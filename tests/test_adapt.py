@@ -15,6 +15,7 @@ from models import create_model
 from utility import adapt, weights
 from utility.adapt import divide
 from utility.checkpoints import save_checkpoint
+from utility.cubes.cube import Scene
 from utility.datasets.rectangles import largest_rectangle, training_rectangles
 from utility.system.errors import UserError
 from utility.system.files import locked
@@ -140,6 +141,13 @@ def test_a_scene_too_small_to_divide_gets_the_better_of_given_weights_and_back_p
     state = run()
     assert state["division"] is None and sorted(state["psnr"]) == ["backprojection", "unadapted"]
     assert "60 x 60 pixels are too few" in capsys.readouterr().err and Path("high.tif").exists()
+
+
+def test_what_is_adapted_on_has_the_range_of_the_cube_that_is_made_finer():
+    values = np.random.default_rng(0).uniform(5, 1000, (3, 60, 60))
+    values[1, 3, 4], values[0, 0, 0] = -200, 1000
+    cut = adapt._part(Scene(values, "own"), keep_range=False).cube
+    np.testing.assert_allclose(cut, values / 1000, atol=1e-7)
 
 
 @pytest.mark.parametrize(("arguments", "words"),

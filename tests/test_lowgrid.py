@@ -234,3 +234,13 @@ def test_what_is_added_to_a_dark_pixel_is_small_and_nothing_falls_far_below_its_
     darkest = -torch.nn.functional.max_pool3d(-low, (1, 3, 3), 1, (0, 1, 1))
     floor = darkest.repeat_interleave(4, -2).repeat_interleave(4, -1) / 2
     assert (out >= floor - 1e-12).all() and (out == floor).any()
+
+
+def test_a_negative_pixel_may_stay_what_it_is():
+    net = filled("lowgrid_4_2_sensor").double()
+    x, low = given(4, dtype=torch.float64)
+    low[..., 5, 5] -= 2
+    x[..., 20:24, 20:24] -= 2
+    out = net(*net.inputs(x, low))[..., 20:24, 20:24]
+    assert (out < 0.9 * low[..., 5:6, 5:6]).any()
+    assert (out >= low[..., 5:6, 5:6] - 1e-12).all()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -607,6 +608,27 @@ def test_the_range_of_a_scene_is_its_own_or_the_unit_range_and_others_are_refuse
         value_range(Scene(np.full((2, 1, 2), 5), "flat"))
     with pytest.raises(UserError, match="holey has 1 values that are NaN"):
         value_range(Scene(np.array([[[1, 2, np.nan]]]), "holey"))
+
+
+@pytest.mark.parametrize(("lowest", "below", "expected"), [
+    (1, 0, 0),                  # near above 0
+    (3, 0, 3),                  # farther
+    (0, 0, 0),
+    (-5, 1, -5),                # near below 0
+    (-100, 1, 0), (-2000, 50, 0),
+    (-100, 60, -100),           # more than outliers
+])
+def test_of_an_own_cube_0_takes_the_place_of_a_least_value_near_it_or_of_outliers_below_it(
+        lowest: int, below: int, expected: int) -> None:
+    cube = np.full((2, 20, 25), 500, "int16")
+    cube[0, 0, 0] = 1000
+    cube.reshape(-1)[100:100 + max(1, below)] = lowest
+    scene = Scene(cube, "own")
+    assert value_range(scene, own=True) == (expected, 1000)
+    assert value_range(scene) == (lowest, 1000)
+    hidden = np.zeros((20, 25), bool)
+    hidden.reshape(-1)[100:200] = True
+    assert value_range(replace(scene, filled=hidden), own=True) == (500, 1000)
 
 
 def test_given_limits_are_used_and_negative_values_kept() -> None:

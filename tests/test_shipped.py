@@ -10,6 +10,7 @@ from data.rendering import render_scene
 from hsi_test import main
 from utility import weights
 from utility.degradation import Degradation
+from utility.indexes import sam_map
 from utility.names import ANY
 from utility.scenes import read_scene
 
@@ -74,6 +75,26 @@ def test_telling_the_mtf_of_a_blurred_sensor_gains_over_not_knowing_it(tmp_path,
     known = psnr(super_resolved(tmp_path, low, "--scale", "4", "--mtf", "0.15"), truth)
     assert "takes the sensor's MTF for 0.15" in capsys.readouterr().out
     assert known > psnr(super_resolved(tmp_path, low, "--scale", "4"), truth) + 0.5
+
+
+def test_one_negative_value_changes_no_spectrum_far_from_it_and_stays_negative(tmp_path, truth):
+    """As corrections for the atmosphere leave it."""
+    low = Degradation.of(4, "mtf 0.3").down(torch.from_numpy(truth)).numpy()
+    spoiled = low.copy()
+    spoiled[5, 12, 12] = -0.1 * low.max()
+    results = []
+    for name, values in (("clean", low), ("spoiled", spoiled)):
+        np.save(tmp_path / f"{name}.npy", values * 3000)
+        main(["--input", str(tmp_path / f"{name}.npy"), "--output", str(tmp_path / "high.npy"),
+              "--force", "--layout", "BHW", "--scale", "4", "--mtf", "0.3"])
+        results.append(np.load(tmp_path / "high.npy").astype(np.float64))
+    far = np.ones(truth.shape[1:], bool)
+    far[22:78, 22:78] = False
+    clean, spoiled = results
+    assert abs(sam_map(spoiled, truth)[far].mean() - sam_map(clean, truth)[far].mean()) < 0.03
+    block = spoiled[5, 48:52, 48:52]
+    assert block.mean() < -150 * low.max()
+    assert block.min() == pytest.approx(-300 * low.max())  # no lower than its input
 
 
 @pytest.mark.parametrize("kind", ["natural", "overhead"])

@@ -266,7 +266,7 @@ def _part(whole: Scene, keep_range: bool) -> Scene:
     """
     bad = set(whole.metadata.get("bad_bands", []))
     scene = select_bands(whole, [b for b in range(len(whole.cube)) if b not in bad])
-    limits, (bands, height, width) = value_range(scene, keep_range), scene.cube.shape
+    limits, (bands, height, width) = value_range(scene, keep_range, own=True), scene.cube.shape
     top, left, h, w = 0, 0, height, width
     if whole.filled is not None and min((found := largest_rectangle(~whole.filled))[2:]) >= PATCH:
         top, left, h, w = found

@@ -11,14 +11,22 @@ import numpy as np
 from utility.cubes.cube import Scene, blocks
 from utility.system.errors import UserError
 
+NEAR_ZERO, FAR_BELOW, OUTLIERS = 0.002, 0.01, 0.05
+"""Of an own cube: shares of its highest value, up to which a least value above 0 counts as 0, and
+beyond which one below 0 is far; and the share of all values below 0 that may be outliers."""
 
-def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
+
+def value_range(scene: Scene, keep: bool = False, own: bool = False) -> tuple[float, float]:
     """Smallest and largest value of a scene in float64, read in blocks: what becomes 0 and 1.
 
     (0, 1) for a scene that is normalised already.
 
     Args:
         keep: the user says that the values are in [0, 1] already; the range is (0, 1) then.
+        own: the scene has no ground truth. Spectral angles depend on where the zero of the values
+            is, and so do networks. So 0 takes the place of the smallest value where that is within
+            `NEAR_ZERO` above it, or is an outlier: farther than `FAR_BELOW` below it, with at most
+            `OUTLIERS` of all values below 0. These stay below 0.
 
     Raises UserError: the scene holds NaN or infinite values or is constant; with `keep`, a value
     lies outside [0, 1].
@@ -29,7 +37,10 @@ def value_range(scene: Scene, keep: bool = False) -> tuple[float, float]:
     if cube is not scene.cube:
         statistics = band_statistics(scene.cube, missing=scene.filled)
     if not keep:
-        return _limits(statistics, scene, scene.filled)
+        low, high = _limits(statistics, scene, scene.filled)
+        outlier = (low < -FAR_BELOW * high
+                   and statistics.negative.sum() <= OUTLIERS * math.prod(scene.cube.shape))
+        return 0.0 if own and (0 <= low <= NEAR_ZERO * high or outlier) else low, high
     low, high = float(np.nanmin(statistics.low)), float(np.nanmax(statistics.high))
     if not (low >= 0 and high <= 1):
         raise UserError(f"{scene} holds values from {low:g} to {high:g}, and --keep-range expects "
@@ -141,6 +152,7 @@ class BandStatistics:
     high: np.ndarray        # (B,) float64
     not_finite: np.ndarray  # (B,) pixels that are NaN or infinite
     missing: np.ndarray     # (B,) pixels that hold the no-data value, or are declared missing
+    negative: np.ndarray    # (B,) valid pixels below 0
 
 
 def band_statistics(cube: Any, nodata: float | None = None,
@@ -153,11 +165,11 @@ def band_statistics(cube: Any, nodata: float | None = None,
     """
     count = cube.shape[0]
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
-    not_finite, lost = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    not_finite, lost, negative = (np.zeros(count, np.int64) for _ in range(3))
     marker = marker_of(cube.dtype, nodata)
     for index in blocks(cube):
         block = np.asarray(cube[index])
-        at = index[0]
+        at, valid = index[0], True
         least, most = block.min((1, 2)), block.max((1, 2))
         if (marker is not None or missing is not None or not np.isfinite(least).all()
                 or not np.isfinite(most).all()):
@@ -173,10 +185,12 @@ def band_statistics(cube: Any, nodata: float | None = None,
                              np.inf)
             most = np.where(valid.any((1, 2)), block.max((1, 2), where=valid, initial=limits.min),
                             -np.inf)
+        if (least < 0).any():
+            negative[at] += (block < 0).sum((1, 2), where=valid)
         low[at], high[at] = np.minimum(low[at], least), np.maximum(high[at], most)
     empty = low > high
     low[empty] = high[empty] = np.nan
-    return BandStatistics(low, high, not_finite, lost)
+    return BandStatistics(low, high, not_finite, lost, negative)
 
 
 def limits_of(dtype: np.dtype) -> np.finfo | np.iinfo:

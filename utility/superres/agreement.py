@@ -17,10 +17,12 @@ class Agreement:
     Args:
         shape: (B, h, w).
         counted: (h, w) bool, the pixels that count; None: all.
+        zero: the value from which spectral angles are taken.
     """
 
-    def __init__(self, shape: tuple[int, int, int], counted: np.ndarray | None = None) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, int, int], counted: np.ndarray | None = None,
+                 zero: float = 0.0) -> None:
+        self.shape, self.zero = shape, zero
         self.counted = np.ones(shape[1:], bool) if counted is None else counted
         self._squares = np.zeros(shape[0])
         self._product, self._again, self._given = (np.zeros(shape[1:]) for _ in range(3))
@@ -33,7 +35,8 @@ class Agreement:
             place = slice(first + top, first + min(top + step, again.shape[1]))
             sums = [plane[place] for plane in (self._product, self._again, self._given)]
             for k, band in enumerate(numbers):
-                a, b = (np.asarray(cube[k, top:top + step], np.float64) for cube in (again, given))
+                a, b = (np.asarray(cube[k, top:top + step], np.float64) - self.zero
+                        for cube in (again, given))
                 for total, value in zip(sums, (a * b, a * a, b * b), strict=True):
                     total += value
                 self._squares[band] += np.square(a - b).sum(where=self.counted[place])

@@ -102,7 +102,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
     """Enlarge the cube in `source` by `problem.method` and write it to `target`, tile by tile from
     disk to disk.
 
-    The cube is scaled by its minimum and maximum over all bands, as training scales its scenes, and
+    The cube is scaled by its minimum, or 0 (see `value_range`), and its maximum over all bands, and
     the result scaled back. The consistency in the summary compares the result, and those of the
     untrained methods, degraded again, with the input. It says how far they explain what was
     measured, not how good their detail is. Without `figure` no part of the result is kept for one.
@@ -139,7 +139,7 @@ def apply_to_file(net: Network | None, source: Path, target: Path, problem: Prob
         if net and begins:
             begins()
         made = methods(net, given.low, problem, target.parent, given.noise, spectrum_of(scene),
-                       scene.filled)
+                       scene.filled, given.zero)
         halos = {key: Halo(given.low, problem.scale, problem.degradation, scene.filled)
                  for key in made}
         if spread:
@@ -181,6 +181,11 @@ class _Given:
     low: np.ndarray             # (B, h, w) float32, the good bands in [0, 1]; may lie on disk
     noise: np.ndarray | None    # (B,), its standard deviation in these units; None: not told
 
+    @property
+    def zero(self) -> float:
+        """Where the zero of the file's values lies in `low`."""
+        return self.ends[0] / (self.ends[0] - self.ends[1])
+
 
 def _opened(source: Path, reading: Reading, problem: Problem, writing: Writing,
             folder: Path) -> _Given:
@@ -193,7 +198,7 @@ def _opened(source: Path, reading: Reading, problem: Problem, writing: Writing,
         note(f"{whole}: {bad_in_words(whole, bad)}; --fill-nodata fills single pixels, "
              "--drop-bad-bands leaves the bands out")
     scene = select_bands(whole, [band for band in range(len(whole.cube)) if band not in bad])
-    ends = value_range(scene, reading.keep_range)
+    ends = value_range(scene, reading.keep_range, own=True)
     low = scratch(scene.cube.shape, np.float32, folder)
     for index in blocks(scene.cube, target=AT_ONCE):
         # in float32 a large offset would swallow the range

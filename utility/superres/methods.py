@@ -50,7 +50,12 @@ class Method:
         folder: for the temporary files of large cubes.
         noise: the standard deviation of each band's noise, (B,), in the units of y; None is none.
         missing: (h, w) bool, pixels of y that nobody measured and whose values were made up.
+
+    Attributes:
+        zero: where the zero of the file's values lies in y; `agreement` takes its angles from it.
     """
+
+    zero = 0.0
 
     def __init__(self, low: np.ndarray, problem: Problem, folder: Path | None = None,
                  noise: np.ndarray | None = None, missing: np.ndarray | None = None) -> None:
@@ -112,7 +117,7 @@ class Method:
 
     def _compared(self, parts: Iterable[tuple[slice, np.ndarray]]) -> dict[str, float | None]:
         """The agreement of a cube, given in parts of its bands, with y."""
-        agreement = Agreement(self.low.shape, self.counted)
+        agreement = Agreement(self.low.shape, self.counted, self.zero)
         for part, again in parts:
             agreement.add(part, slice(None), again, self.low[part])
         return agreement.found()
@@ -202,7 +207,7 @@ class Networked(Method):
         problem = self.problem
         told = self.told()
         agreement = (None if problem.backproject or problem.bandwise
-                     else Agreement(self.low.shape, self.counted))
+                     else Agreement(self.low.shape, self.counted, self.zero))
 
         def compare(rows: slice, again: np.ndarray) -> None:
             agreement.add(slice(None), rows, again, self.low[:, rows])
@@ -250,7 +255,7 @@ class Networked(Method):
 
 def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path | None = None,
             noise: np.ndarray | None = None, spectrum: Spectrum | None = None,
-            missing: np.ndarray | None = None) -> dict[str, Method]:
+            missing: np.ndarray | None = None, zero: float = 0.0) -> dict[str, Method]:
     """The untrained methods and, where there is one, the network, applied to a cube; see
     `Method`."""
     made: dict[str, Method] = {
@@ -258,6 +263,8 @@ def methods(net: Network | None, low: np.ndarray, problem: Problem, folder: Path
     if net:
         made["network"] = Networked(net, made[problem.start].source, low, problem, folder, noise,
                                     spectrum, missing)
+    for method in made.values():
+        method.zero = zero
     return made
 
 
