@@ -74,8 +74,8 @@ def assumptions_table(rows: Sequence[Mapping[str, float]]) -> list[list[str]] | 
     """What `under_other_mtfs` found, for a report, header first; None where it found nothing."""
     if not rows:
         return None
-    header = ["In the middle of the scene",
-              "changes the values by (root mean square, share of their range)",
+    header = ["Instead, in the middle of the scene",
+              "values change by (root mean square, share of their range)",
               "values outside the range of the 3 x 3 input pixels around them"]
     return [header, *([f"--mtf {row['mtf']:g}", f"{row['differs']:.2%}", f"{row['halo']:.1%}"]
                       for row in rows)]
