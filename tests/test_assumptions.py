@@ -126,6 +126,27 @@ def test_the_spectra_of_a_report_are_the_physical_values_at_the_pixels_they_name
                 np.testing.assert_allclose(line.get_ydata(), spectrum, atol=0.0101)
 
 
+@pytest.mark.parametrize("options, label, factor", [
+    ((), "Values as stored\nin the file", 1e4),
+    (("--unit-range",), "Values in [0, 1] of\nthe scene's range", 1.0)])
+def test_without_a_stated_meaning_spectra_are_the_values_of_the_results_file(
+        tmp_path, monkeypatch, low, options, label, factor):
+    monkeypatch.chdir(tmp_path)
+    found, draw = [], figures.no_truth_figure
+    monkeypatch.setattr(figures, "no_truth_figure",
+                        lambda *args, **how: found.append(draw(*args, **how)))
+    unit = (low - low.min()) / (low.max() - low.min())
+    np.save("low.npy", 1e4 * unit)
+    assert not hsi_test.main(["--input", "low.npy", "--layout", "BHW", "--output", "high.npy",
+                              "--method", "backprojection", "--scale", "4", "--report", "--quiet",
+                              *options])
+    ax = next(ax for ax in found[0].axes if ax.get_title().startswith("A: "))
+    row, column = map(int, re.findall(r"\d+", ax.get_title()))
+    assert ax.get_ylabel() == label
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), factor * unit[:, row // 4, column // 4],
+                               rtol=1e-4, atol=1e-3)
+
+
 def test_a_method_has_one_colour_in_both_figures_of_a_report(drawn):
     def styles(fig: Figure) -> dict[str, tuple[str, str]]:
         lines = [line for ax in fig.axes for line in ax.lines if not ax.images]
