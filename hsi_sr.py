@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if dry_run:
             time = expected_time(plan)
             if not distributed.rank():
-                changed = [f"warning   {plan.other_data}"] if plan.other_data else []
+                changed = [f"warning   {plan.changed}"] if plan.changed else []
                 print(*plan.describe(), *changed, f"time      {time}",
                       json.dumps(asdict(config), indent=2), sep="\n")
             return 0

@@ -259,7 +259,7 @@ def test_a_run_that_goes_on_with_other_patches_says_so_and_counts_its_best_anew(
     capsys.readouterr()
     other = rebuilt(**{"path": data} | changes)
     plan = prepare(configure({"resume": "r/last.pth", "epochs": 3, "data": other}))
-    assert words in plan.other_data
+    assert words in plan.changed
     train(plan.config, plan)
     said = capsys.readouterr().err
     assert words in said and "counts anew" in said and "is not the one this run was trained" in said
@@ -281,7 +281,7 @@ def test_a_database_that_is_built_the_same_again_or_moved_is_the_same(capsys):
     rebuilt("d.lmdb")
     capsys.readouterr()
     for folder in ("d.lmdb", "moved.lmdb"):
-        assert prepare(configure({"resume": "r/last.pth", "data": folder})).other_data is None
+        assert prepare(configure({"resume": "r/last.pth", "data": folder})).changed is None
     train(configure({"resume": "r/last.pth", "epochs": 2}))
     assert "database" not in capsys.readouterr().err
     assert same(contents("whole/last.pth"), contents("r/last.pth"))
@@ -301,11 +301,26 @@ def test_a_checkpoint_that_does_not_say_its_databases_goes_on_with_any(data, cap
     assert "counts anew" not in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_with_another_problem_says_so_and_counts_its_best_anew(
+        data, monkeypatch, capsys):
+    monkeypatch.setattr(training, "validate", lambda state, *_: (
+        {"val_loss": 1 + state.iteration / 100, "psnr": 40 - state.iteration, "gain": 1.0,
+         "backprojection_gain": 1.0}, np.zeros((2, 2, 3))))
+    train(config(data, run_dir="r", epochs=2, cuda=False, scales=(4,)))
+    capsys.readouterr()
+    train(configure({"resume": "r/last.pth", "epochs": 3, "scales": (2, 4), "val_batches": 1}))
+    assert ("this run goes on with scales 2, 4 instead of 4 and val_batches 1 instead of unset"
+            in capsys.readouterr().err)
+    assert contents("r/best.pth")["epoch"] == 3 and contents("r/best.prev.pth")["epoch"] == 1
+    train(configure({"resume": "r/last.pth", "epochs": 4}))
+    assert "counts anew" not in capsys.readouterr().err and contents("r/best.pth")["epoch"] == 3
+
+
 def test_a_run_that_goes_on_with_fewer_of_its_databases_says_so(data):
     more = make_database("more.lmdb", seed=1)
     train(config((data, more), run_dir="r", epochs=1))
     plan = prepare(configure({"resume": "r/last.pth", "epochs": 2, "data": more}))
-    assert "trained on 2 databases, of which 1 is given" in plan.other_data
+    assert "trained on 2 databases, of which 1 is given" in plan.changed
 
 
 # --- how long a resumed run is --------------------------------------------------------------------

@@ -137,7 +137,7 @@ def _introduce(run: RunFolder, plan: Plan, state: State) -> None:
     for line in [*plan.describe(),
                  f"run       {folder}{watch if plan.config.tensorboard else ''}"]:
         run.say(line)
-    if plan.other_data:
+    if plan.changed:
         run.say(state.changes[-1], warning=True)
 
 

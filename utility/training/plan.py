@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from utility.system.distributed import own_gpus, size
 from utility.system.errors import UserError
 from utility.system.progress import duration
 from utility.training import draws
+from utility.training.comparable import other_data, other_problem
 from utility.training.configuration import TrainingConfig
-from utility.training.same_data import other_data
 from utility.training.state import State, patch_multiple
 
 ENOUGH = 1000
@@ -66,7 +66,7 @@ class Plan:
     # scenes, as `lmdb_dataset` records them, and those of the checkpoint to start from
     trained_on: list[dict[str, Any]] | None
     notes: list[str]
-    # numbers and databases of the checkpoint to go on from
+    # numbers, databases and configuration of the checkpoint to go on from
     resumed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -107,11 +107,14 @@ class Plan:
         return iteration - round(passes * self.once)
 
     @property
-    def other_data(self) -> str | None:
-        """A sentence where the databases are not those of the run that goes on; None where they
-        are, or where its checkpoint does not say."""
-        return other_data({source.path: source.fingerprint for source in self.sources},
-                          self.resumed.get("databases"))
+    def changed(self) -> str | None:
+        """A sentence where the run that goes on had other databases, or another problem, so that
+        its best does not compare with what follows; None where nothing of it changed, or where its
+        checkpoint does not say."""
+        fingerprints = {source.path: source.fingerprint for source in self.sources}
+        found = (other_data(fingerprints, self.resumed.get("databases")),
+                 other_problem(asdict(self.config), self.resumed.get("config", {})))
+        return "; ".join(filter(None, found)) or None
 
     @property
     def position(self) -> dict[str, int]:
@@ -130,7 +133,7 @@ class Plan:
         state = State(config, self.net, self.device, self.total, facts)
         if config.resume:
             state.resume(config.resume)
-            if change := self.other_data:
+            if change := self.changed:
                 state.count_anew(change)
         return state
 
@@ -264,11 +267,11 @@ def _crop_notes(config: TrainingConfig, multiple: int, sources: Sequence[Source]
 
 
 def _numbers(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a checkpoint stands, and on which data; numbers of another kind than expected are left
-    out."""
+    """Where a checkpoint stands, and what it was trained on; numbers of another kind than expected
+    are left out."""
     whole = {name: saved.get(name) for name in ("iteration", "epoch", "step", "once", "offset")}
     return {name: number for name, number in whole.items() if isinstance(number, int)} | {
-        name: saved[name] for name in ("position", "databases") if name in saved}
+        name: saved[name] for name in ("position", "databases", "config") if name in saved}
 
 
 def _source(path: str, config: TrainingConfig, multiple: int, notes: list[str]) -> Source:

@@ -97,13 +97,13 @@ class State:
 
     @property
     def counted(self) -> list[dict[str, Any]]:
-        """The rows of the history that were measured on the validation patches of today."""
+        """The rows of the history that compare with those to come."""
         return self.history[self.counted_from:]
 
     def count_anew(self, change: str) -> None:
-        """Forget the best, which was measured on other patches; `change` is a sentence on them."""
+        """Forget the best, which was measured in another way; `change` is a sentence on that."""
         if self.counted:
-            change += "; the best so far was measured on the other patches and counts anew"
+            change += "; the best so far does not compare with what follows, and counts anew"
             self.counted_from = len(self.history)
         self.best_psnr = self.best_loss = None
         self.plateau.best, self.plateau.num_bad_epochs = math.inf, 0
@@ -135,7 +135,7 @@ class State:
         scales = list(config["scales"])
         # the place and the origin of a run do not change what it computes
         here = {"resume": None, "run_dir": None}
-        # the best on other patches is kept beside
+        # the best that does not compare is kept beside
         first_of_others = (path.name == "best.pth" and self.counted_from > 0
                            and len(self.counted) == 1)
         save_checkpoint(path,

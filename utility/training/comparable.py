@@ -1,8 +1,12 @@
-"""Whether a run that goes on has the databases that it was trained on."""
+"""Whether a run that goes on is measured as it was before: on the same databases, at the same
+problem."""
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+MEASURED = ("scales", "degradation", "noise", "unknown", "snr", "val_batches")
+"""Fields of a configuration on which the figures of a validation depend, beside its databases."""
 
 
 def other_data(given: Mapping[str, Mapping[str, Any]], trained: Any) -> str | None:
@@ -27,6 +31,24 @@ def other_data(given: Mapping[str, Mapping[str, Any]], trained: Any) -> str | No
         found.append(f"this run was trained on {len(before)} databases, of which {len(now)} "
                      f"{'is' if len(now) == 1 else 'are'} given")
     return "; ".join(found) or None
+
+
+def other_problem(config: Mapping[str, Any], before: Mapping[str, Any]) -> str | None:
+    """A sentence on the fields of `MEASURED` that are others than `before`, the configuration of a
+    checkpoint, says; None where none is."""
+    words = []
+    for name in MEASURED:
+        if name in before and (new := _in_words(config[name])) != (old := _in_words(before[name])):
+            words.append(f"{name} {new} instead of {old}")
+    return f"this run goes on with {' and '.join(words)}" if words else None
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
