@@ -334,6 +334,7 @@ def test_a_network_that_agrees_clearly_less_in_angle_is_warned_of(
     summary = done.summary | {"consistency": rows} | facts
     found = warnings_of(summary, done.scene)
     assert bool(found) == expected
+    assert all("agrees with the input less in angle (45.0 dB PSNR" in text for text in found)
     assert all("--backproject 10 makes its result agree" in text for text in found)
 
 

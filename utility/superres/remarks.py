@@ -108,7 +108,9 @@ def warnings_of(summary: Mapping[str, Any], scene: Scene) -> list[str]:
     # Back-projection agrees by construction, better than good networks do: its figure stands
     # beside, and warns of nothing.
     if "network" in rows and _agrees_less(summary):
-        warnings.append(f"the network agrees with the input less ({_agreement(rows['network'])}) "
+        of = " in angle" * (rows["network"]["psnr"] >= rows["interpolation"]["psnr"])
+        warnings.append(f"the network agrees with the input less{of} "
+                        f"({_agreement(rows['network'])}) "
                         f"than the interpolation does ({_agreement(rows['interpolation'])})"
                         + ("" if summary["backproject"] else _cure(summary)))
     height, width = scene.cube.shape[1:]
