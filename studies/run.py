@@ -52,6 +52,7 @@ HERE = ROOT / "studies"
 PATCH = 32  # pixels, of rendered scenes; a card says its own
 QUICK = ["--iterations", "1", "--batchSize", "1", "--val-batches", "1", "--band-window", "4"]
 QUICK_DATABASE = ["--scenes", "2", "--patch", "48", "--stride", "48", "--val-last", "1"]
+QUICK_CROP = ["--crop", "48"]
 SCRIPTS = {"hsi_sr.py": hsi_sr.main, "lmdb_data.py": lmdb_data.main}
 INDEXES = ("psnr", "ssim", "sam", "ergas", "cc", "rmse")
 CURVE = ("iteration", "psnr", "interpolation_psnr", "backprojection_psnr")
@@ -321,7 +322,7 @@ def repeat_weights(place: Place) -> None:
                 words[at:at + 2] = ["--init", str(last)] if last else []
             folder = place.out / "weights" / f"{one.path.stem}_{number}"
             words += ["--run-dir", str(folder), "--quiet",
-                      *([*QUICK, "--data", *data] if place.quick else [])]
+                      *([*QUICK, *QUICK_CROP, "--data", *data] if place.quick else [])]
             last = made[path] = folder / "last.pth"
             if not (last.exists() and _complete(last)):
                 print(f"{one.path.stem}: python {shlex.join([script, *words])}", flush=True)
