@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,10 @@ class _Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Tensor]:
         blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
+        context = self.multiprocessing_context
+        if context and context.get_start_method() != "fork":
+            # as it starts it unblocks SIGTERM: the first worker would begin without the mask
+            resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             batches = iter(super().__iter__())
