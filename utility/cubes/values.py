@@ -12,8 +12,9 @@ from utility.cubes.cube import Scene, blocks
 from utility.system.errors import UserError
 
 NEAR_ZERO, FAR_BELOW, OUTLIERS = 0.002, 0.01, 0.05
-"""Of an own cube: shares of its highest value, up to which a least value above 0 counts as 0, and
-beyond which one below 0 is far; and the share of all values below 0 that may be outliers."""
+"""Of a cube without ground truth. The first two are shares of its highest value: a smallest value
+above 0 counts as 0 up to the first, and one below 0 is far from it beyond the second. The third is
+the share of all values that may lie below 0 and still be outliers."""
 
 
 def value_range(scene: Scene, keep: bool = False, own: bool = False) -> tuple[float, float]:

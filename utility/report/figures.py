@@ -682,10 +682,14 @@ class _Enlarged:
 
 
 def _error_scale(errors: Iterable[np.ndarray]) -> tuple[ScalarMappable, str]:
-    """The one colour scale of maps of |error| x 255, and what its bar says of it: the field's 0 to
-    `ERROR_MAX`, which dark bands leave almost black; it ends lower where so do the errors."""
-    largest = max(float(np.nanpercentile(error, 99.5)) for error in errors)
-    small = 0 < largest < ERROR_MAX / 4
+    """The one colour scale of several maps of |error| x 255, and what its bar says of it.
+
+    The scale is the field's, from 0 to `ERROR_MAX`. It leaves the maps of a dark band almost black.
+    So it ends at the largest error where that is below half of `ERROR_MAX`.
+    """
+    finite = [error[np.isfinite(error)] for error in errors]
+    largest = max((float(np.percentile(one, 99.5)) for one in finite if one.size), default=0.0)
+    small = 0 < largest < ERROR_MAX / 2
     end = _round_up(largest) if small else ERROR_MAX
     remark = f"\nsmall errors: to {end:g}, not {ERROR_MAX:g}" * small
     return ScalarMappable(Normalize(0, end), "inferno"), remark

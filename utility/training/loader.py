@@ -213,7 +213,8 @@ class _Loader(DataLoader):
         blocked = {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else set()
         context = self.multiprocessing_context
         if context and context.get_start_method() != "fork":
-            # as it starts it unblocks SIGTERM: the first worker would begin without the mask
+            # The tracker unblocks SIGTERM when it starts; the first worker would begin without the
+            # mask.
             resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
