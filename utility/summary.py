@@ -7,12 +7,11 @@
             names the network of each
 
 Results are folders that hsi_test.py wrote, or folders of such folders. What holds no test is left
-out, in one line that names it. Folders with the same
-method, ground truths, degradation and scale are runs of one experiment, such as trainings with
-several seeds: the table gives the mean over them, the sample standard deviation where they differ,
-and their number. Ground truths are the same whose compared values are (their hash), so other scenes
-of one name, other bands and another range are rows of their own. Weights that were tested twice are
-one run.
+out, in one line that names it. Folders with the same method, ground truths, degradation and scale
+are runs of one experiment, such as trainings with several seeds: the table gives the mean over
+them, the sample standard deviation where they differ, and their number. Ground truths are the same
+whose compared values are (their hash), so other scenes of one name, other bands and another range
+are rows of their own. Weights that were tested twice are one run.
 """
 from __future__ import annotations
 
